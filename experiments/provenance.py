@@ -1,0 +1,65 @@
+"""What stands beside every number, so that it can be traced."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.datasets import SEED, DataSpec, Frames
+from experiments.models import Resolved
+from hmr.body import BodyModel
+
+PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
+
+
+def provenance(
+    command: str, model: Resolved, body: BodyModel, spec: DataSpec, data: Frames, device: torch.device
+) -> dict[str, Any]:
+    """Where a figure of `fasthmr <command>` comes from: schema, code, machine, body, model and data."""
+    return {
+        "schema": f"fasthmr.{command}/1",
+        "commit": commit(),
+        "seed": SEED,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "precision": str(next(model.model.parameters()).dtype).removeprefix("torch."),
+        "versions": versions(),
+        "body": {"name": body.name, "sha256": body.sha256},
+        "model": {"name": model.name, "architecture": model.architecture, "sha256": model.sha256},
+        "data": {
+            "name": spec.name,
+            "split": spec.split,
+            "frames": len(data),
+            "clips": len(set(data.clip_names)),
+            "fps": data.fps,
+            "mask_source": spec.mask_source,
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that a figure depends on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def commit(root: Path = Path(__file__).resolve().parents[1]) -> str:
+    """Commit of the checkout that this code runs from; the package's version where it is installed without one."""
+    git = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return _version("fasthmr")
+    # another project's repository may hold the environment that this package is installed in
+    return answer[1] if Path(answer[0]) == root else _version("fasthmr")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,185 @@
+"""One motion clip, and the operations that make long videos of short clips."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import roma
+import torch
+
+try:
+    from hmr.body import JOINT_NAMES
+except ImportError:  # TEMPORARY until hmr/body.py lands
+    JOINT_NAMES = ("pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot "
+    "right_foot neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist "
+    "right_wrist left_hand right_hand").split()
+
+FPS = 30.0
+_OTHER_SIDE = {"left": "right", "right": "left"}
+_SIDE_SWAP = [
+    JOINT_NAMES.index(re.sub("left|right", lambda side: _OTHER_SIDE[side[0]], name)) for name in JOINT_NAMES
+]
+_REFLECT = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MotionClip:
+    """Motion of one person on SMPL's 24 joints.
+
+    `rotations` (T, 24, 3, 3) float32 are local to the parent joint, the first one is the root in a y-up world where
+    the zero pose faces +z; `translation` (T, 3) float32 is the pelvis in metres. A `cyclic` clip's last frame is its
+    first one a cycle later. `source` and `licence` say where the clip comes from.
+    """
+
+    rotations: np.ndarray
+    translation: np.ndarray
+    fps: float
+    name: str
+    family: str
+    source: str
+    licence: str
+    cyclic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+
+def family_of(name: str) -> str:
+    """The unit of the split: `name` without `humanoid3d_`, `long_`, digits and `_mirror`.
+
+    `humanoid3d_long_walk2` -> `walk`, `cmu_01_14_mirror` -> `cmu`.
+    """
+    bare = re.sub(r"humanoid3d_|long_|\d+|_mirror", "", name)
+    return re.sub(r"_+", "_", bare).strip("_")
+
+
+def slerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+    """Rotations (..., 3, 3) float32 on the shortest arc: `start` at weight 0, `end` at weight 1.
+
+    `weight` broadcasts against the leading dimensions.
+    """
+    first, last = (torch.as_tensor(np.array(r, np.float64)) for r in (start, end))
+    step = roma.rotmat_to_rotvec(first.transpose(-1, -2) @ last)
+    fraction = torch.as_tensor(np.asarray(weight, np.float64))[..., None]
+    return (first @ roma.rotvec_to_rotmat(step * fraction)).numpy().astype(np.float32)
+
+
+def resampled(clip: MotionClip, fps: float = FPS) -> MotionClip:
+    """The clip at another rate: slerp for rotations, linear for translation; the first frame stays the first."""
+    if clip.fps == fps:
+        return clip
+    count = int(np.floor((len(clip) - 1) * fps / clip.fps + 1e-6)) + 1
+    at = np.minimum(np.arange(count) * (clip.fps / fps), len(clip) - 1)
+    low = np.floor(at + 1e-6).astype(int)
+    high = np.minimum(low + 1, len(clip) - 1)
+    part = np.clip(at - low, 0.0, 1.0)
+    translation = clip.translation[low] * (1 - part)[:, None] + clip.translation[high] * part[:, None]
+    return replace(
+        clip,
+        rotations=slerp(clip.rotations[low], clip.rotations[high], part[:, None]),
+        translation=translation.astype(np.float32),
+        fps=float(fps),
+    )
+
+
+def mirrored(clip: MotionClip) -> MotionClip:
+    """The clip seen in a mirror at x = 0: left and right joints change places."""
+    name = clip.name.removesuffix("_mirror") if clip.name.endswith("_mirror") else f"{clip.name}_mirror"
+    return replace(
+        clip,
+        rotations=_REFLECT @ clip.rotations[:, _SIDE_SWAP] @ _REFLECT,
+        translation=clip.translation @ _REFLECT,
+        name=name,
+    )
+
+
+def heading_between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The turn about y, a matrix (3, 3), that brings root rotation `start` closest to `end`.
+
+    Maximises trace(end^T Y start) over turns Y. Unlike the direction of the chest it is defined for a person lying down.
+    """
+    product = start @ end.T
+    angle = np.arctan2(product[2, 0] - product[0, 2], product[0, 0] + product[2, 2])
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+
+
+def moved(clip: MotionClip, turn: np.ndarray, pivot: np.ndarray, target: np.ndarray) -> MotionClip:
+    """The clip turned about y by `turn` (3, 3), `pivot` (3,) brought over `target` (3,); heights stay."""
+    rotations = clip.rotations.copy()
+    rotations[:, 0] = turn @ clip.rotations[:, 0]
+    shift = (target - turn @ pivot) * [1, 0, 1]
+    return replace(clip, rotations=rotations, translation=(clip.translation @ turn.T + shift).astype(np.float32))
+
+
+def _ease(count: int) -> np.ndarray:
+    """Weights (count,) that rise smoothly from just above 0 to just below 1."""
+    step = np.arange(1, count + 1) / (count + 1)
+    return step * step * (3 - 2 * step)
+
+
+def _closed(clip: MotionClip) -> MotionClip:
+    """The cyclic clip whose last frame equals its first up to heading and position.
+
+    What is left open at the seam is spread over the second half of the cycle.
+    """
+    last = len(clip) - 1
+    turn = heading_between(clip.rotations[0, 0], clip.rotations[-1, 0])
+    goal = clip.rotations[0].copy()
+    goal[0] = turn @ goal[0]
+    count = max(1, last // 2)
+    weight = np.append(_ease(count - 1), 1.0)
+    rotations, translation = clip.rotations.copy(), clip.translation.copy()
+    gap = np.swapaxes(clip.rotations[-1], -1, -2) @ goal
+    correction = slerp(np.broadcast_to(np.eye(3), gap.shape), gap, weight[:, None])
+    rotations[last - count + 1:] = clip.rotations[last - count + 1:] @ correction
+    translation[last - count + 1:, 1] += weight * (translation[0, 1] - translation[-1, 1])
+    return replace(clip, rotations=rotations, translation=translation)
+
+
+def looped(clip: MotionClip, frames: int) -> MotionClip:
+    """At least the clip, repeated to exactly `frames` frames; heading and position go on from cycle to cycle.
+
+    A clip that is long enough is cut. Raises ValueError for a clip that is too short and not cyclic.
+    """
+    if len(clip) >= frames:
+        return replace(clip, rotations=clip.rotations[:frames], translation=clip.translation[:frames], cyclic=False)
+    if not clip.cyclic or len(clip) < 2:
+        raise ValueError(f"{clip.name} is not cyclic: blend it with another clip to get {frames} frames")
+    cycle = _closed(clip)
+    turn = heading_between(cycle.rotations[0, 0], cycle.rotations[-1, 0])
+    pieces, total = [cycle], len(cycle)
+    while total < frames:
+        pieces.append(moved(cycle, turn, cycle.translation[0], pieces[-1].translation[-1]))
+        turn = turn @ heading_between(cycle.rotations[0, 0], cycle.rotations[-1, 0])
+        total += len(cycle) - 1
+    rotations = np.concatenate([pieces[0].rotations] + [piece.rotations[1:] for piece in pieces[1:]])
+    translation = np.concatenate([pieces[0].translation] + [piece.translation[1:] for piece in pieces[1:]])
+    return replace(clip, rotations=rotations[:frames], translation=translation[:frames], cyclic=False)
+
+
+def blended(first: MotionClip, second: MotionClip, seconds: float = 0.5) -> MotionClip:
+    """`first`, then `second`, overlapping for `seconds` in which one turns into the other.
+
+    `second` is turned about y and moved over the ground so that heading and position agree in the middle of the
+    overlap. It is brought to the rate of `first`.
+    """
+    second = resampled(second, first.fps)
+    count = max(1, min(round(seconds * first.fps), len(first), len(second)))
+    start, middle = len(first) - count, count // 2
+    turn = heading_between(second.rotations[middle, 0], first.rotations[start + middle, 0])
+    second = moved(second, turn, second.translation[middle], first.translation[start + middle])
+    weight = _ease(count)
+    between = slerp(first.rotations[start:], second.rotations[:count], weight[:, None])
+    path = first.translation[start:] * (1 - weight)[:, None] + second.translation[:count] * weight[:, None]
+    return replace(
+        first,
+        rotations=np.concatenate([first.rotations[:start], between, second.rotations[count:]]),
+        translation=np.concatenate([first.translation[:start], path, second.translation[count:]]).astype(np.float32),
+        name=f"{first.name}+{second.name}",
+        family="+".join(dict.fromkeys([first.family, second.family])),
+        source="; ".join(dict.fromkeys([first.source, second.source])),
+        licence="; ".join(dict.fromkeys([first.licence, second.licence])),
+        cyclic=False,
+    )

@@ -1,0 +1,127 @@
+"""Where motion comes from: the shipped clips, a folder of the user's, and the split of both by family."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import roma
+import torch
+
+from compress.errors import BadInput
+from hmr.data.amass import read_amass
+from hmr.data.asf_amc import read_asf_amc
+from hmr.data.bvh import read_bvh
+from hmr.data.clip import MotionClip, blended, family_of, looped, mirrored, resampled
+from hmr.data.deepmimic import read_deepmimic
+
+__all__ = [
+    "MotionClip", "Split", "blended", "family_of", "load_clips", "looped", "mirrored", "pack_clips", "read_clip",
+    "resampled", "shipped_clips", "split_of",
+]
+
+Split = Literal["train", "calib", "val", "test"]
+_READERS: dict[str, Callable[[Path], MotionClip]] = {
+    ".txt": read_deepmimic, ".json": read_deepmimic, ".amc": read_asf_amc, ".bvh": read_bvh, ".npz": read_amass,
+}
+_QUANTUM = 32767
+
+
+def read_clip(path: str | Path) -> MotionClip:
+    """Read one clip at its own rate; the suffix says the format (.txt, .json, .amc, .bvh, .npz).
+
+    Raises BadInput for a suffix that no reader takes and, naming file and line or key, for a malformed file.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise BadInput(f"{path}: no reader for '{path.suffix}' files; give one of {', '.join(sorted(_READERS))}")
+    return reader(path)
+
+
+@cache
+def _family_splits() -> dict[str, Split]:
+    listed = json.loads(files("hmr.data").joinpath("splits.json").read_text(encoding="utf-8"))
+    return {family: split for split, families in listed.items() for family in families}
+
+
+def split_of(family: str) -> Split:
+    """The split that `splits.json` gives a family; a family it does not list is for training only."""
+    return _family_splits().get(family, "train")
+
+
+def load_clips(split: Split | None = None, mocap: str | Path | None = None) -> list[MotionClip]:
+    """The clips of one split (all for None) at 30 fps, in the same order everywhere.
+
+    The 15 shipped clips, then those of the folder `mocap` (default: $FASTHMR_MOCAP, else none), sorted by path. A clip
+    of the folder that has a shipped one's name is left out, so that test figures do not depend on the folder. Clips
+    are split by family: a user's own clip called `kick3` is a test clip, one of a family unknown here trains.
+    """
+    folder = mocap or os.environ.get("FASTHMR_MOCAP") or None
+    clips = _shipped_at_rate() + (_folder_clips(Path(folder)) if folder else ())
+    return [clip for clip in clips if split is None or split_of(clip.family) == split]
+
+
+@cache
+def _shipped_at_rate() -> tuple[MotionClip, ...]:
+    return tuple(resampled(clip) for clip in shipped_clips())
+
+
+@cache
+def _folder_clips(folder: Path) -> tuple[MotionClip, ...]:
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder of motion files; check --mocap or FASTHMR_MOCAP")
+    shipped = {clip.name for clip in _shipped_at_rate()}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _holds_motion(path))
+    clips = [resampled(read_clip(path)) for path in paths if path.stem not in shipped]
+    if not paths:
+        raise BadInput(f"{folder}: holds no motion file ({', '.join(sorted(_READERS))})")
+    return tuple(clips)
+
+
+def _holds_motion(path: Path) -> bool:
+    """Whether a reader takes the file: its suffix, and for text a brace first, which a readme lacks."""
+    if path.suffix.lower() not in _READERS:
+        return False
+    if path.suffix.lower() != ".txt":
+        return True
+    with path.open("rb") as stream:
+        return stream.read(64).lstrip().startswith(b"{")
+
+
+def pack_clips(clips: list[MotionClip]) -> dict[str, np.ndarray]:
+    """Plain arrays that hold clips compactly: quaternions as 16-bit integers (error below 0.01 degrees)."""
+    rotations = torch.as_tensor(np.concatenate([clip.rotations for clip in clips]), dtype=torch.float64)
+    quaternions = roma.quat_normalize(roma.rotmat_to_unitquat(rotations))
+    quaternions = quaternions * torch.where(quaternions[..., 3:] < 0, -1.0, 1.0)
+    return {
+        "quaternions": np.round(quaternions.numpy() * _QUANTUM).astype(np.int16),
+        "translation": np.concatenate([clip.translation for clip in clips]).astype(np.float32),
+        "lengths": np.array([len(clip) for clip in clips]),
+        "fps": np.array([clip.fps for clip in clips]),
+        "cyclic": np.array([clip.cyclic for clip in clips]),
+        **{key: np.array([getattr(clip, key) for clip in clips]) for key in ("name", "source", "licence")},
+    }
+
+
+def shipped_clips() -> list[MotionClip]:
+    """The 15 clips in the package, at their own rates."""
+    with files("hmr.assets").joinpath("motion_pybullet.npz").open("rb") as stream:
+        packed = dict(np.load(stream, allow_pickle=False))
+    quaternions = torch.as_tensor(packed["quaternions"].astype(np.float64))
+    rotations = roma.unitquat_to_rotmat(roma.quat_normalize(quaternions)).numpy().astype(np.float32)
+    clips, start = [], 0
+    for index, length in enumerate(packed["lengths"].tolist()):
+        part, name = slice(start, start + length), str(packed["name"][index])
+        start += length
+        clips.append(MotionClip(
+            rotations=rotations[part], translation=packed["translation"][part], fps=float(packed["fps"][index]),
+            name=name, family=family_of(name), source=str(packed["source"][index]),
+            licence=str(packed["licence"][index]), cyclic=bool(packed["cyclic"][index]),
+        ))
+    return clips

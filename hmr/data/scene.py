@@ -1,0 +1,414 @@
+"""One synthetic room with a subject, props and a camera: drawn from a random generator, then seen by `draw`.
+
+World axes: x right, y up, z towards the camera, metres; the floor is y = 0 and the subject stands near the origin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hmr import render
+from hmr.body import BodyModel, load_body
+from hmr.data.wardrobe import Regions, dress, regions
+
+Array = NDArray[np.float32]
+
+# scikit-image's bundled pictures; those of val, calib and test are never seen in training
+BACKGROUNDS = {
+    "train": ("astronaut.png", "brick.png", "coffee.png", "grass.png", "rocket.jpg"),
+    "val": ("camera.png", "hubble_deep_field.jpg"),
+    "calib": ("camera.png", "hubble_deep_field.jpg"),
+    "test": ("chelsea.png", "gravel.png"),
+}
+FACES = np.array([[0, 1, 2], [0, 2, 3]])
+
+
+@dataclass(frozen=True)
+class World:
+    """How hard the pictures are; probabilities and one-sigma or maximal sizes."""
+
+    kit: float = 1.0  # share of subjects whose clothes tell parts and sides apart
+    hue_jitter: float = 0.02
+    bystander: float = 0.2
+    furniture: float = 0.3
+    occluder: float = 0.2
+    box_jitter: float = 0.03  # of the box, one sigma
+    margin: tuple[float, float] = (1.05, 1.25)  # crop side / box side
+    pitch: float = 5.0  # degrees, one sigma
+    roll: float = 3.0
+    ambient: tuple[float, float] = (0.45, 0.7)
+    exposure: float = 0.15
+    noise: float = 6.0  # grey levels
+    plain: float = 0.5  # share of plain walls
+
+
+SYNTH = World()
+SHIFT = World(
+    kit=0.6, hue_jitter=0.06, bystander=0.4, furniture=0.5, occluder=0.5, box_jitter=0.06, margin=(0.95, 1.45),
+    pitch=10.0, roll=8.0, ambient=(0.2, 0.45), exposure=0.35, noise=14.0, plain=0.1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A body's arrays as the kernels want them; weight/index (V,4) are its largest skin weights."""
+
+    vertices: Array
+    shapes: Array  # (V*3, 10)
+    joints: Array
+    joint_shapes: Array  # (24, 3, 10)
+    index: NDArray[np.int64]
+    weight: Array
+    faces: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    label: NDArray[np.int64]
+    where: Regions
+
+
+@lru_cache(maxsize=4)
+def mesh(name: str = "open") -> Mesh:
+    return mesh_of(load_body(name))
+
+
+def mesh_of(body: BodyModel) -> Mesh:
+    """Arrays of a body model for rendering; keeps four skin weights a vertex."""
+    numpy = {k: v.detach().cpu().numpy() for k, v in body.named_buffers()}
+    vertices, weights, regressor = numpy["v_template"], numpy["lbs_weights"], numpy["J_regressor"]
+    index = np.argsort(-weights, 1)[:, :4]
+    weight = np.take_along_axis(weights, index, 1)
+    shapes = numpy["shapedirs"]
+    return Mesh(
+        vertices=vertices.astype(np.float32),
+        shapes=np.ascontiguousarray(shapes.reshape(-1, shapes.shape[-1]), np.float32),
+        joints=(regressor @ vertices).astype(np.float32),
+        joint_shapes=np.einsum("jv,vkl->jkl", regressor, shapes).astype(np.float32),
+        index=index.astype(np.int64),
+        weight=(weight / weight.sum(1, keepdims=True)).astype(np.float32),
+        faces=numpy["faces"].astype(np.int64),
+        parents=numpy["parents"].astype(np.int64),
+        label=weights.argmax(1),
+        where=regions(vertices, weights),
+    )
+
+
+@dataclass(frozen=True)
+class Person:
+    betas: Array
+    colours: Array
+    heading: float  # radians about y
+    place: Array  # (3,) m added to the motion's own translation
+
+
+@dataclass(frozen=True)
+class Props:
+    """Boxes as one mesh: vertices (V,3) m, faces, normals (V,3), colours (V,3)."""
+
+    vertices: Array
+    faces: NDArray[np.int64]
+    normals: Array
+    colours: Array
+
+
+@dataclass(frozen=True)
+class Scene:
+    subject: Person
+    bystander: Person | None
+    props: Props
+    camera: Array  # rotation (3,3) world -> camera
+    centre: Array  # (3,) m
+    wall: Array
+    textures: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    scale: Array
+    offset: Array
+    gain: Array
+    light: Array  # (3,) unit, in world axes
+    ambient: float
+    exposure: Array
+    blur: float
+    noise: float
+    world: World = field(default=SYNTH)
+
+
+def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[float, float] = (2.8, 5.0)) -> Scene:
+    """Draw a room, its light, its people and its camera. `split` chooses the pictures on the walls."""
+    body = mesh()
+    away = rng.uniform(*distance)
+    rotation, centre = place_camera(rng, world, away)
+    angle = rng.uniform(-0.5, 0.5)
+    light = rng.normal(size=3) * (1, 0.4, 1) + (0, 0.8, 0.6)
+    other = rng.random() < world.bystander
+    side = np.array([rng.choice([-1, 1]) * rng.uniform(0.55, 1.1), 0, rng.uniform(-1.2, 0.3)], np.float32)
+    return Scene(
+        subject=person(rng, body, rng.random() < world.kit, world.hue_jitter, np.zeros(3, np.float32)),
+        bystander=person(rng, body, False, 0, side) if other else None,
+        props=props(rng, world, away),
+        camera=rotation,
+        centre=centre,
+        wall=np.array([np.sin(angle), np.cos(angle), rng.uniform(1.2, 3.5)], np.float32),
+        textures=(texture(rng, split, world.plain), texture(rng, split, world.plain)),
+        scale=rng.uniform(60, 160, 2).astype(np.float32),
+        offset=rng.uniform(0, 4096, 4).astype(np.float32),
+        gain=rng.uniform(0.5, 1.1, 2).astype(np.float32),
+        light=(light / np.linalg.norm(light)).astype(np.float32),
+        ambient=float(rng.uniform(*world.ambient)),
+        exposure=(rng.uniform(1 - world.exposure, 1 + world.exposure) * rng.uniform(0.95, 1.05, 3)).astype(np.float32),
+        blur=float(rng.uniform(0, 0.8) * (rng.random() < 0.4)),
+        noise=float(rng.uniform(0, world.noise)),
+        world=world,
+    )
+
+
+def person(rng: np.random.Generator, body: Mesh, kit: bool, hue_jitter: float, place: Array) -> Person:
+    betas = np.clip(rng.normal(size=10), -2.5, 2.5).astype(np.float32)
+    return Person(betas, dress(rng, body.where, kit, hue_jitter), rng.uniform(0, 2 * np.pi), place)
+
+
+def place_camera(rng: np.random.Generator, world: World, away: float) -> tuple[Array, Array]:
+    """Rotation (3,3) world -> camera and centre (3,) m of a camera that looks at the subject's middle."""
+    pitch = np.radians(np.clip(rng.normal(4, world.pitch), -15, 40))
+    centre = np.array([0, max(0.15, 0.9 + away * np.sin(pitch)), away * np.cos(pitch)], np.float32)
+    forward = np.array([0, 0.9, 0]) - centre
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0, 1, 0])
+    right /= np.linalg.norm(right)
+    rows = np.stack([right, np.cross(forward, right), forward])
+    roll = np.radians(rng.normal(0, world.roll))
+    turn = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    return (turn @ rows).astype(np.float32), centre
+
+
+def texture(rng: np.random.Generator, split: str, plain: float) -> NDArray[np.uint8]:
+    """A wall or floor, (h,w,3) u8: a plain colour with faint grain, or a picture of the split."""
+    if rng.random() < plain:
+        colour = rng.uniform(40, 230, 3) * 0.5 + rng.uniform(40, 230) * 0.5  # calm: never as saturated as a kit
+        grain = rng.normal(0, 5, (64, 64, 1))
+        return np.clip(colour + grain, 0, 255).astype(np.uint8)
+    names = BACKGROUNDS[split]
+    return picture(names[rng.integers(len(names))])
+
+
+@lru_cache(maxsize=16)
+def picture(name: str) -> NDArray[np.uint8]:
+    """A bundled picture of scikit-image as (h,w,3) u8."""
+    from PIL import Image
+
+    path = files("skimage").joinpath("data", name)
+    with path.open("rb") as stream:
+        return np.asarray(Image.open(stream).convert("RGB")).copy()
+
+
+def box(rng: np.random.Generator, low: Array, high: Array, colour: Array) -> tuple[Array, Array, Array]:
+    """Vertices, normals, colours (24,3) of an axis-aligned box between two corners (3,)."""
+    vertices, normals = [], []
+    for axis in range(3):
+        u, v = (axis + 1) % 3, (axis + 2) % 3
+        for end in (0, 1):
+            quad = np.empty((4, 3))
+            quad[:, axis] = (low, high)[end][axis]
+            quad[:, u] = (low[u], high[u], high[u], low[u])
+            quad[:, v] = (low[v], low[v], high[v], high[v])
+            normal = np.zeros(3)
+            normal[axis] = 2 * end - 1
+            vertices.append(quad)
+            normals.append(np.tile(normal, (4, 1)))
+    shades = colour * rng.uniform(0.85, 1.1, (24, 1))
+    return np.concatenate(vertices), np.concatenate(normals), shades
+
+
+def chair(rng: np.random.Generator) -> list[tuple[Array, Array]]:
+    """Corner pairs of the six boxes of a chair that stands at the origin."""
+    w, h, back = rng.uniform(0.2, 0.28), rng.uniform(0.4, 0.5), rng.uniform(0.8, 1.05)
+    legs = [((x - 0.025, 0, z - 0.025), (x + 0.025, h, z + 0.025)) for x in (-w, w) for z in (-w, w)]
+    parts = [((-w, h, -w), (w, h + 0.05, w)), ((-w, h, -w), (w, back, -w + 0.04)), *legs]
+    return [(np.array(a, np.float32), np.array(b, np.float32)) for a, b in parts]
+
+
+def props(rng: np.random.Generator, world: World, away: float) -> Props:
+    """Furniture around the subject and things that stand between them and the camera."""
+    pieces: list[tuple[Array, Array, Array]] = []
+
+    def add(corners: list[tuple[Array, Array]], place: Array) -> None:
+        angle, colour = rng.uniform(0, 2 * np.pi), rng.uniform(30, 220) * 0.5 + rng.uniform(30, 220, 3) * 0.5
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        for low, high in corners:
+            v, n, c = box(rng, low, high, colour)
+            pieces.append((v @ turn.T + place, n @ turn.T, c))
+
+    def block(width: float, height: float) -> list[tuple[Array, Array]]:
+        half = rng.uniform(0.3, 1.0, 2) * width / 2
+        return [(np.array([-half[0], 0, -half[1]], np.float32), np.array([half[0], height, half[1]], np.float32))]
+
+    if rng.random() < world.furniture:
+        place = np.array([rng.choice([-1, 1]) * rng.uniform(0.35, 0.8), 0, rng.uniform(-0.9, 0.2)], np.float32)
+        add(chair(rng) if rng.random() < 0.6 else block(rng.uniform(0.3, 0.8), rng.uniform(0.3, 1.0)), place)
+    if rng.random() < world.occluder:
+        near = rng.uniform(0.25, 0.45) * away
+        place = np.array([rng.uniform(-0.45, 0.45), rng.choice([0.0, 0.6]), near], np.float32)
+        add(block(rng.uniform(0.1, 0.45), rng.uniform(0.25, 0.8)), place)
+    count = len(pieces)
+    quads = np.arange(6 * count)[:, None, None] * 4 + FACES  # (6n, 2, 3)
+    stack = [np.concatenate([p[k] for p in pieces]) if pieces else np.zeros((0, 3)) for k in range(3)]
+    vertices, normals, colours = (np.asarray(s, np.float32) for s in stack)
+    return Props(vertices, quads.reshape(-1, 3).astype(np.int64), normals, np.clip(colours, 0, 255))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with everything known about it. Camera axes: x right, y down, z forward, of the crop."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    mask: NDArray[np.bool_]  # (H, W) visible pixels of the subject
+    rotations: Array  # (24, 3, 3) local; the root's turns the rest pose into crop-camera axes
+    betas: Array  # (10,)
+    joints: Array  # (24, 3) m relative to the pelvis, crop-camera axes
+    keypoints: Array  # (24, 2) pixels / (W, H) - 0.5
+    camera: Array  # (3,) weak perspective s, tx, ty as HMR2.0 predicts it
+    translation: Array  # (3,) m, the body's origin in crop-camera axes
+    focal: float  # pixels
+    part: NDArray[np.uint8]  # (16, 12) 0 background, else joint + 1, at the middle of each patch
+    canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
+    clip: str  # the recording that the pose comes from
+
+
+_GRAIN = np.random.default_rng(7).normal(size=1 << 18).astype(np.float32)
+
+
+def yaw(angle: float) -> Array:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
+
+
+def posed(who: Person, body: Mesh, rotations: Array, travel: Array | None) -> tuple[Array, Array, Array, Array]:
+    """World vertices (V,3), joints (24,3), rest joints and turned root (3,3) of a person.
+
+    travel (3,) m is where the motion puts the pelvis above the floor; None stands the person on the floor at `place`.
+    """
+    vertices = body.vertices + (body.shapes @ who.betas).reshape(-1, 3)  # (V*3,) -> (V, 3)
+    rest = body.joints + body.joint_shapes @ who.betas
+    turned = rotations.copy()
+    turned[0] = yaw(who.heading) @ rotations[0]
+    glob, joints = render.chain(turned, rest, body.parents)
+    out = render.skin(vertices, glob, joints, rest, body.index, body.weight)
+    ground = np.array([0, -out[:, 1].min(), 0], np.float32)
+    shift = who.place + (ground if travel is None else yaw(who.heading) @ travel - rest[0])
+    return out + shift, joints + shift, rest, turned[0]
+
+
+def aim(rotation: Array, centre: Array, vertices: Array, jitter: Array, margin: float, size: tuple[int, int]) -> tuple[Array, float]:
+    """Turn a camera to the middle of the subject's box and zoom: rotation (3,3) and focal length in crop pixels.
+
+    The crop of a perspective picture is the picture of a turned camera: a box away from the axis is seen as its own
+    camera sees it, which is what "crop-camera axes" means.
+    """
+    seen = (vertices - centre) @ rotation.T
+    low, high = box_of(seen)
+    middle = (low + high) / 2 + jitter * (high - low)
+    ray = np.array([middle[0], middle[1], 1.0])
+    ray /= np.linalg.norm(ray)
+    # smallest rotation that takes the ray to +z (Rodrigues' formula between two unit vectors)
+    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
+    turned = (np.eye(3) + cross + cross @ cross / (1 + ray[2])) @ rotation
+    low, high = box_of((vertices - centre) @ turned.T)
+    height, width = size
+    side = max((high[1] - low[1]) / height, (high[0] - low[0]) / width) * margin
+    return turned.astype(np.float32), float(1 / side)
+
+
+def box_of(seen: Array) -> tuple[Array, Array]:
+    """Corners (2,) of camera-axes points (V,3) on the plane z = 1."""
+    x, y, z = np.ascontiguousarray(seen.T)  # reductions along contiguous rows are five times faster
+    z = np.maximum(z, 0.1)
+    x, y = x / z, y / z
+    return np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+
+
+def draw(
+    rng: np.random.Generator, room: Scene, rotations: Array, travel: Array | None, other: Array | None, clip: str, size: tuple[int, int]
+) -> Sample:
+    """See a posed subject in a room. rotations (24,3,3) local, travel (3,) m or None (see `posed`), other: the
+    bystander's rotations (24,3,3)."""
+    body = mesh()
+    vertices, joints, rest, root = posed(room.subject, body, rotations, travel)
+    jitter = rng.normal(0, room.world.box_jitter, 2)
+    rotation, focal = aim(room.camera, room.centre, vertices, jitter, rng.uniform(*room.world.margin), size)
+    image, face_id, bary = paint(room, body, vertices, joints, other, rotation, focal, size)
+    image = render.develop(image, room.blur, room.exposure, room.noise, _GRAIN, int(rng.integers(len(_GRAIN))))
+    height, width = size
+    seen = (joints - room.centre) @ rotation.T
+    pixels = focal * seen[:, :2] / seen[:, 2:] / (width, height)
+    origin = seen[0] - rest[0]
+    scale = 2 * focal / (height * seen[0, 2])  # HMR2.0: a point at depth 2 f / (H s) is drawn s H / 2 pixels a metre
+    turned = rotations.copy()
+    turned[0] = rotation @ root
+    part, canonical = patches(body, face_id)
+    return Sample(
+        image=image,
+        mask=(face_id >= 0) & (face_id < len(body.faces)),
+        rotations=turned,
+        betas=room.subject.betas,
+        joints=(seen - seen[0]).astype(np.float32),
+        keypoints=pixels.astype(np.float32),
+        camera=np.array([scale, origin[0], origin[1]], np.float32),
+        translation=origin.astype(np.float32),
+        focal=focal,
+        part=part,
+        canonical=canonical,
+        clip=clip,
+    )
+
+
+def paint(
+    room: Scene, body: Mesh, vertices: Array, joints: Array, other: Array | None, rotation: Array, focal: float, size: tuple[int, int]
+) -> tuple[Array, NDArray[np.int32], Array]:
+    """Picture (H,W,3) before the sensor, with the z-buffer's face ids (subject first) and barycentric coordinates."""
+    image = np.empty((*size, 3), np.float32)
+    face_id = np.full(size, render.NO_FACE, np.int32)
+    bary, near = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
+    light = rotation @ room.light
+    layers = [((vertices - room.centre) @ rotation.T, body.faces, None, room.subject.colours)]
+    shadows = [joints]
+    if room.bystander is not None and other is not None:
+        points, others, _, _ = posed(room.bystander, body, other, None)
+        layers.append(((points - room.centre) @ rotation.T, body.faces, None, room.bystander.colours))
+        shadows.append(others)
+    if len(room.props.faces):
+        boxes = room.props
+        layers.append(((boxes.vertices - room.centre) @ rotation.T, boxes.faces, boxes.normals @ rotation.T, boxes.colours))
+    render.draw_room(
+        image, focal, rotation, room.centre, room.wall, room.textures[0], room.textures[1], room.scale * (size[0] / 256),
+        room.offset, room.gain, contacts(np.concatenate(shadows)),
+    )  # fmt: skip
+    first = 0
+    for points, faces, _, _ in layers:
+        render.rasterise(points, faces, focal, face_id, bary, near, first)
+        first += len(faces)
+    first = 0
+    for points, faces, normals, colours in layers:
+        normals = render.vertex_normals(points, faces) if normals is None else normals
+        render.shade(image, face_id, bary, first, faces, normals, colours, light, room.ambient)
+        first += len(faces)
+    return image, face_id, bary
+
+
+def contacts(joints: Array) -> Array:
+    """Soft shadows (C,4) under the joints (J,3) that are near the floor: x, z, radius m, strength."""
+    low = joints[joints[:, 1] < 0.6]
+    height = np.maximum(low[:, 1], 0.02)
+    return np.stack([low[:, 0], low[:, 2], 0.1 + 0.4 * height, 0.5 * np.exp(-4 * height)], 1).astype(np.float32)
+
+
+def patches(body: Mesh, face_id: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Array]:
+    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop."""
+    height, width = face_id.shape
+    rows = ((np.arange(16) + 0.5) * height / 16).astype(int)
+    columns = ((np.arange(12) + 0.5) * width / 12).astype(int)
+    face = face_id[np.ix_(rows, columns)]
+    person = (face >= 0) & (face < len(body.faces))
+    vertex = body.faces[np.where(person, face, 0), 0]
+    part = np.where(person, body.label[vertex] + 1, 0).astype(np.uint8)
+    return part, (body.vertices[vertex] * person[..., None]).astype(np.float32)

@@ -1,0 +1,183 @@
+"""The synthetic world as data sets: `synth`, `synth-shift` (single frames) and `synth-video` (one subject, one camera).
+
+Every frame is a pure function of (world, split, seed, index): nothing is stored, and two processes agree to the bit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from compress.errors import BadInput
+from hmr import render
+from hmr.data.motion import MotionClip, blended, load_clips, looped, mirrored
+from hmr.data.scene import SHIFT, SYNTH, Array, Sample, World, draw, mesh, scene, yaw
+
+WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH}
+FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
+VIDEOS = {"train": 400, "calib": 8, "val": 12, "test": 24}
+VIDEO_FRAMES = 81
+FPS = 30.0
+UPPER_BODY = (3, 6, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
+SIZE = (256, 192)
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A generator that depends on nothing but its key."""
+    return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key])
+
+
+class Frames(Dataset[Sample]):
+    """Single frames, each its own room, person and pose; `size` is (height, width) of the crops."""
+
+    fps: float | None = None
+
+    def __init__(self, name: str, split: str, frames: int, seed: int, clips: Sequence[MotionClip], size: tuple[int, int] = SIZE):
+        self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
+        lengths = np.array([min(len(c.rotations), 600) for c in clips], np.float64)
+        # training draws long recordings more often; reports weigh every recording alike
+        weight = np.sqrt(lengths) if split == "train" else np.ones(len(clips))
+        self.share = weight / weight.sum()
+
+    def __len__(self) -> int:
+        return self.frames
+
+    @property
+    def clip_names(self) -> list[str]:
+        """The recording that each frame's pose comes from, without drawing anything."""
+        return [self.clips[self.rng(i).choice(len(self.clips), p=self.share)].name for i in range(self.frames)]
+
+    def rng(self, index: int) -> np.random.Generator:
+        return generator(self.name, self.split, self.seed, index)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.frames:
+            raise IndexError(index)
+        rng = self.rng(index)
+        clip = self.clips[rng.choice(len(self.clips), p=self.share)]
+        rotations = clip.rotations[rng.integers(len(clip.rotations))]
+        if self.split == "train":
+            rotations = varied(rng, rotations, self.some_pose(rng))
+        room = scene(rng, WORLDS[self.name], self.split)
+        return draw(rng, room, rotations, None, self.some_pose(rng), clip.name, self.size)
+
+    def some_pose(self, rng: np.random.Generator) -> Array:
+        clip = self.clips[rng.integers(len(self.clips))]
+        return clip.rotations[rng.integers(len(clip.rotations))]
+
+
+def varied(rng: np.random.Generator, rotations: Array, other: Array) -> Array:
+    """A training pose (24,3,3): sometimes another's upper body, joints turned a little, the whole person tipped over."""
+    out = rotations.copy()
+    if rng.random() < 0.5:
+        out[list(UPPER_BODY)] = other[list(UPPER_BODY)]
+    out = out @ rotation_vectors(rng.normal(0, rng.choice([0.03, 0.12, 0.25]), (24, 3)))
+    if rng.random() < 0.25:
+        axis = rng.normal(size=3)
+        tip = axis / np.linalg.norm(axis) * rng.uniform(0, np.pi)
+        out[0] = rotation_vectors(tip[None])[0] @ out[0]
+    return out.astype(np.float32)
+
+
+def rotation_vectors(vectors: NDArray[np.float64]) -> Array:
+    """Rodrigues' formula, (N,3) rad -> (N,3,3); numpy, because roma's tensors cost more than the pose itself here."""
+    angle = np.linalg.norm(vectors, axis=1)[:, None, None] + 1e-12
+    x, y, z = (vectors / angle[:, 0]).T
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)  # (N, 9) -> (N, 3, 3)
+    return (np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Take:
+    """What one video shows: local rotations (T,24,3,3), pelvis above the floor (T,3) m, the recordings' names."""
+
+    rotations: Array
+    travel: Array
+    name: str
+
+
+class Videos(Dataset[Sample]):
+    """Frames of videos of `VIDEO_FRAMES` frames at 30 fps; frame i is frame i % VIDEO_FRAMES of video i // VIDEO_FRAMES."""
+
+    fps: float | None = FPS
+
+    def __init__(self, name: str, split: str, frames: int, seed: int, clips: Sequence[MotionClip], size: tuple[int, int] = SIZE):
+        self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
+        self._open: tuple[int, Take, Take] | None = None
+
+    def __len__(self) -> int:
+        return self.frames
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [f"video-{i // VIDEO_FRAMES:03d}" for i in range(self.frames)]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.frames:
+            raise IndexError(index)
+        video, frame = divmod(index, VIDEO_FRAMES)
+        if self._open is None or self._open[0] != video:
+            rng = generator(self.name, self.split, self.seed, video, "motion")
+            self._open = video, take(rng, self.clips), take(rng, self.clips)
+        _, shown, bystander = self._open
+        room = scene(generator(self.name, self.split, self.seed, video, "room"), WORLDS[self.name], self.split, (3.5, 6.0))
+        room = replace(room, world=replace(room.world, box_jitter=room.world.box_jitter / 3, margin=(1.15, 1.17)))
+        rng = generator(self.name, self.split, self.seed, index)
+        name = f"video-{video:03d}"
+        return draw(rng, room, shown.rotations[frame], shown.travel[frame], bystander.rotations[frame], name, self.size)
+
+
+def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
+    """VIDEO_FRAMES of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
+    clip = lengthened(rng, clips[rng.integers(len(clips))])
+    while len(clip.rotations) < VIDEO_FRAMES:
+        clip = blended(clip, lengthened(rng, clips[rng.integers(len(clips))]))
+    start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
+    rotations = clip.rotations[start : start + VIDEO_FRAMES]
+    travel = clip.translation[start : start + VIDEO_FRAMES].copy()
+    travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)
+    travel[:, 1] -= floor_height(rotations, travel)
+    return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)
+
+
+def lengthened(rng: np.random.Generator, clip: MotionClip) -> MotionClip:
+    return looped(clip, VIDEO_FRAMES) if clip.cyclic and len(clip.rotations) < VIDEO_FRAMES else clip
+
+
+def floor_height(rotations: Array, travel: Array) -> float:
+    """Height (m) in the motion's own axes on which its lowest joints rest, 5 cm of foot below them."""
+    body = mesh()
+    lowest = []
+    for pose, place in zip(rotations, travel, strict=True):
+        _, joints = render.chain(pose, body.joints, body.parents)
+        lowest.append((joints - joints[0])[:, 1].min() + place[1])
+    return float(np.percentile(lowest, 5) - 0.05)
+
+
+def open_world(
+    name: str, split: str, frames: int | None = None, seed: int = 0, mocap: Path | None = None, size: tuple[int, int] = SIZE
+) -> Frames | Videos:
+    """A synthetic data set by name and split; `frames` makes it smaller (training: as long as asked).
+
+    Raises BadInput for an unknown name or split. Only `train` looks into the user's folder of motion: what is reported
+    must not depend on what lies on a machine.
+    """
+    if name not in WORLDS:
+        raise BadInput(f"there is no synthetic data set '{name}'; choose from {', '.join(WORLDS)}")
+    if split not in FRAMES:
+        raise BadInput(f"there is no split '{split}' of {name}; choose from {', '.join(FRAMES)}")
+    clips = load_clips(split, mocap if split == "train" else None)
+    if split == "train":
+        clips = clips + [mirrored(clip) for clip in clips]
+    if name == "synth-video":
+        full = VIDEOS[split] * VIDEO_FRAMES
+        return Videos(name, split, min(frames or full, full), seed, clips, size)
+    full = FRAMES[split] if split != "train" or frames is None else frames
+    return Frames(name, split, min(frames or full, full), seed, clips, size)

@@ -1,0 +1,479 @@
+"""Training of an HMR model from nothing, on frames rendered beforehand: half resolution first, full resolution last.
+
+Whatever is random in a step follows from (seed, step), and what has happened so far lies in the last checkpoint, so a
+killed run goes on from the exact next batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import roma
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from compress.errors import BadInput
+from hmr.body import BodyModel, load_body
+from hmr.checkpoints import save, write_atomically
+from hmr.crop import normalised
+from hmr.head import JOINTS, HMROutput, sixd_from_rotations
+from hmr.metrics import mpjpe, pa_mpjpe
+from hmr.model import HMRModel, build
+from hmr.supervision import TokenHeads, TokenOutput, losses, on_grid, total
+from hmr.vit import PATCH
+
+log = logging.getLogger(__name__)
+TARGETS = ("rotations", "betas", "joints", "keypoints", "camera", "part", "canonical")
+LOG_STEPS = 100
+FLOOR = 0.01  # share of the learning rate that is left at the end
+LONGEST_MEMORY = 0.999  # decay of the averaged weights once the ramp is over
+
+
+class TrainConfig(BaseModel):
+    """What to train, on what and for how long: either `minutes` of wall clock or a number of `steps`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    architecture: str = "reference"
+    sizes: dict[str, Any] = {}
+    out: Path
+    half_cache: Path | None = None  # 128x96
+    full_cache: Path | None = None  # 256x192
+    half_val_cache: Path | None = None
+    full_val_cache: Path | None = None
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    full_share: float = Field(0.3, ge=0, le=1)
+    half_batch: int = Field(32, ge=2)
+    full_batch: int = Field(16, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = Field(500, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_minutes: float = Field(3.0, ge=0)
+    val_minutes: float = Field(5.0, ge=0)
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> TrainConfig:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give either minutes or steps")
+        if self.half_cache is None and self.full_cache is None:
+            raise ValueError("give half_cache, full_cache or both")
+        return self
+
+
+@dataclass
+class Progress:
+    """All that a run remembers besides weights and optimizer."""
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    full_from: int = -1  # the step that was the first at full resolution
+    bfloat16: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Trainee(nn.Module):
+    """The model and the heads that only its training needs."""
+
+    def __init__(self, model: HMRModel) -> None:
+        super().__init__()
+        self.model = model
+        self.token_heads = TokenHeads(model.sizes.dim)
+
+    def forward(self, crop: Tensor) -> tuple[HMROutput, TokenOutput]:
+        tokens = self.model.backbone(crop)
+        return self.model.smpl_head(tokens), self.token_heads(tokens, grid_of(crop))
+
+
+def train(config: TrainConfig) -> Path:
+    """Train until the budget is spent, going on from the last checkpoint in `config.out`; returns the weights' path.
+
+    Writes model.safetensors (averaged weights, half precision), curve.jsonl, config.json, tensorboard/ and
+    checkpoint-STEP/. Raises BadInput for folders of frames that are missing or incomplete, and for an `out` that holds
+    something else than this run.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with torch.random.fork_rng():  # the caller's random numbers are none of this function's business
+        run = Run(config)
+        with SummaryWriter(config.out / "tensorboard") as board:
+            fit(run, board)
+        return save(run.average, config.out / "model.safetensors", {"config": config.model_dump_json()})
+
+
+def fit(run: Run, board: SummaryWriter) -> None:
+    """The loop: a step, and now and then a line, a checkpoint, a validation."""
+    last_checkpoint = last_validation = run.seconds
+    bar = tqdm(total=1.0, initial=run.fraction, disable=not sys.stderr.isatty(), bar_format="{percentage:5.1f}% {bar} {desc}")
+    while run.fraction < 1:
+        run.advance()
+        if run.progress.step % LOG_STEPS == 0:
+            report(run, board, bar)
+        # `due` looks at the clock only: nothing here waits for the device.
+        if run.seconds - last_validation >= 60 * run.config.val_minutes:
+            validate(run, board)
+            last_validation = run.seconds
+        if run.seconds - last_checkpoint >= 60 * run.config.checkpoint_minutes:
+            run.save_checkpoint()
+            last_checkpoint = run.seconds
+    bar.close()
+    validate(run, board)
+    run.save_checkpoint()
+
+
+class Run:
+    """One training on its way: model, averaged model, optimizer, data, and how far it is."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.progress = config, Progress()
+        claim(config)
+        self.data = {name: Frames(folder, size) for name, folder, size in stages_of(config)}
+        self.validation = {
+            name: Frames(folder, size)
+            for name, folder, size in (
+                ("half", config.half_val_cache, (128, 96)),
+                ("full", config.full_val_cache, (256, 192)),
+            )
+            if folder is not None
+        }
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        torch.manual_seed(config.seed)
+        model = build(config.architecture, config.sizes)
+        start_from_mean(model, next(iter(self.data.values())))
+        self.average = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
+        self.body: BodyModel = load_body("open").to(self.device)
+        trainee = Trainee(model).train()
+        optimizer = torch.optim.AdamW(
+            parameter_groups(trainee, config.weight_decay), config.lr, betas=config.betas, fused=True
+        )
+        self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
+        self.accelerator.register_for_checkpointing(self.average, self.progress)
+        self.started = time.monotonic()
+        self.sums: dict[str, Tensor] = {}
+        self.latest: dict[str, float] = {}
+        self.logged_at = (self.seconds, 0)
+        if not self.resume():
+            self.progress.bfloat16 = self.prefers_bfloat16()
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the whole run, earlier sessions included."""
+        return self.progress.seconds + time.monotonic() - self.started
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is spent."""
+        if self.config.steps is not None:
+            return self.progress.step / self.config.steps
+        return self.seconds / (60 * (self.config.minutes or 1))
+
+    @property
+    def stage(self) -> str:
+        if "half" not in self.data or self.progress.full_from >= 0:
+            return "full"
+        return "half"
+
+    def advance(self) -> None:
+        """One optimizer step."""
+        progress, fraction = self.progress, self.fraction
+        if self.stage == "half" and "full" in self.data and fraction >= 1 - self.config.full_share:
+            progress.full_from = progress.step
+        torch.manual_seed(hash((self.config.seed, progress.step)))  # augmentation and stochastic depth of this step
+        crop, target = self.batch()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, progress.step, fraction)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=progress.bfloat16):
+            output, tokens = self.trainee(crop)
+        parts, error = losses(output, tokens, target, self.body)
+        loss = total(parts, fraction)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        progress.images += len(crop)
+        self.update_average()
+        self.add_up({"loss": loss, **parts, "joint_error_mm": error, "gradient_norm": norm})
+
+    def batch(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next augmented crops and their targets."""
+        full = self.stage == "full"
+        frames = self.data[self.stage]
+        step = self.progress.step - max(0, self.progress.full_from)
+        size = self.config.full_batch if full else self.config.half_batch
+        images, target = frames.read(order(len(frames), size, step, self.config.seed + full), self.device)
+        crop = normalised(augmented(images.float()))
+        return crop, target
+
+    def update_average(self) -> None:
+        """Exponential moving average of the weights, with a memory that grows with the run; counters are copied."""
+        step = self.progress.step
+        decay = min(LONGEST_MEMORY, (1 + step) / (40 + step))
+        model = self.trainee.model
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - decay)
+            for mine, theirs in zip(self.average.buffers(), model.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def add_up(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+
+    def averages(self) -> dict[str, float]:
+        """Means since the last call; the only place that waits for the device."""
+        means = (torch.stack(list(self.sums.values())) / LOG_STEPS).tolist() if self.sums else []
+        self.latest = dict(zip(self.sums, means, strict=True))
+        (then, images), self.logged_at = self.logged_at, (self.seconds, self.progress.images)
+        self.latest["images_per_s"] = (self.progress.images - images) / (self.seconds - then)
+        self.sums = {}
+        return self.latest
+
+    def prefers_bfloat16(self) -> bool:
+        """What `precision` says; for "auto", whether three steps' forward and backward are faster under bfloat16."""
+        if self.config.precision != "auto":
+            return self.config.precision == "bfloat16"
+        seconds = {enabled: self.time_steps(enabled) for enabled in (False, True)}
+        log.info("3 steps take %.2f s in float32, %.2f s in bfloat16", seconds[False], seconds[True])
+        return seconds[True] < seconds[False]
+
+    def time_steps(self, bfloat16: bool) -> float:
+        crop, target = self.batch()
+        probe = copy.deepcopy(self.trainee)
+        started = 0.0
+        for i in range(4):  # the first one warms up
+            if i == 1:
+                started = self.synchronised()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                output, tokens = probe(crop)
+            total(losses(output, tokens, target, self.body)[0], 0.0).backward()
+        return self.synchronised() - started
+
+    def synchronised(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    def save_checkpoint(self) -> None:
+        """checkpoint-STEP, complete or not there at all; earlier ones go."""
+        self.progress.seconds, self.started = self.seconds, time.monotonic()
+        final = self.config.out / f"checkpoint-{self.progress.step:08d}"
+        beside = final.with_name(final.name + ".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        self.accelerator.save_state(str(beside))
+        for file in beside.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(beside, final)
+        for old in checkpoints(self.config.out)[:-1]:
+            shutil.rmtree(old)
+
+    def resume(self) -> bool:
+        found = checkpoints(self.config.out)
+        if not found:
+            return False
+        self.accelerator.load_state(str(found[-1]))
+        self.started = time.monotonic()
+        self.logged_at = (self.seconds, self.progress.images)
+        log.info("going on from %s", found[-1])
+        return True
+
+
+def report(run: Run, board: SummaryWriter, bar: tqdm) -> None:
+    values = run.averages()
+    for name, value in values.items():
+        board.add_scalar(f"train/{name}", value, run.progress.step)
+    line = f"step {run.progress.step} {run.stage} " + " ".join(f"{k} {v:.4g}" for k, v in values.items())
+    bar.n = min(1.0, run.fraction)
+    bar.set_description_str(line)
+    if bar.disable:
+        log.info("%5.1f%% %s", 100 * run.fraction, line)
+
+
+def validate(run: Run, board: SummaryWriter) -> None:
+    """Append the averaged model's joint errors on the validation frames of this stage's resolution to curve.jsonl."""
+    row: dict[str, Any] = {
+        "minutes": run.seconds / 60,
+        "step": run.progress.step,
+        "images": run.progress.images,
+        "stage": run.stage,
+    }
+    if run.stage in run.validation:
+        row |= errors(run.average, run.validation[run.stage], run.body, run.device, run.progress.bfloat16)
+        for name in ("val_mpjpe_mm", "val_pa_mpjpe_mm"):
+            board.add_scalar(f"val/{name}", row[name], run.progress.step)
+    row |= {f"train_{name}": value for name, value in run.latest.items()}
+    with (run.config.out / "curve.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    log.info("validation %s", json.dumps(row))
+
+
+@torch.no_grad()
+def errors(model: HMRModel, frames: Frames, body: BodyModel, device: torch.device, bfloat16: bool) -> dict[str, float]:
+    """Mean MPJPE and PA-MPJPE (mm) of a model over frames."""
+    found = []
+    for indices in np.array_split(np.arange(len(frames)), math.ceil(len(frames) / 50)):
+        images, target = frames.read(indices, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            output = model(normalised(images))
+        joints = body.skeleton(output.rotations, output.betas)
+        found.append(torch.stack((mpjpe(joints, target["joints"]), pa_mpjpe(joints, target["joints"])), 1))
+    mean = torch.cat(found).mean(0).tolist()
+    return {"val_mpjpe_mm": mean[0], "val_pa_mpjpe_mm": mean[1]}
+
+
+class Frames:
+    """A folder of frames that `hmr.data.cache.cached_frames` wrote, read by index.
+
+    Raises BadInput where a field is missing, lengths differ or the pictures have another size.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        try:
+            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *TARGETS)}
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{folder}: not a folder of rendered frames ({error})") from error
+        if self.arrays["images"].shape[1:] != (*size, 3):
+            raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {(*size, 3)}")
+        if len({len(array) for array in self.arrays.values()}) != 1 or not len(self):
+            raise BadInput(f"{folder}: its fields hold different numbers of frames, or none")
+        self.grid = (size[0] // PATCH, size[1] // PATCH)
+
+    def __len__(self) -> int:
+        return len(self.arrays["images"])
+
+    def read(self, indices: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+        """Frames by index -> images (B, H, W, 3) uint8 and their targets, as `losses` takes them."""
+        rows = {name: torch.from_numpy(array[indices]).to(device) for name, array in self.arrays.items()}
+        target = {name: rows[name].float() for name in TARGETS}
+        target["part"] = on_grid(rows["part"], self.grid).long()
+        target["canonical"] = on_grid(target["canonical"], self.grid)
+        return rows["images"], target
+
+
+def augmented(images: Tensor) -> Tensor:
+    """Pictures (B, H, W, 3) in 0..255 with other light, colour cast, noise, and rectangles cut out, each its own.
+
+    No mirroring: clothes, faces and a watch are what tells left from right.
+    """
+    batch, device = len(images), images.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(batch, *shape, device=device).uniform_(low, high)
+
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * uniform(0.7, 1.3, 1, 1, 1) + mean  # contrast
+    images = images * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.85, 1.15, 1, 1, 3)  # light and its colour
+    noise = torch.randn_like(images)
+    for _ in range(2):
+        hole = rectangles(images.shape[1], images.shape[2], uniform)
+        colour = uniform(0, 255, 1, 1, 3) + noise * uniform(0, 60, 1, 1, 1)
+        images = torch.where(hole, colour, images)
+    return (images + noise * uniform(0, 15, 1, 1, 1)).clamp(0, 255)
+
+
+def rectangles(height: int, width: int, uniform: Callable[..., Tensor]) -> Tensor:
+    """(B, H, W, 1) bool: in a third of the pictures, one rectangle of up to a third of each side."""
+    inside = []
+    for length in (height, width):
+        places = (torch.arange(length) + 0.5) / length  # (L,)
+        centre, half = uniform(0, 1, 1), uniform(0.03, 0.17, 1)  # (B, 1)
+        inside.append((places.to(centre.device) - centre).abs() < half)  # (B, L)
+    shown = uniform(0, 1, 1, 1) < 1 / 3
+    return (inside[0][:, :, None] & inside[1][:, None, :] & shown)[..., None]
+
+
+@lru_cache(maxsize=2)
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation of range(count) that depends on nothing but its arguments."""
+    return np.random.default_rng(seed).permutation(count)
+
+
+def order(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Indices of the frames of one step, in file order: every epoch shows each frame once, in an order of its own."""
+    batch = min(batch, count)
+    epoch, place = divmod(step, count // batch)
+    return np.sort(shuffled(count, hash((seed, epoch)) % 2**63)[place * batch : (place + 1) * batch])
+
+
+def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:
+    """Linear warm-up over steps times a cosine over the budget, down to FLOOR of the rate."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+    return config.lr * warm * (FLOOR + (1 - FLOOR) * cosine)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels; none for biases, norms and position embeddings."""
+    named = list(module.named_parameters())
+    matrices = [p for name, p in named if p.ndim > 1 and "pos_embed" not in name]
+    others = [p for name, p in named if p.ndim <= 1 or "pos_embed" in name]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def start_from_mean(model: HMRModel, frames: Frames, most: int = 20_000) -> None:
+    """Fill the head's init buffers with the mean pose, betas and camera of the first frames."""
+    arrays = {name: torch.from_numpy(np.array(frames.arrays[name][:most])) for name in ("rotations", "betas", "camera")}
+    pose = roma.special_procrustes(arrays["rotations"].mean(0))  # (24, 3, 3): the rotation nearest to the mean
+    head = model.smpl_head
+    head.init_body_pose.copy_(sixd_from_rotations(pose).reshape(1, JOINTS * 6))
+    head.init_betas.copy_(arrays["betas"].mean(0, keepdim=True))
+    head.init_cam.copy_(arrays["camera"].mean(0, keepdim=True))
+
+
+def claim(config: TrainConfig) -> None:
+    """Make `out` this run's folder; BadInput where it holds something else, or a run with another beginning."""
+    mine = {"architecture": config.architecture, "sizes": config.sizes, "seed": config.seed}
+    path = config.out / "config.json"
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        unlike = [f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value]
+        if unlike:
+            raise BadInput(f"{path}: that run has {unlike[0]}; choose another folder to start a new run")
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise BadInput(f"{config.out}: the folder is not empty and holds no training run; choose another")
+    write_atomically(path, config.model_dump_json(indent=2).encode())
+
+
+def stages_of(config: TrainConfig) -> list[tuple[str, Path, tuple[int, int]]]:
+    """(name, folder of frames, crop size) of each stage, in order."""
+    stages = (("half", config.half_cache, (128, 96)), ("full", config.full_cache, (256, 192)))
+    return [(name, folder, size) for name, folder, size in stages if folder is not None]
+
+
+def grid_of(crop: Tensor) -> tuple[int, int]:
+    return crop.shape[2] // PATCH, crop.shape[3] // PATCH
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Finished checkpoints, the latest last."""
+    return sorted(path for path in out.glob("checkpoint-*") if path.suffix != ".part")

@@ -1,0 +1,191 @@
+"""The vision transformer of HMR2.0 (ViTPose's ViT): pre-norm blocks with fused qkv, and no class token.
+
+State_dict keys are those of 4D-Humans, so its weights load without renaming. A block is two residual updates, `attend`
+and `feed`, each of which runs alone: whoever merges tokens or blocks calls them and adds the updates up themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH = 16  # pixels per token and side
+GRID = (16, 12)  # tokens (rows, columns) of a 256x192 crop
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of q (B, H, M, d) over k, v (B, H, N, d) -> (B, H, M, d).
+
+    Fused attention is the fast one, except where a CPU has to go backwards through it: under bfloat16 autocast its
+    backward took five times as long as the rest of the network (measured: 35 images/s against 65 for the plain product).
+    """
+    if q.requires_grad and q.device.type == "cpu":
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)  # (B, H, M, N)
+        return weights.to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def residual(x: Tensor, update: Callable[[Tensor], Tensor], drop: float) -> Tensor:
+    """x + update(x) over x (B, ...), left out for a random share `drop` of the batch (stochastic depth).
+
+    The update is computed only for the samples that keep it and is scaled by B / kept, so the mean stays what it was
+    and the work shrinks (DINOv2, `drop_add_residual_stochastic_depth`). At least one sample keeps it.
+    """
+    batch = len(x)
+    kept = max(1, round(batch * (1 - drop)))
+    if kept == batch:
+        return x + update(x)
+    chosen = torch.randperm(batch, device=x.device)[:kept]
+    return x.index_add(0, chosen, update(x[chosen]).to(x.dtype), alpha=batch / kept)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection to q, k and v."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, N, C) -> what attention adds (B, N, C) and the keys of all heads (B, H, N, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, H, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, d)
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2)), k
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; `drop` is its share of stochastic depth while training."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, hidden)
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) -> residual update (B, N, C) and one key per token (B, N, d), the mean over the heads."""
+        update, keys = self.attn(self.norm1(x))
+        return update, keys.mean(1)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) -> residual update (B, N, C) of the MLP."""
+        return self.mlp(self.norm2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        drop = self.drop if self.training else 0.0
+        x = residual(x, lambda kept: self.attn(self.norm1(kept))[0], drop)
+        return residual(x, self.feed, drop)
+
+
+class PatchEmbed(nn.Module):
+    """HMR2.0's patch embedding: one convolution, 16 pixels wide, padded by 2."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # NOTE: padding 0 gives the same shape for a 256x192 crop and wrong numbers with released weights.
+        self.proj = nn.Conv2d(3, dim, PATCH, stride=PATCH, padding=2)
+
+    def forward(self, crop: Tensor) -> Tensor:
+        return self.proj(crop)
+
+
+class ResidualConv(nn.Module):
+    """Two 3x3 convolutions that halve the resolution, beside a strided 1x1 shortcut (ResNet's basic block)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.bn3(self.shortcut(x)))
+
+
+class ConvStem(nn.Module):
+    """A small residual convolutional patch embedding: learns from half the images that a plain one needs.
+
+    Width doubles from dim/8 to dim while the resolution halves, 16 times in all, so the tokens are PatchEmbed's.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        widths = (dim // 8, dim // 4, dim // 2, dim)
+        self.conv = nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        self.stages = nn.Sequential(*(ResidualConv(i, o) for i, o in zip(widths, widths[1:], strict=False)))
+        self.proj = nn.Conv2d(dim, dim, 1)  # without it, tokens would start in the positive orthant that ReLU leaves
+
+    def forward(self, crop: Tensor) -> Tensor:
+        crop = crop.contiguous(memory_format=torch.channels_last)
+        return self.proj(self.stages(F.relu(self.bn(self.conv(crop)))))
+
+
+class ViT(nn.Module):
+    """Crop (B, 3, H, W) -> tokens (B, H/16 * W/16, C), after the last norm.
+
+    `drop_path` is the share of stochastic depth in the last block; it grows linearly from 0 in the first.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int, drop_path: float, stem: str = "patch") -> None:
+        super().__init__()
+        self.patch_embed = ConvStem(dim) if stem == "conv" else PatchEmbed(dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID[0] * GRID[1], dim))
+        drops = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, drop) for drop in drops)
+        self.last_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.apply(_initialise)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding (1, rows * columns, C); a smaller grid than 16x12 gets the means over its wider cells."""
+        table = self.pos_embed[:, 1:]  # (1, 192, C)
+        if grid != GRID:
+            table = table.transpose(1, 2).unflatten(2, GRID)  # (1, C, 16, 12)
+            table = F.adaptive_avg_pool2d(table, grid).flatten(2).transpose(1, 2)
+        # There is no class token: the first row, which was once its position, is added to every token (as 4D-Humans).
+        return table + self.pos_embed[:, :1]
+
+    def embed(self, crop: Tensor) -> Tensor:
+        """Crop (B, 3, H, W) -> tokens (B, N, C) as the first block takes them."""
+        x = self.patch_embed(crop)  # (B, C, rows, columns)
+        return x.flatten(2).transpose(1, 2) + self.positions((x.shape[2], x.shape[3]))
+
+    def forward(self, crop: Tensor) -> Tensor:
+        x = self.embed(crop)
+        for block in self.blocks:
+            x = block(x)
+        return self.last_norm(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import roma
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import procrustes
+
+from compress.errors import BadInput
+from hmr import metrics
+
+
+def joints(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, 24, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def similarity(seed: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    return roma.random_rotmat(frames, dtype=torch.float64), 0.3 + torch.rand(frames, 1, 1), torch.randn(frames, 1, 3)
+
+
+def test_translation_costs_nothing():
+    x = joints(0, 5)
+    assert metrics.mpjpe(x + torch.tensor([0.1, -2.0, 3.0]), x).max() < 1e-9
+
+
+def test_known_offset_of_one_joint():
+    x = joints(1, 5)
+    y = x.clone()
+    y[:, 7, 2] += 0.048  # 48 mm on one of 24 joints
+    assert torch.allclose(metrics.mpjpe(y, x), torch.full((5,), 2.0, dtype=torch.float64))
+    per_joint = metrics.joint_errors(y, x)
+    assert torch.allclose(per_joint[:, 7], torch.tensor(48.0, dtype=torch.float64))
+    assert per_joint.sum() == pytest.approx(5 * 48.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_pa_error_of_a_similarity_is_zero(seed):
+    x = joints(seed, 4)
+    rotation, scale, shift = similarity(seed, 4)
+    assert metrics.pa_mpjpe(scale * (x @ rotation.mT) + shift, x).max() < 1e-6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_pa_agrees_with_roma(seed):
+    x, y = joints(seed, 6), joints(seed + 1, 6)
+    rotation, shift, scale = roma.rigid_points_registration(y, x, compute_scaling=True)
+    expected = scale[:, None, None] * (y @ rotation.mT) + shift[:, None]
+    assert torch.allclose(metrics.procrustes_aligned(y, x), expected, atol=1e-9)
+
+
+def test_pa_agrees_with_scipy_where_no_mirror_helps():
+    x = joints(3)
+    rotation, scale, shift = similarity(3, 1)
+    y = (scale * (x @ rotation.mT) + shift)[0] + 0.05 * joints(4)
+    standard, fitted, _ = procrustes(x.numpy(), y.numpy())
+    expected = np.linalg.norm(standard - fitted, axis=-1).mean() * float((x - x.mean(0)).norm()) * 1000
+    assert float(metrics.pa_mpjpe(y, x)) == pytest.approx(expected)
+
+
+def test_pa_never_mirrors():
+    x = joints(5, 3)
+    assert metrics.pa_mpjpe(x * torch.tensor([-1.0, 1.0, 1.0]), x).min() > 100
+
+
+def test_pa_of_frames_does_not_depend_on_the_batch():
+    x, y = joints(6, 2, 3), joints(7, 2, 3)
+    assert torch.allclose(metrics.pa_mpjpe(y, x)[1, 2], metrics.pa_mpjpe(y[1, 2], x[1, 2]))
+
+
+def test_pa_of_a_single_point_is_finite():
+    x = joints(8, 2)
+    assert metrics.pa_mpjpe(torch.zeros_like(x), x).isfinite().all()
+
+
+def test_pve_is_pelvis_aligned():
+    vertices, pelvis = torch.randn(2, 50, 3), torch.randn(2, 3)
+    moved = vertices + 1.0
+    assert metrics.pve(moved, vertices, pelvis + 1.0, pelvis).max() < 1e-3
+    assert torch.allclose(metrics.pve(moved, vertices, pelvis, pelvis), torch.tensor(3.0).sqrt() * 1000)
+
+
+def test_accel_of_a_parabola():
+    t = torch.arange(9.0, dtype=torch.float64)
+    x = joints(9).expand(9, -1, -1).clone()
+    y = x.clone()
+    y[:, 3, 0] += 0.5 * 0.012 * t**2  # 12 mm per frame squared on one of 24 joints
+    assert torch.allclose(metrics.accel(y, x), torch.full((7,), 0.5, dtype=torch.float64))
+
+
+def test_accel_ignores_constant_velocity_and_short_clips():
+    x = joints(10, 5)
+    assert metrics.accel(x + 0.1 * torch.arange(5.0)[:, None, None], x).max() < 1e-9
+    assert metrics.accel(x[:2], x[:2]).shape == (0,)
+
+
+@pytest.mark.parametrize("measure", [metrics.mpjpe, metrics.pa_mpjpe, metrics.accel])
+@pytest.mark.parametrize(
+    "bad",
+    [torch.full((4, 24, 3), torch.nan), torch.full((4, 24, 3), torch.inf), torch.zeros(4, 23, 3), torch.zeros(4, 24)],
+)
+def test_bad_positions_are_refused(measure, bad):
+    with pytest.raises(BadInput):
+        measure(bad, torch.zeros(4, 24, 3))
+
+
+def test_interval_against_every_possible_resample():
+    clips = ["a"] * 2 + ["b"] * 5 + ["c"] * 1 + ["d"] * 3 + ["e"] * 4
+    values = np.random.default_rng(0).normal(50, 20, len(clips))
+    groups = [values[[c == name for c in clips]] for name in "abcde"]
+    every = np.array([np.concatenate(draw).mean() for draw in product(groups, repeat=5)])  # 3,125, equally likely
+    got = metrics.interval(values, clips)
+    assert got.mean == pytest.approx(values.mean())
+    for end, level in ((got.lo, 0.025), (got.hi, 0.975)):  # equal means are common: the level lies within their step
+        assert np.mean(every < end - 1e-9) < level + 0.005
+        assert np.mean(every <= end + 1e-9) > level - 0.005
+
+
+def test_interval_weighs_frames_not_clips():
+    assert metrics.interval([0, 0, 0, 4], list("aaab")).mean == 1.0
+
+
+def test_interval_is_reproducible_and_ordered():
+    values, clips = np.arange(60.0) % 7, [str(i // 6) for i in range(60)]
+    got = metrics.interval(values, clips, seed=3)
+    assert got == metrics.interval(values, clips, seed=3)
+    assert got.lo < got.mean < got.hi
+
+
+def test_one_clip_has_no_spread():
+    assert metrics.interval([1.0, 3.0], ["a", "a"]) == metrics.Interval(2.0, 2.0, 2.0)
+
+
+def test_paired_interval_cancels_what_clips_share():
+    rng = np.random.default_rng(1)
+    clips = [str(i // 10) for i in range(200)]
+    hard = rng.normal(100, 30, 20).repeat(10)  # clips differ much more than models do
+    got = metrics.paired_interval(hard - 5 + rng.normal(0, 1, 200), hard, clips)
+    assert got.mean == pytest.approx(-5, abs=0.5)
+    assert -6 < got.lo < got.hi < -4
+
+
+@pytest.mark.parametrize("values, clips", [([], []), ([1.0], []), ([1.0, np.nan], ["a", "b"]), ([[1.0]], ["a"])])
+def test_bad_values_are_refused(values, clips):
+    with pytest.raises(BadInput):
+        metrics.interval(values, clips)
+
+
+def test_paired_interval_refuses_other_frames():
+    with pytest.raises(BadInput):
+        metrics.paired_interval([1.0, 2.0], [1.0], ["a", "b"])
