@@ -9,9 +9,9 @@ from typing import Protocol
 from compress.errors import BadInput
 from experiments.choices import one_of
 from hmr.data.scene import Sample
+from hmr.data.synthetic import SIZE, WORLDS, open_world
 
 SPLITS = ("train", "calib", "val", "test")
-SYNTHETIC = ("synth", "synth-video", "synth-shift")
 SEED = 0  # of every synthetic data set that a report names
 
 
@@ -48,14 +48,17 @@ def parse(text: str) -> DataSpec:
     """
     head, at, root = text.partition("@")
     name, colon, split = head.partition(":")
-    one_of(name, SYNTHETIC, "data set")
+    one_of(name, WORLDS, "data set")
     if at:
         raise BadInput(f"'{text}': {name} is rendered, not read from files: leave '@{root}' out")
     return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
 
 
-def open_data(spec: DataSpec, frames: int | None = None, mocap: Path | None = None) -> Frames:
-    """The data set of `spec`, at most `frames` long; `mocap` is a folder of more motion to train on."""
-    from hmr.data.synthetic import open_world
+def open_data(
+    spec: DataSpec, frames: int | None = None, mocap: Path | None = None, size: tuple[int, int] = SIZE
+) -> Frames:
+    """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
 
-    return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap)
+    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none.
+    """
+    return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)

@@ -30,7 +30,7 @@ def provenance(
         "precision": str(next(model.model.parameters()).dtype).removeprefix("torch."),
         "versions": versions(),
         "body": {"name": body.name, "sha256": body.sha256},
-        "model": {"name": model.name, "architecture": model.architecture, "sha256": model.sha256},
+        "model": {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256},
         "data": {
             "name": spec.name,
             "split": spec.split,

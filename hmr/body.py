@@ -1,62 +1,296 @@
-"""SMPL-format bodies posed with plain arrays."""
+"""SMPL-format bodies as plain arrays: posing, the kinematic chain, and where body files are kept.
+
+A body is six arrays in SMPL's names and layout (`v_template`, `shapedirs`, `weights`, `J_regressor`, `kintree_table`,
+`f`) plus `posedirs` where they are not zero. Metres, y up, zero pose a T-pose facing +z.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.resources import files
+import hashlib
+import io
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import roma
 import torch
-from smplx.lbs import lbs
+from smplx.lbs import batch_rigid_transform, blend_shapes
 from torch import Tensor, nn
 
-JOINT_NAMES = (
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from hmr.home import fasthmr_home
+from hmr.safe_pickle import read_arrays
+
+JOINT_NAMES: tuple[str, ...] = (
     "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
     "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
     "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
 )  # fmt: skip
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
-LEAF_VERTICES = (411, 2445, 5905, 3216, 6617)
-LEAF_PARENTS = (15, 22, 23, 10, 11)
+PARENTS: tuple[int, ...] = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+LEAF_VERTICES: tuple[int, ...] = (411, 2445, 5905, 3216, 6617)  # head top, left hand, right hand, left foot, right foot
+LEAF_PARENTS: tuple[int, ...] = (15, 22, 23, 10, 11)
+
+REGISTER_AT = "https://smpl.is.tue.mpg.de"
+_OPEN_BODY = Path(__file__).parent / "assets" / "open_body.npz"
+_VERTICES, _JOINTS, _BETAS = 6890, 24, 10
+_ARRAYS = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
 
 
-@dataclass(frozen=True)
-class BodyOutput:
+class BodyOutput(NamedTuple):
+    """A posed batch, in metres: vertices (B, V, 3), joints (B, 24, 3), joints29 (B, 29, 3) = joints + five leaves."""
+
     vertices: Tensor
     joints: Tensor
     joints29: Tensor
 
 
 class BodyModel(nn.Module):
-    def __init__(self, arrays, name: str = "open", sha256: str = "") -> None:
+    """Linear blend skinning of one SMPL-format body; smplx.lbs on plain arrays, so any vertex count and no files.
+
+    Buffers: v_template (V, 3), shapedirs (V, 3, 10), posedirs (207, V*3) or None where zero, J_regressor (24, V),
+    lbs_weights (V, 24), parents (24,), faces (F, 3) int64. Attributes: `name`, `sha256` (of the arrays, see `digest`).
+    """
+
+    v_template: Tensor
+    shapedirs: Tensor
+    posedirs: Tensor | None
+    J_regressor: Tensor
+    lbs_weights: Tensor
+    parents: Tensor
+    faces: Tensor
+    rest_template: Tensor
+    rest_shapedirs: Tensor
+    leaf_parents: Tensor
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, name: str = "open") -> None:
         super().__init__()
-        self.name, self.sha256 = name, sha256
-        for key, value in dict(
-            v_template=arrays["v_template"], shapedirs=arrays["shapedirs"], J_regressor=arrays["J_regressor"], lbs_weights=arrays["weights"]
-        ).items():
-            self.register_buffer(key, torch.tensor(np.asarray(value, np.float32)))
-        self.register_buffer("posedirs", torch.zeros(207, self.v_template.numel()))
+        self.name = name
+        self.sha256 = digest(arrays)
+        regressor = arrays["J_regressor"].astype(np.float64)
+        rest_shapedirs = np.einsum("jv,vck->jck", regressor, arrays["shapedirs"].astype(np.float64))
+        floats = {
+            "v_template": arrays["v_template"],
+            "shapedirs": arrays["shapedirs"],
+            "J_regressor": regressor,
+            "lbs_weights": arrays["weights"],
+            # the regressor is linear, so resting joints need no vertices
+            "rest_template": regressor @ arrays["v_template"],
+            "rest_shapedirs": rest_shapedirs,
+        }
+        for key, value in floats.items():
+            self.register_buffer(key, torch.tensor(value, dtype=torch.float32))
+        posedirs = _posedirs(arrays)
+        self.register_buffer("posedirs", None if posedirs is None else torch.tensor(posedirs, dtype=torch.float32))
         self.register_buffer("parents", torch.tensor(PARENTS))
+        self.register_buffer("leaf_parents", torch.tensor(LEAF_PARENTS), persistent=False)
         self.register_buffer("faces", torch.tensor(arrays["f"].astype(np.int64)))
 
     def forward(self, rotations: Tensor, betas: Tensor) -> BodyOutput:
-        if rotations.shape[-2:] != (3, 3):
-            rotations = roma.rotvec_to_rotmat(rotations.reshape(len(betas), 24, 3))
-        v, j = lbs(betas, rotations, self.v_template[None], self.shapedirs, self.posedirs, self.J_regressor, self.parents, self.lbs_weights, pose2rot=False)
-        return BodyOutput(v, j, j)
+        """Pose the body.
+
+        rotations: local rotations, matrices (B, 24, 3, 3) or axis-angle in radians (B, 24, 3) or (B, 72).
+        betas: (B, 10) or (1, 10), in standard deviations. Returns metres; the pelvis stays where the shape puts it.
+        Leaves are vertices of the *resting* shape moved rigidly with their parent joint (HybrIK's convention).
+
+        Raises: BadInput for any other shape.
+        """
+        matrices, betas = _pose(rotations, betas)
+        shaped = self.v_template + blend_shapes(betas, self.shapedirs)
+        joints, transforms = batch_rigid_transform(matrices, self.rest_joints(betas), self.parents, matrices.dtype)
+        leaves = _move(transforms[:, self.leaf_parents], shaped[:, LEAF_VERTICES])
+        if self.posedirs is not None:
+            bend = (matrices[:, 1:] - torch.eye(3).to(matrices)).flatten(1)
+            shaped = shaped + (bend @ self.posedirs).view_as(shaped)
+        blended = (self.lbs_weights @ transforms.flatten(2)).unflatten(2, (4, 4))
+        return BodyOutput(_move(blended, shaped), joints, torch.cat([joints, leaves], dim=1))
 
     def skeleton(self, rotations: Tensor, betas: Tensor) -> Tensor:
-        rest = self.J_regressor @ self.v_template + torch.einsum("jv,vkl,bl->bjk", self.J_regressor, self.shapedirs, betas)
-        glob, place = [rotations[:, 0]], [rest[:, 0]]
-        for j in range(1, 24):
-            p = PARENTS[j]
-            glob.append(glob[p] @ rotations[:, j])
-            place.append((glob[p] @ (rest[:, j] - rest[:, p])[..., None])[..., 0] + place[p])
-        return torch.stack(place, 1)
+        """Joints (B, 24, 3) in metres, equal to `forward(...).joints`, from the kinematic chain alone: one matrix
+        product per level of the tree (nine), whatever the batch. Same arguments and errors as `forward`."""
+        matrices, betas = _pose(rotations, betas)
+        rest = self.rest_joints(betas)
+        rotation, position = matrices[:, :1], rest[:, :1]
+        levels = [position]
+        for children, parents, slots in _LEVELS:
+            offset = (rest[:, children] - rest[:, parents]).unsqueeze(-1)
+            position = position[:, slots] + (rotation[:, slots] @ offset).squeeze(-1)
+            rotation = rotation[:, slots] @ matrices[:, children]
+            levels.append(position)
+        return torch.cat(levels, dim=1)[:, _JOINT_SLOTS]
+
+    def rest_joints(self, betas: Tensor) -> Tensor:
+        """Joints (B, 24, 3) of the zero pose in metres, for betas (B, 10)."""
+        return self.rest_template + blend_shapes(betas, self.rest_shapedirs)
+
+
+def _tree_levels() -> list[tuple[list[int], list[int], list[int]]]:
+    """Per depth below the root: joints, their parents, and each parent's place in the level above."""
+    levels, above = [], [0]
+    while children := [joint for joint, parent in enumerate(PARENTS) if parent in above]:
+        parents = [PARENTS[joint] for joint in children]
+        levels.append((children, parents, [above.index(parent) for parent in parents]))
+        above = children
+    return levels
+
+
+_LEVELS = _tree_levels()
+_JOINT_SLOTS = np.argsort([0, *(joint for children, _, _ in _LEVELS for joint in children)]).tolist()
+
+
+def _pose(rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (B, 24, 3, 3) and betas (B, 10) from whatever `BodyModel` accepts."""
+    if rotations.ndim == 2 and rotations.shape[1] == 3 * _JOINTS:
+        rotations = rotations.unflatten(1, (_JOINTS, 3))
+    if rotations.shape[1:] == (_JOINTS, 3):
+        rotations = roma.rotvec_to_rotmat(rotations)
+    if rotations.shape[1:] != (_JOINTS, 3, 3):
+        raise BadInput(f"body: rotations have shape {tuple(rotations.shape)}; give (B, 24, 3, 3), (B, 24, 3) or (B, 72)")
+    if betas.shape not in {(len(rotations), _BETAS), (1, _BETAS)}:
+        raise BadInput(f"body: betas have shape {tuple(betas.shape)}; give ({len(rotations)}, 10) or (1, 10)")
+    return rotations, betas.expand(len(rotations), _BETAS)
+
+
+def _move(transforms: Tensor, points: Tensor) -> Tensor:
+    """Points (B, N, 3) each by its own rigid or blended transform (B, N, 4, 4)."""
+    return (transforms[..., :3, :3] @ points.unsqueeze(-1)).squeeze(-1) + transforms[..., :3, 3]
+
+
+def _posedirs(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """SMPL's (V, 3, 207) as smplx wants it, (207, V*3); None where there is nothing to add."""
+    posedirs = arrays.get("posedirs")
+    if posedirs is None or not posedirs.any():
+        return None
+    return posedirs.reshape(-1, posedirs.shape[-1]).T
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 over names, types, shapes and values: the body's identity, however the file is compressed."""
+    total = hashlib.sha256()
+    for key in sorted(set(arrays) - {"sha256"}):
+        value = np.ascontiguousarray(arrays[key])
+        total.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
+        total.update(value.tobytes())
+    return total.hexdigest()
 
 
 def load_body(name: str | Path = "open") -> BodyModel:
-    with files("hmr").joinpath("assets", "open_body.npz").open("rb") as stream:
-        return BodyModel(dict(np.load(stream)))
+    """The body called `name`: "open" (shipped), a name given by `import_body` ("smpl", ...) or a path to such a file.
+
+    Raises: BadInput where no file is found (listing every place looked at), where it is not a body, or where its
+    arrays are not those that were imported.
+    """
+    places = _places(name)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        looked = ", ".join(str(place) for place in places)
+        raise BadInput(
+            f"body '{name}': no file found; looked at {looked}. Register at {REGISTER_AT}, download SMPL "
+            "and run: fasthmr body import PATH"
+        )
+    found = read_arrays(path)
+    arrays = check_body(found, path)
+    stored = str(found.get("sha256", ""))
+    if path != _OPEN_BODY and stored != digest(arrays):
+        raise BadInput(f"{path}: its arrays do not match its sha256; import the body again: fasthmr body import PATH")
+    return BodyModel(arrays, name=str(name) if path in (_OPEN_BODY, _home_file(str(name))) else path.stem)
+
+
+def import_body(path: str | Path) -> Path:
+    """Convert an official SMPL file (.pkl or .npz, chumpy and scipy arrays included) to plain arrays with a sha256.
+
+    Nothing in the file is executed. The result, `$FASTHMR_HOME/bodies/<name>/body.npz`, is written whole or not at
+    all; name is "smpl", "smpl-female" or "smpl-male", told from the file's name. Returns its path.
+
+    Raises: BadInput where the file is missing, is not SMPL (names the array and what is wrong), or wants to run code.
+    """
+    path = Path(path).expanduser()
+    arrays = check_body(read_arrays(path), path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, sha256=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]
+    return atomic_write(_home_file(_name_of(path)), buffer.getvalue())
+
+
+def _name_of(path: Path) -> str:
+    words = set(path.stem.lower().replace("-", "_").split("_"))
+    if words & {"f", "female"}:
+        return "smpl-female"
+    return "smpl-male" if words & {"m", "male"} else "smpl"
+
+
+def _home_file(name: str) -> Path:
+    return fasthmr_home() / "bodies" / name / "body.npz"
+
+
+def _places(name: str | Path) -> list[Path]:
+    """Where a body of that name or path may lie, in order."""
+    if isinstance(name, str) and name == "open":
+        return [_OPEN_BODY]
+    path = Path(name).expanduser()
+    if isinstance(name, Path) or os.sep in name or path.suffix:
+        return [path, path / "body.npz"]
+    return [_home_file(name)]
+
+
+def check_body(found: Mapping[str, object], path: Path) -> dict[str, np.ndarray]:
+    """The SMPL arrays in `found`, float32 with the first ten betas; `path` is for the message.
+
+    Raises: BadInput naming file, array and what is wrong with it.
+    """
+    missing = [key for key in _ARRAYS if key not in found]
+    if missing:
+        raise BadInput(f"{path}: not an SMPL body: {', '.join(missing)} missing (it holds: {_listed(found)})")
+    shapes: dict[str, tuple[int, ...]] = {
+        "v_template": (_VERTICES, 3),
+        "shapedirs": (_VERTICES, 3, _BETAS),
+        "weights": (_VERTICES, _JOINTS),
+        "J_regressor": (_JOINTS, _VERTICES),
+        "kintree_table": (2, _JOINTS),
+    }
+    if "posedirs" in found:
+        shapes["posedirs"] = (_VERTICES, 3, 9 * (_JOINTS - 1))
+    floats = {key: _floats(found[key], key, shape, path) for key, shape in shapes.items()}
+    kintree = floats.pop("kintree_table").astype(np.int64)
+    if kintree[1].tolist() != list(range(_JOINTS)) or kintree[0, 1:].tolist() != list(PARENTS[1:]):
+        raise BadInput(f"{path}: kintree_table is not SMPL's tree of 24 joints")
+    _check_ranges(floats, path)
+    return floats | {"kintree_table": kintree, "f": _faces(found["f"], path)}
+
+
+def _listed(found: Mapping[str, object]) -> str:
+    return ", ".join(sorted(found)[:20]) or "nothing"
+
+
+def _floats(value: object, key: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
+    """`value` as a finite array of that shape; more than ten betas are cut."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise BadInput(f"{path}: {key} is not an array of numbers")
+    if key == "shapedirs" and value.ndim == 3:
+        value = value[..., :_BETAS]
+    if value.shape != shape:
+        raise BadInput(f"{path}: {key} has shape {value.shape}, SMPL's is {shape}")
+    if not np.isfinite(value).all():
+        raise BadInput(f"{path}: {key} holds values that are not finite")
+    # kintree_table stays as it is: its root is 2**32 - 1, which float32 would round
+    return value if key == "kintree_table" else np.ascontiguousarray(value, np.float32)
+
+
+def _check_ranges(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    for key, total in (("weights", arrays["weights"].sum(1)), ("J_regressor", arrays["J_regressor"].sum(1))):
+        if np.abs(total - 1).max() > 1e-2:
+            raise BadInput(f"{path}: rows of {key} do not sum to one")
+    if np.ptp(arrays["v_template"], axis=0).max() > 10:
+        raise BadInput(f"{path}: v_template is larger than 10 m; SMPL's unit is the metre")
+    if any(np.isinf(value).any() for value in arrays.values()):
+        raise BadInput(f"{path}: values too large for float32")
+
+
+def _faces(value: object, path: Path) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.ndim != 2 or value.shape[1] != 3:
+        raise BadInput(f"{path}: f is not an array of vertex numbers (F, 3)")
+    faces = value.astype(np.int64)
+    if not len(faces) or faces.min() < 0 or faces.max() >= _VERTICES:
+        raise BadInput(f"{path}: f names vertices outside 0..{_VERTICES - 1}")
+    return faces

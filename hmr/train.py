@@ -207,7 +207,7 @@ class Run:
         progress, fraction = self.progress, self.fraction
         if self.stage == "half" and "full" in self.data and fraction >= 1 - self.config.full_share:
             progress.full_from = progress.step
-        torch.manual_seed(hash((self.config.seed, progress.step)))  # augmentation and stochastic depth of this step
+        torch.manual_seed((self.config.seed << 32) + progress.step)  # augmentation and stochastic depth of this step
         crop, target = self.batch()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, progress.step, fraction)
@@ -413,16 +413,16 @@ def rectangles(height: int, width: int, uniform: Callable[..., Tensor]) -> Tenso
 
 
 @lru_cache(maxsize=2)
-def shuffled(count: int, seed: int) -> np.ndarray:
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of range(count) that depends on nothing but its arguments."""
-    return np.random.default_rng(seed).permutation(count)
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def order(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     """Indices of the frames of one step, in file order: every epoch shows each frame once, in an order of its own."""
     batch = min(batch, count)
     epoch, place = divmod(step, count // batch)
-    return np.sort(shuffled(count, hash((seed, epoch)) % 2**63)[place * batch : (place + 1) * batch])
+    return np.sort(shuffled(count, seed, epoch)[place * batch : (place + 1) * batch])
 
 
 def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:

@@ -1,5 +1,70 @@
+"""Reader of AMASS: npz files of SMPL, SMPL-H or SMPL-X poses, in a world whose z axis points up."""
 from __future__ import annotations
+
+import re
+import zipfile
 from pathlib import Path
-from hmr.data.clip import MotionClip
+
+import numpy as np
+import roma
+import torch
+
+from compress.errors import BadInput
+from hmr.data.clip import MotionClip, family_of
+
+_WIDTHS = (72, 156, 165)  # SMPL, SMPL-H, SMPL-X: axis-angle, the first 22 joints are the same in all three
+_BODY_JOINTS = 22
+_RATES = ("mocap_framerate", "mocap_frame_rate")
+_Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # z up, facing -y -> y up, facing +z
+
+
 def read_amass(path: Path) -> MotionClip:
-    raise NotImplementedError
+    """Read one AMASS file; hands are left at rest in SMPL-H and SMPL-X poses, whose finger joints SMPL lacks.
+
+    `trans` is where the body's origin is; the pelvis joint is close to it and is put there. Raises BadInput that names
+    the file and the key that is wrong. Never unpickles.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    poses, translation = arrays["poses"], arrays["trans"]
+    if poses.ndim != 2 or poses.shape[1] not in _WIDTHS or len(poses) < 1:
+        raise BadInput(f"{path}: key 'poses' has shape {poses.shape}, expected (frames, {' | '.join(map(str, _WIDTHS))})")
+    if translation.shape != (len(poses), 3):
+        raise BadInput(f"{path}: key 'trans' has shape {translation.shape}, expected {(len(poses), 3)}")
+    joints = 24 if poses.shape[1] == 72 else _BODY_JOINTS
+    rotations = np.tile(np.eye(3), (len(poses), 24, 1, 1))
+    axis_angle = torch.as_tensor(poses[:, :joints * 3].reshape(-1, joints, 3))
+    rotations[:, :joints] = roma.rotvec_to_rotmat(axis_angle).numpy()
+    rotations[:, 0] = _Y_UP @ rotations[:, 0]
+    stem = re.sub(r"_(poses|stageii)$", "", path.stem)
+    name = f"amass_{stem}" if stem.replace("_", "").isdigit() else stem
+    return MotionClip(
+        rotations=rotations.astype(np.float32), translation=(translation @ _Y_UP.T).astype(np.float32),
+        fps=float(arrays["rate"]), name=name, family=family_of(name), source=f"AMASS {path.name}",
+        licence="AMASS: non-commercial research, registration required",
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """`poses`, `trans` and `rate` as finite float64."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            rate = next((key for key in _RATES if key in stored), _RATES[0])
+            return {name: _numbers(path, key, stored) for name, key in
+                    (("poses", "poses"), ("trans", "trans"), ("rate", rate))}
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not a readable AMASS .npz file ({error})") from error
+
+
+def _numbers(path: Path, key: str, stored: np.lib.npyio.NpzFile) -> np.ndarray:
+    if key not in stored:
+        raise BadInput(f"{path}: key '{key}' is missing; expected an AMASS file with poses, trans and {' or '.join(_RATES)}")
+    try:
+        values = stored[key].astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{path}: key '{key}' does not hold plain numbers ({error})") from error
+    if not np.isfinite(values).all() or (key in _RATES and (values.size != 1 or values.item() <= 0)):
+        raise BadInput(f"{path}: key '{key}' must hold finite numbers, rates one above zero")
+    return values.reshape(()) if key in _RATES else values

@@ -186,10 +186,13 @@ def global_pose(bones: dict[str, Bone], values: dict[str, np.ndarray]) -> tuple[
 def _alignment(joint: str, bones: dict[str, Bone]) -> np.ndarray:
     """The rotation (3, 3) from SMPL's zero pose to the rest pose of ASF, both standing upright facing +z."""
     side, _, kind = joint.partition("_")
-    joint = f"{side}_{_FOLLOWS[kind]}" if kind in _FOLLOWS else joint
-    if joint not in CHILD:
+    limb = f"{side}_{_FOLLOWS[kind]}" if kind in _FOLLOWS else joint
+    if limb not in CHILD:
         return np.eye(3)
-    return limb_alignment(joint, bones[_BONE[joint]].offset, hinge(joint))
+    # Hands rest palm down as SMPL's do; elbows and knees bend about the x axis of the lower bone.
+    lower = limb.replace("hip", "knee").replace("shoulder", "elbow")
+    bend = bones[_BONE[lower]].axes[:, 0] if limb == joint else hinge(limb)
+    return limb_alignment(limb, bones[_BONE[limb]].offset, bend)
 
 
 def read_asf_amc(path: Path) -> MotionClip:

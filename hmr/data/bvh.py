@@ -9,7 +9,9 @@ import roma
 import torch
 
 from compress.errors import BadInput
+from hmr.data.asf_amc import CMU_LICENCE, CMU_SOURCE
 from hmr.data.clip import MotionClip, family_of
+from hmr.data.retarget import CHILD, JOINT, axes, limb_alignment, local_rotations, pelvis_path
 
 
 @dataclass(frozen=True)
@@ -107,31 +109,51 @@ def _rows(path: Path, rows: list[tuple[int, str]], width: int) -> np.ndarray:
     return values
 
 
-def global_pose(skeleton: Skeleton, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World rotations (T, J, 3, 3) and positions (T, J, 3), in the file's units, by forward kinematics."""
-    count, joints = len(values), len(skeleton.names)
-    rotations, positions = np.empty((count, joints, 3, 3)), np.empty((count, joints, 3))
-    column = 0
-    for joint, kinds in enumerate(skeleton.channels):
-        part = values[:, column:column + len(kinds)]
-        column += len(kinds)
-        local, offset = _joint_pose(kinds, part, skeleton.offsets[joint])
-        parent = skeleton.parents[joint]
-        if parent < 0:
-            rotations[:, joint], positions[:, joint] = local, offset
-        else:
-            rotations[:, joint] = rotations[:, parent] @ local
-            positions[:, joint] = positions[:, parent] + (rotations[:, parent] @ offset[:, :, None])[:, :, 0]
+def global_pose(
+    skeleton: Skeleton, values: np.ndarray, wanted: set[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """World rotations (T, 3, 3) and positions (T, 3), in the file's units, by joint name: forward kinematics.
+
+    Only the `wanted` joints and their ancestors (all for None): faces and fingers are most of a character's joints.
+    """
+    rotations: dict[str, np.ndarray] = {}
+    positions: dict[str, np.ndarray] = {}
+    needed = _with_ancestors(skeleton, set(skeleton.names) if wanted is None else wanted)
+    columns = np.cumsum([0, *map(len, skeleton.channels)])
+    for joint, name in enumerate(skeleton.names):
+        if name not in needed:
+            continue
+        parent = skeleton.names[skeleton.parents[joint]] if skeleton.parents[joint] >= 0 else None
+        part = values[:, columns[joint]:columns[joint + 1]]
+        local, place = _joint_pose(skeleton.channels[joint], part, skeleton.offsets[joint], parent is None)
+        if parent is not None:
+            place = positions[parent] + (rotations[parent] @ place[:, :, None])[:, :, 0]
+            local = rotations[parent] @ local
+        rotations[name], positions[name] = local, place
     return rotations, positions
 
 
-def _joint_pose(kinds: list[str], part: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Local rotation (T, 3, 3) and place in the parent (T, 3); position channels, where there are any, replace OFFSET."""
+def _with_ancestors(skeleton: Skeleton, names: set[str]) -> set[str]:
+    needed = set(names)
+    for joint in reversed(range(len(skeleton.names))):  # children come after their parents
+        if skeleton.names[joint] in needed and skeleton.parents[joint] >= 0:
+            needed.add(skeleton.names[skeleton.parents[joint]])
+    return needed
+
+
+def _joint_pose(
+    kinds: list[str], part: np.ndarray, offset: np.ndarray, is_root: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Local rotation (T, 3, 3) and place in the parent (T, 3).
+
+    Position channels add to the root's OFFSET and replace that of any other joint.
+    """
     turns = [index for index, kind in enumerate(kinds) if kind.endswith("rotation")]
     place = np.tile(offset, (len(part), 1))
     for index, kind in enumerate(kinds):
         if kind.endswith("position"):
-            place[:, "XYZ".index(kind[0])] = part[:, index]
+            axis = "XYZ".index(kind[0])
+            place[:, axis] = part[:, index] + (offset[axis] if is_root else 0.0)
     if not turns:
         return np.tile(np.eye(3), (len(part), 1, 1)), place
     order = "".join(kinds[index][0] for index in turns)
@@ -148,7 +170,7 @@ _BONE = {
         for side in ("left", "right")
         for joint, bone in (
             ("hip", "Thigh"), ("knee", "Calf"), ("ankle", "Foot"), ("foot", "ToeBase"), ("collar", "Clavicle"),
-            ("shoulder", "Upperarm"), ("elbow", "Forearm"), ("wrist", "Hand"), ("hand", "Mid1"),
+            ("shoulder", "Upperarm"), ("elbow", "Forearm"), ("wrist", "Hand"), ("hand", "Hand"),
         )
     },
 }
@@ -159,6 +181,11 @@ _COLLAR = (-88.0, 11.0, -14.5)
 # Axes in the bone's own frame about which knees and elbows bend, measured: the mean of bone x next bone over 46 clips,
 # from which single frames with more than 30 degrees of bend stray by 0.1 to 0.5 degrees.
 _BEND = {"leg": (-1.0, 0.0, 0.0), "left_arm": (0.856, 0.031, 0.517), "right_arm": (0.854, -0.032, -0.521)}
+# Pitch in degrees of the y axis of foot and toes that stand flat, the median over the same walks.
+_FLAT = {"ankle": -14.2, "foot": 11.0}
+_PALM = {f"{side}_{finger}" for side in "LR" for finger in ("Mid1", "Index1", "Pinky1")}
+_CENTIMETRE = 0.01
+_PREFIX = "CC_Base_"
 
 
 def _turn(order: str, degrees: tuple[float, ...]) -> np.ndarray:
@@ -178,4 +205,32 @@ def _alignment(joint: str, offsets: dict[str, np.ndarray]) -> np.ndarray:
         return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(_BEND["leg"]))
     if kind in ("shoulder", "elbow"):
         return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(_BEND[f"{side}_arm"]))
-    raise KeyError(joint)
+    if kind in _FLAT:
+        pitch = np.radians(_FLAT[kind])
+        flat = axes(np.array([0, np.sin(pitch), np.cos(pitch)]), np.array([1.0, 0, 0]))
+        return axes(np.array([0.0, 1, 0]), np.array(_BEND["leg"])) @ flat.T
+    letter, outwards = side[0].upper(), np.array([1.0 if side == "left" else -1.0, 0, 0])
+    across = offsets[f"{letter}_Index1"] - offsets[f"{letter}_Pinky1"]
+    return axes(offsets[f"{letter}_Mid1"], across) @ axes(outwards, np.array([0.0, 0, 1])).T
+
+
+def read_bvh(path: Path) -> MotionClip:
+    """Read one clip; lengths are centimetres. Raises BadInput that names the file and the line or joint at fault."""
+    path = Path(path)
+    skeleton, values, fps = parse_bvh(path)
+    offsets = {name.removeprefix(_PREFIX): offset for name, offset in zip(skeleton.names, skeleton.offsets, strict=True)}
+    missing = sorted(({*_BONE.values()} | _PALM) - set(offsets))
+    if missing:
+        raise BadInput(f"{path}: lacks the joints {', '.join(_PREFIX + name for name in missing)}; only skeletons with "
+                       "Character Creator's joint names can be read")
+    rotations, positions = global_pose(skeleton, values, {_PREFIX + name for name in _BONE.values()})
+    globals_ = np.empty((len(values), 24, 3, 3))
+    for joint, number in JOINT.items():
+        globals_[:, number] = rotations[_PREFIX + _BONE[joint]] @ _alignment(joint, offsets)
+    hips = (positions[f"{_PREFIX}L_Thigh"] + positions[f"{_PREFIX}R_Thigh"]) / 2 * _CENTIMETRE
+    cmu = path.stem.replace("_", "").isdigit()
+    name = f"cmu_{path.stem}" if cmu else path.stem
+    return MotionClip(
+        rotations=local_rotations(globals_), translation=pelvis_path(globals_[:, 0], hips), fps=fps, name=name,
+        family=family_of(name), source=CMU_SOURCE if cmu else path.name, licence=CMU_LICENCE if cmu else "unknown",
+    )

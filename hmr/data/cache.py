@@ -38,25 +38,25 @@ def cached_frames(folder: Path, frames: Dataset[Sample], size: tuple[int, int], 
     for name, (shape, kind) in {"images": ((*size, 3), "u1"), **FIELDS}.items():
         np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, (count, *shape)).flush()
     chunks = [range(start, min(start + 500, count)) for start in range(0, count, 500)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in pool.imap_unordered(_Fill(unfinished, frames), chunks):
+    with multiprocessing.get_context("spawn").Pool(workers, _open, (unfinished, frames)) as pool:
+        for _ in pool.imap_unordered(_fill, chunks):
             pass
     os.replace(unfinished, folder)
     return folder
 
 
-class _Fill:
-    """Renders one range of frames into the open folder; a class because spawned workers must be able to pickle it."""
+_worker: dict[str, object] = {}  # what one worker process writes from and to; sent once, not with every range
 
-    def __init__(self, folder: Path, frames: Dataset[Sample]):
-        self.folder, self.frames = folder, frames
 
-    def __call__(self, indices: Sequence[int]) -> None:
-        arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in ("images", *FIELDS)}
-        for i in indices:
-            sample = self.frames[i]
-            arrays["images"][i] = sample.image
-            for name in FIELDS:
-                arrays[name][i] = getattr(sample, name)
-        for array in arrays.values():
-            array.flush()
+def _open(folder: Path, frames: Dataset[Sample]) -> None:
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("images", *FIELDS)}
+    _worker.update(frames=frames, arrays=arrays)
+
+
+def _fill(indices: Sequence[int]) -> None:
+    frames, arrays = _worker["frames"], _worker["arrays"]
+    for i in indices:
+        sample = frames[i]  # type: ignore[index]
+        arrays["images"][i] = sample.image  # type: ignore[index]
+        for name in FIELDS:
+            arrays[name][i] = getattr(sample, name)  # type: ignore[index]

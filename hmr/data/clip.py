@@ -8,12 +8,7 @@ import numpy as np
 import roma
 import torch
 
-try:
-    from hmr.body import JOINT_NAMES
-except ImportError:  # TEMPORARY until hmr/body.py lands
-    JOINT_NAMES = ("pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot "
-    "right_foot neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist "
-    "right_wrist left_hand right_hand").split()
+from hmr.body import JOINT_NAMES
 
 FPS = 30.0
 _OTHER_SIDE = {"left": "right", "right": "left"}

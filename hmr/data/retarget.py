@@ -4,12 +4,9 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import torch
 
-try:
-    from hmr.body import JOINT_NAMES, PARENTS
-except ImportError:  # TEMPORARY until hmr/body.py lands
-    from hmr.data.clip import JOINT_NAMES
-    PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+from hmr.body import JOINT_NAMES, PARENTS, load_body
 
 JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
 # The limb joints and the joint their bone leads to; the trunk keeps the pose of the source instead.
@@ -28,21 +25,8 @@ HINGE = {
 @cache
 def rest_joints() -> np.ndarray:
     """Joints (24, 3) m of the open body in its zero pose: the skeleton that clips are fitted to."""
-    try:
-        import torch
-
-        from hmr.body import load_body
-    except ImportError:  # TEMPORARY until hmr/body.py lands
-        return _ROUGH
     with torch.no_grad():
         return load_body("open").skeleton(torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10))[0].double().numpy()
-
-
-_ROUGH = np.array([
-    [0, 0, 0], [.06, -.09, 0], [-.06, -.09, 0], [0, .11, -.02], [.1, -.47, 0], [-.1, -.47, 0], [0, .25, 0],
-    [.09, -.87, -.04], [-.09, -.87, -.04], [0, .3, .02], [.11, -.93, .08], [-.11, -.93, .08], [0, .51, -.02],
-    [.08, .42, -.01], [-.08, .42, -.01], [0, .57, .03], [.17, .45, -.02], [-.17, .45, -.02], [.43, .44, -.04],
-    [-.43, .44, -.04], [.68, .44, -.04], [-.68, .44, -.04], [.77, .44, -.04], [-.77, .44, -.04]])
 
 
 def rest_bone(joint: str) -> np.ndarray:

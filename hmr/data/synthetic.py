@@ -40,10 +40,7 @@ class Frames(Dataset[Sample]):
 
     def __init__(self, name: str, split: str, frames: int, seed: int, clips: Sequence[MotionClip], size: tuple[int, int] = SIZE):
         self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
-        lengths = np.array([min(len(c.rotations), 600) for c in clips], np.float64)
-        # training draws long recordings more often; reports weigh every recording alike
-        weight = np.sqrt(lengths) if split == "train" else np.ones(len(clips))
-        self.share = weight / weight.sum()
+        self.share = shares(clips) if split == "train" else np.full(len(clips), 1 / len(clips))
 
     def __len__(self) -> int:
         return self.frames
@@ -70,6 +67,17 @@ class Frames(Dataset[Sample]):
     def some_pose(self, rng: np.random.Generator) -> Array:
         clip = self.clips[rng.integers(len(self.clips))]
         return clip.rotations[rng.integers(len(clip.rotations))]
+
+
+def shares(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
+    """How often training draws each recording (N,): a family by the square root of its frames, its clips by theirs.
+
+    Half of all mocap is walking; drawn as it comes, a rare family would hardly be seen.
+    """
+    frames = np.array([len(clip.rotations) for clip in clips], np.float64)
+    family = {name: sum(len(c.rotations) for c in clips if c.family == name) for name in {c.family for c in clips}}
+    weight = frames / np.sqrt([family[clip.family] for clip in clips])
+    return weight / weight.sum()
 
 
 def varied(rng: np.random.Generator, rotations: Array, other: Array) -> Array:

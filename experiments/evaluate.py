@@ -1,0 +1,162 @@
+"""`fasthmr evaluate`: a model's errors on a data set, beside predictors that look at no picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import roma
+import torch
+from torch import Tensor, nn
+
+from experiments.datasets import SEED, Frames
+from hmr import metrics
+from hmr.body import JOINT_NAMES, BodyModel
+from hmr.crop import normalised
+
+BATCH = 32
+POSES = 1000  # training frames that the mean pose is taken over
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a predictor says of each frame: local rotations (B, 24, 3, 3), the root's in crop-camera axes; betas (B, 10)."""
+
+    rotations: Tensor
+    betas: Tensor
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of each frame, and the joints they come from, which the acceleration needs in a row."""
+
+    per_joint_mm: Tensor  # (N, 24)
+    pa_mpjpe_mm: Tensor  # (N,)
+    pve_mm: Tensor  # (N,)
+    joints: Tensor  # (N, 24, 3) m
+    true_joints: Tensor  # (N, 24, 3) m
+
+
+def evaluate(
+    model: nn.Module,
+    data: Frames,
+    body: BodyModel,
+    mean: Tensor,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> dict[str, Any]:
+    """Rows of errors and the model's frames/s on `data`, as contracts.md's `evaluate` without its provenance.
+
+    `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`. frames_per_s is of the model alone, in
+    batches of BATCH, after a warm-up: rendering, body and metrics are left out. Raises BadInput where the model
+    predicts a value that is not finite.
+    """
+    found: dict[str, list[Errors]] = {}
+    seconds = 0.0
+    with torch.inference_mode():
+        for start, crop, truth in batches(data, device):
+            if start == 0:
+                timed(model, crop)
+            predicted, took = timed(model, crop)
+            seconds += took
+            for name, guess in {"model": predicted, **trivial(truth, mean)}.items():
+                found.setdefault(name, []).append(errors(body, guess, truth))
+            progress(len(crop))
+    rows = [row(name, joined(parts), data.clip_names, data.fps is not None) for name, parts in found.items()]
+    return {"rows": rows, "frames_per_s": len(data) / seconds}
+
+
+def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Tensor, Body]]:
+    """(index of the first frame, crops (B, 3, H, W) as the model takes them, what is true of them), in order.
+
+    Drawn in this process: rendering beside it would take the cores that the model is timed on.
+    """
+    for start in range(0, len(data), BATCH):
+        samples = [data[i] for i in range(start, min(start + BATCH, len(data)))]
+        crop, rotations, betas = (
+            torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
+            for field in ("image", "rotations", "betas")
+        )
+        yield start, normalised(crop), Body(rotations.float(), betas.float())
+
+
+def timed(model: nn.Module, crop: Tensor) -> tuple[Body, float]:
+    """What the model says of crops (B, 3, H, W), and the seconds it took."""
+    started = _now(crop.device)
+    output = model(crop)
+    seconds = _now(crop.device) - started
+    rotations = torch.cat((output.global_orient, output.body_pose), 1)  # (B, 1 + 23, 3, 3)
+    return Body(rotations.float(), output.betas.float()), seconds
+
+
+def trivial(truth: Body, mean: Tensor) -> dict[str, Body]:
+    """Predictors that know the training set's mean pose alone, and that with each frame's true root."""
+    pose = mean.to(truth.rotations).expand_as(truth.rotations)
+    true_root = torch.cat((truth.rotations[:, :1], pose[:, 1:]), 1)
+    average = torch.zeros_like(truth.betas)
+    return {"mean_pose_true_root": Body(true_root, average), "mean_pose_mean_root": Body(pose, average)}
+
+
+def mean_rotations(data: Frames) -> Tensor:
+    """(24, 3, 3): per joint, the rotation nearest to the mean over up to POSES frames spread over `data`."""
+    indices = np.unique(np.linspace(0, len(data) - 1, POSES).astype(int)).tolist()
+    mean = np.mean([data[i].rotations for i in indices], 0, dtype=np.float64)
+    return roma.special_procrustes(torch.from_numpy(mean)).float()
+
+
+def errors(body: BodyModel, guess: Body, truth: Body) -> Errors:
+    """Errors of a batch of guesses, posed on the same body as the truth."""
+    posed, true = body(guess.rotations, guess.betas), body(truth.rotations, truth.betas)
+    return Errors(
+        metrics.joint_errors(posed.joints, true.joints),
+        metrics.pa_mpjpe(posed.joints, true.joints),
+        metrics.pve(posed.vertices, true.vertices, posed.joints[:, 0], true.joints[:, 0]),
+        posed.joints,
+        true.joints,
+    )
+
+
+def joined(parts: list[Errors]) -> Errors:
+    """One Errors from those of consecutive batches, on the CPU."""
+    return Errors(*(torch.cat([getattr(p, f) for p in parts]).cpu() for f in Errors.__dataclass_fields__))
+
+
+def row(name: str, found: Errors, clips: list[str], video: bool) -> dict[str, Any]:
+    """A predictor's row of the report: intervals over all frames, means per joint and per recording.
+
+    Only the frames of a `video` follow each other, so only there is an acceleration.
+    """
+    frames = {
+        "mpjpe_mm": found.per_joint_mm.mean(1).numpy(),
+        "pa_mpjpe_mm": found.pa_mpjpe_mm.numpy(),
+        "pve_mm": found.pve_mm.numpy(),
+    }
+    members = {clip: np.flatnonzero(np.asarray(clips) == clip) for clip in dict.fromkeys(clips)}
+    accel = {c: metrics.accel(found.joints[i], found.true_joints[i]).numpy() if video else [] for c, i in members.items()}
+    accel_clips = [clip for clip, values in accel.items() for _ in values]
+    return {
+        "name": name,
+        **{key: asdict(metrics.interval(values, clips, SEED)) for key, values in frames.items()},
+        "accel_mm_per_frame2": (
+            asdict(metrics.interval(np.concatenate(list(accel.values())), accel_clips, SEED)) if accel_clips else None
+        ),
+        "per_joint_mm": dict(zip(JOINT_NAMES, found.per_joint_mm.mean(0).tolist(), strict=True)),
+        "per_clip": [
+            {
+                "clip": clip,
+                "frames": len(i),
+                **{key: float(values[i].mean()) for key, values in frames.items()},
+                "accel_mm_per_frame2": float(np.mean(accel[clip])) if len(accel[clip]) else None,
+            }
+            for clip, i in members.items()
+        ],
+    }
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
