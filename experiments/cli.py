@@ -34,12 +34,18 @@ train_app = typer.Typer(help="Training.", no_args_is_help=True)
 for _name, _group in (("body", body_app), ("data", data_app), ("train", train_app)):
     app.add_typer(_group, name=_name)
 
-Data = Annotated[str, typer.Option(help="name[:split], the name one of synth, synth-video, synth-shift.", show_default=False)]
+Data = Annotated[str, typer.Option(help="name[:split], the name one of synth, synth-video, synth-shift.")]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
 Mocap = Annotated[
     Path | None,
-    typer.Option(envvar="FASTHMR_MOCAP", help="Folder of more motion for the train split: DeepMimic, ASF/AMC, BVH or AMASS."),
+    typer.Option(envvar="FASTHMR_MOCAP", help="Folder of more motion to train on: DeepMimic, ASF/AMC, BVH or AMASS."),
 ]
+COLUMNS = {
+    "mpjpe_mm": "MPJPE mm",
+    "pa_mpjpe_mm": "PA-MPJPE mm",
+    "pve_mm": "PVE mm",
+    "accel_mm_per_frame2": "Accel mm/frame²",
+}
 
 
 @app.command()
@@ -54,7 +60,8 @@ def evaluate(
     from experiments.datasets import parse
     from experiments.models import resolve_model
 
-    result = evaluation(resolve_model(model), parse(data), frames, mocap)
+    spec = parse(data)
+    result = evaluation(resolve_model(model), spec, frames, mocap)
     if as_json:
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
@@ -72,7 +79,7 @@ def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL .pkl
 @data_app.command()
 def preview(
     data: Data,
-    out: Annotated[Path, typer.Option(help="The .png file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The .png file to write.")],
     frames: Annotated[int, typer.Option(min=1, max=400, help="Number of frames, spread over the data set.")] = 24,
     mocap: Mocap = None,
 ) -> None:
@@ -93,10 +100,10 @@ def preview(
 
 @train_app.command()
 def hmr(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures at half resolution; a quarter as many at full.")] = 100_000,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; a quarter as many at full.")] = 100_000,
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model from nothing on synth:train; prints the file of weights."""
@@ -133,17 +140,17 @@ def show(result: dict[str, Any]) -> None:
     data = source["data"]
     table = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} recordings; mean and 95 % bootstrap interval over recordings\n"
+        caption=f"{data['frames']} frames of {data['clips']} recordings; 95 % bootstrap intervals over recordings\n"
         f"{result['frames_per_s']:.1f} frames/s, {source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )
-    columns = {"mpjpe_mm": "MPJPE mm", "pa_mpjpe_mm": "PA-MPJPE mm", "pve_mm": "PVE mm", "accel_mm_per_frame2": "Accel mm/frame²"}
     table.add_column("predictor")
-    for heading in columns.values():
+    for heading in COLUMNS.values():
         table.add_column(heading, justify="right")
     for row in result["rows"]:
-        table.add_row(row["name"], *(cell(row[key]) for key in columns))
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+        table.add_row(row["name"], *(cell(row[key]) for key in COLUMNS))
+    # rich takes 80 columns where stdout is no terminal, and would fold the cells
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def cell(value: dict[str, float] | None) -> str:

@@ -23,7 +23,7 @@ POSES = 1000  # training frames that the mean pose is taken over
 
 @dataclass(frozen=True)
 class Body:
-    """What a predictor says of each frame: local rotations (B, 24, 3, 3), the root's in crop-camera axes; betas (B, 10)."""
+    """What a predictor says of frames: local rotations (B, 24, 3, 3), the root in crop-camera axes; betas (B, 10)."""
 
     rotations: Tensor
     betas: Tensor
@@ -135,7 +135,7 @@ def row(name: str, found: Errors, clips: list[str], video: bool) -> dict[str, An
         "pve_mm": found.pve_mm.numpy(),
     }
     members = {clip: np.flatnonzero(np.asarray(clips) == clip) for clip in dict.fromkeys(clips)}
-    accel = {c: metrics.accel(found.joints[i], found.true_joints[i]).numpy() if video else [] for c, i in members.items()}
+    accel = {clip: accelerations(found, i) if video else np.zeros(0) for clip, i in members.items()}
     accel_clips = [clip for clip, values in accel.items() for _ in values]
     return {
         "name": name,
@@ -154,6 +154,11 @@ def row(name: str, found: Errors, clips: list[str], video: bool) -> dict[str, An
             for clip, i in members.items()
         ],
     }
+
+
+def accelerations(found: Errors, frames: np.ndarray) -> np.ndarray:
+    """Acceleration errors (T - 2,) in mm per frame squared over one recording's `frames` (T,)."""
+    return metrics.accel(found.joints[frames], found.true_joints[frames]).numpy()
 
 
 def _now(device: torch.device) -> float:

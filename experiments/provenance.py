@@ -14,6 +14,7 @@ from experiments.datasets import SEED, DataSpec, Frames
 from experiments.models import Resolved
 from hmr.body import BodyModel
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
 
 
@@ -47,8 +48,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
-def commit(root: Path = Path(__file__).resolve().parents[1]) -> str:
-    """Commit of the checkout that this code runs from; the package's version where it is installed without one."""
+def commit(root: Path = ROOT) -> str:
+    """Commit of the checkout `root`; the package's version where that is none, as in an installation."""
     git = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         answer = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\n")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
+from experiments.choices import one_of
 from hmr.data.cache import cached_frames
-from hmr.data.synthetic import open_world
+from hmr.data.synthetic import Frames, Videos, open_world
 from hmr.home import fasthmr_home
-from hmr.train import TrainConfig, train
+from hmr.model import ARCHITECTURES
+from hmr.train import TrainConfig, claim, train
 
 HALF, FULL = (128, 96), (256, 192)  # (height, width) of the crops of the first and the last part of a training
 VALIDATION = 500  # frames
@@ -17,24 +20,27 @@ VALIDATION = 500  # frames
 def train_hmr(architecture: str, out: Path, minutes: float, frames: int, mocap: Path | None, workers: int) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `frames` pictures at half resolution and a quarter as many at full. Raises BadInput where `out` holds something
-    else than an unfinished run with the same beginning.
+    `frames` pictures at half resolution and a quarter as many at full. Raises BadInput where there is no such
+    architecture, and where `out` holds something else than an unfinished run with the same beginning.
     """
+    wanted = {
+        "half_cache": open_world("synth", "train", frames, mocap=mocap, size=HALF),
+        "full_cache": open_world("synth", "train", max(1, frames // 4), mocap=mocap, size=FULL),
+        "half_val_cache": open_world("synth", "val", VALIDATION, size=HALF),
+        "full_val_cache": open_world("synth", "val", VALIDATION, size=FULL),
+    }
+    folders: dict[str, Any] = {field: folder_of(data) for field, data in wanted.items()}
     config = TrainConfig(
-        architecture=architecture,
-        out=out,
-        minutes=minutes,
-        half_cache=drawn("train", frames, HALF, mocap, workers),
-        full_cache=drawn("train", max(1, frames // 4), FULL, mocap, workers),
-        half_val_cache=drawn("val", VALIDATION, HALF, None, workers),
-        full_val_cache=drawn("val", VALIDATION, FULL, None, workers),
+        architecture=one_of(architecture, ARCHITECTURES, "architecture"), out=out, minutes=minutes, **folders
     )
+    claim(config)  # before an hour of drawing, not after
+    for field, data in wanted.items():
+        cached_frames(folders[field], data, data.size, workers)
     return train(config)
 
 
-def drawn(split: str, frames: int, size: tuple[int, int], mocap: Path | None, workers: int) -> Path:
-    """The folder with the first `frames` pictures of `synth:split` at `size`, drawn now if they are not there yet."""
-    data = open_world("synth", split, frames=frames, mocap=mocap, size=size)
-    motion = zlib.crc32(",".join(sorted({clip.name for clip in data.clips})).encode())
-    folder = fasthmr_home() / "frames" / f"synth-{split}-{frames}-{size[0]}x{size[1]}-{motion:08x}"
-    return cached_frames(folder, data, size, workers)
+def folder_of(data: Frames | Videos) -> Path:
+    """Where the drawn pictures of a data set belong; other motion, number or size means another folder."""
+    motion = zlib.crc32(",".join(sorted(clip.name for clip in data.clips)).encode())
+    height, width = data.size
+    return fasthmr_home() / "frames" / f"{data.name}-{data.split}-{len(data)}-{height}x{width}-{motion:08x}"

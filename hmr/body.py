@@ -147,7 +147,8 @@ def _pose(rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
     if rotations.shape[1:] == (_JOINTS, 3):
         rotations = roma.rotvec_to_rotmat(rotations)
     if rotations.shape[1:] != (_JOINTS, 3, 3):
-        raise BadInput(f"body: rotations have shape {tuple(rotations.shape)}; give (B, 24, 3, 3), (B, 24, 3) or (B, 72)")
+        shape = tuple(rotations.shape)
+        raise BadInput(f"body: rotations have shape {shape}; give (B, 24, 3, 3), (B, 24, 3) or (B, 72)")
     if betas.shape not in {(len(rotations), _BETAS), (1, _BETAS)}:
         raise BadInput(f"body: betas have shape {tuple(betas.shape)}; give ({len(rotations)}, 10) or (1, 10)")
     return rotations, betas.expand(len(rotations), _BETAS)
@@ -167,11 +168,11 @@ def _posedirs(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """sha256 over names, types, shapes and values: the body's identity, however the file is compressed."""
+    """sha256 over names, shapes and values: the body's identity, whatever the number types and compression of a file."""
     total = hashlib.sha256()
     for key in sorted(set(arrays) - {"sha256"}):
-        value = np.ascontiguousarray(arrays[key])
-        total.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
+        value = arrays[key].astype("<i8" if arrays[key].dtype.kind in "iu" else "<f4")
+        total.update(f"{key} {value.shape}\n".encode())
         total.update(value.tobytes())
     return total.hexdigest()
 

@@ -15,7 +15,9 @@ from compress.errors import BadInput
 from hmr.model import HMRModel, build
 
 
-def save(model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype = torch.float16) -> Path:
+def save(
+    model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype = torch.float16
+) -> Path:
     """Write the model's state, floats as `dtype`, with architecture and sizes in the header; returns `path`.
 
     The file appears complete or not at all. Raises ValueError where a value does not fit into `dtype`.
@@ -45,13 +47,20 @@ def load(path: Path, architecture: str | None = None, **sizes: Any) -> HMRModel:
     name = architecture or header.get("architecture")
     if name is None:
         raise BadInput(f"{path}: its header names no architecture; name one")
-    model = build(name, {**json.loads(header.get("sizes", "{}")), **sizes})
+    model = build(name, {**_sizes(path, header), **sizes})
     wanted = {k: v.shape for k, v in model.state_dict().items()}
     odd = sorted(set(wanted) ^ set(state)) or sorted(k for k in wanted if wanted[k] != state[k].shape)
     if odd:
         raise BadInput(f"{path}: {len(odd)} keys or shapes are not those of {name}, first {odd[0]!r}")
     model.load_state_dict(state)  # copies into float32 parameters
     return model.eval()
+
+
+def _sizes(path: Path, header: dict[str, str]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(header.get("sizes", "{}")))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path}: the sizes in its header are not a JSON object ({error})") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

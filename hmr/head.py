@@ -1,6 +1,6 @@
 """The SMPL head of HMR2.0: one query token reads the image tokens and becomes pose, shape and camera.
 
-Class structure and state_dict keys are 4D-Humans' (`smpl_head.*`), including the numbered holes that its dropouts leave.
+Class structure and state_dict keys are 4D-Humans' (`smpl_head.*`), including the numbers that its dropouts leave out.
 """
 
 from __future__ import annotations

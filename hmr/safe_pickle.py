@@ -99,7 +99,7 @@ class _Dtype:
     def resolve(self) -> np.dtype[Any]:
         if not _NUMERIC.fullmatch(self.code):
             raise ValueError(f"arrays of type {self.code!r} are not read")
-        return np.dtype(self.code).newbyteorder(self.order if self.order in "<>" else "=")
+        return np.dtype(self.code).newbyteorder(">" if self.order == ">" else "<")
 
 
 class _Array:
@@ -121,7 +121,7 @@ def _from_bytes(raw: object, dtype: object, shape: object, order: object = "C") 
         raise ValueError("an array without a type")
     content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # type: ignore[call-overload]
     layout = "F" if order == "F" else "C"
-    return np.frombuffer(content, dtype.resolve()).reshape(shape, order=layout).copy()  # type: ignore[call-overload,no-any-return]
+    return np.frombuffer(content, dtype.resolve()).reshape(shape, order=layout).copy()  # type: ignore[call-overload]
 
 
 def _codec(text: object, encoding: object = "latin1") -> bytes:
@@ -203,7 +203,7 @@ def _selected(base: Any, indices: Any, shape: object) -> Any:
 
 def _dense(state: dict[str, Any], kind: str) -> np.ndarray:
     """scipy's csc or csr matrix from its arrays, each index checked by numpy."""
-    shape = tuple(int(length) for length in state.get("_shape", state.get("shape")))
+    shape = tuple(int(length) for length in state.get("_shape") or state["shape"])
     data, indices, indptr = (np.asarray(_array(state[key])) for key in ("data", "indices", "indptr"))
     if len(shape) != 2 or math.prod(shape) * 8 > MAX_BYTES or min(indices.min(initial=0), indptr.min(initial=0)) < 0:
         raise ValueError("a sparse matrix with impossible indices")

@@ -132,12 +132,13 @@ def train(config: TrainConfig) -> Path:
 def fit(run: Run, board: SummaryWriter) -> None:
     """The loop: a step, and now and then a line, a checkpoint, a validation."""
     last_checkpoint = last_validation = run.seconds
-    bar = tqdm(total=1.0, initial=run.fraction, disable=not sys.stderr.isatty(), bar_format="{percentage:5.1f}% {bar} {desc}")
+    bar = tqdm(
+        total=1.0, initial=run.fraction, disable=not sys.stderr.isatty(), bar_format="{percentage:5.1f}% {bar} {desc}"
+    )
     while run.fraction < 1:
         run.advance()
         if run.progress.step % LOG_STEPS == 0:
             report(run, board, bar)
-        # `due` looks at the clock only: nothing here waits for the device.
         if run.seconds - last_validation >= 60 * run.config.val_minutes:
             validate(run, board)
             last_validation = run.seconds
@@ -179,6 +180,7 @@ class Run:
         self.accelerator.register_for_checkpointing(self.average, self.progress)
         self.started = time.monotonic()
         self.sums: dict[str, Tensor] = {}
+        self.added = 0
         self.latest: dict[str, float] = {}
         self.logged_at = (self.seconds, 0)
         if not self.resume():
@@ -245,16 +247,17 @@ class Run:
                 mine.copy_(theirs)
 
     def add_up(self, values: dict[str, Tensor]) -> None:
+        self.added += 1
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
 
     def averages(self) -> dict[str, float]:
         """Means since the last call; the only place that waits for the device."""
-        means = (torch.stack(list(self.sums.values())) / LOG_STEPS).tolist() if self.sums else []
+        means = (torch.stack(list(self.sums.values())) / self.added).tolist() if self.sums else []
         self.latest = dict(zip(self.sums, means, strict=True))
         (then, images), self.logged_at = self.logged_at, (self.seconds, self.progress.images)
         self.latest["images_per_s"] = (self.progress.images - images) / (self.seconds - then)
-        self.sums = {}
+        self.sums, self.added = {}, 0
         return self.latest
 
     def prefers_bfloat16(self) -> bool:
@@ -456,7 +459,9 @@ def claim(config: TrainConfig) -> None:
     path = config.out / "config.json"
     if path.exists():
         theirs = json.loads(path.read_text())
-        unlike = [f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value]
+        unlike = [
+            f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value
+        ]
         if unlike:
             raise BadInput(f"{path}: that run has {unlike[0]}; choose another folder to start a new run")
     elif config.out.exists() and any(config.out.iterdir()):

@@ -2,6 +2,7 @@
 
 The wheel is the one of pybullet 3.2.7 (zlib licence); its humanoid clips are DeepMimic's (MIT, Xue Bin Peng).
 """
+
 from __future__ import annotations
 
 import os
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,8 @@ def build(origin: Path, target: Path) -> int:
     if not clips:
         raise BadInput(f"{origin}: no {_PATTERN} inside")
     partial = target.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(partial, **pack_clips(clips))
+    packed: dict[str, Any] = pack_clips(clips)
+    np.savez_compressed(partial, **packed)
     os.replace(partial, target)
     return len(clips)
 

@@ -1,7 +1,7 @@
 """Reader of AMASS: npz files of SMPL, SMPL-H or SMPL-X poses, in a world whose z axis points up."""
+
 from __future__ import annotations
 
-import re
 import zipfile
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.data.clip import MotionClip, family_of
+from hmr.data.clip import MotionClip, clip_name, family_of
 
 _WIDTHS = (72, 156, 165)  # SMPL, SMPL-H, SMPL-X: axis-angle, the first 22 joints are the same in all three
 _BODY_JOINTS = 22
@@ -28,19 +28,24 @@ def read_amass(path: Path) -> MotionClip:
     arrays = _arrays(path)
     poses, translation = arrays["poses"], arrays["trans"]
     if poses.ndim != 2 or poses.shape[1] not in _WIDTHS or len(poses) < 1:
-        raise BadInput(f"{path}: key 'poses' has shape {poses.shape}, expected (frames, {' | '.join(map(str, _WIDTHS))})")
+        raise BadInput(
+            f"{path}: key 'poses' has shape {poses.shape}, expected (frames, {' | '.join(map(str, _WIDTHS))})"
+        )
     if translation.shape != (len(poses), 3):
         raise BadInput(f"{path}: key 'trans' has shape {translation.shape}, expected {(len(poses), 3)}")
     joints = 24 if poses.shape[1] == 72 else _BODY_JOINTS
     rotations = np.tile(np.eye(3), (len(poses), 24, 1, 1))
-    axis_angle = torch.as_tensor(poses[:, :joints * 3].reshape(-1, joints, 3))
+    axis_angle = torch.as_tensor(poses[:, : joints * 3].reshape(-1, joints, 3))
     rotations[:, :joints] = roma.rotvec_to_rotmat(axis_angle).numpy()
     rotations[:, 0] = _Y_UP @ rotations[:, 0]
-    stem = re.sub(r"_(poses|stageii)$", "", path.stem)
-    name = f"amass_{stem}" if stem.replace("_", "").isdigit() else stem
+    name = clip_name(path)
     return MotionClip(
-        rotations=rotations.astype(np.float32), translation=(translation @ _Y_UP.T).astype(np.float32),
-        fps=float(arrays["rate"]), name=name, family=family_of(name), source=f"AMASS {path.name}",
+        rotations=rotations.astype(np.float32),
+        translation=(translation @ _Y_UP.T).astype(np.float32),
+        fps=float(arrays["rate"]),
+        name=name,
+        family=family_of(name),
+        source=f"AMASS {path.name}",
         licence="AMASS: non-commercial research, registration required",
     )
 
@@ -50,8 +55,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             rate = next((key for key in _RATES if key in stored), _RATES[0])
-            return {name: _numbers(path, key, stored) for name, key in
-                    (("poses", "poses"), ("trans", "trans"), ("rate", rate))}
+            return {
+                name: _numbers(path, key, stored)
+                for name, key in (("poses", "poses"), ("trans", "trans"), ("rate", rate))
+            }
     except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
@@ -60,7 +67,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _numbers(path: Path, key: str, stored: np.lib.npyio.NpzFile) -> np.ndarray:
     if key not in stored:
-        raise BadInput(f"{path}: key '{key}' is missing; expected an AMASS file with poses, trans and {' or '.join(_RATES)}")
+        raise BadInput(
+            f"{path}: key '{key}' is missing; expected an AMASS file with poses, trans and {' or '.join(_RATES)}"
+        )
     try:
         values = stored[key].astype(np.float64)
     except (TypeError, ValueError) as error:

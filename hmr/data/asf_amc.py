@@ -1,4 +1,5 @@
 """Reader of Acclaim motion capture as CMU publishes it: a skeleton (.asf) and motions (.amc) beside it."""
+
 from __future__ import annotations
 
 import re
@@ -10,7 +11,7 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.data.clip import MotionClip, family_of
+from hmr.data.clip import MotionClip, clip_name, family_of
 from hmr.data.retarget import CHILD, JOINT, hinge, limb_alignment, local_rotations, pelvis_path
 
 CMU_SOURCE = "CMU Graphics Lab Motion Capture Database, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
@@ -19,14 +20,25 @@ METRES = 0.056444  # one ASF unit of CMU: inches / 0.45
 _FPS = 120.0
 # The ASF bone that moves each SMPL joint; SMPL has one neck joint, between the two of ASF.
 _BONE = {
-    "pelvis": "root", "spine1": "lowerback", "spine2": "upperback", "spine3": "thorax", "neck": "lowerneck",
+    "pelvis": "root",
+    "spine1": "lowerback",
+    "spine2": "upperback",
+    "spine3": "thorax",
+    "neck": "lowerneck",
     "head": "head",
     **{
         f"{side}_{joint}": f"{side[0]}{bone}"
         for side in ("left", "right")
         for joint, bone in (
-            ("hip", "femur"), ("knee", "tibia"), ("ankle", "foot"), ("foot", "toes"), ("collar", "clavicle"),
-            ("shoulder", "humerus"), ("elbow", "radius"), ("wrist", "hand"), ("hand", "fingers"),
+            ("hip", "femur"),
+            ("knee", "tibia"),
+            ("ankle", "foot"),
+            ("foot", "toes"),
+            ("collar", "clavicle"),
+            ("shoulder", "humerus"),
+            ("elbow", "radius"),
+            ("wrist", "hand"),
+            ("hand", "fingers"),
         )
     },
 }
@@ -104,8 +116,10 @@ def _bone(path: Path, number: int, entry: dict[str, list[str]]) -> Bone:
 
 def _attach(path: Path, number: int, words: list[str], entries: dict[str, Bone], bones: dict[str, Bone]) -> None:
     for name in words[1:]:
-        if name not in entries or words[0] not in bones:
-            raise BadInput(f"{path}, line {number}: {words[0]} -> {name}: no such bone before this line")
+        if name not in entries or words[0] not in bones or name in bones:
+            raise BadInput(
+                f"{path}, line {number}: {words[0]} -> {name}: no such bone before this line, or a second time"
+            )
         entry = entries[name]
         bones[name] = Bone(words[0], entry.offset, entry.axes, entry.channels)
 
@@ -126,13 +140,13 @@ def parse_amc(path: Path, bones: dict[str, Bone]) -> dict[str, np.ndarray]:
     words = " ".join(lines[first:]).split()
     layout = _layout(path, lines, first, bones)
     width = 1 + sum(1 + count for _, count in layout)
-    table = np.array(words[:len(words) // width * width], dtype=object).reshape(-1, width)
+    table = np.array(words[: len(words) // width * width], dtype=object).reshape(-1, width)
     column, values = 1, {}
     try:
         for name, count in layout:
             if len(words) % width or not (table[:, column] == name).all():
                 raise ValueError("frames differ")
-            values[name] = table[:, column + 1:column + 1 + count].astype(np.float64)
+            values[name] = table[:, column + 1 : column + 1 + count].astype(np.float64)
             column += 1 + count
             if not np.isfinite(values[name]).all():
                 raise ValueError("not finite")
@@ -144,7 +158,7 @@ def parse_amc(path: Path, bones: dict[str, Bone]) -> dict[str, np.ndarray]:
 def _layout(path: Path, lines: list[str], first: int, bones: dict[str, Bone]) -> list[tuple[str, int]]:
     """Names and channel counts of the lines of frame 1, checked against the skeleton."""
     layout = []
-    for number, line in enumerate(lines[first + 1:], first + 2):
+    for number, line in enumerate(lines[first + 1 :], first + 2):
         words = line.split()
         if not words or words[0].isdigit():
             break
@@ -167,7 +181,9 @@ def _first_wrong_line(path: Path, lines: list[str], first: int, layout: list[tup
     return f"{path}, line {len(lines)}: the last frame is not complete"
 
 
-def global_pose(bones: dict[str, Bone], values: dict[str, np.ndarray]) -> tuple[dict, dict]:
+def global_pose(
+    bones: dict[str, Bone], values: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Rotation since the rest pose (T, 3, 3) and end point (T, 3) in ASF units of each bone, by forward kinematics."""
     count = len(values["root"])
     rotations = {"root": _euler(values["root"][:, 3:])}
@@ -201,7 +217,11 @@ def read_asf_amc(path: Path) -> MotionClip:
     Raises BadInput that names the file and line that is wrong.
     """
     path = Path(path)
-    candidates = [path.with_name(f"{path.stem.split('_')[0]}.asf"), path.with_suffix(".asf"), *path.parent.glob("*.asf")]
+    candidates = [
+        path.with_name(f"{path.stem.split('_')[0]}.asf"),
+        path.with_suffix(".asf"),
+        *path.parent.glob("*.asf"),
+    ]
     skeleton = next((candidate for candidate in candidates if candidate.is_file()), None)
     if skeleton is None:
         raise BadInput(f"{path}: no skeleton; put {candidates[0].name} beside it")
@@ -211,8 +231,13 @@ def read_asf_amc(path: Path) -> MotionClip:
     for joint, index in JOINT.items():
         globals_[:, index] = rotations[_BONE[joint]] @ _alignment(joint, bones)
     hips = (ends["lhipjoint"] + ends["rhipjoint"]) / 2 * METRES
-    name = f"cmu_{path.stem}"
+    name = clip_name(path)
     return MotionClip(
-        rotations=local_rotations(globals_), translation=pelvis_path(globals_[:, 0], hips), fps=_FPS, name=name,
-        family=family_of(name), source=CMU_SOURCE, licence=CMU_LICENCE,
+        rotations=local_rotations(globals_),
+        translation=pelvis_path(globals_[:, 0], hips),
+        fps=_FPS,
+        name=name,
+        family=family_of(name),
+        source=CMU_SOURCE,
+        licence=CMU_LICENCE,
     )

@@ -1,4 +1,5 @@
 """Reader of BVH motion capture on the character skeleton of Reallusion's Character Creator (CC_Base_* joints)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ import torch
 
 from compress.errors import BadInput
 from hmr.data.asf_amc import CMU_LICENCE, CMU_SOURCE
-from hmr.data.clip import MotionClip, family_of
+from hmr.data.clip import MotionClip, clip_name, family_of
 from hmr.data.retarget import CHILD, JOINT, axes, limb_alignment, local_rotations, pelvis_path
+
+_CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def parse_bvh(path: Path) -> tuple[Skeleton, np.ndarray, float]:
     skeleton = _hierarchy(path, lines[:start])
     count, fps = _timing(path, lines, start)
     width = sum(map(len, skeleton.channels))
-    rows = [(number, line) for number, line in enumerate(lines[start + 3:], start + 4) if line.strip()]
+    rows = [(number, line) for number, line in enumerate(lines[start + 3 :], start + 4) if line.strip()]
     if len(rows) != count:
         raise BadInput(f"{path}, line {start + 2}: says {count} frames, {len(rows)} follow")
     return skeleton, _rows(path, rows, width), fps
@@ -51,7 +54,7 @@ def _hierarchy(path: Path, lines: list[str]) -> Skeleton:
     current = -1
     for number, line in enumerate(lines[1:], 2):
         match line.split():
-            case ["ROOT" | "JOINT", *name] if name:
+            case ["ROOT" | "JOINT", *name] if name and " ".join(name) not in names:
                 current = len(names)
                 names.append(" ".join(name))
                 parents.append(open_joints[-1] if open_joints else -1)
@@ -62,7 +65,7 @@ def _hierarchy(path: Path, lines: list[str]) -> Skeleton:
             case ["OFFSET", *values] if len(values) == 3:
                 if current >= 0:
                     offsets[current] = _floats(path, number, values)
-            case ["CHANNELS", size, *kinds] if size == str(len(kinds)) and current >= 0:
+            case ["CHANNELS", size, *kinds] if size == str(len(kinds)) and current >= 0 and _CHANNELS.issuperset(kinds):
                 channels[current] = kinds
             case ["{"]:
                 open_joints.append(current)
@@ -124,7 +127,7 @@ def global_pose(
         if name not in needed:
             continue
         parent = skeleton.names[skeleton.parents[joint]] if skeleton.parents[joint] >= 0 else None
-        part = values[:, columns[joint]:columns[joint + 1]]
+        part = values[:, columns[joint] : columns[joint + 1]]
         local, place = _joint_pose(skeleton.channels[joint], part, skeleton.offsets[joint], parent is None)
         if parent is not None:
             place = positions[parent] + (rotations[parent] @ place[:, :, None])[:, :, 0]
@@ -141,9 +144,7 @@ def _with_ancestors(skeleton: Skeleton, names: set[str]) -> set[str]:
     return needed
 
 
-def _joint_pose(
-    kinds: list[str], part: np.ndarray, offset: np.ndarray, is_root: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _joint_pose(kinds: list[str], part: np.ndarray, offset: np.ndarray, is_root: bool) -> tuple[np.ndarray, np.ndarray]:
     """Local rotation (T, 3, 3) and place in the parent (T, 3).
 
     Position channels add to the root's OFFSET and replace that of any other joint.
@@ -163,14 +164,25 @@ def _joint_pose(
 
 # The CC_Base bone that moves each SMPL joint.
 _BONE = {
-    "pelvis": "Hip", "spine1": "Waist", "spine2": "Spine01", "spine3": "Spine02", "neck": "NeckTwist02",
+    "pelvis": "Hip",
+    "spine1": "Waist",
+    "spine2": "Spine01",
+    "spine3": "Spine02",
+    "neck": "NeckTwist02",
     "head": "Head",
     **{
         f"{side}_{joint}": f"{side[0].upper()}_{bone}"
         for side in ("left", "right")
         for joint, bone in (
-            ("hip", "Thigh"), ("knee", "Calf"), ("ankle", "Foot"), ("foot", "ToeBase"), ("collar", "Clavicle"),
-            ("shoulder", "Upperarm"), ("elbow", "Forearm"), ("wrist", "Hand"), ("hand", "Hand"),
+            ("hip", "Thigh"),
+            ("knee", "Calf"),
+            ("ankle", "Foot"),
+            ("foot", "ToeBase"),
+            ("collar", "Clavicle"),
+            ("shoulder", "Upperarm"),
+            ("elbow", "Forearm"),
+            ("wrist", "Hand"),
+            ("hand", "Hand"),
         )
     },
 }
@@ -189,7 +201,9 @@ _PREFIX = "CC_Base_"
 
 
 def _turn(order: str, degrees: tuple[float, ...]) -> np.ndarray:
-    return roma.euler_to_rotmat(order, [torch.tensor(angle, dtype=torch.float64) for angle in degrees], degrees=True).numpy()
+    return roma.euler_to_rotmat(
+        order, [torch.tensor(angle, dtype=torch.float64) for angle in degrees], degrees=True
+    ).numpy()
 
 
 def _alignment(joint: str, offsets: dict[str, np.ndarray]) -> np.ndarray:
@@ -199,7 +213,9 @@ def _alignment(joint: str, offsets: dict[str, np.ndarray]) -> np.ndarray:
         return _turn("X", (_UPRIGHT[joint],)).T
     if kind == "collar":
         mirror = 1 if side == "left" else -1
-        upright = _turn("X", (_UPRIGHT["spine3"],)) @ _turn("ZYX", (_COLLAR[0] * mirror, _COLLAR[1] * mirror, _COLLAR[2]))
+        upright = _turn("X", (_UPRIGHT["spine3"],)) @ _turn(
+            "ZYX", (_COLLAR[0] * mirror, _COLLAR[1] * mirror, _COLLAR[2])
+        )
         return upright.T
     if kind in ("hip", "knee"):
         return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(_BEND["leg"]))
@@ -218,19 +234,28 @@ def read_bvh(path: Path) -> MotionClip:
     """Read one clip; lengths are centimetres. Raises BadInput that names the file and the line or joint at fault."""
     path = Path(path)
     skeleton, values, fps = parse_bvh(path)
-    offsets = {name.removeprefix(_PREFIX): offset for name, offset in zip(skeleton.names, skeleton.offsets, strict=True)}
+    offsets = {
+        name.removeprefix(_PREFIX): offset for name, offset in zip(skeleton.names, skeleton.offsets, strict=True)
+    }
     missing = sorted(({*_BONE.values()} | _PALM) - set(offsets))
     if missing:
-        raise BadInput(f"{path}: lacks the joints {', '.join(_PREFIX + name for name in missing)}; only skeletons with "
-                       "Character Creator's joint names can be read")
+        raise BadInput(
+            f"{path}: lacks the joints {', '.join(_PREFIX + name for name in missing)}; only skeletons with "
+            "Character Creator's joint names can be read"
+        )
     rotations, positions = global_pose(skeleton, values, {_PREFIX + name for name in _BONE.values()})
     globals_ = np.empty((len(values), 24, 3, 3))
     for joint, number in JOINT.items():
         globals_[:, number] = rotations[_PREFIX + _BONE[joint]] @ _alignment(joint, offsets)
     hips = (positions[f"{_PREFIX}L_Thigh"] + positions[f"{_PREFIX}R_Thigh"]) / 2 * _CENTIMETRE
-    cmu = path.stem.replace("_", "").isdigit()
-    name = f"cmu_{path.stem}" if cmu else path.stem
+    name = clip_name(path)
+    cmu = name.startswith("cmu_")
     return MotionClip(
-        rotations=local_rotations(globals_), translation=pelvis_path(globals_[:, 0], hips), fps=fps, name=name,
-        family=family_of(name), source=CMU_SOURCE if cmu else path.name, licence=CMU_LICENCE if cmu else "unknown",
+        rotations=local_rotations(globals_),
+        translation=pelvis_path(globals_[:, 0], hips),
+        fps=fps,
+        name=name,
+        family=family_of(name),
+        source=CMU_SOURCE if cmu else path.name,
+        licence=CMU_LICENCE if cmu else "unknown",
     )

@@ -1,8 +1,10 @@
 """One motion clip, and the operations that make long videos of short clips."""
+
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import roma
@@ -12,9 +14,7 @@ from hmr.body import JOINT_NAMES
 
 FPS = 30.0
 _OTHER_SIDE = {"left": "right", "right": "left"}
-_SIDE_SWAP = [
-    JOINT_NAMES.index(re.sub("left|right", lambda side: _OTHER_SIDE[side[0]], name)) for name in JOINT_NAMES
-]
+_SIDE_SWAP = [JOINT_NAMES.index(re.sub("left|right", lambda side: _OTHER_SIDE[side[0]], name)) for name in JOINT_NAMES]
 _REFLECT = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
@@ -49,15 +49,47 @@ def family_of(name: str) -> str:
     return re.sub(r"_+", "_", bare).strip("_")
 
 
-def slerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+def clip_name(path: Path) -> str:
+    """What the clip in a file is called: the file's name; CMU and AMASS, which only number theirs, are named too."""
+    stem = re.sub(r"_(poses|stageii)$", "", path.stem)
+    if not stem.replace("_", "").isdigit():
+        return stem
+    return f"amass_{stem}" if path.suffix == ".npz" else f"cmu_{stem}"
+
+
+def _turns(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Rotation vectors (..., 3) float64 that take `start` to `end`, seen from `start`; angles up to pi."""
+    first, last = (torch.as_tensor(np.array(rotation, np.float64)) for rotation in (start, end))
+    return roma.rotmat_to_rotvec(first.transpose(-1, -2) @ last).numpy()
+
+
+def _turned(start: np.ndarray, rotvec: np.ndarray) -> np.ndarray:
+    """Rotations (..., 3, 3) float32: `start`, then `rotvec` (..., 3) in its own axes."""
+    first = torch.as_tensor(np.array(start, np.float64))
+    return (first @ roma.rotvec_to_rotmat(torch.as_tensor(rotvec))).numpy().astype(np.float32)
+
+
+def slerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Rotations (..., 3, 3) float32 on the shortest arc: `start` at weight 0, `end` at weight 1.
 
     `weight` broadcasts against the leading dimensions.
     """
-    first, last = (torch.as_tensor(np.array(r, np.float64)) for r in (start, end))
-    step = roma.rotmat_to_rotvec(first.transpose(-1, -2) @ last)
-    fraction = torch.as_tensor(np.asarray(weight, np.float64))[..., None]
-    return (first @ roma.rotvec_to_rotmat(step * fraction)).numpy().astype(np.float32)
+    return _turned(start, _turns(start, end) * weight[..., None])
+
+
+def _crossfade(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Rotations (T, J, 3, 3) float32 that go over from motion `start` to motion `end` with `weight` (T,).
+
+    Where the two are about half a turn apart the shortest arc would change sides from one frame to the next; the arc
+    that continues the one of the frame before is taken instead.
+    """
+    turns = _turns(start, end)
+    for now, before in zip(turns[1:], turns, strict=False):
+        angle = np.linalg.norm(now, axis=-1, keepdims=True)
+        other_way = now * (1 - 2 * np.pi / np.maximum(angle, 1e-9))
+        nearer = np.linalg.norm(other_way - before, axis=-1) < np.linalg.norm(now - before, axis=-1)
+        now[nearer] = other_way[nearer]
+    return _turned(start, turns * weight[:, None, None])
 
 
 def resampled(clip: MotionClip, fps: float = FPS) -> MotionClip:
@@ -69,10 +101,13 @@ def resampled(clip: MotionClip, fps: float = FPS) -> MotionClip:
     low = np.floor(at + 1e-6).astype(int)
     high = np.minimum(low + 1, len(clip) - 1)
     part = np.clip(at - low, 0.0, 1.0)
+    between = part > 1e-6  # at a whole multiple of the rate no frame is
+    rotations = clip.rotations[low]
+    rotations[between] = slerp(rotations[between], clip.rotations[high[between]], part[between, None])
     translation = clip.translation[low] * (1 - part)[:, None] + clip.translation[high] * part[:, None]
     return replace(
         clip,
-        rotations=slerp(clip.rotations[low], clip.rotations[high], part[:, None]),
+        rotations=rotations,
         translation=translation.astype(np.float32),
         fps=float(fps),
     )
@@ -92,7 +127,7 @@ def mirrored(clip: MotionClip) -> MotionClip:
 def heading_between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """The turn about y, a matrix (3, 3), that brings root rotation `start` closest to `end`.
 
-    Maximises trace(end^T Y start) over turns Y. Unlike the direction of the chest it is defined for a person lying down.
+    Maximises trace(end^T Y start) over turns Y. Unlike the way the chest faces it is defined for someone who lies.
     """
     product = start @ end.T
     angle = np.arctan2(product[2, 0] - product[0, 2], product[0, 0] + product[2, 2])
@@ -126,10 +161,9 @@ def _closed(clip: MotionClip) -> MotionClip:
     count = max(1, last // 2)
     weight = np.append(_ease(count - 1), 1.0)
     rotations, translation = clip.rotations.copy(), clip.translation.copy()
-    gap = np.swapaxes(clip.rotations[-1], -1, -2) @ goal
-    correction = slerp(np.broadcast_to(np.eye(3), gap.shape), gap, weight[:, None])
-    rotations[last - count + 1:] = clip.rotations[last - count + 1:] @ correction
-    translation[last - count + 1:, 1] += weight * (translation[0, 1] - translation[-1, 1])
+    gap = _turns(clip.rotations[-1], goal)
+    rotations[last - count + 1 :] = _turned(clip.rotations[last - count + 1 :], gap * weight[:, None, None])
+    translation[last - count + 1 :, 1] += weight * (translation[0, 1] - translation[-1, 1])
     return replace(clip, rotations=rotations, translation=translation)
 
 
@@ -166,7 +200,7 @@ def blended(first: MotionClip, second: MotionClip, seconds: float = 0.5) -> Moti
     turn = heading_between(second.rotations[middle, 0], first.rotations[start + middle, 0])
     second = moved(second, turn, second.translation[middle], first.translation[start + middle])
     weight = _ease(count)
-    between = slerp(first.rotations[start:], second.rotations[:count], weight[:, None])
+    between = _crossfade(first.rotations[start:], second.rotations[:count], weight)
     path = first.translation[start:] * (1 - weight)[:, None] + second.translation[:count] * weight[:, None]
     return replace(
         first,

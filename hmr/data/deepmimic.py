@@ -1,4 +1,5 @@
 """Reader of the clips that DeepMimic (Peng et al. 2018) and pybullet ship: JSON, 44 numbers a frame."""
+
 from __future__ import annotations
 
 import json
@@ -9,18 +10,36 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.data.clip import MotionClip, family_of, slerp
+from hmr.data.clip import MotionClip, clip_name, family_of, slerp
 
 # A row: seconds to the next frame, root position, then these joints, quaternions w first, hinges as angles about z.
 _QUATERNIONS = {
-    "root": 4, "chest": 8, "neck": 12, "right_hip": 16, "right_ankle": 21, "right_shoulder": 25, "left_hip": 30,
-    "left_ankle": 35, "left_shoulder": 39,
+    "root": 4,
+    "chest": 8,
+    "neck": 12,
+    "right_hip": 16,
+    "right_ankle": 21,
+    "right_shoulder": 25,
+    "left_hip": 30,
+    "left_ankle": 35,
+    "left_shoulder": 39,
 }
 _HINGES = {"right_knee": 20, "right_elbow": 29, "left_knee": 34, "left_elbow": 43}
 _COLUMNS = 44
 _SMPL_JOINT = {
-    "root": 0, "chest": 6, "neck": 12, "left_hip": 1, "right_hip": 2, "left_knee": 4, "right_knee": 5,
-    "left_ankle": 7, "right_ankle": 8, "left_shoulder": 16, "right_shoulder": 17, "left_elbow": 18, "right_elbow": 19,
+    "root": 0,
+    "chest": 6,
+    "neck": 12,
+    "left_hip": 1,
+    "right_hip": 2,
+    "left_knee": 4,
+    "right_knee": 5,
+    "left_ankle": 7,
+    "right_ankle": 8,
+    "left_shoulder": 16,
+    "right_shoulder": 17,
+    "left_elbow": 18,
+    "right_elbow": 19,
 }
 # DeepMimic's humanoid looks along +x, SMPL's along +z.
 _TO_SMPL = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
@@ -40,12 +59,19 @@ def read_deepmimic(path: Path, source: str = "DeepMimic", licence: str = "MIT") 
     if not isinstance(content, dict) or not content.get("Frames"):
         raise BadInput(f"{path}: key 'Frames' is missing or empty; expected a DeepMimic motion file")
     frames = _frames(Path(path), content["Frames"])
+    name = clip_name(Path(path))
     durations, local = frames[:, 0], _local_rotations(frames)
     translation = frames[:, 1:4] @ _TO_SMPL.T
     fps, local, translation = _even(path, durations, local, translation)
     return MotionClip(
-        rotations=local.astype(np.float32), translation=translation.astype(np.float32), fps=fps, name=Path(path).stem,
-        family=family_of(Path(path).stem), source=source, licence=licence, cyclic=content.get("Loop") == "wrap",
+        rotations=local.astype(np.float32),
+        translation=translation.astype(np.float32),
+        fps=fps,
+        name=name,
+        family=family_of(name),
+        source=source,
+        licence=licence,
+        cyclic=content.get("Loop") == "wrap",
     )
 
 

@@ -1,11 +1,13 @@
 """Where motion comes from: the shipped clips, a folder of the user's, and the split of both by family."""
+
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +19,34 @@ from compress.errors import BadInput
 from hmr.data.amass import read_amass
 from hmr.data.asf_amc import read_asf_amc
 from hmr.data.bvh import read_bvh
-from hmr.data.clip import MotionClip, blended, family_of, looped, mirrored, resampled
+from hmr.data.clip import MotionClip, blended, clip_name, family_of, looped, mirrored, resampled
 from hmr.data.deepmimic import read_deepmimic
 
 __all__ = [
-    "MotionClip", "Split", "blended", "family_of", "load_clips", "looped", "mirrored", "pack_clips", "read_clip",
-    "resampled", "shipped_clips", "split_of",
+    "MotionClip",
+    "Split",
+    "blended",
+    "family_of",
+    "load_clips",
+    "looped",
+    "mirrored",
+    "pack_clips",
+    "read_clip",
+    "resampled",
+    "shipped_clips",
+    "split_of",
+    "unpack_clips",
 ]
 
 Split = Literal["train", "calib", "val", "test"]
 _READERS: dict[str, Callable[[Path], MotionClip]] = {
-    ".txt": read_deepmimic, ".json": read_deepmimic, ".amc": read_asf_amc, ".bvh": read_bvh, ".npz": read_amass,
+    ".txt": read_deepmimic,
+    ".json": read_deepmimic,
+    ".amc": read_asf_amc,
+    ".bvh": read_bvh,
+    ".npz": read_amass,
 }
-_QUANTUM = 32767
+_QUANTUM = 32767  # quaternion parts are stored as 16-bit integers
 
 
 def read_clip(path: str | Path) -> MotionClip:
@@ -46,7 +63,7 @@ def read_clip(path: str | Path) -> MotionClip:
 
 @cache
 def _family_splits() -> dict[str, Split]:
-    listed = json.loads(files("hmr.data").joinpath("splits.json").read_text(encoding="utf-8"))
+    listed = json.loads(files("hmr").joinpath("data", "splits.json").read_text(encoding="utf-8"))
     return {family: split for split, families in listed.items() for family in families}
 
 
@@ -63,8 +80,12 @@ def load_clips(split: Split | None = None, mocap: str | Path | None = None) -> l
     are split by family: a user's own clip called `kick3` is a test clip, one of a family unknown here trains.
     """
     folder = mocap or os.environ.get("FASTHMR_MOCAP") or None
-    clips = _shipped_at_rate() + (_folder_clips(Path(folder)) if folder else ())
-    return [clip for clip in clips if split is None or split_of(clip.family) == split]
+    shipped = _shipped_at_rate()
+    names = {clip.name for clip in shipped}
+    paths = [path for path in _motion_files(Path(folder)) if clip_name(path) not in names] if folder else []
+    wanted = [path for path in paths if split is None or split_of(family_of(clip_name(path))) == split]
+    clips = [clip for clip in shipped if split is None or split_of(clip.family) == split]
+    return clips + [_read_at_rate(path) for path in wanted]
 
 
 @cache
@@ -73,15 +94,17 @@ def _shipped_at_rate() -> tuple[MotionClip, ...]:
 
 
 @cache
-def _folder_clips(folder: Path) -> tuple[MotionClip, ...]:
+def _read_at_rate(path: Path) -> MotionClip:
+    return resampled(read_clip(path))
+
+
+def _motion_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder of motion files; check --mocap or FASTHMR_MOCAP")
-    shipped = {clip.name for clip in _shipped_at_rate()}
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and _holds_motion(path))
-    clips = [resampled(read_clip(path)) for path in paths if path.stem not in shipped]
     if not paths:
         raise BadInput(f"{folder}: holds no motion file ({', '.join(sorted(_READERS))})")
-    return tuple(clips)
+    return paths
 
 
 def _holds_motion(path: Path) -> bool:
@@ -109,19 +132,30 @@ def pack_clips(clips: list[MotionClip]) -> dict[str, np.ndarray]:
     }
 
 
-def shipped_clips() -> list[MotionClip]:
-    """The 15 clips in the package, at their own rates."""
-    with files("hmr.assets").joinpath("motion_pybullet.npz").open("rb") as stream:
-        packed = dict(np.load(stream, allow_pickle=False))
+def unpack_clips(packed: Mapping[str, np.ndarray]) -> list[MotionClip]:
+    """The clips that `pack_clips` packed."""
     quaternions = torch.as_tensor(packed["quaternions"].astype(np.float64))
     rotations = roma.unitquat_to_rotmat(roma.quat_normalize(quaternions)).numpy().astype(np.float32)
-    clips, start = [], 0
-    for index, length in enumerate(packed["lengths"].tolist()):
-        part, name = slice(start, start + length), str(packed["name"][index])
-        start += length
-        clips.append(MotionClip(
-            rotations=rotations[part], translation=packed["translation"][part], fps=float(packed["fps"][index]),
-            name=name, family=family_of(name), source=str(packed["source"][index]),
-            licence=str(packed["licence"][index]), cyclic=bool(packed["cyclic"][index]),
-        ))
+    ends = np.cumsum(packed["lengths"]).tolist()
+    clips = []
+    for index, (start, end) in enumerate(pairwise([0, *ends])):
+        name, source, licence = (str(packed[key][index]) for key in ("name", "source", "licence"))
+        clips.append(
+            MotionClip(
+                rotations=rotations[start:end],
+                translation=packed["translation"][start:end],
+                fps=float(packed["fps"][index]),
+                name=name,
+                family=family_of(name),
+                source=source,
+                licence=licence,
+                cyclic=bool(packed["cyclic"][index]),
+            )
+        )
     return clips
+
+
+def shipped_clips() -> list[MotionClip]:
+    """The 15 clips in the package, at their own rates."""
+    with files("hmr").joinpath("assets", "motion_pybullet.npz").open("rb") as stream:
+        return unpack_clips(dict(np.load(stream, allow_pickle=False)))

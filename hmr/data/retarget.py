@@ -1,4 +1,5 @@
 """From the global bone rotations of another skeleton to SMPL's local joint rotations."""
+
 from __future__ import annotations
 
 from functools import cache
@@ -17,8 +18,10 @@ CHILD = {
 }
 # Legs bend about SMPL's x axis. Arms in the T-pose bend about y: the left one about -y, the right one about +y.
 HINGE = {
-    "hip": np.array([1.0, 0, 0]), "knee": np.array([1.0, 0, 0]),
-    "shoulder": np.array([0.0, -1, 0]), "elbow": np.array([0.0, -1, 0]),
+    "hip": np.array([1.0, 0, 0]),
+    "knee": np.array([1.0, 0, 0]),
+    "shoulder": np.array([0.0, -1, 0]),
+    "elbow": np.array([0.0, -1, 0]),
 }
 
 

@@ -1,0 +1,89 @@
+"""Laws of the house, read off the source: who may import whom, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("compress", "hmr", "diffusion", "experiments")  # each may import itself and those before it
+HOMES = {
+    "smplx": ("hmr",),
+    "diffusers": ("diffusion",),
+    "optuna": ("experiments",),
+    "pandas": ("experiments",),
+    "matplotlib": ("experiments",),
+}
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}  # where a module is called otherwise
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+def required(extra: str | None = None) -> set[str]:
+    """Names of the distributions that setup.cfg asks for."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options.extras_require"][extra] if extra else config["options"]["install_requires"]
+    return {re.split(r"[^\w.-]", line)[0].replace("_", "-").lower() for line in lines.split("\n") if line}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    allowed = PACKAGES[: PACKAGES.index(package_of(path)) + 1]
+    assert imports(path) & set(PACKAGES) <= set(allowed)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_library_stays_at_home(library):
+    strangers = [str(path.relative_to(ROOT)) for path in SOURCES if library in imports(path)]
+    assert [name for name in strangers if name.split("/")[0] not in HOMES[library]] == []
+
+
+def test_what_is_imported_is_required():
+    build_only = required("build-body")  # scripts that made an asset, run once
+    known = {*PACKAGES, *sys.stdlib_module_names}
+    foreign = {name: path for path in SOURCES for name in imports(path) - known}
+    missing = {
+        name: str(path.relative_to(ROOT))
+        for name, path in foreign.items()
+        if DISTRIBUTIONS.get(name, name).replace("_", "-").lower() not in required() | build_only
+    }
+    assert missing == {}
+
+
+def test_every_requirement_is_pinned():
+    pins = {line.split("==")[0].replace("_", "-").lower() for line in (ROOT / "constraints.txt").read_text().split()}
+    assert required() | required("dev") | required("build-body") <= pins
+
+
+def test_no_module_is_a_drawer():
+    assert [path.name for path in SOURCES if path.stem in ("utils", "util", "helpers", "helper", "common")] == []
+
+
+def test_no_path_of_one_machine():
+    """No string in the code starts in a folder that only some machines have, or leaves the repository."""
+    somewhere = re.compile(r"(?:^|[\s'\"=])(?:/(?:work|root|home|Users|mnt|opt)/|(?:\.\./)+shared\b)")
+    for path in SOURCES + sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path != Path(__file__).resolve():
+                assert not somewhere.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}"

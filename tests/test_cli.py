@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments import cli
+from hmr.checkpoints import save
+from hmr.model import build
+
+
+@pytest.fixture
+def fasthmr(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FASTHMR_MOCAP", raising=False)
+
+    def run(*words: object) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    return save(build("reference-small", {"depth": 1}), tmp_path / "mine.safetensors")
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from experiments import cli; sys.argv = ['fasthmr', '--help']\n"
+        "try: cli.main()\nfinally: assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    assert "evaluate" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_evaluate_json_is_one_object(fasthmr, weights):
+    code, out, _ = fasthmr("evaluate", weights, "--data", "synth:test", "--frames", 6, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert sorted(result) == ["frames_per_s", "provenance", "rows"]
+    assert [row["name"] for row in result["rows"]] == ["model", "mean_pose_true_root", "mean_pose_mean_root"]
+    assert result["provenance"]["data"]["frames"] == 6
+    assert all(row["mpjpe_mm"]["lo"] <= row["mpjpe_mm"]["mean"] <= row["mpjpe_mm"]["hi"] for row in result["rows"])
+
+
+def test_evaluate_table_names_what_it_measured(fasthmr, weights):
+    code, out, _ = fasthmr("evaluate", weights, "--data", "synth-video:val", "--frames", 4)
+    assert code == 0
+    for word in ("synth-video:val", "4 frames of 1 recordings", "mean_pose_true_root", "MPJPE", "seed 0"):
+        assert word in out
+
+
+def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert fasthmr("data", "preview", "--data", "synth:val", "--out", out, "--frames", 3)[0] == 0
+    assert np.asarray(Image.open(out)).std() > 10
+    before = out.read_bytes()
+    assert fasthmr("data", "preview", "--data", "synth:val", "--out", out)[0] == 2
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["evaluate", "refrence", "--data", "synth"], "did you mean 'reference'"),
+        (["evaluate", "reference", "--data", "synt"], "did you mean 'synth'"),
+        (["evaluate", "reference", "--data", "synth:tst", "--json"], "did you mean 'test'"),
+        (["evaluate", "./nowhere.safetensors", "--data", "synth"], "no such file"),
+        (["data", "preview", "--data", "synth", "--out", "sheet.jpg"], "must end in .png"),
+        (["data", "preview", "--data", "synth:train", "--out", "x.png", "--mocap", "nowhere"], "nowhere"),
+        (["body", "import", "nowhere.pkl"], "nowhere.pkl"),
+        (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "refrence"], "did you mean 'reference'"),
+    ],
+)
+def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fasthmr(*words)
+    assert (code, out) == (2, "")
+    assert hint in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", (200).to_bytes(8, "little") + b"{}"])
+def test_a_broken_model_file_is_bad_input(fasthmr, tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    code, out, err = fasthmr("evaluate", path, "--data", "synth")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "broken.safetensors" in err
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "reference", "--data", "synth", "--frames", "0"], ["no"]])
+def test_wrong_usage_is_bad_input(fasthmr, words):
+    assert fasthmr(*words)[0] == 2
+
+
+def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    code, _, err = fasthmr("train", "hmr", "--out", tmp_path, "--minutes", 1)
+    assert code == 2
+    assert str(tmp_path) in err
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_bug_is_exit_code_1_with_its_traceback():
+    code = (
+        "import sys, experiments.datasets as d; from experiments import cli\n"
+        "d.parse = lambda text: 1 / 0\n"
+        "sys.argv = ['fasthmr', 'evaluate', 'reference', '--data', 'synth']; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr

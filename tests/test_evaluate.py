@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import roma
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from experiments import evaluate, provenance
+from experiments.choices import one_of
+from experiments.datasets import DataSpec, open_data, parse
+from experiments.models import resolve_model
+from hmr.body import JOINT_NAMES, load_body
+from hmr.checkpoints import save
+from hmr.crop import IMAGE_MEAN, IMAGE_STD
+from hmr.data.scene import Sample
+from hmr.head import HMROutput
+from hmr.model import build
+
+CPU = torch.device("cpu")
+
+
+class Told:
+    """A data set whose frame i has i as its first pixel; `fps` makes it a video of two recordings."""
+
+    def __init__(self, frames: int = 40, fps: float | None = None):
+        torch.manual_seed(0)
+        self.fps = fps
+        self.rotations = roma.rotvec_to_rotmat(0.4 * torch.randn(frames, 24, 3))
+        self.betas = torch.randn(frames, 10)
+        self.clip_names = [f"clip-{i // 20}" for i in range(frames)]
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.zeros((256, 192, 3), np.uint8)
+        image[0, 0, 0] = index
+        rest = dict.fromkeys(Sample.__dataclass_fields__, np.zeros(1, np.float32))
+        told = {"image": image, "rotations": self.rotations[index].numpy(), "betas": self.betas[index].numpy()}
+        return Sample(**{**rest, **told, "clip": self.clip_names[index]})
+
+
+class Oracle(nn.Module):
+    """Says what `change` makes of the truth, which it knows by the frame's number in the first pixel."""
+
+    def __init__(self, data: Told, change=lambda rotations: rotations):
+        super().__init__()
+        self.data, self.change = data, change
+
+    def forward(self, crop: Tensor) -> HMROutput:
+        index = ((crop[:, 0, 0, 0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255).round().long()
+        rotations, unused = self.change(self.data.rotations[index].clone()), torch.zeros(len(crop), 3)
+        return HMROutput(rotations[:, :1], rotations[:, 1:], self.data.betas[index], unused, unused)
+
+
+def rows(model: nn.Module, data: Told) -> dict:
+    result = evaluate.evaluate(model, data, load_body(), evaluate.mean_rotations(data), CPU)
+    assert result["frames_per_s"] > 0
+    return {row["name"]: row for row in result["rows"]}
+
+
+def test_whoever_knows_the_truth_makes_no_error():
+    row = rows(Oracle(data := Told()), data)["model"]
+    for key in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"):
+        assert set(row[key]) == {"mean", "lo", "hi"}
+        assert row[key]["hi"] < 0.01
+    assert row["accel_mm_per_frame2"] is None
+    assert list(row["per_joint_mm"]) == list(JOINT_NAMES)
+
+
+def test_a_turned_root_is_forgiven_by_procrustes_alone():
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.5, 0.0]))
+    row = rows(Oracle(data := Told(), lambda r: torch.cat((turn @ r[:, :1], r[:, 1:]), 1)), data)["model"]
+    assert row["pa_mpjpe_mm"]["mean"] < 0.01
+    assert row["mpjpe_mm"]["mean"] > 20
+
+
+def test_trivial_rows_are_those_of_a_model_that_says_the_mean():
+    data = Told()
+    mean = evaluate.mean_rotations(data)
+
+    def says_mean(rotations: Tensor) -> Tensor:
+        return torch.cat((rotations[:, :1], mean[1:].expand(len(rotations), -1, -1, -1)), 1)
+
+    data.betas.zero_()
+    found = rows(Oracle(data, says_mean), data)
+    assert found["model"]["mpjpe_mm"] == pytest.approx(found["mean_pose_true_root"]["mpjpe_mm"])
+    assert found["mean_pose_mean_root"]["mpjpe_mm"]["mean"] > found["mean_pose_true_root"]["mpjpe_mm"]["mean"]
+    assert found["mean_pose_mean_root"]["pa_mpjpe_mm"]["mean"] == pytest.approx(
+        found["mean_pose_true_root"]["pa_mpjpe_mm"]["mean"], rel=1e-3
+    )
+
+
+def test_clips_and_joints_add_up_to_the_whole():
+    row = rows(Oracle(data := Told(), lambda r: r @ r[:, :1]), data)["model"]
+    assert [clip["clip"] for clip in row["per_clip"]] == ["clip-0", "clip-1"]
+    weighted = sum(clip["frames"] * clip["mpjpe_mm"] for clip in row["per_clip"]) / len(data)
+    assert weighted == pytest.approx(row["mpjpe_mm"]["mean"])
+    assert np.mean(list(row["per_joint_mm"].values())) == pytest.approx(row["mpjpe_mm"]["mean"])
+
+
+def test_acceleration_stays_within_recordings():
+    """Two still recordings: whoever sees no motion within each has no error, though between them everything jumps."""
+    data = Told(fps=30.0)
+    still = data.rotations[torch.arange(40) // 20]
+    data.rotations, data.betas = still, data.betas[:1].expand(40, -1).clone()
+    row = rows(Oracle(data), data)["model"]
+    assert row["accel_mm_per_frame2"]["hi"] < 0.01
+    assert row["per_clip"][0]["accel_mm_per_frame2"] < 0.01
+
+
+def test_a_model_that_says_nan_is_refused():
+    with pytest.raises(BadInput, match="not finite"):
+        rows(Oracle(data := Told(), lambda r: r * torch.nan), data)
+
+
+def test_mean_rotation_is_a_rotation_between_two():
+    data = Told(2)
+    angles = torch.tensor([[0.2, 0.0, 0.0], [0.6, 0.0, 0.0]])
+    data.rotations = roma.rotvec_to_rotmat(angles)[:, None].expand(-1, 24, -1, -1)
+    middle = roma.rotvec_to_rotmat(torch.tensor([0.4, 0.0, 0.0]))
+    assert torch.allclose(evaluate.mean_rotations(data), middle.expand(24, 3, 3), atol=1e-6)
+
+
+def test_truth_of_the_synthetic_world_poses_the_body_as_rendered():
+    data, body = open_data(DataSpec("synth", "val"), frames=8), load_body()
+    for i in range(8):
+        sample = data[i]
+        joints = body(torch.tensor(sample.rotations)[None], torch.tensor(sample.betas)[None]).joints[0]
+        assert torch.allclose(joints - joints[0], torch.tensor(sample.joints), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text, spec",
+    [
+        ("synth", DataSpec("synth", "test")),
+        ("synth:val", DataSpec("synth", "val")),
+        ("synth-video:calib", DataSpec("synth-video", "calib")),
+    ],
+)
+def test_data_is_parsed(text, spec):
+    assert parse(text) == spec
+
+
+@pytest.mark.parametrize(
+    "text, hint",
+    [
+        ("sinth", "did you mean 'synth'"),
+        ("synth:tset", "did you mean 'test'"),
+        ("synth:", "choose one of train"),
+        ("", "choose one of synth"),
+        ("synth@folder", "leave '@folder' out"),
+    ],
+)
+def test_wrong_data_is_told(text, hint):
+    with pytest.raises(BadInput, match=hint):
+        parse(text)
+
+
+def test_one_of_takes_no_guess():
+    assert one_of("a", ["a", "b"], "letter") == "a"
+    with pytest.raises(BadInput, match="letter 'x': choose one of a, b"):
+        one_of("x", ["a", "b"], "letter")
+
+
+def test_a_model_file_is_resolved_with_its_hash(tmp_path):
+    model = build("reference-small", {"depth": 1})
+    path = save(model, tmp_path / "mine.safetensors")
+    found = resolve_model(str(path))
+    assert len(found.sha256) == 64
+    assert found.model.architecture == "reference-small"
+    assert not found.model.training
+    for key, value in model.state_dict().items():
+        assert torch.allclose(found.model.state_dict()[key], value, atol=1e-2)
+
+
+@pytest.mark.parametrize("name, hint", [("refrence", "did you mean 'reference'"), ("a/b", "no such file")])
+def test_unknown_models_are_told(name, hint):
+    with pytest.raises(BadInput, match=hint):
+        resolve_model(name)
+
+
+def test_provenance_has_every_key_of_the_contract(tmp_path):
+    path = save(build("reference-small", {"depth": 1}), tmp_path / "mine.safetensors")
+    data = Told(40, fps=30.0)
+    found = provenance.provenance("evaluate", resolve_model(str(path)), load_body(), parse("synth-video"), data, CPU)
+    keys = ["schema", "commit", "seed", "device", "threads", "precision", "versions", "body", "model", "data"]
+    assert list(found) == keys
+    assert (found["schema"], found["device"], found["precision"]) == ("fasthmr.evaluate/1", "cpu", "float32")
+    assert found["body"]["name"] == "open"
+    assert found["data"] == {
+        "name": "synth-video",
+        "split": "test",
+        "frames": 40,
+        "clips": 2,
+        "fps": 30.0,
+        "mask_source": "renderer",
+    }
+    json.dumps(found)
+
+
+def test_commit_is_the_checkouts_and_nobody_elses(tmp_path):
+    def git(*words: str) -> str:
+        told = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(told, check=True, capture_output=True, text=True).stdout.strip()
+
+    inside = tmp_path / "environment"
+    inside.mkdir()
+    version = provenance.commit(inside)
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    assert provenance.commit(tmp_path.resolve()) == git("rev-parse", "HEAD") != version
+    assert provenance.commit(inside) == version  # the repository around an environment is not ours
