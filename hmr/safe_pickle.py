@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from compress.errors import BadInput
 MAX_BYTES = 1 << 30  # an SMPL file with 300 betas is a quarter of this
 _NUMERIC = re.compile(r"[biufc?SUV]\d*")
 _NUMPY = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
+_PYTHON_2 = {"copy_reg": "copyreg", "__builtin__": "builtins"}
 _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError,
-           ImportError, UnicodeError, OverflowError, MemoryError, RecursionError)  # fmt: skip
+           ImportError, UnicodeError, OverflowError, MemoryError, RecursionError, struct.error)  # fmt: skip
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -153,6 +155,8 @@ def _stand_in(module: str, name: str) -> Callable[..., object] | None:
         return lambda *arguments: _Dtype(*arguments)
     if (module, name) == ("_codecs", "encode"):
         return lambda *arguments: _codec(*arguments)
+    if (module, name) == ("builtins", "bytes"):
+        return lambda: b""  # how protocol 2 spells no bytes
     if (module, name) == ("copyreg", "_reconstructor"):
         return lambda *arguments: _reconstructor(*arguments)
     known = module.split(".")[0] == "chumpy" or module.startswith("scipy.sparse")
@@ -161,12 +165,15 @@ def _stand_in(module: str, name: str) -> Callable[..., object] | None:
     return None
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler, not the C one, which makes room for as large a memo as the file asks for: gigabytes."""
+
     def __init__(self, stream: BinaryIO | io.BytesIO, path: Path) -> None:
         super().__init__(stream, encoding="latin1")
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
+        module = _PYTHON_2.get(module, module)
         found = _stand_in(module, name)
         if found is None:
             raise BadInput(f"{self.path}: wants to run or build {module}.{name}, which no SMPL file needs; not read")

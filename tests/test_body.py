@@ -206,8 +206,10 @@ def test_skeleton_is_the_joints_of_forward(body, poses):
 
 def test_bones_keep_their_length_in_any_pose(body, poses):
     rotations, betas = poses
+
     def lengths(joints):
         return (joints[:, 1:] - joints[:, list(PARENTS[1:])]).norm(dim=-1)
+
     posed = lengths(body.skeleton(rotations, betas))
     torch.testing.assert_close(posed, lengths(body.skeleton(torch.zeros_like(rotations), betas)), atol=1e-6, rtol=0)
 
@@ -243,7 +245,7 @@ def test_gradients_agree_with_differences(arrays, poses):
 def test_zero_pose_has_finite_gradients(body):
     rotations = torch.zeros(2, 24, 3, requires_grad=True)
     body.skeleton(rotations, torch.zeros(2, 10)).sum().backward()
-    assert rotations.grad.isfinite().all()
+    assert rotations.grad is not None and rotations.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from compress.errors import BadInput
 from hmr.checkpoints import load, save
 from hmr.head import rotations_from_6d, sixd_from_rotations
 from hmr.model import ARCHITECTURES, build
-from hmr.vit import Block, ConvStem, PatchEmbed, ViT, attention, residual
+from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, residual
 
 MANIFEST = Path(__file__).parent / "manifests" / "hmr2.json"
 TINY = {
@@ -154,8 +154,13 @@ def test_stochastic_depth_keeps_the_mean_and_draws_fairly():
 
 def test_stochastic_depth_computes_only_what_it_keeps():
     seen = []
-    residual(torch.zeros(8, 2), lambda kept: (seen.append(len(kept)), kept)[1], 0.75)
-    residual(torch.zeros(1, 2), lambda kept: (seen.append(len(kept)), kept)[1], 0.9)
+
+    def update(kept):
+        seen.append(len(kept))
+        return kept
+
+    residual(torch.zeros(8, 2), update, 0.75)
+    residual(torch.zeros(1, 2), update, 0.9)
     assert seen == [2, 1]
 
 
@@ -181,6 +186,17 @@ def test_conv_stem_sees_its_patch_in_the_right_place():
     assert (rows - 5).abs().max() <= 3 and (columns - 3).abs().max() <= 3
     strongest = divmod(int(change.argmax()), 12)
     assert abs(strongest[0] - 5) <= 1 and abs(strongest[1] - 3) <= 1
+
+
+@pytest.mark.parametrize("channels", [4, 24])
+def test_shortcut_of_the_stem_is_a_strided_1x1_convolution(channels):
+    torch.manual_seed(0)
+    unit = ResidualConv(channels, 2 * channels).eval()
+    with torch.no_grad():
+        unit.bn2.weight.zero_()  # leaves the shortcut alone
+        x = torch.randn(2, channels, 8, 6)
+        strided = nn.functional.conv2d(x, unit.shortcut.weight, stride=2)
+        torch.testing.assert_close(unit(x), unit.bn3(strided).relu())
 
 
 def test_6d_holds_the_columns():

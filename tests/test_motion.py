@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
 from hmr.body import JOINT_NAMES, load_body
+from hmr.data.clip import plausible_parts, without_reference_pose
 from hmr.data.motion import (
     MotionClip,
     blended,
@@ -170,6 +171,25 @@ def test_the_second_clip_goes_on_in_the_heading_and_place_of_the_first():
     straight, joined = blended(walk, walk), blended(walk, other)
     assert degrees_between(straight.rotations, joined.rotations).max() < 0.1
     assert np.abs(straight.translation - joined.translation).max() < 1e-3
+
+
+def test_tracking_errors_are_cut_out():
+    walk = shipped("walk")
+    rotations = np.concatenate([walk.rotations, walk.rotations])
+    rotations[20, J["right_wrist"]] = Rotation.from_euler("x", 150, degrees=True).as_matrix()
+    rotations[60:, J["left_hip"]] = Rotation.from_euler("y", 170, degrees=True).as_matrix()
+    parts = plausible_parts(clip_of(rotations, cyclic=True))
+    assert [len(part) for part in parts] == [20, 39, len(rotations) - 60]
+    assert np.array_equal(parts[1].rotations, rotations[21:60]) and not any(part.cyclic for part in parts)
+    assert [len(part) for part in plausible_parts(walk)] == [len(walk)] and plausible_parts(walk)[0].cyclic
+
+
+def test_a_reference_pose_before_the_motion_is_left_out():
+    walk = shipped("walk")
+    t_pose = np.tile(np.eye(3, dtype=np.float32), (3, 24, 1, 1))
+    clip = without_reference_pose(clip_of(np.concatenate([t_pose, walk.rotations])))
+    assert np.array_equal(clip.rotations, walk.rotations)
+    assert len(without_reference_pose(walk)) == len(walk)
 
 
 # --- shipped clips ----------------------------------------------------------------------------------------------------
@@ -684,7 +704,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 
 
 def test_a_folder_adds_clips_to_the_split_of_their_family(tmp_path, monkeypatch):
-    rows = [deepmimic_row()] * 3
+    rows = [deepmimic_row()] * 20
     for name in ("humanoid3d_walk", "humanoid3d_kick7", "humanoid3d_juggle"):
         write_deepmimic(tmp_path / f"{name}.txt", rows)
     (tmp_path / "README.txt").write_text("no motion")

@@ -110,7 +110,7 @@ def anny_model(cache: Path) -> Any:
     from anny.paths import set_anny_cache_path
 
     set_anny_cache_path(cache)
-    no_faces = mock.patch(
+    no_faces: Any = mock.patch(
         "anny.models.full_model.load_facial_action_blendshapes",
         lambda vertices_count, dtype, **_: ([], torch.zeros(0, vertices_count, 3, dtype=dtype)),
     )
@@ -198,12 +198,7 @@ def left_half(model: Any) -> tuple[Half, np.ndarray]:
 
 def t_pose(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (N, V, 3) and joints (N, 24, 3) with arms along x and legs down, by skinning; pelvis at the origin."""
-    aims = {}
-    for name, sign in (("left", 1.0), ("right", -1.0)):
-        for joint, child in (("shoulder", "elbow"), ("elbow", "wrist"), ("wrist", "hand")):
-            aims[f"{name}_{joint}"] = (f"{name}_{child}", np.array([sign, 0, 0]))
-        aims[f"{name}_hip"] = (f"{name}_knee", np.array([0.05 * sign, -1, 0]))
-        aims[f"{name}_knee"] = (f"{name}_ankle", np.array([0.02 * sign, -1, -0.03]))
+    aims = limb_aims()
     turns = np.tile(np.eye(3), (len(joints), len(PARENTS), 1, 1))
     placed = joints - joints[:, :1]
     for joint, (name, parent) in enumerate(zip(JOINT_NAMES, PARENTS, strict=True)):
@@ -222,6 +217,17 @@ def t_pose(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> tup
     moved = np.stack([np.einsum("vj,jab,vb->va", weights, turn, shape, optimize=True)
                       for turn, shape in zip(turns, vertices, strict=True)])  # fmt: skip
     return moved + np.einsum("vj,nja->nva", weights, shift), placed
+
+
+def limb_aims() -> dict[str, tuple[str, np.ndarray]]:
+    """For each joint of a limb the joint below it and where that lies in a T-pose."""
+    aims = {}
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        for upper, lower in (("shoulder", "elbow"), ("elbow", "wrist"), ("wrist", "hand")):
+            aims[f"{side}_{upper}"] = (f"{side}_{lower}", np.array([sign, 0, 0]))
+        aims[f"{side}_hip"] = (f"{side}_knee", np.array([0.05 * sign, -1, 0]))
+        aims[f"{side}_knee"] = (f"{side}_ankle", np.array([0.02 * sign, -1, -0.03]))
+    return aims
 
 
 def shortest_turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:

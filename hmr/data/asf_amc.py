@@ -11,7 +11,7 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.data.clip import MotionClip, clip_name, family_of
+from hmr.data.clip import MotionClip, clip_name, family_of, without_reference_pose
 from hmr.data.retarget import CHILD, JOINT, hinge, limb_alignment, local_rotations, pelvis_path
 
 CMU_SOURCE = "CMU Graphics Lab Motion Capture Database, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
@@ -232,7 +232,7 @@ def read_asf_amc(path: Path) -> MotionClip:
         globals_[:, index] = rotations[_BONE[joint]] @ _alignment(joint, bones)
     hips = (ends["lhipjoint"] + ends["rhipjoint"]) / 2 * METRES
     name = clip_name(path)
-    return MotionClip(
+    clip = MotionClip(
         rotations=local_rotations(globals_),
         translation=pelvis_path(globals_[:, 0], hips),
         fps=_FPS,
@@ -241,3 +241,4 @@ def read_asf_amc(path: Path) -> MotionClip:
         source=CMU_SOURCE,
         licence=CMU_LICENCE,
     )
+    return without_reference_pose(clip)

@@ -11,8 +11,8 @@ import torch
 
 from compress.errors import BadInput
 from hmr.data.asf_amc import CMU_LICENCE, CMU_SOURCE
-from hmr.data.clip import MotionClip, clip_name, family_of
-from hmr.data.retarget import CHILD, JOINT, axes, limb_alignment, local_rotations, pelvis_path
+from hmr.data.clip import MotionClip, clip_name, family_of, without_reference_pose
+from hmr.data.retarget import CHILD, JOINT, limb_alignment, local_rotations, pelvis_path
 
 _CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 
@@ -186,48 +186,30 @@ _BONE = {
         )
     },
 }
-# The files hold no rest pose. These are the frames of the bones in a person who stands upright: the mean pitch in
-# degrees of the trunk in the twelve walks of subject 07, and the clavicle in relation to the trunk (turns ZYX).
-_UPRIGHT = {"pelvis": 6.7, "spine1": 17.9, "spine2": -3.8, "spine3": -6.6, "neck": 12.6, "head": 13.9}
-_COLLAR = (-88.0, 11.0, -14.5)
+# World turns (Z, Y, X in degrees) of bones in the T-pose of the character, which frame 0 of CMU's 07_03 to 07_12 shows;
+# right ones are the mirror images of left ones.
+_T_POSE = {
+    "pelvis": (0.0, 0.0, 0.0), "spine1": (0.0, 0.0, 16.2), "spine2": (0.0, 0.0, -5.0), "spine3": (0.0, 0.0, -10.3),
+    "neck": (0.0, 0.0, 9.6), "head": (0.0, 0.0, 0.0), "ankle": (179.5, -6.2, 77.1), "foot": (-177.8, -3.8, 95.5),
+    "collar": (-88.4, 0.5, -15.0), "wrist": (-95.7, -0.2, -2.4), "hand": (-95.7, -0.2, -2.4),
+}  # fmt: skip
 # Axes in the bone's own frame about which knees and elbows bend, measured: the mean of bone x next bone over 46 clips,
 # from which single frames with more than 30 degrees of bend stray by 0.1 to 0.5 degrees.
 _BEND = {"leg": (-1.0, 0.0, 0.0), "left_arm": (0.856, 0.031, 0.517), "right_arm": (0.854, -0.032, -0.521)}
-# Pitch in degrees of the y axis of foot and toes that stand flat, the median over the same walks.
-_FLAT = {"ankle": -14.2, "foot": 11.0}
-_PALM = {f"{side}_{finger}" for side in "LR" for finger in ("Mid1", "Index1", "Pinky1")}
 _CENTIMETRE = 0.01
 _PREFIX = "CC_Base_"
 
 
-def _turn(order: str, degrees: tuple[float, ...]) -> np.ndarray:
-    return roma.euler_to_rotmat(
-        order, [torch.tensor(angle, dtype=torch.float64) for angle in degrees], degrees=True
-    ).numpy()
-
-
 def _alignment(joint: str, offsets: dict[str, np.ndarray]) -> np.ndarray:
     """The rotation (3, 3) from SMPL's axes in the zero pose to the frame of the bone that moves `joint`."""
-    side, _, kind = joint.partition("_")
-    if joint in _UPRIGHT:
-        return _turn("X", (_UPRIGHT[joint],)).T
-    if kind == "collar":
-        mirror = 1 if side == "left" else -1
-        upright = _turn("X", (_UPRIGHT["spine3"],)) @ _turn(
-            "ZYX", (_COLLAR[0] * mirror, _COLLAR[1] * mirror, _COLLAR[2])
-        )
-        return upright.T
-    if kind in ("hip", "knee"):
-        return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(_BEND["leg"]))
-    if kind in ("shoulder", "elbow"):
-        return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(_BEND[f"{side}_arm"]))
-    if kind in _FLAT:
-        pitch = np.radians(_FLAT[kind])
-        flat = axes(np.array([0, np.sin(pitch), np.cos(pitch)]), np.array([1.0, 0, 0]))
-        return axes(np.array([0.0, 1, 0]), np.array(_BEND["leg"])) @ flat.T
-    letter, outwards = side[0].upper(), np.array([1.0 if side == "left" else -1.0, 0, 0])
-    across = offsets[f"{letter}_Index1"] - offsets[f"{letter}_Pinky1"]
-    return axes(offsets[f"{letter}_Mid1"], across) @ axes(outwards, np.array([0.0, 0, 1])).T
+    side, _, kind = joint.rpartition("_")
+    if joint in CHILD:
+        bend = _BEND["leg" if kind in ("hip", "knee") else f"{side}_arm"]
+        return limb_alignment(joint, offsets[_BONE[CHILD[joint]]], np.array(bend))
+    turn_z, turn_y, turn_x = _T_POSE[kind]
+    mirror = -1 if side == "right" else 1
+    angles = torch.tensor([turn_z * mirror, turn_y * mirror, turn_x], dtype=torch.float64)
+    return roma.euler_to_rotmat("ZYX", list(angles), degrees=True).numpy().T
 
 
 def read_bvh(path: Path) -> MotionClip:
@@ -237,7 +219,7 @@ def read_bvh(path: Path) -> MotionClip:
     offsets = {
         name.removeprefix(_PREFIX): offset for name, offset in zip(skeleton.names, skeleton.offsets, strict=True)
     }
-    missing = sorted(({*_BONE.values()} | _PALM) - set(offsets))
+    missing = sorted(set(_BONE.values()) - set(offsets))
     if missing:
         raise BadInput(
             f"{path}: lacks the joints {', '.join(_PREFIX + name for name in missing)}; only skeletons with "
@@ -250,7 +232,7 @@ def read_bvh(path: Path) -> MotionClip:
     hips = (positions[f"{_PREFIX}L_Thigh"] + positions[f"{_PREFIX}R_Thigh"]) / 2 * _CENTIMETRE
     name = clip_name(path)
     cmu = name.startswith("cmu_")
-    return MotionClip(
+    clip = MotionClip(
         rotations=local_rotations(globals_),
         translation=pelvis_path(globals_[:, 0], hips),
         fps=fps,
@@ -259,3 +241,4 @@ def read_bvh(path: Path) -> MotionClip:
         source=CMU_SOURCE if cmu else path.name,
         licence=CMU_LICENCE if cmu else "unknown",
     )
+    return without_reference_pose(clip)

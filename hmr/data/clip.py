@@ -17,6 +17,15 @@ _OTHER_SIDE = {"left": "right", "right": "left"}
 _SIDE_SWAP = [JOINT_NAMES.index(re.sub("left|right", lambda side: _OTHER_SIDE[side[0]], name)) for name in JOINT_NAMES]
 _REFLECT = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
+_SHOULDERS = [JOINT_NAMES.index("left_shoulder"), JOINT_NAMES.index("right_shoulder")]
+_JUMP = 45.0  # degrees from one frame to the next at the rate of the recording
+_LEAP = 75.0  # degrees in 1/30 s; the fastest joint of the shipped clips, in a backflip, turns by 58
+_LIMITS = {
+    JOINT_NAMES.index(f"{side}_{joint}"): limit
+    for side in ("left", "right")
+    for joint, limit in (("ankle", 90.0), ("wrist", 110.0))
+}
+
 
 @dataclass(frozen=True)
 class MotionClip:
@@ -111,6 +120,45 @@ def resampled(clip: MotionClip, fps: float = FPS) -> MotionClip:
         translation=translation.astype(np.float32),
         fps=float(fps),
     )
+
+
+def _speeds(clip: MotionClip) -> np.ndarray:
+    """Degrees per frame (T - 1, 24) by which each joint turns from one frame to the next."""
+    return np.degrees(np.linalg.norm(_turns(clip.rotations[:-1], clip.rotations[1:]), axis=-1))
+
+
+def without_reference_pose(clip: MotionClip) -> MotionClip:
+    """The clip without the T-pose that some of CMU's begin with, from which both shoulders jump in the first second."""
+    sideways = (clip.rotations[0, _SHOULDERS, 0, 0] > 0.97).all()
+    opening = part_of(clip, 0, round(clip.fps) + 1)
+    jumps = np.flatnonzero((_speeds(opening)[:, _SHOULDERS] > _JUMP).all(1))
+    return part_of(clip, int(jumps[-1]) + 1, len(clip)) if sideways and len(jumps) else clip
+
+
+def part_of(clip: MotionClip, start: int, end: int) -> MotionClip:
+    """Frames `start` to `end` - 1 of the clip."""
+    return replace(
+        clip,
+        rotations=clip.rotations[start:end],
+        translation=clip.translation[start:end],
+        cyclic=clip.cyclic and end - start == len(clip),
+    )
+
+
+def plausible_parts(clip: MotionClip, seconds: float = 0.5) -> list[MotionClip]:
+    """The parts of at least `seconds` in which no tracking error shows; the clip is at 30 fps.
+
+    Optical capture now and then turns a straight limb about itself by half a turn. Frames are cut out in which an ankle
+    or wrist is turned further than it can be, and the clip is cut where a joint jumps from one frame to the next.
+    """
+    turned = np.degrees(np.linalg.norm(_turns(np.eye(3), clip.rotations), axis=-1))
+    wrong = (turned[:, list(_LIMITS)] > list(_LIMITS.values())).any(1)
+    leap = np.append(False, (_speeds(clip) > _LEAP).any(1))
+    parts, start = [], 0
+    for end in [*np.flatnonzero(wrong | leap).tolist(), len(clip)]:
+        parts.append(part_of(clip, start, end))
+        start = end + 1 if end < len(clip) and wrong[end] else end
+    return [part for part in parts if len(part) >= seconds * clip.fps]
 
 
 def mirrored(clip: MotionClip) -> MotionClip:

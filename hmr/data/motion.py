@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -19,7 +18,7 @@ from compress.errors import BadInput
 from hmr.data.amass import read_amass
 from hmr.data.asf_amc import read_asf_amc
 from hmr.data.bvh import read_bvh
-from hmr.data.clip import MotionClip, blended, clip_name, family_of, looped, mirrored, resampled
+from hmr.data.clip import MotionClip, blended, clip_name, family_of, looped, mirrored, plausible_parts, resampled
 from hmr.data.deepmimic import read_deepmimic
 
 __all__ = [
@@ -75,17 +74,17 @@ def split_of(family: str) -> Split:
 def load_clips(split: Split | None = None, mocap: str | Path | None = None) -> list[MotionClip]:
     """The clips of one split (all for None) at 30 fps, in the same order everywhere.
 
-    The 15 shipped clips, then those of the folder `mocap` (default: $FASTHMR_MOCAP, else none), sorted by path. A clip
+    The 15 shipped clips, then those of the folder `mocap`, sorted by path. A clip
     of the folder that has a shipped one's name is left out, so that test figures do not depend on the folder. Clips
     are split by family: a user's own clip called `kick3` is a test clip, one of a family unknown here trains.
+    Files of the folder lose their tracking errors, so that one may give several clips of the same name.
     """
-    folder = mocap or os.environ.get("FASTHMR_MOCAP") or None
     shipped = _shipped_at_rate()
     names = {clip.name for clip in shipped}
-    paths = [path for path in _motion_files(Path(folder)) if clip_name(path) not in names] if folder else []
+    paths = [path for path in _motion_files(Path(mocap)) if clip_name(path) not in names] if mocap else []
     wanted = [path for path in paths if split is None or split_of(family_of(clip_name(path))) == split]
     clips = [clip for clip in shipped if split is None or split_of(clip.family) == split]
-    return clips + [_read_at_rate(path) for path in wanted]
+    return clips + [part for path in wanted for part in _parts_at_rate(path)]
 
 
 @cache
@@ -94,8 +93,8 @@ def _shipped_at_rate() -> tuple[MotionClip, ...]:
 
 
 @cache
-def _read_at_rate(path: Path) -> MotionClip:
-    return resampled(read_clip(path))
+def _parts_at_rate(path: Path) -> list[MotionClip]:
+    return plausible_parts(resampled(read_clip(path)))
 
 
 def _motion_files(folder: Path) -> list[Path]:

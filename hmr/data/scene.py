@@ -34,6 +34,8 @@ class World:
 
     kit: float = 1.0  # share of subjects whose clothes tell parts and sides apart
     hue_jitter: float = 0.02
+    facing: float = 35.0  # degrees between subject and camera, one sigma ...
+    any_side: float = 0.2  # ... but for this share, who are seen from any side
     bystander: float = 0.2
     furniture: float = 0.3
     occluder: float = 0.2
@@ -49,7 +51,7 @@ class World:
 
 SYNTH = World()
 SHIFT = World(
-    kit=0.6, hue_jitter=0.06, bystander=0.4, furniture=0.5, occluder=0.5, box_jitter=0.06, margin=(0.95, 1.45),
+    kit=0.6, hue_jitter=0.06, any_side=0.6, bystander=0.4, furniture=0.5, occluder=0.5, box_jitter=0.06, margin=(0.95, 1.45),
     pitch=10.0, roll=8.0, ambient=(0.2, 0.45), exposure=0.35, noise=14.0, plain=0.1,
 )  # fmt: skip
 
@@ -100,7 +102,7 @@ def mesh_of(body: BodyModel) -> Mesh:
 class Person:
     betas: Array
     colours: Array
-    heading: float  # radians about y
+    heading: float  # radians about y, added to the motion's own
     place: Array  # (3,) m added to the motion's own translation
 
 
@@ -144,8 +146,8 @@ def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[fl
     other = rng.random() < world.bystander
     side = np.array([rng.choice([-1, 1]) * rng.uniform(0.55, 1.1), 0, rng.uniform(-1.2, 0.3)], np.float32)
     return Scene(
-        subject=person(rng, body, rng.random() < world.kit, world.hue_jitter, np.zeros(3, np.float32)),
-        bystander=person(rng, body, False, 0, side) if other else None,
+        subject=person(rng, body, world, rng.random() < world.kit, np.zeros(3, np.float32)),
+        bystander=person(rng, body, world, False, side) if other else None,
         props=props(rng, world, away),
         camera=rotation,
         centre=centre,
@@ -163,9 +165,10 @@ def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[fl
     )
 
 
-def person(rng: np.random.Generator, body: Mesh, kit: bool, hue_jitter: float, place: Array) -> Person:
+def person(rng: np.random.Generator, body: Mesh, world: World, kit: bool, place: Array) -> Person:
     betas = np.clip(rng.normal(size=10), -2.5, 2.5).astype(np.float32)
-    return Person(betas, dress(rng, body.where, kit, hue_jitter), rng.uniform(0, 2 * np.pi), place)
+    heading = rng.uniform(0, 2 * np.pi) if rng.random() < world.any_side else np.radians(rng.normal(0, world.facing))
+    return Person(betas, dress(rng, body.where, kit, world.hue_jitter), float(heading), place)
 
 
 def place_camera(rng: np.random.Generator, world: World, away: float) -> tuple[Array, Array]:
@@ -281,6 +284,11 @@ _GRAIN = np.random.default_rng(7).normal(size=1 << 18).astype(np.float32)
 def yaw(angle: float) -> Array:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
+
+
+def front(root: Array) -> float:
+    """Where a root rotation (3,3) makes the pelvis face: radians about y from +z."""
+    return float(np.arctan2(root[0, 2], root[2, 2]))
 
 
 def posed(who: Person, body: Mesh, rotations: Array, travel: Array | None) -> tuple[Array, Array, Array, Array]:

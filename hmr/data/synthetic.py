@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from compress.errors import BadInput
 from hmr import render
 from hmr.data.motion import MotionClip, blended, load_clips, looped, mirrored
-from hmr.data.scene import SHIFT, SYNTH, Array, Sample, World, draw, mesh, scene, yaw
+from hmr.data.scene import SHIFT, SYNTH, Array, Sample, draw, front, mesh, scene, yaw
 
 WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
@@ -61,12 +61,20 @@ class Frames(Dataset[Sample]):
         rotations = clip.rotations[rng.integers(len(clip.rotations))]
         if self.split == "train":
             rotations = varied(rng, rotations, self.some_pose(rng))
+        rotations = turned(rotations, -front(rotations[0]))
         room = scene(rng, WORLDS[self.name], self.split)
         return draw(rng, room, rotations, None, self.some_pose(rng), clip.name, self.size)
 
     def some_pose(self, rng: np.random.Generator) -> Array:
         clip = self.clips[rng.integers(len(self.clips))]
         return clip.rotations[rng.integers(len(clip.rotations))]
+
+
+def turned(rotations: Array, angle: float) -> Array:
+    """Local rotations (..., 24, 3, 3) with the root turned by `angle` radians about y."""
+    out = rotations.copy()
+    out[..., 0, :, :] = yaw(angle) @ rotations[..., 0, :, :]
+    return out
 
 
 def shares(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
@@ -83,12 +91,12 @@ def shares(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
 def varied(rng: np.random.Generator, rotations: Array, other: Array) -> Array:
     """A training pose (24,3,3): sometimes another's upper body, joints turned a little, the whole person tipped over."""
     out = rotations.copy()
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         out[list(UPPER_BODY)] = other[list(UPPER_BODY)]
-    out = out @ rotation_vectors(rng.normal(0, rng.choice([0.03, 0.12, 0.25]), (24, 3)))
-    if rng.random() < 0.25:
+    out = out @ rotation_vectors(rng.normal(0, rng.choice([0.03, 0.08, 0.16]), (24, 3)))
+    if rng.random() < 0.15:
         axis = rng.normal(size=3)
-        tip = axis / np.linalg.norm(axis) * rng.uniform(0, np.pi)
+        tip = axis / np.linalg.norm(axis) * rng.uniform(0, np.pi / 2)
         out[0] = rotation_vectors(tip[None])[0] @ out[0]
     return out.astype(np.float32)
 
@@ -148,8 +156,9 @@ def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
     while len(clip.rotations) < VIDEO_FRAMES:
         clip = blended(clip, lengthened(rng, clips[rng.integers(len(clips))]))
     start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
-    rotations = clip.rotations[start : start + VIDEO_FRAMES]
-    travel = clip.translation[start : start + VIDEO_FRAMES].copy()
+    angle = -front(clip.rotations[start, 0])  # the first frame faces the camera, as a single frame does
+    rotations = turned(clip.rotations[start : start + VIDEO_FRAMES], angle)
+    travel = clip.translation[start : start + VIDEO_FRAMES] @ yaw(angle).T
     travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)
     travel[:, 1] -= floor_height(rotations, travel)
     return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)

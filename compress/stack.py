@@ -1,0 +1,97 @@
+"""A stack of transformer blocks, and the only loop over blocks in the project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress.tokens import Partition, Tokens, match
+
+
+class Stack(Protocol):
+    """All that a backbone must offer to be compressed. Updates are residual: the caller adds them up."""
+
+    blocks: nn.ModuleList
+
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them."""
+
+    def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Update (B, N, C) by a block's attention, and a matching key (B, N, d) of each token, the mean over heads.
+
+        bias (B, N) is added to the attention logits of every query.
+        """
+
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Update (B, N, C) of tokens x (B, N, C) by a block's MLP."""
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many tokens go where: `drop` before the first block, merges[i] in block i, between attention and MLP."""
+
+    merges: tuple[int, ...] = ()
+    drop: int = 0
+    partition: Partition = "parity"
+    proportional_attention: bool = False
+
+    def counts(self, tokens: int, depth: int) -> list[int]:
+        """Tokens after each of `depth` blocks, of `tokens` patches."""
+        left, out = tokens - self.drop, []
+        for i in range(depth):
+            left -= self.merges[i] if i < len(self.merges) else 0
+            out.append(left)
+        return out
+
+
+def encode(
+    stack: Stack, crop: Tensor, protected: Tensor | None = None, schedule: Schedule | Sequence[int] = ()
+) -> Tokens:
+    """Run a crop (B, 3, H, W) through every block, merging tokens on the way (FastHMR Sec. 3.2, Fig. 3).
+
+    protected: share (0..1) or bool (B, N0) of person in each patch; more than 0 protects it, and drops take the lowest
+    first. schedule: a `Schedule`, or the number of merges of each block. No schedule: exactly the plain network.
+    """
+    plan = schedule if isinstance(schedule, Schedule) else Schedule(tuple(schedule))
+    tokens = stack.embed(crop)
+    if protected is not None:
+        tokens = tokens.protecting(protected > 0)
+    if plan.drop:
+        tokens = tokens.kept(most_covered(tokens, protected, plan.drop))
+    for i, block in enumerate(stack.blocks):
+        merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
+        bias = tokens.size.log() if plan.proportional_attention and merged and not tokens.dropped else None
+        update, key = stack.attend(block, tokens, bias)
+        tokens = replace(tokens, x=tokens.x + update)
+        r = plan.merges[i] if i < len(plan.merges) else 0
+        if r:
+            tokens = merge(tokens, key, r, plan.partition)
+        tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))
+    return stack.finish(tokens)
+
+
+def merge(tokens: Tokens, key: Tensor, r: int, partition: Partition) -> Tokens:
+    """The tokens with r pairs fewer, matched by key (B, N, d)."""
+    found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
+    return tokens.reduced(found.assign, tokens.x.shape[1] - r)
+
+
+def most_covered(tokens: Tokens, cover: Tensor | None, drop: int) -> Tensor:
+    """Indices (B, N - drop), in order, of the tokens left when the `drop` patches of lowest cover (B, N0) go.
+
+    Among equals the later patches go first. Raises ValueError without a cover, or where nothing would be left.
+    """
+    patches = tokens.source.shape[1]
+    if cover is None or not 0 <= drop < patches:
+        raise ValueError(f"dropping {drop} of {patches} patches needs their person coverage and must leave some")
+    ranked = cover.float().argsort(dim=1, descending=True, stable=True)[:, : patches - drop]
+    index = tokens.prefix + ranked.sort(1).values
+    prefix = torch.arange(tokens.prefix, device=index.device).expand(len(index), -1)
+    return torch.cat((prefix, index), 1)

@@ -1,0 +1,156 @@
+"""Tokens of a picture, and the two ways to have fewer of them: merge the most similar, or drop.
+
+Everything here is static: token counts follow from the numbers that are asked for, never from what a picture shows, and
+a frame's result does not depend on the frames beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.errors import BadInput
+
+Partition = Literal["parity", "unprotected"]
+DROPPED = -1
+# A step between the tiers of pairs (no, one, two protected tokens) that no cosine, -1..1, can climb. Not -inf: among
+# equal scores a sort picks at random, and then protected tokens merge while unprotected ones are left.
+TIER = 4.0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of token lists, each knowing which patches it stands for. The first `prefix` tokens are no patches."""
+
+    x: Tensor  # (B, N, C) features
+    size: Tensor  # (B, N) patches each token stands for; over the patch tokens they sum to N0 unless some were dropped
+    protected: Tensor  # (B, N) bool: tokens of the person mask, and prefix tokens
+    source: Tensor  # (B, N0) index of the token that now holds each original patch; DROPPED where it is gone
+    grid: tuple[int, int]
+    prefix: int = 0
+    dropped: bool = False
+
+    @classmethod
+    def of(cls, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tokens:
+        """Fresh tokens x (B, prefix + rows * columns, C), one a patch, none but the prefix protected."""
+        batch, count, _ = x.shape
+        if count != prefix + grid[0] * grid[1]:
+            raise ValueError(f"{count} tokens are not {prefix} and a grid of {grid[0]} x {grid[1]}")
+        place = torch.arange(count, device=x.device).expand(batch, count)
+        return cls(x, x.new_ones(batch, count), place < prefix, place[:, prefix:], grid, prefix)
+
+    def protecting(self, patches: Tensor) -> Tokens:
+        """The same tokens with patches (B, N0) bool protected too; for tokens that stand for one patch each."""
+        if patches.shape != self.source.shape:
+            raise ValueError(f"protected patches are {tuple(patches.shape)}, the tokens' {tuple(self.source.shape)}")
+        return replace(self, protected=torch.cat((self.protected[:, : self.prefix], patches), 1))
+
+    def reduced(self, assign: Tensor, count: int) -> Tokens:
+        """Merge: token i goes to place assign[:, i] (B, N) of `count`; features are means weighted by size."""
+        batch, _, width = self.x.shape
+        size = self.size.new_zeros(batch, count).scatter_add(1, assign, self.size)
+        # scatter-add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong numbers
+        x = self.x.new_zeros(batch, count, width)
+        x = x.scatter_add(1, assign[..., None].expand(-1, -1, width), self.x * self.size[..., None].to(self.x.dtype))
+        held = torch.zeros_like(size).scatter_add(1, assign, self.protected.to(size.dtype))
+        return replace(
+            self,
+            x=x / size[..., None].to(x.dtype),
+            size=size,
+            protected=held > 0,
+            source=moved(self.source, assign),
+        )
+
+    def kept(self, index: Tensor) -> Tokens:
+        """Drop: only the tokens index (B, K), in that order, remain; prefix tokens must be among the first."""
+        place = torch.full_like(self.size, DROPPED, dtype=torch.long)
+        place = place.scatter(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))
+        width = self.x.shape[-1]
+        return replace(
+            self,
+            x=self.x.gather(1, index[..., None].expand(-1, -1, width)),
+            size=self.size.gather(1, index),
+            protected=self.protected.gather(1, index),
+            source=moved(self.source, place),
+            dropped=True,
+        )
+
+    def to_grid(self) -> Tensor:
+        """Each patch's token back at its place: (B, C, rows, columns), right after any merge.
+
+        Raises BadInput after a drop: what is gone has no features.
+        """
+        if self.dropped:
+            raise BadInput("tokens were dropped and this head needs the full grid: use mode: merge instead of drop")
+        full = self.x.gather(1, self.source[..., None].expand(-1, -1, self.x.shape[-1]))  # (B, N0, C)
+        return full.transpose(1, 2).unflatten(2, self.grid)  # (B, C, rows, columns)
+
+    def positions(self) -> Tensor:
+        """Row and column (B, N, 2) of each token: the mean over the patches it stands for; prefix tokens are at 0."""
+        rows, columns = (torch.arange(n, device=self.x.device, dtype=torch.float32) for n in self.grid)
+        patch = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)  # (N0, 2)
+        alive = (self.source != DROPPED)[..., None]
+        index = self.source.clamp_min(0)[..., None].expand(-1, -1, 3)
+        ones = torch.cat((patch, torch.ones_like(patch[:, :1])), 1)  # (N0, 3): row, column, one
+        sums = torch.zeros(*self.size.shape, 3, device=self.x.device).scatter_add(1, index, ones * alive)
+        return sums[..., :2] / sums[..., 2:].clamp_min(1)
+
+
+def moved(source: Tensor, place: Tensor) -> Tensor:
+    """source (B, N0) after token i went to place[:, i] (B, N); DROPPED stays DROPPED."""
+    return torch.where(source == DROPPED, source, place.gather(1, source.clamp_min(0)))
+
+
+class Matching(NamedTuple):
+    """One layer's merge as an index map."""
+
+    assign: Tensor  # (B, N) the place of each token among the N - r that are left, in their old order
+    forced: Tensor  # (B,) merges that took a protected token, because too few unprotected pairs were left
+
+
+def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition: Partition = "parity") -> Matching:
+    """Bipartite soft matching (Bolya et al. 2023, Sec. 3) that spares protected tokens (FastHMR Sec. 3.2).
+
+    key (B, N, d), protected (B, N) bool. Tokens are split into two sides, each token of one side finds the most similar
+    (cosine) of the other, and exactly r pairs merge in every frame: unprotected ones first, the most similar first;
+    then pairs with one protected token, then with two. `partition` parity splits by even and odd place as the paper
+    does; unprotected splits the unprotected tokens evenly, so that a lopsided mask wastes no pair. Prefix tokens never
+    merge. Raises ValueError where r pairs do not exist.
+    """
+    order = places(protected, prefix, partition)  # (B, N - prefix)
+    a, b = order[:, ::2], order[:, 1::2]
+    if not 0 <= r <= (b.shape[1] and a.shape[1]):
+        raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
+    unit = F.normalize(key.float(), dim=-1)
+    tier = protected.float() * TIER
+    score = taken(unit, a) @ taken(unit, b).transpose(1, 2)  # (B, A, B)
+    score = score - tier.gather(1, a)[:, :, None] - tier.gather(1, b)[:, None]
+    best, partner = score.max(-1)
+    chosen = best.argsort(dim=1, descending=True, stable=True)[:, :r]  # (B, r)
+    source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
+    survives = torch.ones_like(protected, dtype=torch.long).scatter(1, source, 0)
+    place = survives.cumsum(1) - 1  # (B, N): order is kept, so that the next layer's parity still means neighbours
+    forced = (best.gather(1, chosen) < 1 - TIER).sum(1)
+    return Matching(place.scatter(1, source, place.gather(1, target)), forced)
+
+
+def places(protected: Tensor, prefix: int, partition: Partition) -> Tensor:
+    """Token indices (B, N - prefix) whose even and odd entries are the two sides of a matching."""
+    batch, count = protected.shape
+    if partition == "parity":
+        return torch.arange(prefix, count, device=protected.device).expand(batch, -1)
+    return prefix + protected[:, prefix:].long().argsort(dim=1, stable=True)
+
+
+def taken(x: Tensor, index: Tensor) -> Tensor:
+    """Rows index (B, K) of x (B, N, d) -> (B, K, d)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Share of each patch that a mask (B, H, W), bool or 0..1, covers: (B, rows * columns)."""
+    return F.adaptive_avg_pool2d(mask.float()[:, None], grid).flatten(1)
