@@ -1,36 +1,42 @@
 """The vision transformer of HMR2.0 (ViTPose's ViT): pre-norm blocks with fused qkv, and no class token.
 
-State_dict keys are those of 4D-Humans, so its weights load without renaming. A block is two residual updates, `attend`
-and `feed`, each of which runs alone: whoever merges tokens or blocks calls them and adds the updates up themselves.
+State_dict keys are those of 4D-Humans, so its weights load without renaming. `ViT` is a `compress.stack.Stack`: a block
+is two residual updates, `attend` and `feed`, and `compress.stack.encode` adds them up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.stack import encode
+from compress.tokens import Tokens
+
 PATCH = 16  # pixels per token and side
 GRID = (16, 12)  # tokens (rows, columns) of a 256x192 crop
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of q (B, H, M, d) over k, v (B, H, N, d) -> (B, H, M, d).
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention of q (B, H, M, d) over k, v (B, H, N, d) -> (B, H, M, d); bias (B, N) is added to the logits.
 
     Fused attention is the fast one, except where a CPU has to go backwards through it: under bfloat16 autocast its
     backward took five times as long as the rest of the network (35 images/s against 65 for the plain product).
     """
     if q.requires_grad and q.device.type == "cpu":
-        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)  # (B, H, M, N)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, M, N)
+        weights = (logits if bias is None else logits + bias[:, None, None]).softmax(-1)
         return weights.to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    mask = None if bias is None else bias[:, None, None].to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def residual(x: Tensor, update: Callable[[Tensor], Tensor], drop: float) -> Tensor:
-    """x + update(x) over x (B, ...), left out for a random share `drop` of the batch (stochastic depth).
+def thinned(x: Tensor, update: Callable[[Tensor], Tensor], drop: float) -> Tensor:
+    """update(x) for x (B, ...), but zero for a random share `drop` of the batch (stochastic depth).
 
     The update is computed only for the samples that keep it and is scaled by B / kept, so the mean stays what it was
     and the work shrinks (DINOv2, `drop_add_residual_stochastic_depth`). At least one sample keeps it.
@@ -38,9 +44,10 @@ def residual(x: Tensor, update: Callable[[Tensor], Tensor], drop: float) -> Tens
     batch = len(x)
     kept = max(1, round(batch * (1 - drop)))
     if kept == batch:
-        return x + update(x)
+        return update(x)
     chosen = torch.randperm(batch, device=x.device)[:kept]
-    return x.index_add(0, chosen, update(x[chosen]).to(x.dtype), alpha=batch / kept)
+    new = update(x[chosen])
+    return torch.zeros_like(x, dtype=new.dtype).index_add(0, chosen, new, alpha=batch / kept)
 
 
 class Attention(nn.Module):
@@ -52,11 +59,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, N, C) -> what attention adds (B, N, C) and the keys of all heads (B, H, N, d)."""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, N, C) -> what attention adds (B, N, C) and one key a token (B, N, d), the mean over the heads."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, d)
-        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2)), k
+        return self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2)), k.mean(1)
 
 
 class MLP(nn.Module):
@@ -82,19 +89,22 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, hidden)
 
-    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) -> residual update (B, N, C) and one key per token (B, N, d), the mean over the heads."""
-        update, keys = self.attn(self.norm1(x))
-        return update, keys.mean(1)
+    def attend(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) -> residual update (B, N, C) and one key per token (B, N, d), the mean over the heads.
+
+        With stochastic depth the keys are of no use (B, N, 0): tokens are merged in finished models only.
+        """
+        if self.training and self.drop:
+            return thinned(x, lambda kept: self.attn(self.norm1(kept), bias)[0], self.drop), x[..., :0]
+        return self.attn(self.norm1(x), bias)
 
     def feed(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> residual update (B, N, C) of the MLP."""
-        return self.mlp(self.norm2(x))
+        return thinned(x, lambda kept: self.mlp(self.norm2(kept)), self.drop if self.training else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        drop = self.drop if self.training else 0.0
-        x = residual(x, lambda kept: self.attn(self.norm1(kept))[0], drop)
-        return residual(x, self.feed, drop)
+        x = x + self.attend(x)[0]
+        return x + self.feed(x)
 
 
 class PatchEmbed(nn.Module):
@@ -173,16 +183,26 @@ class ViT(nn.Module):
         # There is no class token: the first row, which was once its position, is added to every token (as 4D-Humans).
         return table + self.pos_embed[:, :1]
 
-    def embed(self, crop: Tensor) -> Tensor:
-        """Crop (B, 3, H, W) -> tokens (B, N, C) as the first block takes them."""
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them."""
         x = self.patch_embed(crop)  # (B, C, rows, columns)
-        return x.flatten(2).transpose(1, 2) + self.positions((x.shape[2], x.shape[3]))
+        grid = (x.shape[2], x.shape[3])
+        return Tokens.of(x.flatten(2).transpose(1, 2) + self.positions(grid), grid)
+
+    def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A block's attention, as `compress.stack.Stack` asks for it."""
+        return block.attend(tokens.x, bias)  # type: ignore[operator]  # nn.Module hides its methods
+
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """A block's MLP, as `compress.stack.Stack` asks for it."""
+        return block.feed(x)  # type: ignore[operator]
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm."""
+        return replace(tokens, x=self.last_norm(tokens.x))
 
     def forward(self, crop: Tensor) -> Tensor:
-        x = self.embed(crop)
-        for block in self.blocks:
-            x = block(x)
-        return self.last_norm(x)
+        return encode(self, crop).x
 
 
 def _initialise(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from compress.errors import BadInput
 from hmr.checkpoints import load, save
 from hmr.head import rotations_from_6d, sixd_from_rotations
 from hmr.model import ARCHITECTURES, build
-from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, residual
+from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, thinned
 
 MANIFEST = Path(__file__).parent / "manifests" / "hmr2.json"
 TINY = {
@@ -147,7 +147,7 @@ def test_attention_with_gradient_equals_attention_without():
 def test_stochastic_depth_keeps_the_mean_and_draws_fairly():
     torch.manual_seed(0)
     x = torch.zeros(8, 2)
-    kept = torch.stack([residual(x, torch.ones_like, 0.3) for _ in range(2000)])  # (draws, B, 2)
+    kept = torch.stack([x + thinned(x, torch.ones_like, 0.3) for _ in range(2000)])  # (draws, B, 2)
     torch.testing.assert_close(kept.sum(1), torch.full((2000, 2), 8.0))  # every draw has the mean of no drop
     torch.testing.assert_close((kept > 0).float().mean(0), torch.full((8, 2), 6 / 8), atol=0.05, rtol=0)
 
@@ -159,8 +159,8 @@ def test_stochastic_depth_computes_only_what_it_keeps():
         seen.append(len(kept))
         return kept
 
-    residual(torch.zeros(8, 2), update, 0.75)
-    residual(torch.zeros(1, 2), update, 0.9)
+    thinned(torch.zeros(8, 2), update, 0.75)
+    thinned(torch.zeros(1, 2), update, 0.9)
     assert seen == [2, 1]
 
 
