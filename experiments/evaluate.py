@@ -47,46 +47,59 @@ def evaluate(
     mean: Tensor,
     device: torch.device,
     progress: Callable[[int], None] = lambda frames: None,
+    against: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Rows of errors and the model's frames/s on `data`, as contracts.md's `evaluate` without its provenance.
 
     `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`. frames_per_s is of the model alone, in
-    batches of BATCH, after a warm-up: rendering, body and metrics are left out. Raises BadInput where the model
-    predicts a value that is not finite.
+    batches of BATCH, after a warm-up: rendering, body and metrics are left out. With a second model, `paired` says by
+    how much `model` errs more than `against` on the same frames. Raises BadInput where a model predicts a value that is
+    not finite.
     """
     found: dict[str, list[Errors]] = {}
+    others: list[Errors] = []
     seconds = 0.0
     with torch.inference_mode():
-        for start, crop, truth in batches(data, device):
+        for start, crop, mask, truth in batches(data, device):
             if start == 0:
-                timed(model, crop)
-            predicted, took = timed(model, crop)
+                timed(model, crop, mask)
+            predicted, took = timed(model, crop, mask)
             seconds += took
             for name, guess in {"model": predicted, **trivial(truth, mean)}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
+            if against is not None:
+                others.append(errors(body, timed(against, crop, mask)[0], truth))
             progress(len(crop))
-    rows = [row(name, joined(parts), data.clip_names, data.fps is not None) for name, parts in found.items()]
-    return {"rows": rows, "frames_per_s": len(data) / seconds}
+    clips = data.clip_names
+    rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
+    paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
+    return {"rows": rows, "frames_per_s": len(data) / seconds, **paired}
 
 
-def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Tensor, Body]]:
-    """(index of the first frame, crops (B, 3, H, W) as the model takes them, what is true of them), in order.
+def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any]:
+    """MPJPE of the first minus that of the second, frame by frame."""
+    rise = metrics.paired_interval(mine.per_joint_mm.mean(1).numpy(), theirs.per_joint_mm.mean(1).numpy(), clips, SEED)
+    return {"mpjpe_mm": asdict(rise)}
+
+
+def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor, Body]]:
+    """(index of the first frame, crops (B, 3, H, W) and masks (B, H, W) as models take them, what is true), in order.
 
     Drawn in this process: rendering beside it would take the cores that the model is timed on.
     """
     for start in range(0, len(data), BATCH):
         samples = [data[i] for i in range(start, min(start + BATCH, len(data)))]
-        crop, rotations, betas = (
+        crop, mask, rotations, betas = (
             torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
-            for field in ("image", "rotations", "betas")
+            for field in ("image", "mask", "rotations", "betas")
         )
-        yield start, normalised(crop), Body(rotations.float(), betas.float())
+        yield start, normalised(crop), mask, Body(rotations.float(), betas.float())
 
 
-def timed(model: nn.Module, crop: Tensor) -> tuple[Body, float]:
-    """What the model says of crops (B, 3, H, W), and the seconds it took."""
+def timed(model: nn.Module, crop: Tensor, mask: Tensor) -> tuple[Body, float]:
+    """What the model says of crops (B, 3, H, W) with person masks (B, H, W), and the seconds it took."""
     started = _now(crop.device)
-    output = model(crop)
+    output = model(crop, mask)
     seconds = _now(crop.device) - started
     rotations = torch.cat((output.global_orient, output.body_pose), 1)  # (B, 1 + 23, 3, 3)
     return Body(rotations.float(), output.betas.float()), seconds

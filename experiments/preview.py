@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import groupby, islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,13 @@ from PIL import Image, ImageDraw
 
 from hmr import render
 from hmr.body import JOINT_NAMES, PARENTS
-from hmr.data.motion import MotionClip
-from hmr.data.scene import Mesh, Person, Sample, mesh, posed
+from hmr.data.clip import clip_name
+from hmr.data.motion import MotionClip, motion_files, read_clip, shipped_clips
+from hmr.data.scene import Mesh, Person, mesh
+from hmr.data.view import Sample, posed
 
 SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
+SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
 SIDE_COLOURS = {"left": (255, 80, 60), "right": (60, 140, 255)}
 
 
@@ -50,13 +55,26 @@ def with_skeleton(sample: Sample) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def clips_to_show(mocap: Path | None) -> list[MotionClip]:
+    """Two clips of each file format in the folder `mocap`, those of SHOWN first; without a folder six shipped ones.
+
+    Raises BadInput where the folder holds no motion or a file is malformed.
+    """
+    if mocap is None:
+        return sorted(shipped_clips(), key=lambda clip: clip.name not in SHOWN)[:6]
+    files = sorted(motion_files(mocap), key=lambda path: (path.suffix.lower(), clip_name(path) not in SHOWN))
+    formats = groupby(files, lambda path: path.suffix.lower())
+    return [read_clip(path) for _, paths in formats for path in islice(paths, 2)]
+
+
 def motion_sheet(clips: Sequence[MotionClip], columns: int = 8) -> bytes:
-    """PNG of one row a clip: the default body in evenly spaced frames, seen from 50 degrees to its left, with its name."""
+    """PNG of one row a clip: the default body in evenly spaced frames, seen from 50 degrees to its left."""
     rows = []
     for clip in clips:
         frames = np.linspace(0, len(clip.rotations) - 1, columns).astype(int)
         row = Image.fromarray(np.concatenate([figure(clip.rotations[t]) for t in frames], 1))
-        ImageDraw.Draw(row).text((6, 4), f"{clip.name}  ({clip.source}, {len(clip.rotations) / clip.fps:.1f} s)", fill=(0, 0, 0))
+        title = f"{clip.name}  ({clip.source}, {len(clip.rotations) / clip.fps:.1f} s)"
+        ImageDraw.Draw(row).text((6, 4), title, fill=(0, 0, 0))
         rows.append(np.asarray(row))
     stream = BytesIO()
     Image.fromarray(np.concatenate(rows, 0)).save(stream, "PNG")
@@ -68,7 +86,8 @@ def figure(rotations: NDArray[np.float32], size: tuple[int, int] = (224, 168)) -
     body = mesh()
     who = Person(np.zeros(10, np.float32), side_colours(body), float(np.radians(50)), np.zeros(3, np.float32))
     vertices, _, _, _ = posed(who, body, rotations, None)
-    seen = (vertices - np.array([vertices[:, 0].mean(), 0.8, vertices[:, 2].mean() + 3.6], np.float32)) * SEEN_FROM_FRONT
+    camera = np.array([vertices[:, 0].mean(), 0.8, vertices[:, 2].mean() + 3.6], np.float32)
+    seen = (vertices - camera) * SEEN_FROM_FRONT
     image = np.full((*size, 3), 235, np.float32)
     image[int(size[0] * 0.86) :] = 215
     face_id, bary, near = np.full(size, -1, np.int32), np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)

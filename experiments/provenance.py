@@ -19,7 +19,12 @@ PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
 
 
 def provenance(
-    command: str, model: Resolved, body: BodyModel, spec: DataSpec, data: Frames, device: torch.device
+    command: str,
+    model: Resolved,
+    body: BodyModel | None,
+    spec: DataSpec | None,
+    data: Frames | None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Where a figure of `fasthmr <command>` comes from: schema, code, machine, body, model and data."""
     return {
@@ -30,16 +35,21 @@ def provenance(
         "threads": torch.get_num_threads(),
         "precision": str(next(model.model.parameters()).dtype).removeprefix("torch."),
         "versions": versions(),
-        "body": {"name": body.name, "sha256": body.sha256},
-        "model": {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256},
-        "data": {
-            "name": spec.name,
-            "split": spec.split,
-            "frames": len(data),
-            "clips": len(set(data.clip_names)),
-            "fps": data.fps,
-            "mask_source": spec.mask_source,
-        },
+        "body": body and {"name": body.name, "sha256": body.sha256},
+        "model": {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256 or None},
+        "data": spec and data and dataset(spec, data),
+    }
+
+
+def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:
+    """Which frames a figure comes from."""
+    return {
+        "name": spec.name,
+        "split": spec.split,
+        "frames": len(data),
+        "clips": len(set(data.clip_names)),
+        "fps": data.fps,
+        "mask_source": spec.mask_source,
     }
 
 

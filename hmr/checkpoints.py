@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.model import HMRModel, build
 
@@ -28,15 +28,14 @@ def save(
     if unfit:
         raise ValueError(f"not finite as {dtype}: {', '.join(unfit[:5])}")
     header = {"architecture": model.architecture, "sizes": model.sizes.model_dump_json(), **(metadata or {})}
-    write_atomically(path, to_bytes(state, header))
-    return path
+    return atomic_write(path, to_bytes(state, header))
 
 
 def load(path: Path, architecture: str | None = None, **sizes: Any) -> HMRModel:
     """The model of a file that `save` wrote, in float32 and evaluation mode.
 
     `architecture` and `sizes` replace what the header says. Raises BadInput for a file that is missing, broken, without
-    a header, or whose keys or shapes are not exactly the model's.
+    a header, that holds a value that is not finite, or whose keys or shapes are not exactly the model's.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -47,28 +46,28 @@ def load(path: Path, architecture: str | None = None, **sizes: Any) -> HMRModel:
     name = architecture or header.get("architecture")
     if name is None:
         raise BadInput(f"{path}: its header names no architecture; name one")
-    model = build(name, {**_sizes(path, header), **sizes})
-    wanted = {k: v.shape for k, v in model.state_dict().items()}
+    sizes = {**_sizes(path, header), **sizes}
+    try:
+        with torch.device("meta"):  # a header that asks for a giant is found out before it takes the memory
+            wanted = {k: v.shape for k, v in build(name, sizes).state_dict().items()}
+    except BadInput as error:
+        raise BadInput(f"{path}: its header describes no model: {error}") from error
     odd = sorted(set(wanted) ^ set(state)) or sorted(k for k in wanted if wanted[k] != state[k].shape)
     if odd:
         raise BadInput(f"{path}: {len(odd)} keys or shapes are not those of {name}, first {odd[0]!r}")
+    broken = sorted(k for k, v in state.items() if not v.float().isfinite().all())
+    if broken:
+        raise BadInput(f"{path}: {broken[0]!r} holds a value that is not finite; get or train the file again")
+    model = build(name, sizes)
     model.load_state_dict(state)  # copies into float32 parameters
     return model.eval()
 
 
 def _sizes(path: Path, header: dict[str, str]) -> dict[str, Any]:
     try:
-        return dict(json.loads(header.get("sizes", "{}")))
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: the sizes in its header are not a JSON object ({error})") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to disk, rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+        found = json.loads(header.get("sizes", "{}"))
+    except ValueError as error:
+        raise BadInput(f"{path}: 'sizes' in its header is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: 'sizes' in its header is not a JSON object")
+    return found

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.stack import Schedule, Stack, encode
+from compress.tokens import Tokens, coverage
 from hmr.head import HMROutput, SMPLHead
-from hmr.vit import ViT
+from hmr.vit import GRID, PATCH, ViT
 
 __all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build"]
 
@@ -41,11 +43,11 @@ _REFERENCE = {
     "heads": 3,
     "mlp_dim": 768,
     "drop_path": 0.3,
-    "head_dim": 256,
-    "head_depth": 3,
-    "head_heads": 4,
-    "head_dim_head": 32,
-    "head_mlp_dim": 256,
+    "head_dim": 192,
+    "head_depth": 4,  # x 8 heads: 32 places to look at, and a person has 24 joints
+    "head_heads": 8,
+    "head_dim_head": 16,
+    "head_mlp_dim": 192,
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hmr2": {},
@@ -55,11 +57,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 class HMRModel(nn.Module):
-    """A backbone that turns a crop into tokens and a head that turns tokens into a body."""
+    """A backbone that turns a crop into tokens and a head that turns tokens into a body.
+
+    It is a `compress.policy.Compressible`: policies change its `stack`, `schedule` and `protect`, in place.
+    """
+
+    head_needs: Literal["tokens", "grid"] = "tokens"
 
     def __init__(self, architecture: str, sizes: Sizes) -> None:
         super().__init__()
         self.architecture, self.sizes = architecture, sizes
+        self.dim, self.grid = sizes.dim, GRID
+        self.schedule = Schedule()
+        self.protect: float | None = None
         self.backbone = ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem)
         self.smpl_head = SMPLHead(
             sizes.dim,
@@ -72,10 +82,37 @@ class HMRModel(nn.Module):
             sizes.iterations,
         )
 
+    @property
+    def stack(self) -> Stack:
+        """The blocks that are compressed."""
+        return self.backbone
+
     def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
-        """crop (B, 3, 256, 192), ImageNet-normalised RGB -> HMROutput. Every family takes a person mask (B, H, W) and
-        a condition; this one needs neither."""
-        return self.smpl_head(self.backbone(crop))
+        """crop (B, 3, 256, 192), ImageNet-normalised RGB -> HMROutput.
+
+        mask (B, H, W): the person, bool or 0..1, at any resolution; only a model whose tokens were reduced by it looks
+        at it, and cannot do without: BadInput. Some families take a condition; this one needs none.
+        """
+        return self.smpl_head(self.encode(crop, mask).x)
+
+    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The tokens that the head reads, knowing which patches each stands for; arguments as `forward`."""
+        if self.schedule != Schedule():
+            grid = (crop.shape[2] // PATCH, crop.shape[3] // PATCH)
+            if grid != self.grid:
+                raise BadInput(f"token schedule was made for a grid of {_by(self.grid)}, this crop gives {_by(grid)}")
+        return encode(self.stack, crop, self.person(crop, mask), self.schedule)
+
+    def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
+        """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where
+        this model looks at no mask."""
+        if self.protect is None:
+            return None
+        if mask is None:
+            raise BadInput("this model's tokens were reduced around the person: it needs a person mask for each crop")
+        if mask.ndim != 3 or len(mask) != len(crop):
+            raise BadInput(f"a person mask is (B, H, W) with B = {len(crop)}, this one is {tuple(mask.shape)}")
+        return coverage(mask, self.grid) - self.protect
 
 
 def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
@@ -94,3 +131,7 @@ def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
     if checked.dim % checked.heads:
         raise BadInput(f"sizes of {architecture}: dim {checked.dim} does not divide into {checked.heads} heads")
     return HMRModel(architecture, checked)
+
+
+def _by(grid: tuple[int, int]) -> str:
+    return f"{grid[0]} x {grid[1]}"

@@ -17,7 +17,7 @@ NO_FACE = -1
 
 @numba.njit(cache=True)
 def chain(rotations: Array, rest: Array, parents: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Forward kinematics of one skeleton: local rotations (J,3,3), rest joints (J,3) m -> global (J,3,3), joints (J,3)."""
+    """Forward kinematics: local rotations (J,3,3), rest joints (J,3) m -> global rotations (J,3,3), joints (J,3) m."""
     glob = np.empty_like(rotations)
     joints = np.empty_like(rest)
     glob[0], joints[0] = rotations[0], rest[0]
@@ -77,7 +77,13 @@ def vertex_normals(vertices: Array, faces: NDArray[np.int64]) -> Array:
 
 @numba.njit(cache=True, fastmath=True)
 def rasterise(
-    vertices: Array, faces: NDArray[np.int64], focal: float, face_id: NDArray[np.int32], bary: Array, inverse_depth: Array, first: int
+    vertices: Array,
+    faces: NDArray[np.int64],
+    focal: float,
+    face_id: NDArray[np.int32],
+    bary: Array,
+    inverse_depth: Array,
+    first: int,
 ) -> None:
     """Draw faces (F,3) of vertices (V,3) into a z-buffer that may hold other meshes already.
 
@@ -116,9 +122,16 @@ def rasterise(
 
 @numba.njit(cache=True, fastmath=True)
 def shade(
-    image: Array, face_id: NDArray[np.int32], bary: Array, first: int, faces: NDArray[np.int64], normals: Array, colours: Array,
-    light: Array, ambient: float,
-) -> None:  # fmt: skip
+    image: Array,
+    face_id: NDArray[np.int32],
+    bary: Array,
+    first: int,
+    faces: NDArray[np.int64],
+    normals: Array,
+    colours: Array,
+    light: Array,
+    ambient: float,
+) -> None:
     """Colour the pixels of one mesh (face ids from `first`): vertex colours (V,3) 0..255 under one light, Lambert."""
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -139,9 +152,18 @@ def shade(
 
 @numba.njit(cache=True, fastmath=True)
 def draw_room(
-    image: Array, focal: float, rotation: Array, centre: Array, wall: Array, wall_texture: NDArray[np.uint8],
-    floor_texture: NDArray[np.uint8], scale: Array, offset: Array, gain: Array, contacts: Array,
-) -> None:  # fmt: skip
+    image: Array,
+    focal: float,
+    rotation: Array,
+    centre: Array,
+    wall: Array,
+    wall_texture: NDArray[np.uint8],
+    floor_texture: NDArray[np.uint8],
+    scale: Array,
+    offset: Array,
+    gain: Array,
+    contacts: Array,
+) -> None:
     """Fill image (H,W,3) with a floor (world y = 0) and one vertical wall, seen from a camera in the world.
 
     rotation (3,3) world -> camera, centre (3,) m; wall = (normal x, normal z, distance): points with n.p = -distance;

@@ -14,73 +14,34 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import roma
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from compress.errors import BadInput
+from hmr.augment import augmented
 from hmr.body import BodyModel, load_body
-from hmr.checkpoints import save, write_atomically
+from hmr.checkpoints import save
 from hmr.crop import normalised
+from hmr.data.cache import CachedFrames, order
 from hmr.head import JOINTS, HMROutput, sixd_from_rotations
 from hmr.metrics import mpjpe, pa_mpjpe
 from hmr.model import HMRModel, build
-from hmr.supervision import TokenHeads, TokenOutput, losses, on_grid, total
+from hmr.supervision import TokenHeads, TokenOutput, losses, total
+from hmr.train_config import TrainConfig, checkpoints, claim, stages_of
 from hmr.vit import PATCH
 
 log = logging.getLogger(__name__)
-TARGETS = ("rotations", "betas", "joints", "keypoints", "camera", "part", "canonical")
 LOG_STEPS = 100
 FLOOR = 0.01  # share of the learning rate that is left at the end
 LONGEST_MEMORY = 0.999  # decay of the averaged weights once the ramp is over
-
-
-class TrainConfig(BaseModel):
-    """What to train, on what and for how long: either `minutes` of wall clock or a number of `steps`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    architecture: str = "reference"
-    sizes: dict[str, Any] = {}
-    out: Path
-    half_cache: Path | None = None  # 128x96
-    full_cache: Path | None = None  # 256x192
-    half_val_cache: Path | None = None
-    full_val_cache: Path | None = None
-    minutes: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    full_share: float = Field(0.3, ge=0, le=1)
-    half_batch: int = Field(16, ge=2)
-    full_batch: int = Field(16, ge=2)
-    lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: int = Field(300, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_minutes: float = Field(3.0, ge=0)
-    val_minutes: float = Field(5.0, ge=0)
-    seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _complete(self) -> TrainConfig:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("give either minutes or steps")
-        if self.half_cache is None and self.full_cache is None:
-            raise ValueError("give half_cache, full_cache or both")
-        return self
 
 
 @dataclass
@@ -156,9 +117,9 @@ class Run:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.progress = config, Progress()
         claim(config)
-        self.data = {name: Frames(folder, size) for name, folder, size in stages_of(config)}
+        self.data = {name: CachedFrames(folder, size) for name, folder, size in stages_of(config)}
         self.validation = {
-            name: Frames(folder, size)
+            name: CachedFrames(folder, size)
             for name, folder, size in (
                 ("half", config.half_val_cache, (128, 96)),
                 ("full", config.full_val_cache, (256, 192)),
@@ -213,7 +174,7 @@ class Run:
                 group["lr"] = learning_rate(self.config, progress.step, fraction)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=progress.bfloat16):
             output, tokens = self.trainee(crop)
-        parts, error = losses(output, tokens, target, self.body)
+        parts, error = losses(output, tokens, target, self.body, grid_of(crop))
         loss = total(parts, fraction)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.config.clip_norm)
@@ -276,7 +237,7 @@ class Run:
                 started = self.synchronised()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
                 output, tokens = probe(crop)
-            total(losses(output, tokens, target, self.body)[0], 0.0).backward()
+            total(losses(output, tokens, target, self.body, grid_of(crop))[0], 0.0).backward()
         return self.synchronised() - started
 
     def synchronised(self) -> float:
@@ -340,7 +301,9 @@ def validate(run: Run, board: SummaryWriter) -> None:
 
 
 @torch.no_grad()
-def errors(model: HMRModel, frames: Frames, body: BodyModel, device: torch.device, bfloat16: bool) -> dict[str, float]:
+def errors(
+    model: HMRModel, frames: CachedFrames, body: BodyModel, device: torch.device, bfloat16: bool
+) -> dict[str, float]:
     """Mean MPJPE and PA-MPJPE (mm) of a model over frames."""
     found = []
     for indices in np.array_split(np.arange(len(frames)), math.ceil(len(frames) / 50)):
@@ -351,80 +314,6 @@ def errors(model: HMRModel, frames: Frames, body: BodyModel, device: torch.devic
         found.append(torch.stack((mpjpe(joints, target["joints"]), pa_mpjpe(joints, target["joints"])), 1))
     mean = torch.cat(found).mean(0).tolist()
     return {"val_mpjpe_mm": mean[0], "val_pa_mpjpe_mm": mean[1]}
-
-
-class Frames:
-    """A folder of frames that `hmr.data.cache.cached_frames` wrote, read by index.
-
-    Raises BadInput where a field is missing, lengths differ or the pictures have another size.
-    """
-
-    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
-        try:
-            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *TARGETS)}
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{folder}: not a folder of rendered frames ({error})") from error
-        if self.arrays["images"].shape[1:] != (*size, 3):
-            raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {(*size, 3)}")
-        if len({len(array) for array in self.arrays.values()}) != 1 or not len(self):
-            raise BadInput(f"{folder}: its fields hold different numbers of frames, or none")
-        self.grid = (size[0] // PATCH, size[1] // PATCH)
-
-    def __len__(self) -> int:
-        return len(self.arrays["images"])
-
-    def read(self, indices: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames by index -> images (B, H, W, 3) uint8 and their targets, as `losses` takes them."""
-        rows = {name: torch.from_numpy(array[indices]).to(device) for name, array in self.arrays.items()}
-        target = {name: rows[name].float() for name in TARGETS}
-        target["part"] = on_grid(rows["part"], self.grid).long()
-        target["canonical"] = on_grid(target["canonical"], self.grid)
-        return rows["images"], target
-
-
-def augmented(images: Tensor) -> Tensor:
-    """Pictures (B, H, W, 3) in 0..255 with other light, colour cast, noise, and rectangles cut out, each its own.
-
-    No mirroring: clothes, faces and a watch are what tells left from right.
-    """
-    batch, device = len(images), images.device
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(batch, *shape, device=device).uniform_(low, high)
-
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = (images - mean) * uniform(0.7, 1.3, 1, 1, 1) + mean  # contrast
-    images = images * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.85, 1.15, 1, 1, 3)  # light and its colour
-    noise = torch.randn_like(images)
-    for _ in range(2):
-        hole = rectangles(images.shape[1], images.shape[2], uniform)
-        colour = uniform(0, 255, 1, 1, 3) + noise * uniform(0, 60, 1, 1, 1)
-        images = torch.where(hole, colour, images)
-    return (images + noise * uniform(0, 15, 1, 1, 1)).clamp(0, 255)
-
-
-def rectangles(height: int, width: int, uniform: Callable[..., Tensor]) -> Tensor:
-    """(B, H, W, 1) bool: in a third of the pictures, one rectangle of up to a third of each side."""
-    inside = []
-    for length in (height, width):
-        places = (torch.arange(length) + 0.5) / length  # (L,)
-        centre, half = uniform(0, 1, 1), uniform(0.03, 0.17, 1)  # (B, 1)
-        inside.append((places.to(centre.device) - centre).abs() < half)  # (B, L)
-    shown = uniform(0, 1, 1, 1) < 1 / 3
-    return (inside[0][:, :, None] & inside[1][:, None, :] & shown)[..., None]
-
-
-@lru_cache(maxsize=2)
-def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(count) that depends on nothing but its arguments."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def order(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Indices of the frames of one step, in file order: every epoch shows each frame once, in an order of its own."""
-    batch = min(batch, count)
-    epoch, place = divmod(step, count // batch)
-    return np.sort(shuffled(count, seed, epoch)[place * batch : (place + 1) * batch])
 
 
 def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:
@@ -453,7 +342,7 @@ def optimizers(trainee: Trainee, config: TrainConfig) -> tuple[torch.optim.Muon,
     )
 
 
-def start_from_mean(model: HMRModel, frames: Frames, most: int = 20_000) -> None:
+def start_from_mean(model: HMRModel, frames: CachedFrames, most: int = 20_000) -> None:
     """Fill the head's init buffers with the mean pose, betas and camera of the first frames."""
     arrays = {name: torch.from_numpy(np.array(frames.arrays[name][:most])) for name in ("rotations", "betas", "camera")}
     pose = roma.special_procrustes(arrays["rotations"].mean(0))  # (24, 3, 3): the rotation nearest to the mean
@@ -463,32 +352,5 @@ def start_from_mean(model: HMRModel, frames: Frames, most: int = 20_000) -> None
     head.init_cam.copy_(arrays["camera"].mean(0, keepdim=True))
 
 
-def claim(config: TrainConfig) -> None:
-    """Make `out` this run's folder; BadInput where it holds something else, or a run with another beginning."""
-    mine = {"architecture": config.architecture, "sizes": config.sizes, "seed": config.seed}
-    path = config.out / "config.json"
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        unlike = [
-            f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value
-        ]
-        if unlike:
-            raise BadInput(f"{path}: that run has {unlike[0]}; choose another folder to start a new run")
-    elif config.out.exists() and any(config.out.iterdir()):
-        raise BadInput(f"{config.out}: the folder is not empty and holds no training run; choose another")
-    write_atomically(path, config.model_dump_json(indent=2).encode())
-
-
-def stages_of(config: TrainConfig) -> list[tuple[str, Path, tuple[int, int]]]:
-    """(name, folder of frames, crop size) of each stage, in order."""
-    stages = (("half", config.half_cache, (128, 96)), ("full", config.full_cache, (256, 192)))
-    return [(name, folder, size) for name, folder, size in stages if folder is not None]
-
-
 def grid_of(crop: Tensor) -> tuple[int, int]:
     return crop.shape[2] // PATCH, crop.shape[3] // PATCH
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """Finished checkpoints, the latest last."""
-    return sorted(path for path in out.glob("checkpoint-*") if path.suffix != ".part")

@@ -6,6 +6,7 @@ is two residual updates, `attend` and `feed`, and `compress.stack.encode` adds t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -172,7 +173,8 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, drop) for drop in drops)
         self.last_norm = nn.LayerNorm(dim, eps=1e-6)
         self.apply(_initialise)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        with torch.no_grad():
+            self.pos_embed.copy_(torch.cat((torch.zeros(1, dim), sine_positions(GRID, dim)))[None])
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embedding (1, rows * columns, C); a smaller grid than 16x12 gets the means over its wider cells."""
@@ -203,6 +205,17 @@ class ViT(nn.Module):
 
     def forward(self, crop: Tensor) -> Tensor:
         return encode(self, crop).x
+
+
+def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """Sine and cosine waves of row and column (rows * columns, dim), amplitude 1: where position embeddings start.
+
+    From small random numbers a network has to find out first that positions matter, and where each token lies.
+    """
+    waves = torch.exp(-math.log(100.0) * torch.arange((dim + 3) // 4) / ((dim + 3) // 4))  # 6 ... 600 tokens long
+    row, column = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+    angles = [place.flatten()[:, None] * waves for place in (row, column)]  # (N, dim/4) each
+    return torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], 1)[:, :dim]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import cli
+from experiments import cli, evaluate, preview
 from hmr.checkpoints import save
 from hmr.model import build
 
@@ -19,6 +19,7 @@ def fasthmr(monkeypatch, capsys, tmp_path):
     """Run the command in this process: (exit code, stdout, stderr)."""
     monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FASTHMR_MOCAP", raising=False)
+    monkeypatch.setattr(evaluate, "POSES", 20)
 
     def run(*words: object) -> tuple[int | str | None, str, str]:
         monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
@@ -53,6 +54,72 @@ def test_evaluate_json_is_one_object(fasthmr, weights):
     assert all(row["mpjpe_mm"]["lo"] <= row["mpjpe_mm"]["mean"] <= row["mpjpe_mm"]["hi"] for row in result["rows"])
 
 
+def test_evaluate_against_another_model(fasthmr, weights, tmp_path):
+    torch.manual_seed(1)
+    other = save(build("reference-small", {"depth": 1}), tmp_path / "other.safetensors")
+    words = ("evaluate", weights, "--data", "synth:val", "--frames", 4, "--against", other)
+    code, out, _ = fasthmr(*words, "--json")
+    assert code == 0
+    paired = json.loads(out)["paired"]
+    assert paired["against"] == str(other)
+    assert paired["mpjpe_mm"]["lo"] <= paired["mpjpe_mm"]["mean"] <= paired["mpjpe_mm"]["hi"]
+    assert "MPJPE minus that of" in fasthmr(*words)[1]
+
+
+def test_trivial_predictors_know_the_shipped_motion_alone(fasthmr, weights, tmp_path):
+    write_motion(tmp_path / "mocap" / "humanoid3d_headstand.txt")
+    words = ("evaluate", weights, "--data", "synth:val", "--frames", 4, "--json")
+    plain, with_mocap = (json.loads(fasthmr(*words, *more)[1]) for more in ((), ("--mocap", tmp_path / "mocap")))
+    assert plain["rows"] == with_mocap["rows"]
+
+
+def test_depth_tells_of_every_block(fasthmr, weights):
+    code, out, _ = fasthmr("depth", weights, "--data", "synth:val", "--frames", 4, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert sorted(result) == ["mpjpe_mm", "provenance", "rows"]
+    assert [row["block"] for row in result["rows"]] == [0]
+    assert result["provenance"]["schema"] == "fasthmr.depth/1"
+    assert "without 0" in fasthmr("depth", weights, "--data", "synth:val", "--frames", 2)[1]
+
+
+def write_motion(path):
+    """A DeepMimic clip of somebody who stands still."""
+    path.parent.mkdir(exist_ok=True)
+    still = [1.0, 0, 0, 0]
+    limbs = [*still, 0, *still, *still, 0]  # hip, knee, ankle, shoulder, elbow
+    row = [1 / 30, 0, 0.9, 0, *still, *still, *still, *limbs, *limbs]
+    path.write_text(json.dumps({"Loop": "none", "Frames": [row] * 40}))
+
+
+def test_motion_sheet_shows_two_clips_of_each_format(fasthmr, tmp_path, monkeypatch):
+    mocap = tmp_path / "mocap"
+    for name in ("humanoid3d_ask", "humanoid3d_bow", "humanoid3d_walk"):
+        write_motion(mocap / f"{name}.txt")
+    for name in ("Sit_poses", "Stand_poses", "Turn_poses"):
+        np.savez(mocap / f"{name}.npz", poses=np.zeros((9, 156)), trans=np.zeros((9, 3)), mocap_framerate=30.0)
+    shown: list[str] = []
+
+    def sheet(clips):
+        shown.extend(clip.name for clip in clips)
+        return b"sheet"
+
+    monkeypatch.setattr(preview, "motion_sheet", sheet)
+    assert fasthmr("data", "motion", "--out", tmp_path / "a.png", "--mocap", mocap)[0] == 0
+    assert shown == ["Sit", "Stand", "humanoid3d_walk", "humanoid3d_ask"]
+    assert (tmp_path / "a.png").read_bytes() == b"sheet"
+
+
+def test_motion_sheet_shows_six_shipped_clips(fasthmr, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert fasthmr("data", "motion", "--out", out)[0] == 0
+    picture = np.asarray(Image.open(out))
+    rows = picture.reshape(6, -1, *picture.shape[1:])
+    assert all(row.std() > 10 for row in rows)
+    assert not any(np.array_equal(rows[0], row) for row in rows[1:])
+    assert fasthmr("data", "motion", "--out", out)[0] == 2  # never over another
+
+
 def test_evaluate_table_names_what_it_measured(fasthmr, weights):
     code, out, _ = fasthmr("evaluate", weights, "--data", "synth-video:val", "--frames", 4)
     assert code == 0
@@ -79,6 +146,10 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
         (["evaluate", "./nowhere.safetensors", "--data", "synth"], "no such file"),
         (["data", "preview", "--data", "synth", "--out", "sheet.jpg"], "must end in .png"),
         (["data", "preview", "--data", "synth:train", "--out", "x.png", "--mocap", "nowhere"], "nowhere"),
+        (["data", "motion", "--out", "sheet.jpg"], "must end in .png"),
+        (["data", "motion", "--out", "x.png", "--mocap", "nowhere"], "nowhere"),
+        (["depth", "refrence", "--data", "synth"], "did you mean 'reference'"),
+        (["evaluate", "./a.safetensors", "--data", "synth", "--against", "refrence"], "did you mean 'reference'"),
         (["body", "import", "nowhere.pkl"], "nowhere.pkl"),
         (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "refrence"], "did you mean 'reference'"),
     ],

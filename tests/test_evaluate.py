@@ -13,13 +13,15 @@ from compress.errors import BadInput
 from experiments import evaluate, provenance
 from experiments.choices import one_of
 from experiments.datasets import DataSpec, open_data, parse
+from experiments.depth import depth
 from experiments.models import resolve_model
 from hmr.body import JOINT_NAMES, load_body
 from hmr.checkpoints import save
 from hmr.crop import IMAGE_MEAN, IMAGE_STD
-from hmr.data.scene import Sample
+from hmr.data.view import Sample
 from hmr.head import HMROutput
 from hmr.model import build
+from hmr.vit import Block
 
 CPU = torch.device("cpu")
 
@@ -52,7 +54,7 @@ class Oracle(nn.Module):
         super().__init__()
         self.data, self.change = data, change
 
-    def forward(self, crop: Tensor) -> HMROutput:
+    def forward(self, crop: Tensor, mask: Tensor | None = None) -> HMROutput:
         index = ((crop[:, 0, 0, 0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255).round().long()
         rotations, unused = self.change(self.data.rotations[index].clone()), torch.zeros(len(crop), 3)
         return HMROutput(rotations[:, :1], rotations[:, 1:], self.data.betas[index], unused, unused)
@@ -117,6 +119,49 @@ def test_acceleration_stays_within_recordings():
 def test_a_model_that_says_nan_is_refused():
     with pytest.raises(BadInput, match="not finite"):
         rows(Oracle(data := Told(), lambda r: r * torch.nan), data)
+
+
+def test_two_models_are_compared_on_frames_that_are_drawn_once():
+    class Counted(Told):
+        drawn = 0
+
+        def __getitem__(self, index: int) -> Sample:
+            self.drawn += 1
+            return super().__getitem__(index)
+
+    data, body = Counted(), load_body()
+    knows, errs = Oracle(data), Oracle(data, lambda r: r @ r[:, :1])
+    mean = torch.eye(3).expand(24, 3, 3)
+    result = evaluate.evaluate(knows, data, body, mean, CPU, against=errs)
+    alone = evaluate.evaluate(errs, data, body, mean, CPU)["rows"][0]["mpjpe_mm"]
+    paired = result["paired"]["mpjpe_mm"]
+    assert data.drawn == 2 * len(data)  # once for each of the two calls
+    assert paired["mean"] == pytest.approx(-alone["mean"], abs=0.01)
+    assert paired["lo"] <= paired["mean"] <= paired["hi"] < 0
+    assert [row["name"] for row in result["rows"]] == ["model", "mean_pose_true_root", "mean_pose_mean_root"]
+    same = evaluate.evaluate(errs, data, body, mean, CPU, against=errs)["paired"]["mpjpe_mm"]
+    assert same == {"mean": 0.0, "lo": 0.0, "hi": 0.0}
+
+
+def test_a_block_that_does_nothing_is_worth_nothing():
+    torch.manual_seed(0)
+    model, data, body = build("reference-small", {"depth": 3}).eval(), Told(), load_body()
+    idle = model.backbone.blocks[1]
+    assert isinstance(idle, Block)
+    with torch.no_grad():
+        for last in (idle.attn.proj, idle.mlp.fc2):
+            last.weight.zero_()
+            last.bias.zero_()
+        model.smpl_head.decpose.weight.mul_(100)  # a fresh head hardly listens to its tokens
+    seen: list[int] = []
+    blocks = model.backbone.blocks
+    result = depth(model, data, body, CPU, seen.append)
+    assert [row["block"] for row in result["rows"]] == [0, 1, 2]
+    assert result["rows"][1]["rise_mm"] == {"mean": 0.0, "lo": 0.0, "hi": 0.0}
+    assert all(abs(result["rows"][i]["rise_mm"]["mean"]) > 1e-3 for i in (0, 2))
+    assert model.backbone.blocks is blocks and sum(seen) == len(data)
+    row = rows(model, data)["model"]["mpjpe_mm"]
+    assert result["mpjpe_mm"] == pytest.approx(row, rel=1e-4)
 
 
 def test_mean_rotation_is_a_rotation_between_two():

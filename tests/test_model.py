@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import BadInput
@@ -245,6 +246,32 @@ def test_broken_and_foreign_files_are_refused(model, tmp_path):
     for name in ("short", "pickle", "missing"):
         with pytest.raises(BadInput, match=f"{name}.safetensors"):
             load(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"sizes": "{"}, "'sizes' in its header is not JSON"),
+        ({"sizes": '[["dim", 8]]'}, "'sizes' in its header is not a JSON object"),
+        ({"sizes": '{"dim": "wide"}'}, "dim"),
+        ({"sizes": '{"dim": 96000000}'}, "keys or shapes"),
+        ({"architecture": "hmr3"}, "hmr3"),
+    ],
+)
+def test_headers_that_describe_no_such_model_are_refused(header, words, model, tmp_path):
+    path = save(model, tmp_path / "model.safetensors", header)
+    with pytest.raises(BadInput, match=rf"model\.safetensors: .*{words}"):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, model, tmp_path):
+    path = save(model, tmp_path / "model.safetensors")
+    state, header = load_file(path), {"architecture": model.architecture, "sizes": model.sizes.model_dump_json()}
+    state["smpl_head.decpose.bias"][3] = value
+    save_file(state, path, header)
+    with pytest.raises(BadInput, match=r"model\.safetensors: 'smpl_head\.decpose\.bias' holds"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import torch
 from compress.errors import BadInput
 from hmr.body import load_body
 from hmr.data.cache import FIELDS, cached_frames
-from hmr.data.scene import BACKGROUNDS, Sample
+from hmr.data.scene import BACKGROUNDS
 from hmr.data.synthetic import VIDEO_FRAMES, open_world
+from hmr.data.view import Sample
 
 WORLDS = ("synth", "synth-shift", "synth-video")
 FINGERPRINT = """

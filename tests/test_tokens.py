@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.tokens import DROPPED, TIER, Tokens, coverage, match, places
+from compress.tokens import DROPPED, TIER, Partition, Tokens, coverage, match, places
 
 GRID = (4, 3)
 PATCHES = 12
+PARTITIONS: tuple[Partition, ...] = ("parity", "unprotected")
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Tokens, Tensor, int, str]:
+def cases(draw: st.DrawFn) -> tuple[Tokens, Tensor, int, Partition]:
     """Random tokens with a mask of each kind, a number of merges, a partition; some with a prefix."""
     seed, prefix = draw(st.integers(0, 2**31)), draw(st.sampled_from([0, 1, 5]))
     generator = torch.Generator().manual_seed(seed)
@@ -30,17 +31,17 @@ def cases(draw: st.DrawFn) -> tuple[Tokens, Tensor, int, str]:
     }[kind]
     tokens = Tokens.of(torch.randn(3, prefix + PATCHES, 8, generator=generator), GRID, prefix).protecting(mask)
     key = torch.randn(3, prefix + PATCHES, 4, generator=generator)
-    return tokens, key, draw(st.integers(0, PATCHES // 2)), draw(st.sampled_from(["parity", "unprotected"]))
+    return tokens, key, draw(st.integers(0, PATCHES // 2)), draw(st.sampled_from(PARTITIONS))
 
 
-def reduced(tokens: Tokens, key: Tensor, r: int, partition: str) -> Tokens:
+def reduced(tokens: Tokens, key: Tensor, r: int, partition: Partition) -> Tokens:
     found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 
 @settings(max_examples=200, deadline=None)
 @given(cases())
-def test_mass_is_kept_and_every_patch_has_a_token(case: tuple[Tokens, Tensor, int, str]) -> None:
+def test_mass_is_kept_and_every_patch_has_a_token(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
     out = reduced(tokens, key, r, partition)
     assert out.x.shape == (3, tokens.x.shape[1] - r, 8)
@@ -53,7 +54,7 @@ def test_mass_is_kept_and_every_patch_has_a_token(case: tuple[Tokens, Tensor, in
 
 @settings(max_examples=200, deadline=None)
 @given(cases())
-def test_each_token_is_the_mean_of_its_patches(case: tuple[Tokens, Tensor, int, str]) -> None:
+def test_each_token_is_the_mean_of_its_patches(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
     out = reduced(tokens, key, r, partition)
     for b in range(3):
@@ -65,7 +66,7 @@ def test_each_token_is_the_mean_of_its_patches(case: tuple[Tokens, Tensor, int, 
 
 @settings(max_examples=200, deadline=None)
 @given(cases())
-def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int, str]) -> None:
+def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     """Brute force: for each token of side A the best partner in B; the r best by (protected tokens, similarity)."""
     tokens, key, r, partition = case
     found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
@@ -74,12 +75,9 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
     for b in range(3):
         guard = tokens.protected[b].numpy().astype(int)
         side_a, side_b = order[b, ::2].tolist(), order[b, 1::2].tolist()
-        best = []
-        for i in side_a:
-            ranked = sorted(side_b, key=lambda j, i=i: (guard[i] + guard[j], -unit[b, i] @ unit[b, j]))
-            j = ranked[0]
-            best.append((guard[i] + guard[j], -unit[b, i] @ unit[b, j], i, j))
-        best.sort()
+        best = sorted(
+            min((guard[i] + guard[j], -unit[b, i] @ unit[b, j], i, j) for j in side_b) for i in side_a
+        )
         merged = {i: j for _, _, i, j in best[:r]}
         for i, j in merged.items():
             assert found.assign[b, i] == found.assign[b, j]
@@ -91,7 +89,7 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
 
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.permutations(range(3)))
-def test_a_frame_does_not_see_its_batch(case: tuple[Tokens, Tensor, int, str], order: list[int]) -> None:
+def test_a_frame_does_not_see_its_batch(case: tuple[Tokens, Tensor, int, Partition], order: list[int]) -> None:
     tokens, key, r, partition = case
     found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
     mixed = match(key[order], tokens.protected[order], r, prefix=tokens.prefix, partition=partition)
@@ -102,7 +100,7 @@ def test_a_frame_does_not_see_its_batch(case: tuple[Tokens, Tensor, int, str], o
 
 @settings(max_examples=50, deadline=None)
 @given(cases())
-def test_grid_comes_back_after_two_merges(case: tuple[Tokens, Tensor, int, str]) -> None:
+def test_grid_comes_back_after_two_merges(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
     once = reduced(tokens, key, r, partition)
     again = min(2, (once.x.shape[1] - once.prefix) // 2)

@@ -12,12 +12,16 @@ from safetensors.torch import load_file
 
 from compress.errors import BadInput
 from hmr import train as training
+from hmr.augment import augmented
 from hmr.body import load_body
 from hmr.checkpoints import load
+from hmr.data.cache import CachedFrames, order
 from hmr.head import HMROutput
 from hmr.model import build
-from hmr.supervision import TokenOutput, centres, losses, on_grid, total
-from hmr.train import Run, TrainConfig, augmented, order, train
+from hmr.supervision import TokenOutput, cells_of, centres, losses, on_grid, total
+from hmr.train import Run, train
+from hmr.train_config import TrainConfig
+from hmr.vit import GRID
 
 TINY = {
     "dim": 32,
@@ -190,17 +194,19 @@ def test_augmentation_never_mirrors():
 
 def perfect(folders):
     """The output that has no loss on the full-size frames, and their targets."""
-    frames = training.Frames(folders["full_cache"], (256, 192))
+    frames = CachedFrames(folders["full_cache"], (256, 192))
     _, target = frames.read(np.arange(4), torch.device("cpu"))
     rotations = target["rotations"]
     output = HMROutput(rotations[:, :1], rotations[:, 1:], target["betas"], target["camera"], rotations)
     logits = 1e3 * torch.nn.functional.one_hot(target["part"], 25).float()
-    return output, TokenOutput(logits, target["canonical"], target["keypoints"], target["joints"]), target
+    cells = 1e3 * torch.nn.functional.one_hot(cells_of(target["keypoints"], GRID), 192).mT.float()  # (B, N, 24)
+    places, votes = (target[name][:, None].expand(-1, 192, -1, -1) for name in ("keypoints", "joints"))
+    return output, TokenOutput(logits, target["canonical"], cells, places, votes), target
 
 
 def test_truth_has_no_loss(folders):
     output, tokens, target = perfect(folders)
-    parts, error = losses(output, tokens, target, load_body("open"))
+    parts, error = losses(output, tokens, target, load_body("open"), GRID)
     assert {name: round(float(value), 5) for name, value in parts.items()} == dict.fromkeys(parts, 0.0)
     assert float(error) < 1e-2  # mm
     assert float(total(parts, 0.5)) < 1e-4
@@ -208,7 +214,7 @@ def test_truth_has_no_loss(folders):
 
 def test_every_part_of_the_loss_counts_at_the_start_and_in_the_end(folders):
     _, tokens, target = perfect(folders)
-    parts = losses(perfect(folders)[0], tokens, target, load_body("open"))[0]
+    parts = losses(perfect(folders)[0], tokens, target, load_body("open"), GRID)[0]
     for name in parts:
         worse = {**parts, name: parts[name] + 1}
         assert total(worse, 0.0) > total(parts, 0.0) and total(worse, 1.0) > total(parts, 1.0)
@@ -219,6 +225,14 @@ def test_cells_and_their_centres_agree():
     assert torch.equal(on_grid(places, (16, 12)), places.flatten(1, 2))
     off = on_grid(places, (8, 6)) - centres((8, 6), torch.device("cpu"))
     assert (off.abs() <= torch.tensor([0.5 / 12, 0.5 / 16]) + 1e-6).all()  # inside the wider cell
+
+
+@pytest.mark.parametrize("grid", [(16, 12), (8, 6)])
+def test_each_centre_lies_in_its_own_cell_and_what_is_outside_in_the_nearest(grid):
+    assert torch.equal(cells_of(centres(grid, torch.device("cpu")), grid), torch.arange(grid[0] * grid[1]))
+    corners = torch.tensor([[-0.7, -0.6], [0.5, -0.5], [-9.0, 9.0], [0.6, 0.7]])
+    last_row = (grid[0] - 1) * grid[1]
+    assert cells_of(corners, grid).tolist() == [0, grid[1] - 1, last_row, last_row + grid[1] - 1]
 
 
 def test_another_runs_folder_is_refused(folders, tmp_path):
@@ -232,6 +246,16 @@ def test_another_runs_folder_is_refused(folders, tmp_path):
     with pytest.raises(BadInput, match="not empty"):
         train(config(stranger, folders))
     assert [path.name for path in stranger.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\udc80"])
+def test_settings_that_are_none_are_named(content, folders, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(BadInput, match=r"config\.json: the run's settings are not"):
+        train(config(out, folders))
+    assert (out / "config.json").read_text(errors="surrogateescape") == content
 
 
 def test_folders_that_hold_no_frames_are_named(folders, tmp_path):

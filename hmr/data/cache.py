@@ -1,16 +1,22 @@
-"""Frames rendered once and memory-mapped by every training that uses them."""
+"""Frames rendered once into a folder, which every training that uses them maps into memory."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from hmr.data.scene import Sample
+from compress.errors import BadInput
+from hmr.data.view import Sample
+from hmr.supervision import on_grid
+from hmr.vit import PATCH
 
 # field -> (shape of one frame, type on disk); the image's shape is the crop's
 FIELDS: dict[str, tuple[tuple[int, ...], str]] = {
@@ -60,3 +66,45 @@ def _fill(indices: Sequence[int]) -> None:
         arrays["images"][i] = sample.image  # type: ignore[index]
         for name in FIELDS:
             arrays[name][i] = getattr(sample, name)  # type: ignore[index]
+
+
+class CachedFrames:
+    """A folder that `cached_frames` wrote, read by index.
+
+    Raises BadInput where a field is missing, lengths differ or the pictures have another size.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        try:
+            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *FIELDS)}
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{folder}: not a folder of rendered frames ({error})") from error
+        if self.arrays["images"].shape[1:] != (*size, 3):
+            raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {(*size, 3)}")
+        if len({len(array) for array in self.arrays.values()}) != 1 or not len(self):
+            raise BadInput(f"{folder}: its fields hold different numbers of frames, or none")
+        self.grid = (size[0] // PATCH, size[1] // PATCH)
+
+    def __len__(self) -> int:
+        return len(self.arrays["images"])
+
+    def read(self, indices: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+        """Frames by index -> images (B, H, W, 3) uint8 and their targets, as `losses` takes them."""
+        rows = {name: torch.from_numpy(array[indices]).to(device) for name, array in self.arrays.items()}
+        target = {name: rows[name].float() for name in FIELDS}
+        target["part"] = on_grid(rows["part"], self.grid).long()
+        target["canonical"] = on_grid(target["canonical"], self.grid)
+        return rows["images"], target
+
+
+@lru_cache(maxsize=2)
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(count) that depends on nothing but its arguments."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def order(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Indices of the frames of one step, in file order: every epoch shows each frame once, in an order of its own."""
+    batch = min(batch, count)
+    epoch, place = divmod(step, count // batch)
+    return np.sort(shuffled(count, seed, epoch)[place * batch : (place + 1) * batch])

@@ -29,6 +29,7 @@ __all__ = [
     "load_clips",
     "looped",
     "mirrored",
+    "motion_files",
     "pack_clips",
     "read_clip",
     "resampled",
@@ -81,7 +82,7 @@ def load_clips(split: Split | None = None, mocap: str | Path | None = None) -> l
     """
     shipped = _shipped_at_rate()
     names = {clip.name for clip in shipped}
-    paths = [path for path in _motion_files(Path(mocap)) if clip_name(path) not in names] if mocap else []
+    paths = [path for path in motion_files(Path(mocap)) if clip_name(path) not in names] if mocap else []
     wanted = [path for path in paths if split is None or split_of(family_of(clip_name(path))) == split]
     clips = [clip for clip in shipped if split is None or split_of(clip.family) == split]
     return clips + [part for path in wanted for part in _parts_at_rate(path)]
@@ -97,7 +98,8 @@ def _parts_at_rate(path: Path) -> list[MotionClip]:
     return plausible_parts(resampled(read_clip(path)))
 
 
-def _motion_files(folder: Path) -> list[Path]:
+def motion_files(folder: Path) -> list[Path]:
+    """Every file of a folder that a reader takes, sorted; BadInput where there is none."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder of motion files; check --mocap or FASTHMR_MOCAP")
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and _holds_motion(path))

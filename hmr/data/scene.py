@@ -1,4 +1,4 @@
-"""One synthetic room with a subject, props and a camera: drawn from a random generator, then seen by `draw`.
+"""What there is to see: a synthetic room with people, props, light and a camera, drawn from a random generator.
 
 World axes: x right, y up, z towards the camera, metres; the floor is y = 0 and the subject stands near the origin.
 """
@@ -12,11 +12,11 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr import render
 from hmr.body import BodyModel, load_body
 from hmr.data.wardrobe import Regions, dress, regions
 
 Array = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 # scikit-image's bundled pictures; those of val, calib and test are never seen in training
 BACKGROUNDS = {
@@ -51,9 +51,21 @@ class World:
 
 SYNTH = World()
 SHIFT = World(
-    kit=0.6, hue_jitter=0.06, any_side=0.6, bystander=0.4, furniture=0.5, occluder=0.5, box_jitter=0.06, margin=(0.95, 1.45),
-    pitch=10.0, roll=8.0, ambient=(0.2, 0.45), exposure=0.35, noise=14.0, plain=0.1,
-)  # fmt: skip
+    kit=0.6,
+    hue_jitter=0.06,
+    any_side=0.6,
+    bystander=0.4,
+    furniture=0.5,
+    occluder=0.5,
+    box_jitter=0.06,
+    margin=(0.95, 1.45),
+    pitch=10.0,
+    roll=8.0,
+    ambient=(0.2, 0.45),
+    exposure=0.35,
+    noise=14.0,
+    plain=0.1,
+)
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,7 @@ def picture(name: str) -> NDArray[np.uint8]:
         return np.asarray(Image.open(stream).convert("RGB")).copy()
 
 
-def box(rng: np.random.Generator, low: Array, high: Array, colour: Array) -> tuple[Array, Array, Array]:
+def box(rng: np.random.Generator, low: Array, high: Array, colour: Doubles) -> tuple[Doubles, Doubles, Doubles]:
     """Vertices, normals, colours (24,3) of an axis-aligned box between two corners (3,)."""
     vertices, normals = [], []
     for axis in range(3):
@@ -233,9 +245,9 @@ def chair(rng: np.random.Generator) -> list[tuple[Array, Array]]:
 
 def props(rng: np.random.Generator, world: World, away: float) -> Props:
     """Furniture around the subject and things that stand between them and the camera."""
-    pieces: list[tuple[Array, Array, Array]] = []
+    pieces: list[tuple[Doubles, Doubles, Doubles]] = []
 
-    def add(corners: list[tuple[Array, Array]], place: Array) -> None:
+    def add(corners: list[tuple[Array, Array]], place: Doubles | Array) -> None:
         angle, colour = rng.uniform(0, 2 * np.pi), rng.uniform(30, 220) * 0.5 + rng.uniform(30, 220, 3) * 0.5
         turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
         for low, high in corners:
@@ -258,165 +270,3 @@ def props(rng: np.random.Generator, world: World, away: float) -> Props:
     stack = [np.concatenate([p[k] for p in pieces]) if pieces else np.zeros((0, 3)) for k in range(3)]
     vertices, normals, colours = (np.asarray(s, np.float32) for s in stack)
     return Props(vertices, quads.reshape(-1, 3).astype(np.int64), normals, np.clip(colours, 0, 255))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with everything known about it. Camera axes: x right, y down, z forward, of the crop."""
-
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
-    mask: NDArray[np.bool_]  # (H, W) visible pixels of the subject
-    rotations: Array  # (24, 3, 3) local; the root's turns the rest pose into crop-camera axes
-    betas: Array  # (10,)
-    joints: Array  # (24, 3) m relative to the pelvis, crop-camera axes
-    keypoints: Array  # (24, 2) pixels / (W, H) - 0.5
-    camera: Array  # (3,) weak perspective s, tx, ty as HMR2.0 predicts it
-    translation: Array  # (3,) m, the body's origin in crop-camera axes
-    focal: float  # pixels
-    part: NDArray[np.uint8]  # (16, 12) 0 background, else joint + 1, at the middle of each patch
-    canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
-    clip: str  # the recording that the pose comes from
-
-
-_GRAIN = np.random.default_rng(7).normal(size=1 << 18).astype(np.float32)
-
-
-def yaw(angle: float) -> Array:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
-
-
-def front(root: Array) -> float:
-    """Where a root rotation (3,3) makes the pelvis face: radians about y from +z."""
-    return float(np.arctan2(root[0, 2], root[2, 2]))
-
-
-def posed(who: Person, body: Mesh, rotations: Array, travel: Array | None) -> tuple[Array, Array, Array, Array]:
-    """World vertices (V,3), joints (24,3), rest joints and turned root (3,3) of a person.
-
-    travel (3,) m is where the motion puts the pelvis above the floor; None stands the person on the floor at `place`.
-    """
-    vertices = body.vertices + (body.shapes @ who.betas).reshape(-1, 3)  # (V*3,) -> (V, 3)
-    rest = body.joints + body.joint_shapes @ who.betas
-    turned = rotations.copy()
-    turned[0] = yaw(who.heading) @ rotations[0]
-    glob, joints = render.chain(turned, rest, body.parents)
-    out = render.skin(vertices, glob, joints, rest, body.index, body.weight)
-    ground = np.array([0, -out[:, 1].min(), 0], np.float32)
-    shift = who.place + (ground if travel is None else yaw(who.heading) @ travel - rest[0])
-    return out + shift, joints + shift, rest, turned[0]
-
-
-def aim(rotation: Array, centre: Array, vertices: Array, jitter: Array, margin: float, size: tuple[int, int]) -> tuple[Array, float]:
-    """Turn a camera to the middle of the subject's box and zoom: rotation (3,3) and focal length in crop pixels.
-
-    The crop of a perspective picture is the picture of a turned camera: a box away from the axis is seen as its own
-    camera sees it, which is what "crop-camera axes" means.
-    """
-    seen = (vertices - centre) @ rotation.T
-    low, high = box_of(seen)
-    middle = (low + high) / 2 + jitter * (high - low)
-    ray = np.array([middle[0], middle[1], 1.0])
-    ray /= np.linalg.norm(ray)
-    # smallest rotation that takes the ray to +z (Rodrigues' formula between two unit vectors)
-    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
-    turned = (np.eye(3) + cross + cross @ cross / (1 + ray[2])) @ rotation
-    low, high = box_of((vertices - centre) @ turned.T)
-    height, width = size
-    side = max((high[1] - low[1]) / height, (high[0] - low[0]) / width) * margin
-    return turned.astype(np.float32), float(1 / side)
-
-
-def box_of(seen: Array) -> tuple[Array, Array]:
-    """Corners (2,) of camera-axes points (V,3) on the plane z = 1."""
-    x, y, z = np.ascontiguousarray(seen.T)  # reductions along contiguous rows are five times faster
-    z = np.maximum(z, 0.1)
-    x, y = x / z, y / z
-    return np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
-
-
-def draw(
-    rng: np.random.Generator, room: Scene, rotations: Array, travel: Array | None, other: Array | None, clip: str, size: tuple[int, int]
-) -> Sample:
-    """See a posed subject in a room. rotations (24,3,3) local, travel (3,) m or None (see `posed`), other: the
-    bystander's rotations (24,3,3)."""
-    body = mesh()
-    vertices, joints, rest, root = posed(room.subject, body, rotations, travel)
-    jitter = rng.normal(0, room.world.box_jitter, 2)
-    rotation, focal = aim(room.camera, room.centre, vertices, jitter, rng.uniform(*room.world.margin), size)
-    image, face_id, bary = paint(room, body, vertices, joints, other, rotation, focal, size)
-    image = render.develop(image, room.blur, room.exposure, room.noise, _GRAIN, int(rng.integers(len(_GRAIN))))
-    height, width = size
-    seen = (joints - room.centre) @ rotation.T
-    pixels = focal * seen[:, :2] / seen[:, 2:] / (width, height)
-    origin = seen[0] - rest[0]
-    scale = 2 * focal / (height * seen[0, 2])  # HMR2.0: a point at depth 2 f / (H s) is drawn s H / 2 pixels a metre
-    turned = rotations.copy()
-    turned[0] = rotation @ root
-    part, canonical = patches(body, face_id)
-    return Sample(
-        image=image,
-        mask=(face_id >= 0) & (face_id < len(body.faces)),
-        rotations=turned,
-        betas=room.subject.betas,
-        joints=(seen - seen[0]).astype(np.float32),
-        keypoints=pixels.astype(np.float32),
-        camera=np.array([scale, origin[0], origin[1]], np.float32),
-        translation=origin.astype(np.float32),
-        focal=focal,
-        part=part,
-        canonical=canonical,
-        clip=clip,
-    )
-
-
-def paint(
-    room: Scene, body: Mesh, vertices: Array, joints: Array, other: Array | None, rotation: Array, focal: float, size: tuple[int, int]
-) -> tuple[Array, NDArray[np.int32], Array]:
-    """Picture (H,W,3) before the sensor, with the z-buffer's face ids (subject first) and barycentric coordinates."""
-    image = np.empty((*size, 3), np.float32)
-    face_id = np.full(size, render.NO_FACE, np.int32)
-    bary, near = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
-    light = rotation @ room.light
-    layers = [((vertices - room.centre) @ rotation.T, body.faces, None, room.subject.colours)]
-    shadows = [joints]
-    if room.bystander is not None and other is not None:
-        points, others, _, _ = posed(room.bystander, body, other, None)
-        layers.append(((points - room.centre) @ rotation.T, body.faces, None, room.bystander.colours))
-        shadows.append(others)
-    if len(room.props.faces):
-        boxes = room.props
-        layers.append(((boxes.vertices - room.centre) @ rotation.T, boxes.faces, boxes.normals @ rotation.T, boxes.colours))
-    render.draw_room(
-        image, focal, rotation, room.centre, room.wall, room.textures[0], room.textures[1], room.scale * (size[0] / 256),
-        room.offset, room.gain, contacts(np.concatenate(shadows)),
-    )  # fmt: skip
-    first = 0
-    for points, faces, _, _ in layers:
-        render.rasterise(points, faces, focal, face_id, bary, near, first)
-        first += len(faces)
-    first = 0
-    for points, faces, normals, colours in layers:
-        normals = render.vertex_normals(points, faces) if normals is None else normals
-        render.shade(image, face_id, bary, first, faces, normals, colours, light, room.ambient)
-        first += len(faces)
-    return image, face_id, bary
-
-
-def contacts(joints: Array) -> Array:
-    """Soft shadows (C,4) under the joints (J,3) that are near the floor: x, z, radius m, strength."""
-    low = joints[joints[:, 1] < 0.6]
-    height = np.maximum(low[:, 1], 0.02)
-    return np.stack([low[:, 0], low[:, 2], 0.1 + 0.4 * height, 0.5 * np.exp(-4 * height)], 1).astype(np.float32)
-
-
-def patches(body: Mesh, face_id: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Array]:
-    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop."""
-    height, width = face_id.shape
-    rows = ((np.arange(16) + 0.5) * height / 16).astype(int)
-    columns = ((np.arange(12) + 0.5) * width / 12).astype(int)
-    face = face_id[np.ix_(rows, columns)]
-    person = (face >= 0) & (face < len(body.faces))
-    vertex = body.faces[np.where(person, face, 0), 0]
-    part = np.where(person, body.label[vertex] + 1, 0).astype(np.uint8)
-    return part, (body.vertices[vertex] * person[..., None]).astype(np.float32)

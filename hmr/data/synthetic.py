@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from torch.utils.data import Dataset
 
 from compress.errors import BadInput
 from hmr import render
-from hmr.data.motion import MotionClip, blended, load_clips, looped, mirrored
-from hmr.data.scene import SHIFT, SYNTH, Array, Sample, draw, front, mesh, scene, yaw
+from hmr.data.motion import MotionClip, Split, blended, load_clips, looped, mirrored
+from hmr.data.scene import SHIFT, SYNTH, Array, mesh, scene
+from hmr.data.view import Sample, draw, yaw
 
 WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
@@ -38,7 +40,15 @@ class Frames(Dataset[Sample]):
 
     fps: float | None = None
 
-    def __init__(self, name: str, split: str, frames: int, seed: int, clips: Sequence[MotionClip], size: tuple[int, int] = SIZE):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        frames: int,
+        seed: int,
+        clips: Sequence[MotionClip],
+        size: tuple[int, int] = SIZE,
+    ) -> None:
         self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
         self.share = shares(clips) if split == "train" else np.full(len(clips), 1 / len(clips))
 
@@ -66,8 +76,13 @@ class Frames(Dataset[Sample]):
         return draw(rng, room, rotations, None, self.some_pose(rng), clip.name, self.size)
 
     def some_pose(self, rng: np.random.Generator) -> Array:
-        clip = self.clips[rng.integers(len(self.clips))]
+        clip = self.clips[int(rng.integers(len(self.clips)))]
         return clip.rotations[rng.integers(len(clip.rotations))]
+
+
+def front(root: Array) -> float:
+    """Where a root rotation (3,3) makes the pelvis face: radians about y from +z."""
+    return float(np.arctan2(root[0, 2], root[2, 2]))
 
 
 def turned(rotations: Array, angle: float) -> Array:
@@ -89,7 +104,7 @@ def shares(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
 
 
 def varied(rng: np.random.Generator, rotations: Array, other: Array) -> Array:
-    """A training pose (24,3,3): sometimes another's upper body, joints turned a little, the whole person tipped over."""
+    """A training pose (24,3,3): sometimes another's upper body, joints turned a little, the person tipped over."""
     out = rotations.copy()
     if rng.random() < 0.4:
         out[list(UPPER_BODY)] = other[list(UPPER_BODY)]
@@ -120,11 +135,19 @@ class Take:
 
 
 class Videos(Dataset[Sample]):
-    """Frames of videos of `VIDEO_FRAMES` frames at 30 fps; frame i is frame i % VIDEO_FRAMES of video i // VIDEO_FRAMES."""
+    """Videos of `VIDEO_FRAMES` frames at 30 fps: frame i is frame i % VIDEO_FRAMES of video i // VIDEO_FRAMES."""
 
     fps: float | None = FPS
 
-    def __init__(self, name: str, split: str, frames: int, seed: int, clips: Sequence[MotionClip], size: tuple[int, int] = SIZE):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        frames: int,
+        seed: int,
+        clips: Sequence[MotionClip],
+        size: tuple[int, int] = SIZE,
+    ) -> None:
         self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
         self._open: tuple[int, Take, Take] | None = None
 
@@ -143,7 +166,8 @@ class Videos(Dataset[Sample]):
             rng = generator(self.name, self.split, self.seed, video, "motion")
             self._open = video, take(rng, self.clips), take(rng, self.clips)
         _, shown, bystander = self._open
-        room = scene(generator(self.name, self.split, self.seed, video, "room"), WORLDS[self.name], self.split, (3.5, 6.0))
+        rng = generator(self.name, self.split, self.seed, video, "room")
+        room = scene(rng, WORLDS[self.name], self.split, (3.5, 6.0))
         room = replace(room, world=replace(room.world, box_jitter=room.world.box_jitter / 3, margin=(1.15, 1.17)))
         rng = generator(self.name, self.split, self.seed, index)
         name = f"video-{video:03d}"
@@ -152,9 +176,9 @@ class Videos(Dataset[Sample]):
 
 def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
     """VIDEO_FRAMES of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
-    clip = lengthened(rng, clips[rng.integers(len(clips))])
+    clip = lengthened(clips[int(rng.integers(len(clips)))])
     while len(clip.rotations) < VIDEO_FRAMES:
-        clip = blended(clip, lengthened(rng, clips[rng.integers(len(clips))]))
+        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))]))
     start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
     angle = -front(clip.rotations[start, 0])  # the first frame faces the camera, as a single frame does
     rotations = turned(clip.rotations[start : start + VIDEO_FRAMES], angle)
@@ -164,7 +188,7 @@ def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
     return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)
 
 
-def lengthened(rng: np.random.Generator, clip: MotionClip) -> MotionClip:
+def lengthened(clip: MotionClip) -> MotionClip:
     return looped(clip, VIDEO_FRAMES) if clip.cyclic and len(clip.rotations) < VIDEO_FRAMES else clip
 
 
@@ -179,7 +203,12 @@ def floor_height(rotations: Array, travel: Array) -> float:
 
 
 def open_world(
-    name: str, split: str, frames: int | None = None, seed: int = 0, mocap: Path | None = None, size: tuple[int, int] = SIZE
+    name: str,
+    split: str,
+    frames: int | None = None,
+    seed: int = 0,
+    mocap: Path | None = None,
+    size: tuple[int, int] = SIZE,
 ) -> Frames | Videos:
     """A synthetic data set by name and split; `frames` makes it smaller (training: as long as asked).
 
@@ -190,7 +219,7 @@ def open_world(
         raise BadInput(f"there is no synthetic data set '{name}'; choose from {', '.join(WORLDS)}")
     if split not in FRAMES:
         raise BadInput(f"there is no split '{split}' of {name}; choose from {', '.join(FRAMES)}")
-    clips = load_clips(split, mocap if split == "train" else None)
+    clips = load_clips(cast(Split, split), mocap if split == "train" else None)
     if split == "train":
         clips = clips + [mirrored(clip) for clip in clips]
     if name == "synth-video":

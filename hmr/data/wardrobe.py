@@ -81,7 +81,7 @@ def regions(vertices: Colours, weights: Colours) -> Regions:
 
 
 def dress(rng: np.random.Generator, where: Regions, kit: bool, hue_jitter: float) -> Colours:
-    """Vertex colours (V,3) of one person: in the kit (hues off by `hue_jitter`, one sigma) or in clothes of any colour."""
+    """Vertex colours (V,3) of one person: in the kit, hues off by `hue_jitter` (one sigma), or in any clothes."""
     out = np.empty((len(where.front), 3), np.float32)
     skin = SKIN[rng.integers(len(SKIN))] * np.float32(rng.uniform(0.85, 1.1))
     out[:] = skin
@@ -122,7 +122,8 @@ def street_colours(rng: np.random.Generator) -> dict[str, Colours]:
 def torso_colours(rng: np.random.Generator, kit: bool) -> tuple[Colours, Colours]:
     """Front and back of the shirt (3,): light and dark grey-ish in the kit, one colour otherwise."""
     if kit:
-        return hsv(rng.random(), rng.uniform(0, 0.2), rng.uniform(0.8, 1)), hsv(rng.random(), 0.3, rng.uniform(0.1, 0.3))
+        front = hsv(rng.random(), rng.uniform(0, 0.2), rng.uniform(0.8, 1))
+        return front, hsv(rng.random(), 0.3, rng.uniform(0.1, 0.3))
     colour = rng.uniform(20, 240, 3).astype(np.float32)
     return colour, colour * 0.9
 

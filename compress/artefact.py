@@ -1,0 +1,222 @@
+"""A compressed model as a folder that comes back anywhere: no data, no search, no pickle, every hash checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from compress.atomic import atomic_folder
+from compress.errors import BadInput
+from compress.merge_layers import LayerPlan
+from compress.merge_tokens import TokenPlan
+from compress.policy import Data, Plan
+
+AnyPlan = Annotated[LayerPlan | TokenPlan, Field(discriminator="policy")]
+PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
+Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
+
+MANIFEST = "manifest.json"
+NEEDED = ("recipe.yaml", "plan.json", "model.safetensors", "card.md")
+
+
+class Base(Data):
+    """The model that was compressed."""
+
+    name: str
+    architecture: str
+    sizes: dict[str, Any]
+    sha256: str  # of its weights
+
+
+class Origin(Data):
+    """Where an artefact comes from."""
+
+    base: Base
+    seed: int
+    commit: str
+    versions: dict[str, str]
+
+
+class Manifest(Data):
+    """What manifest.json says. Its own hash stands in it too, so that no byte of the folder goes unchecked."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    origin: Origin
+    files: dict[str, str]  # name -> sha256
+
+    def to_bytes(self) -> bytes:
+        """The file: its canonical JSON, with the hash of all the rest under `sha256`."""
+        content = self.model_dump(mode="json")
+        return canonical({**content, "sha256": sha256(canonical(content))})
+
+
+def canonical(value: Any) -> bytes:
+    """JSON in the one way that hashes are taken of."""
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def artefact_id(base: str, plans: Sequence[Plan], weights: str) -> str:
+    """sha256 over the hash of the base weights, the plans without what was measured, and the hash of final weights."""
+    return sha256(canonical([base, [plan.decided() for plan in plans], weights]))
+
+
+def weights_of(model: nn.Module) -> bytes:
+    """The state as a safetensors file, the same bytes for the same state."""
+    return to_bytes({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+
+
+@dataclass(frozen=True)
+class Words:
+    """What an artefact says of itself."""
+
+    recipe: str  # YAML
+    card: str  # Markdown
+    result: dict[str, Any] | None = None  # JSON; the artefact's id is added under artefact.id
+
+
+def save(folder: Path, model: nn.Module, plans: Sequence[Plan], origin: Origin, words: Words) -> str:
+    """Write `model`, which is `origin.base` after `plans`, to `folder`, whole or not at all; returns the artefact's id.
+
+    Raises BadInput where the folder has something in it or cannot be written.
+    """
+    weights = weights_of(model)
+    made = artefact_id(origin.base.sha256, plans, sha256(weights))
+    contents = {
+        "recipe.yaml": words.recipe.encode(),
+        "plan.json": canonical([plan.model_dump(mode="json") for plan in plans]),
+        "model.safetensors": weights,
+        "card.md": words.card.encode(),
+    }
+    if words.result is not None:
+        named = {**words.result.get("artefact", {}), "id": made}
+        contents["result.json"] = canonical({**words.result, "artefact": named})
+    hashes = {name: sha256(content) for name, content in contents.items()}
+    manifest = Manifest(id=made, origin=origin, files=hashes)
+    refuse_taken(folder)
+    try:
+        with atomic_folder(folder) as unfinished:
+            for name, content in {**contents, MANIFEST: manifest.to_bytes()}.items():
+                (unfinished / name).write_bytes(content)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return made
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise BadInput where there is a file, or a folder with something in it."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists():
+        raise BadInput(f"{folder}: there is something already; name another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
+
+
+def load(folder: Path, build: Build | nn.Module) -> nn.Module:
+    """The model that `save` wrote, in evaluation mode, with equal outputs.
+
+    `build(architecture, sizes)` makes the base model, with any weights; a base model itself may stand in its place and
+    becomes the compressed one. Raises BadInput for a folder that is incomplete, changed by as little as a byte, or made
+    from another model.
+    """
+    manifest, contents = checked(folder)
+    plans = read_plans(folder, contents["plan.json"])
+    try:
+        state = from_bytes(contents.pop("model.safetensors"))
+    except SafetensorError as error:
+        raise BadInput(f"{folder / 'model.safetensors'}: not a safetensors file ({error})") from error
+    if not isinstance(build, nn.Module):
+        with torch.device("meta"):  # sizes that ask for a giant are found out before they take the memory
+            fit(folder, shaped(build(manifest.origin.base.architecture, manifest.origin.base.sizes), plans), state)
+        build = build(manifest.origin.base.architecture, manifest.origin.base.sizes)
+    model = shaped(build, plans)
+    fit(folder, model, state)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def checked(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the files of an artefact, every hash checked; raises BadInput as `load`."""
+    manifest = read_manifest(folder)
+    contents = {}
+    for name in (*NEEDED, *sorted(set(manifest.files) - set(NEEDED))):
+        if name not in manifest.files or Path(name).name != name:
+            raise BadInput(f"{folder / MANIFEST}: no artefact's list of files: {name!r}")
+        contents[name] = read(folder / name)
+        if sha256(contents[name]) != manifest.files[name]:
+            raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
+    plans = read_plans(folder, contents["plan.json"])
+    if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
+        raise BadInput(f"{folder / MANIFEST}: the id is not that of these plans and weights: the file was changed")
+    return manifest, contents
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artefact, its own hash checked; raises BadInput."""
+    path = folder / MANIFEST
+    content = read(path)
+    try:
+        found = json.loads(content)
+        found.pop("sha256", None)
+        manifest = Manifest.model_validate_json(json.dumps(found))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BadInput(f"{path}: not the manifest of an artefact ({reason(error)})") from error
+    if manifest.to_bytes() != content:
+        raise BadInput(f"{path}: it does not have the hash that it names: the file was damaged or changed")
+    return manifest
+
+
+def read_plans(folder: Path, content: bytes) -> tuple[Plan, ...]:
+    try:
+        return PLANS.validate_json(content)
+    except ValidationError as error:
+        raise BadInput(f"{folder / 'plan.json'}: not a list of plans ({reason(error)})") from error
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read, so this is no whole artefact ({error.strerror})") from error
+
+
+def shaped(model: Any, plans: Sequence[Plan]) -> nn.Module:
+    """`model` in the structure that plans give it, one after the other."""
+    for plan in plans:
+        plan.shape(model)
+    return model
+
+
+def fit(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Raise BadInput where keys or shapes of `state` are not exactly the model's."""
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    given = {name: value.shape for name, value in state.items()}
+    odd = [name for name in sorted({*wanted, *given}) if wanted.get(name) != given.get(name)]
+    if odd:
+        raise BadInput(f"{folder}: {len(odd)} weights do not fit this model, first {odd[0]!r}")
+
+
+def reason(error: Exception) -> str:
+    """What is wrong, in a line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,0 +1,136 @@
+"""Token reduction: Mask-ToMe (FastHMR, arXiv:2510.10868, Sec. 3.2), ToMe (arXiv:2210.09461), dropped background.
+
+The schedule is decided here, as plain numbers; `compress.tokens` does the merging and `compress.stack.encode` calls it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.stack import Schedule
+from compress.tokens import DROPPED, Partition, Tokens
+
+ONLY_MERGE = ("per_layer", "start", "partition", "proportional_attention")
+
+
+class MergeTokens(Policy):
+    """Keep `keep` tokens of each crop, in every frame, whatever it shows."""
+
+    policy: Literal["merge_tokens"] = "merge_tokens"
+    mode: Literal["merge", "drop"] = Field("merge", description="merge similar tokens, or drop background at the input")
+    protect: Literal["mask", "none"] = Field("mask", description="mask: a person mask spares the person (Mask-ToMe)")
+    keep: int = Field(ge=1, description="tokens that are left")
+    per_layer: int = Field(40, ge=1, description="tokens that each block merges; the last one merges the rest")
+    start: int = Field(0, ge=0, description="the first block that merges, from 0")
+    coverage: float = Field(0.0, ge=0, lt=1, description="a patch is the person's above this share of person pixels")
+    partition: Partition = Field("parity", description="how tokens are split in two sides: as the paper, or evenly")
+    proportional_attention: bool = Field(False, description="ToMe's log-size bias on attention logits")
+
+    @model_validator(mode="after")
+    def _drop_has_no_schedule(self) -> MergeTokens:
+        if self.mode == "drop":
+            if self.protect == "none":
+                raise misuse("protect", "mode: drop removes background by the mask: protect has to be mask")
+            for field in sorted(self.model_fields_set.intersection(ONLY_MERGE)):
+                raise misuse(field, f"{field} has no meaning in mode: drop, which removes all its tokens at the input")
+        elif self.protect == "none" and "coverage" in self.model_fields_set:
+            raise misuse("coverage", "coverage has no meaning with protect: none, which looks at no mask")
+        return self
+
+    def check(self, model: Compressible) -> None:
+        """Raise BadInput where this model's grid, depth or head make the schedule impossible."""
+        if model.schedule != Schedule():
+            raise BadInput("merge_tokens: this model's tokens are reduced already: start from the original model")
+        self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks))
+        if self.mode == "drop" and model.head_needs == "grid":
+            raise BadInput("merge_tokens: this model's head needs the full grid of tokens: use mode: merge, not drop")
+
+    def plan(self, model: Compressible, judge: Judge | None = None) -> TokenPlan:
+        """The schedule for this model; nothing is measured. Raises BadInput as `check`."""
+        self.check(model)
+        return TokenPlan(
+            made_for=MadeFor.of(model),
+            schedule=self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks)),
+            coverage=self.coverage if self.protect == "mask" else None,
+        )
+
+    def schedule(self, patches: int, depth: int) -> Schedule:
+        """The schedule for `patches` tokens and `depth` blocks; raises BadInput where there is none."""
+        if self.keep > patches:
+            raise BadInput(f"merge_tokens: keep: {self.keep} is more than the {patches} tokens of this model's grid")
+        if self.mode == "drop":
+            return Schedule(drop=patches - self.keep)
+        merges = merges_to(self.keep, patches, self.per_layer)
+        if merges and self.start + len(merges) > depth:
+            raise BadInput(
+                f"merge_tokens: {patches} tokens come down to {self.keep} in block {self.start + len(merges) - 1} with "
+                f"per_layer: {self.per_layer} from block {self.start} on, and this model's last block is {depth - 1}: "
+                "lower start or raise per_layer"
+            )
+        return Schedule((0,) * (self.start if merges else 0) + merges, 0, self.partition, self.proportional_attention)
+
+
+class TokenPlan(Plan):
+    """The schedule of one model, and the threshold of its mask."""
+
+    noun: ClassVar[str] = "schedule"
+    remedy: ClassVar[str] = "put merge_tokens after merge_layers"
+
+    policy: Literal["merge_tokens"] = "merge_tokens"
+    schedule: Schedule
+    coverage: float | None = Field(ge=0, lt=1, description="None: no mask is looked at")
+
+    @property
+    def empty(self) -> bool:
+        return self.schedule.drop == 0 and not any(self.schedule.merges)
+
+    def check(self, model: Compressible) -> None:
+        """As `Plan.check`; and raise BadInput where the head needs a grid and tokens are dropped."""
+        super().check(model)
+        if self.schedule.drop and model.head_needs == "grid":
+            raise BadInput("tokens were dropped by this schedule, and this model's head needs the full grid of them")
+
+    def shape(self, model: Compressible) -> None:
+        self.check(model)
+        if not self.empty:
+            model.schedule, model.protect = self.schedule, self.coverage
+
+    def apply(self, model: Compressible) -> None:
+        """No weight changes."""
+        self.shape(model)
+
+
+def merges_to(keep: int, patches: int, per_layer: int) -> tuple[int, ...]:
+    """How many tokens each merging layer takes away: `per_layer`, and the last one the rest.
+
+    192 -> 152 -> 112 -> 90 for keep 90, per_layer 40: (40, 40, 22), the paper's Tab. 12 (its text says otherwise).
+    Raises BadInput where a layer would merge more than half of its tokens, which one matching cannot.
+    """
+    merges: list[int] = []
+    while (left := patches - sum(merges)) > keep:
+        merges.append(min(per_layer, left - keep))
+        if 2 * merges[-1] > left:
+            raise BadInput(
+                f"merge_tokens: layer {len(merges)} of those that merge would take {merges[-1]} of {left} tokens, and "
+                "one matching takes half of them at most: lower per_layer or raise keep"
+            )
+    return tuple(merges)
+
+
+def person_merged(tokens: Tokens, person: Tensor) -> Tensor:
+    """Share (B,) of the person's patches, person (B, N0) bool, that have no token of their own: merged or dropped.
+
+    0 for a frame without a person. Above 0 with protect: mask means that merges were forced, because the mask left too
+    few unprotected tokens.
+    """
+    here = tokens.source.clamp_min(0)
+    sharing = torch.zeros_like(tokens.size).scatter_add(1, here, (tokens.source != DROPPED).to(tokens.size.dtype))
+    lost = (tokens.source == DROPPED) | (sharing.gather(1, here) > 1)
+    return (lost & person).sum(1) / person.sum(1).clamp_min(1)

@@ -1,0 +1,125 @@
+"""What a user asks for (a policy), and what was decided for one model (a plan): both are data, acting is a function.
+
+`Policy.plan` may be slow and look at data, and changes nothing. The plan it returns is all that a saved model needs to
+come back: no data and no search.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from compress.errors import BadInput
+from compress.stack import Schedule, Stack
+
+if TYPE_CHECKING:
+    from compress.judge import Judge
+
+
+class Compressible(Protocol):
+    """A model that policies can work on: a module with a stack of blocks, whose forward pass runs `encode`."""
+
+    dim: int  # features of a token
+    grid: tuple[int, int]  # patches (rows, columns) of a crop
+    head_needs: Literal["tokens", "grid"]
+    schedule: Schedule  # what its forward pass hands to `encode`
+    protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is looked at
+
+    @property
+    def stack(self) -> Stack: ...
+
+
+def misuse(field: str, message: str) -> PydanticCustomError:
+    """For validators: an error of one field that shows only beside the others. A recipe's check names its line."""
+    return PydanticCustomError("misuse", "{message}", {"field": field, "message": message})
+
+
+class Data(BaseModel):
+    """Frozen and strict: an unknown key, a number in quotes or an infinity is an error."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class MadeFor(Data):
+    """The model that a plan was made for."""
+
+    depth: int = Field(ge=0)
+    dim: int = Field(ge=1)
+    grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, model: Compressible) -> MadeFor:
+        """The sizes of `model` as it is now; on the meta device too."""
+        return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
+
+
+class Plan(Data, ABC):
+    """What was decided for one model; as JSON it is an entry of an artefact's plan.json.
+
+    Subclasses name themselves in `policy: Literal[...]` and carry what they decided. Both `shape` and `apply` begin
+    with `check`.
+    """
+
+    noun: ClassVar[str] = "plan"  # what was made, in messages
+    remedy: ClassVar[str] = "make the plan again for this model"  # what helps where it was made for another depth
+
+    policy: str
+    made_for: MadeFor
+    # Errors, counts and times that stand beside the decision; an artefact's id leaves them out, so that two runs that
+    # decide the same are the same.
+    measured: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def empty(self) -> bool:
+        """Whether the plan leaves its model as it is."""
+
+    @abstractmethod
+    def shape(self, model: Compressible) -> None:
+        """Give `model` the planned structure, in place; its weights may be anything. Raises as `check`."""
+
+    @abstractmethod
+    def apply(self, model: Compressible) -> None:
+        """Give `model` the planned structure and weights, in place. Raises as `check`."""
+
+    def decided(self) -> dict[str, Any]:
+        """The plan as JSON values, without what was measured."""
+        return self.model_dump(mode="json", exclude={"measured"})
+
+    def check(self, model: Compressible) -> None:
+        """Raise BadInput, with what to do about it, where `model` is not of the sizes the plan was made for."""
+        found, wanted = MadeFor.of(model), self.made_for
+        if found.depth != wanted.depth:
+            raise BadInput(
+                f"{self.noun} was made for {wanted.depth} blocks, this model has {found.depth}: {self.remedy}"
+            )
+        if found != wanted:
+            raise BadInput(
+                f"{self.noun} was made for tokens {wanted.dim} wide on a {wanted.grid[0]} x {wanted.grid[1]} grid, "
+                f"this model's are {found.dim} wide on {found.grid[0]} x {found.grid[1]}: "
+                "make the plan again for this model"
+            )
+
+
+class Policy(Data, ABC):
+    """What the user asked for: a step of a recipe. Subclasses name themselves in `policy: Literal[...]`."""
+
+    policy: str
+
+    def check(self, model: Compressible) -> None:
+        """Raise BadInput where no plan for `model` can be made, as far as that is known without looking at data.
+
+        Every step is checked against the model before the first one is planned: a search that takes an hour is not to
+        end in a sentence that could have been said at once. Later steps meet a model of this depth or less.
+        """
+        return
+
+    @abstractmethod
+    def plan(self, model: Compressible, judge: Judge | None = None) -> Plan:
+        """Decide what to do to `model`, which stays as it is; `judge` measures on the calibration split.
+
+        Raises BadInput where it cannot be done, and where the policy measures and there is no judge.
+        """

@@ -1,0 +1,292 @@
+"""`fasthmr compress`: a recipe goes in, a smaller model comes out, its error and cost measured after each step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from compress import artefact
+from compress.cost import cost
+from compress.errors import BadInput
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import person_merged
+from compress.policy import Plan, Policy
+from compress.stack import Schedule
+from compress.tokens import coverage
+from experiments import evaluate
+from experiments.cost import frame
+from experiments.datasets import SEED, DataSpec, Frames, open_data
+from experiments.evaluate import Errors
+from experiments.models import Resolved
+from experiments.provenance import commit, dataset, provenance, versions
+from experiments.recipe import Recipe, read_recipe
+from hmr.body import BodyModel, load_body
+from hmr.data.view import Sample
+from hmr.home import fasthmr_home
+from hmr.judge import JointJudge
+from hmr.model import HMRModel
+
+ERRORS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2")
+Tell = Callable[[str, str, int, int], None]  # what is being done, a word on it, how much of it is done, of how much
+
+
+@dataclass
+class Held:
+    """A data set drawn once and kept in memory, 0.2 MB a frame."""
+
+    samples: list[Sample]
+    fps: float | None
+    clip_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on the frames that report."""
+
+    errors: Errors
+    frames_per_s: float
+    person_merged: Tensor | None  # (N,) see `person_merged`; None where no token is reduced
+
+
+def compress(
+    recipe_name: str,
+    model: Resolved,
+    spec: DataSpec,
+    out: Path,
+    frames: int | None = None,
+    tell: Tell = lambda what, word, done, total: None,
+) -> dict[str, Any]:
+    """Do what the recipe says to `model`, in place, and write the artefact `out`; returns what result.json says.
+
+    The calibration split of the data decides, the split of `spec` reports; `frames` makes both smaller. Raises BadInput
+    for a recipe with a mistake or that does not fit the model, before anything is measured; for a model that was
+    compressed before; and where `out` has something in it.
+    """
+    recipe, text = read_recipe(recipe_name)
+    artefact.refuse_taken(out)
+    refuse(recipe, model, spec)
+    base = artefact.Base(
+        name=model.name,
+        architecture=model.model.architecture,
+        sizes=model.model.sizes.model_dump(mode="json"),
+        sha256=model.sha256,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.model.to(device)
+    body = load_body().to(device)
+    test = held(open_data(spec, frames), f"{spec.name}:{spec.split}", tell)
+    decide = DataSpec(spec.name, "calib", spec.root)
+    search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
+    calib = held(open_data(decide, frames), f"{decide.name}:{decide.split}", tell) if search else None
+    judge = JointJudge(model.model, calib.samples, body) if calib else None
+    journal = journal_of(model, search.operator, body, calib) if search and calib else None
+
+    plans, rows = worked_through(recipe, model.model, judge, journal, test, body, tell)
+
+    source = provenance("compress", model, body, spec, test, device)
+    source["calib"] = dataset(decide, calib) if calib else None
+    said = {"artefact": {"path": str(out)}, "recipe_id": recipe.id, "rows": rows, "provenance": source}
+    words = artefact.Words(recipe=text, card=card(recipe, rows, source), result=said)
+    origin = artefact.Origin(base=base, seed=SEED, commit=commit(), versions=versions())
+    made = artefact.save(out, model.model, plans, origin, words)
+    if journal:
+        journal.unlink(missing_ok=True)
+    return {**said, "artefact": {"path": str(out), "id": made}}
+
+
+def worked_through(
+    recipe: Recipe,
+    model: HMRModel,
+    judge: JointJudge | None,
+    journal: Path | None,
+    test: Held,
+    body: BodyModel,
+    tell: Tell,
+) -> tuple[list[Plan], list[dict[str, Any]]]:
+    """Plan, apply and measure each step, one after the other: the plans, and a row for the original and each step."""
+    original = measured(model, test, body, "original", tell)
+    plans: list[Plan] = []
+    rows = [row("original", None, model, original, original, test)]
+    for step in recipe.steps:
+        plans.append(planned(step, model, judge, journal, tell))
+        applied(plans[-1], model)
+        rows.append(row(step.policy, plans[-1], model, measured(model, test, body, step.policy, tell), original, test))
+    return plans, rows
+
+
+def refuse(recipe: Recipe, model: Resolved, spec: DataSpec) -> None:
+    """Raise BadInput for what cannot come to a good end, before anything is measured."""
+    if model.compressed:
+        raise BadInput(f"{model.name} was compressed already, and merges are made from original weights: name those")
+    if spec.split in ("train", "calib"):
+        raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test or :val")
+    for step in recipe.steps:
+        step.check(model.model)
+
+
+def held(data: Frames, name: str, tell: Tell) -> Held:
+    """Every frame of a data set, drawn."""
+    samples = []
+    for i in range(len(data)):
+        samples.append(data[i])
+        tell(f"drawing {name}", "", i + 1, len(data))
+    return Held(samples, data.fps, data.clip_names)
+
+
+def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Held) -> Path:
+    """Where a search on these frames writes its trials, so that one that was killed goes on: in $FASTHMR_HOME."""
+    device = next(model.model.parameters()).device.type
+    digest = hashlib.sha256(f"{model.sha256} {operator} {body.sha256} {torch.__version__} {device}".encode())
+    for sample in calib.samples:
+        for array in (sample.image, sample.rotations, sample.betas):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return fasthmr_home() / "searches" / f"{digest.hexdigest()[:32]}.jsonl"
+
+
+def planned(step: Policy, model: HMRModel, judge: JointJudge | None, journal: Path | None, tell: Tell) -> Plan:
+    """What a step decides; a search takes up its journal."""
+    if not isinstance(step, MergeLayers):
+        return step.plan(model, judge)
+    return step.plan(
+        model,
+        judge,
+        journal=journal,
+        progress=lambda p: tell("merging layers", f"{list(map(list, p.windows))}: {p.error:.2f} mm", p.done, p.total),
+    )
+
+
+def applied(plan: Plan, model: HMRModel) -> None:
+    """Apply a plan; RuntimeError where it is not empty and yet the model stays as it was."""
+    before = outline(model)
+    plan.apply(model)
+    if not plan.empty and outline(model) == before:
+        raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
+
+
+def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Schedule, float | None]:
+    """What tells a model that was changed: shapes and sums of its weights, its schedule, its mask threshold."""
+    weights = {name: (value.shape, value.sum().item()) for name, value in model.state_dict().items()}
+    return weights, model.schedule, model.protect
+
+
+def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell) -> Measured:
+    """Errors, speed and merged persons of `model` on every frame."""
+    parts, merged, seconds = [], [], 0.0
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for start, crop, mask, truth in evaluate.batches(data, device):
+            if start == 0:
+                evaluate.timed(model, crop, mask)
+            said, took = evaluate.timed(model, crop, mask)
+            seconds += took
+            parts.append(evaluate.errors(body, said, truth))
+            merged.append(lost_person(model, crop, mask))
+            tell(f"measuring {name}", "", start + len(crop), len(data))
+    shares = [share for share in merged if share is not None]
+    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(shares).cpu() if shares else None)
+
+
+def lost_person(model: HMRModel, crop: Tensor, mask: Tensor) -> Tensor | None:
+    """Share (B,) of the person's patches without a token of their own; None where no token is reduced."""
+    if model.schedule == Schedule():
+        return None
+    share = coverage(mask, model.grid)
+    return person_merged(model.encode(crop, mask), share > (model.protect or 0.0))
+
+
+def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
+    """The figures after a step; macs and tokens are per frame, as `fasthmr cost` has them."""
+    counted = cost(model, *frame(model, next(model.parameters()).device))
+    errors = evaluate.row(step, now.errors, data.clip_names, data.fps is not None)
+    rise = evaluate.paired_rise(now.errors, original.errors, data.clip_names)["mpjpe_mm"] if plan else None
+    person = now.person_merged
+    return {
+        "step": step,
+        "changed": plan is not None and not plan.empty,
+        "layers": counted.layers,
+        "tokens": list(counted.tokens),
+        "params": counted.params,
+        "macs": asdict(counted.macs),
+        "frames_per_s": now.frames_per_s,
+        **{key: errors[key] for key in ERRORS},
+        "mpjpe_rise_mm": rise,  # over the original model, on the same frames
+        "protected_merged_share": None if person is None else person.mean().item(),
+        "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),
+        "measured": plan.measured if plan else {},
+    }
+
+
+def steps_table(result: dict[str, Any]) -> Table:
+    """The row of each step, for people."""
+    source = result["provenance"]
+    data, calib, made = source["data"], source["calib"], result["artefact"]
+    decided = f"decided on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
+    shown = Table(
+        title=f"{source['model']['name']} on {data['name']}:{data['split']}",
+        caption=f"{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap intervals over them; {decided}"
+        f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
+    )
+    shown.add_column("after")
+    for heading in ("layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):
+        shown.add_column(heading, justify="right")
+    for r in result["rows"]:
+        share = r["protected_merged_share"]
+        shown.add_row(
+            r["step"] + ("" if r["changed"] or r["mpjpe_rise_mm"] is None else ": changed nothing"),
+            str(r["layers"]),
+            str(r["tokens"][-1] if r["tokens"] else "-"),
+            f"{r['params'] / 1e6:.2f}",
+            f"{r['macs']['true'] / 1e9:.3f}",
+            f"{r['frames_per_s']:.1f}",
+            interval(r["mpjpe_mm"]).replace("[", "\\["),
+            interval(r["mpjpe_rise_mm"]).replace("[", "\\["),
+            "-" if share is None else f"{share:.1%}",
+        )
+    return shown
+
+
+def interval(value: dict[str, float] | None) -> str:
+    return "-" if value is None else f"{value['mean']:.1f} [{value['lo']:.1f}, {value['hi']:.1f}]"
+
+
+def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any]) -> str:
+    """What was done, what it costs, how wrong it is: Markdown for people."""
+    model, data, calib = source["model"], source["data"], source["calib"]
+    table = ["| after | layers | tokens | parameters | MACs | MPJPE mm |", "|---|--:|--:|--:|--:|--:|"]
+    for r in rows:
+        done = r["step"] if r["changed"] or r is rows[0] else f"{r['step']} (changed nothing)"
+        tokens = r["tokens"][-1] if r["tokens"] else "-"
+        cells = (done, r["layers"], tokens, r["params"], r["macs"]["true"], interval(r["mpjpe_mm"]))
+        table.append(f"| {' | '.join(map(str, cells))} |")
+    decided = f"{calib['name']}:{calib['split']}, {calib['frames']} frames" if calib else "no data: the recipe decides"
+    return "\n".join(
+        [
+            f"# {model['name']} after {recipe.name}",
+            "",
+            f"{model['architecture']} with weights {model['sha256']}, compressed by recipe {recipe.id}.",
+            "",
+            *table,
+            "",
+            "Parameters and MACs (every product counted) are per frame; tokens are those after the last layer.",
+            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
+            f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
+            f"Decided on {decided}. Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
+            "",
+            "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",
+            "",
+        ]
+    )

@@ -1,0 +1,86 @@
+"""What a training is asked for, and the folder that holds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+
+
+class TrainConfig(BaseModel):
+    """What to train, on what and for how long: either `minutes` of wall clock or a number of `steps`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    architecture: str = "reference"
+    sizes: dict[str, Any] = {}
+    out: Path
+    half_cache: Path | None = None  # 128x96
+    full_cache: Path | None = None  # 256x192
+    half_val_cache: Path | None = None
+    full_val_cache: Path | None = None
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    full_share: float = Field(0.3, ge=0, le=1)
+    half_batch: int = Field(16, ge=2)
+    full_batch: int = Field(16, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = Field(300, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_minutes: float = Field(3.0, ge=0)
+    val_minutes: float = Field(5.0, ge=0)
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> TrainConfig:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give either minutes or steps")
+        if self.half_cache is None and self.full_cache is None:
+            raise ValueError("give half_cache, full_cache or both")
+        return self
+
+
+def claim(config: TrainConfig) -> None:
+    """Make `out` this run's folder; BadInput where it holds something else, or a run with another beginning."""
+    mine = {"architecture": config.architecture, "sizes": config.sizes, "seed": config.seed}
+    path = config.out / "config.json"
+    if path.exists():
+        theirs = _settings(path)
+        unlike = [
+            f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value
+        ]
+        if unlike:
+            raise BadInput(f"{path}: that run has {unlike[0]}; choose another folder to start a new run")
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise BadInput(f"{config.out}: the folder is not empty and holds no training run; choose another")
+    atomic_write(path, config.model_dump_json(indent=2).encode())
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadInput(f"{path}: the run's settings are not JSON ({error}); choose another folder") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: the run's settings are not a JSON object; choose another folder")
+    return found
+
+
+def stages_of(config: TrainConfig) -> list[tuple[str, Path, tuple[int, int]]]:
+    """(name, folder of frames, crop size) of each stage, in order."""
+    stages = (("half", config.half_cache, (128, 96)), ("full", config.full_cache, (256, 192)))
+    return [(name, folder, size) for name, folder, size in stages if folder is not None]
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Finished checkpoints, the latest last."""
+    return sorted(path for path in out.glob("checkpoint-*") if path.suffix != ".part")

@@ -1,0 +1,251 @@
+"""Costs: the counter against closed formulas, thop's figures and the printed table; nothing here looks at a clock."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import pairwise
+from math import ceil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.cost import Macs, cost, operators, peak_memory, timed
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import MergeTokens
+from compress.policy import Policy
+from compress.stack import Schedule
+from experiments import cli
+from hmr.checkpoints import save
+from hmr.model import HMRModel, Sizes, build
+
+ECLM = MergeLayers(strategy="explicit", windows=((24, 28),))
+MASK_TOME = MergeTokens(keep=90, per_layer=40)
+CPU = torch.device("cpu")
+
+
+def on_meta(architecture: str, *steps: Policy, **sizes: object) -> HMRModel:
+    with torch.device("meta"):
+        model = build(architecture, sizes).eval()
+    for step in steps:
+        step.plan(model).shape(model)
+    return model
+
+
+def inputs(device: str = "meta") -> tuple[Tensor, Tensor]:
+    return torch.zeros(1, 3, 256, 192, device=device), torch.ones(1, 256, 192, device=device)
+
+
+def closed_form(s: Sizes, tokens: list[int]) -> Macs:
+    """MACs of an HMR model from its sizes and its tokens after each block."""
+    stem, stem_norms = conv_stem(s.dim) if s.stem == "conv" else (192 * 3 * 16 * 16 * s.dim, 0)
+    inner, last = s.head_heads * s.head_dim_head, tokens[-1]
+    queries = s.head_dim * 3 * inner + inner * s.head_dim + s.head_dim * inner + inner * s.head_dim
+    layer = queries + last * s.dim * 2 * inner + 2 * s.head_dim * s.head_mlp_dim
+    head = s.head_depth * layer + s.token_dim * s.head_dim + s.head_dim * 157
+    linear, products, norms = stem + s.iterations * head, 0, stem_norms
+    for before, after in pairwise([192, *tokens]):
+        linear += before * 4 * s.dim**2 + after * 2 * s.dim * s.mlp_dim
+        products += 2 * before**2 * s.dim
+        norms += (before + after) * s.dim
+        if after < before:  # each even token is compared with each odd one
+            products += ceil(before / 2) * (before // 2) * s.dim // s.heads
+    products += s.iterations * s.head_depth * 2 * (1 + last) * inner
+    norms += last * s.dim + s.iterations * s.head_depth * 3 * s.head_dim
+    return Macs(true=linear + products, linear=linear, thop=linear + 4 * norms)
+
+
+def conv_stem(dim: int) -> tuple[int, int]:
+    """MACs of ConvStem's convolutions, and the numbers that its BatchNorms see."""
+    widths = (dim // 8, dim // 4, dim // 2, dim)
+    pixels = 128 * 96
+    macs, normed = pixels * 5 * 5 * 3 * widths[0], pixels * widths[0]
+    for i, o in pairwise(widths):
+        pixels //= 4
+        macs += pixels * (9 * i * o + 9 * o * o + i * o)
+        normed += pixels * 3 * o
+    return macs + pixels * dim**2, normed
+
+
+@pytest.mark.parametrize("merges", [(), (40, 40, 22), (0, 96, 30)])
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("reference", {}),
+        ("reference-small", {}),
+        ("hmr2", {}),
+        ("hmr2", {"dim": 48, "depth": 5, "heads": 3, "mlp_dim": 80, "head_depth": 2, "head_heads": 2, "iterations": 2}),
+        ("hmr2", {"dim": 40, "depth": 3, "heads": 5, "mlp_dim": 16, "token_dim": 157}),
+    ],
+)
+def test_counter_is_the_closed_formula(architecture, sizes, merges):
+    model = on_meta(architecture, **sizes)
+    model.schedule, model.protect = Schedule(merges), 0.0
+    found = cost(model, *inputs())
+    assert found.macs == closed_form(model.sizes, list(found.tokens))
+    assert found.tokens[-1] == 192 - sum(merges) and found.layers == model.sizes.depth == len(found.tokens)
+
+
+@pytest.mark.parametrize(
+    ("steps", "params_m", "thop_g"),
+    [((), "670.211", "122.590"), ((ECLM,), "591.5", "107.5"), ((ECLM, MASK_TOME), "591.5", "52.8")],
+)
+def test_figures_of_the_papers_table(steps, params_m, thop_g):
+    """FastHMR Tab. 12; the first row to more digits, which are thop's on the upstream network."""
+    found = cost(on_meta("hmr2", *steps), *inputs())
+    digits = len(params_m.split(".")[1])
+    assert f"{found.params_thop / 1e6:.{digits}f}" == params_m
+    assert f"{found.macs.thop / 1e9:.{digits}f}" == thop_g
+
+
+def test_parameters_and_products_of_hmr2():
+    found = cost(on_meta("hmr2"), *inputs())
+    assert round(found.params / 1e3) == 670_459
+    parts = {part.name: part.macs for part in found.parts}
+    backbone = sum(macs.linear for name, macs in parts.items() if name.startswith("backbone."))
+    assert (round(backbone / 1e6), round(parts["smpl_head"].linear / 1e6)) == (120_985, 1_542)
+    assert round((found.macs.true - found.macs.linear) / 1e7) == 302  # attention, 3.02 G
+
+
+def test_thops_own_count_of_the_reference():
+    """What thop 0.1.1 says of a model with BatchNorm, run once on these sizes."""
+    model = on_meta("reference", head_dim=192, head_depth=4, head_heads=8, head_dim_head=16, head_mlp_dim=192)
+    found = cost(model, *inputs())
+    assert (found.macs.thop, found.params_thop) == (1_733_237_376, 8_956_213)
+
+
+def test_parts_add_up_and_the_other_part_is_positions_and_matching():
+    model = on_meta("reference", MASK_TOME)
+    found = cost(model, *inputs())
+    assert sum(part.params for part in found.parts) == found.params
+    for convention in ("true", "linear", "thop"):
+        assert sum(getattr(part.macs, convention) for part in found.parts) == getattr(found.macs, convention)
+    names = [part.name for part in found.parts]
+    assert names == [
+        "backbone.patch_embed",
+        *(f"backbone.blocks.{i}" for i in range(16)),
+        "backbone.last_norm",
+        "smpl_head",
+        "other",
+    ]
+    assert found.parts[-1].params == model.backbone.pos_embed.numel()
+    assert found.parts[-1].macs.true == (96 * 96 + 76 * 76 + 56 * 56) * 64
+
+
+@pytest.mark.parametrize("architecture", ["hmr2", "reference"])
+def test_counts_on_meta_are_those_on_a_cpu(architecture):
+    sizes = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_depth": 1}
+    real = build(architecture, sizes).eval()
+    assert cost(real, *inputs("cpu")) == cost(on_meta(architecture, **sizes), *inputs())
+
+
+def test_counting_leaves_the_model_as_it_was():
+    model = build("reference", {"dim": 32, "depth": 2, "heads": 2}).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        output = model(*inputs("cpu")).betas
+        cost(model, *inputs("cpu"))
+        assert torch.equal(model(*inputs("cpu")).betas, output)
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class Product(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.function(*x)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("attention", [plain_attention, F.scaled_dot_product_attention])
+def test_fused_attention_counts_as_much_as_plain(attention):
+    q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 4)
+    counted = operators(Product(attention), q, k, v)[""]
+    assert counted["attention"] + counted["matmul"] == 2 * 3 * 5 * 7 * (8 + 4)
+
+
+def test_batched_product_with_a_bias_is_counted():
+    x = torch.randn(2, 5, 7), torch.randn(2, 5, 3), torch.randn(2, 3, 7)
+    assert operators(Product(torch.baddbmm), *x)[""]["baddbmm"] == 2 * 5 * 3 * 7
+
+
+def test_a_product_without_a_handle_is_refused():
+    x = torch.randn(5, 7), torch.randn(2, 5, 3), torch.randn(2, 3, 7)
+    with pytest.raises(NotImplementedError, match="addbmm"):
+        operators(Product(torch.addbmm), *x)
+
+
+def test_timing_runs_everything_in_turn_and_forgets_the_warm_up():
+    ran: list[str] = []
+    seconds = timed({name: lambda name=name: ran.append(name) for name in "ab"}, 3, CPU, warmup=2)  # type: ignore[misc]
+    assert ran == list("ab" * 5)
+    assert [len(seconds[name]) for name in "ab"] == [3, 3]
+
+
+def test_peak_memory_sees_what_a_call_takes():
+    nothing, much = (peak_memory(lambda n=n: torch.ones(n), CPU) for n in (1, 50_000_000))  # type: ignore[misc]
+    if sys.platform == "linux":
+        assert nothing is not None and much is not None
+        assert much - nothing > 150e6  # 200 MB were asked for
+    else:
+        assert nothing is None and much is None
+
+
+@pytest.fixture
+def fasthmr(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_command_counts_an_architecture_without_weights(fasthmr):
+    code, out, _ = fasthmr("cost", "hmr2", "--recipe", "fasthmr-hmr2", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert sorted(found) == sorted(
+        ["params", "params_thop", "macs", "layers", "tokens", "parts", "latency_ms", "peak_memory_bytes", "provenance"]
+    )
+    assert found["tokens"] == [152, 112, *[90] * 26]
+    assert round(found["macs"]["thop"] / 1e8) == 528
+    assert (found["latency_ms"], found["peak_memory_bytes"]) == (None, None)
+    assert found["provenance"]["model"] == {"name": "hmr2", "architecture": "hmr2", "sha256": None}
+
+
+def test_command_measures_a_model_with_weights(fasthmr, tmp_path):
+    path = save(build("reference-small", {"depth": 3}), tmp_path / "mine.safetensors")
+    code, out, _ = fasthmr("cost", path, "--json")
+    latency = json.loads(out)["latency_ms"]
+    assert code == 0
+    assert (latency["batch"], sorted(latency)) == (1, ["batch", "median", "p95", "runs"])
+    code, out, _ = fasthmr("cost", path, "--recipe", "mask-tome")
+    assert code == 0
+    for word in ("backbone.blocks.2", "whole model", "152 → 112 → 90", "95th percentile"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["hmr3"], "did you mean 'hmr2'"),
+        (["hmr2", "--recipe", "eclm"], "needs frames"),
+        (["reference-smal"], "did you mean 'reference-small'"),
+    ],
+)
+def test_what_cannot_be_counted_is_one_sentence(fasthmr, words, hint):
+    code, out, err = fasthmr("cost", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert hint in err

@@ -1,0 +1,121 @@
+"""The joint judge against errors computed another way: the full body model, and the model's own forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import roma
+import torch
+
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.merge_layers import MergeLayers
+from compress.stack import encode
+from hmr import metrics
+from hmr.body import load_body
+from hmr.crop import normalised
+from hmr.judge import JointJudge
+from hmr.model import build
+
+SIZES = {"stem": "patch", "dim": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "head_dim": 16, "head_depth": 1}
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = build("reference-small", SIZES)
+    for linear in (model.smpl_head.decpose, model.smpl_head.decshape):
+        torch.nn.init.normal_(linear.weight, std=0.3)  # so that frames differ
+    return model
+
+
+def samples(count: int, seed: int = 0) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    return [
+        SimpleNamespace(
+            image=rng.integers(0, 256, (64, 48, 3), dtype=np.uint8),
+            mask=rng.random((64, 48)) < 0.4,
+            rotations=roma.random_rotmat(24).numpy().astype(np.float32),
+            betas=rng.normal(size=10).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_errors_are_pelvis_aligned_joint_distances(model, body) -> None:
+    """By hand: the forward pass, the full body model, a plain norm, frame by frame."""
+    frames = samples(7)
+    judge: Judge = JointJudge(model.eval(), frames, body, batch=3)
+    assert [len(crop) for crop in judge.crops] == [3, 3, 1]
+    with torch.no_grad():
+        found = torch.cat([judge.errors(i, encode(model.backbone, crop)) for i, crop in enumerate(judge.crops)])
+        for frame, error in zip(frames, found, strict=True):
+            output = model(normalised(torch.from_numpy(frame.image)[None]))
+            guess = body(torch.cat((output.global_orient, output.body_pose), 1), output.betas).joints[0]
+            truth = body(torch.from_numpy(frame.rotations)[None], torch.from_numpy(frame.betas)[None]).joints[0]
+            distances = ((guess - guess[0]) - (truth - truth[0])).norm(dim=-1)
+            assert error.item() == pytest.approx(1000 * distances.mean().item(), rel=1e-4)
+
+
+def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
+    """... does not look at poses, does find an error in another model, and leaves the model's mode alone."""
+    frames = samples(5)
+    blind = [SimpleNamespace(image=frame.image, mask=frame.mask) for frame in frames]
+    model.train()
+    judge = JointJudge(model, blind, body, label_free=True, batch=2)  # type: ignore[arg-type]
+    assert model.training and model.backbone.blocks[0].training
+    model.eval()
+    with torch.no_grad():
+        for index, crop in enumerate(judge.crops):
+            assert judge.errors(index, encode(model.backbone, crop)).max() < 1e-3
+        torch.nn.init.normal_(model.backbone.blocks[0].mlp.fc2.weight)
+        assert judge.errors(0, encode(model.backbone, judge.crops[0])).min() > 0.1
+
+
+def test_search_on_a_model_reports_the_error_of_what_it_makes(model, body) -> None:
+    """Greedy to two blocks, judged by true joints: the measured error is that of the compressed model's own forward."""
+    judge = JointJudge(model, samples(5), body, batch=2)
+    plan = MergeLayers(strategy="greedy", layers=2).plan(model, judge)
+    assert len(plan.windows) == 1 and plan.measured["path"][-1]["layers"] == 2
+    plan.apply(model)
+    with torch.no_grad():
+        outputs = [judge.joints(model.eval()(crop)) for crop in judge.crops]
+    errors = [metrics.mpjpe(output, truth) for output, truth in zip(outputs, judge.truth, strict=True)]
+    assert plan.measured["error_mm"] == pytest.approx(torch.cat(errors).mean().item(), rel=1e-5)
+
+
+def test_masks_stand_beside_the_crops(model, body) -> None:
+    frames = samples(5)
+    judge = JointJudge(model, frames, body, batch=2)
+    assert [mask.shape for mask in judge.masks] == [(2, 64, 48), (2, 64, 48), (1, 64, 48)]
+    assert (torch.cat(judge.masks).numpy() == np.stack([frame.mask for frame in frames])).all()
+    assert torch.equal(judge.crops[2], normalised(torch.from_numpy(frames[4].image)[None]))
+
+
+def test_broken_model_has_an_infinite_error_and_the_frames_beside_it_their_own(model, body) -> None:
+    judge = JointJudge(model.eval(), samples(3), body)
+    with torch.no_grad():
+        tokens = encode(model.backbone, judge.crops[0])
+        x = tokens.x.clone()
+        x[1] = torch.nan
+        found, whole = judge.errors(0, replace(tokens, x=x)), judge.errors(0, tokens)
+    assert found[1] == torch.inf
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]])
+
+
+def test_no_frames_or_no_truth_is_refused(model, body) -> None:
+    with pytest.raises(BadInput, match="none"):
+        JointJudge(model, [], body)
+    frames = samples(3)
+    frames[2].betas[:] = np.nan
+    with pytest.raises(BadInput, match="frames 2 to 2"):
+        JointJudge(model, frames, body, batch=2)

@@ -1,0 +1,69 @@
+"""Plans know their model: law 10, and what stands in an artefact's id."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress.artefact import PLANS
+from compress.errors import BadInput
+from compress.merge_layers import LayerPlan, MergeLayers
+from compress.merge_tokens import MergeTokens, TokenPlan
+from compress.policy import MadeFor, Plan
+from hmr.model import build
+
+GRID = (16, 12)
+
+
+def model(depth: int, dim: int = 64):
+    with torch.device("meta"):
+        return build("reference", {"depth": depth, "dim": dim, "heads": 2, "mlp_dim": 8})
+
+
+def plans(depth: int) -> list[Plan]:
+    return [MergeLayers(strategy="explicit", windows=((1, 2),)).plan(model(depth)), MergeTokens(keep=90).plan(model(depth))]
+
+
+def test_a_schedule_for_more_blocks_says_what_to_do():
+    plan = MergeTokens(keep=90).plan(model(32))
+    with pytest.raises(BadInput) as raised:
+        plan.apply(model(28))
+    assert str(raised.value) == (
+        "schedule was made for 32 blocks, this model has 28: put merge_tokens after merge_layers"
+    )
+
+
+@pytest.mark.parametrize("act", ["shape", "apply"])
+@pytest.mark.parametrize("plan", plans(5), ids=lambda plan: plan.policy)
+@pytest.mark.parametrize("other, words", [(model(6), "5 blocks, this model has 6"), (model(5, 32), "64 wide.* 32 wide")])
+def test_a_plan_refuses_another_model_and_leaves_it_alone(plan, other, words, act):
+    before = MadeFor.of(other)
+    with pytest.raises(BadInput, match=words):
+        getattr(plan, act)(other)
+    assert MadeFor.of(other) == before and other.protect is None
+
+
+@pytest.mark.parametrize("plan", plans(5), ids=lambda plan: plan.policy)
+def test_plans_come_back_from_json(plan):
+    (again,) = PLANS.validate_json(f"[{plan.model_dump_json()}]")
+    assert again == plan and type(again) is type(plan)
+
+
+def test_what_was_measured_is_not_what_was_decided():
+    made = MadeFor(depth=4, dim=8, grid=GRID)
+    one, two = (LayerPlan(made_for=made, windows=((1, 2),), measured={"error_mm": e}) for e in (1.0, 2.0))
+    assert one != two and one.decided() == two.decided()
+    assert one.decided() != LayerPlan(made_for=made, windows=((0, 1),)).decided()
+
+
+@pytest.mark.parametrize(
+    "change", [{"made_for": {"depth": 4.0, "dim": 8, "grid": GRID}}, {"coverage": "0"}, {"coverage": 1.0}, {"cover": 0}]
+)
+def test_plans_are_strict(change):
+    said = {"made_for": {"depth": 4, "dim": 8, "grid": GRID}, "schedule": {"merges": []}, "coverage": None}
+    TokenPlan.model_validate_json(json.dumps(said))
+    with pytest.raises(ValidationError):
+        TokenPlan.model_validate_json(json.dumps({**said, **change}))
