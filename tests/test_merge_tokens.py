@@ -172,10 +172,9 @@ def test_mass_is_kept_and_the_person_is_spared(partition, mask):
     assert tokens.source.min() >= 0 and tokens.source.max() < 150
     here = merging.person(CROPS, mask)
     assert here is not None
-    background = 192 - (here > 0).sum(1)
-    # 30 pairs of unprotected tokens exist where these are enough on each side, whatever they are like
-    enough = background > 2 * 30 + 12 + 96 if partition == "parity" else background > 120
-    assert (person_merged(tokens, here > 0)[enough] == 0).all()
+    # 30 pairs of the background in the first layer, 12 in the second: a small person leaves that many on either side
+    small = (here > 0).sum(1) <= 24
+    assert (person_merged(tokens, here > 0)[small] == 0).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -222,7 +221,9 @@ def test_coverage_is_a_threshold_above_which_a_patch_is_protected():
 
 def test_proportional_attention_is_another_network():
     with torch.no_grad():
-        plain, biased = (model(keep=90, proportional_attention=p)(CROPS, person("body")).features for p in (False, True))
+        plain, biased = (
+            model(keep=90, proportional_attention=wanted)(CROPS, person("body")).features for wanted in (False, True)
+        )
     assert not torch.allclose(plain, biased, atol=1e-6)
 
 

@@ -24,7 +24,8 @@ def model(depth: int, dim: int = 64):
 
 
 def plans(depth: int) -> list[Plan]:
-    return [MergeLayers(strategy="explicit", windows=((1, 2),)).plan(model(depth)), MergeTokens(keep=90).plan(model(depth))]
+    steps = (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=90))
+    return [step.plan(model(depth)) for step in steps]
 
 
 def test_a_schedule_for_more_blocks_says_what_to_do():
@@ -38,7 +39,9 @@ def test_a_schedule_for_more_blocks_says_what_to_do():
 
 @pytest.mark.parametrize("act", ["shape", "apply"])
 @pytest.mark.parametrize("plan", plans(5), ids=lambda plan: plan.policy)
-@pytest.mark.parametrize("other, words", [(model(6), "5 blocks, this model has 6"), (model(5, 32), "64 wide.* 32 wide")])
+@pytest.mark.parametrize(
+    "other, words", [(model(6), "5 blocks, this model has 6"), (model(5, 32), "64 wide.* 32 wide")]
+)
 def test_a_plan_refuses_another_model_and_leaves_it_alone(plan, other, words, act):
     before = MadeFor.of(other)
     with pytest.raises(BadInput, match=words):

@@ -73,7 +73,9 @@ def config(out, folders, **changes):
     settings = {
         "sizes": TINY,
         "steps": 4,
+        "quarter_share": 0.25,
         "full_share": 0.5,
+        "quarter_batch": 6,
         "half_batch": 5,
         "full_batch": 4,
         "warmup_steps": 2,
@@ -100,7 +102,7 @@ def whole(folders, tmp_path_factory):
 
 @pytest.mark.parametrize("killed_at", [1, 2, 3])
 def test_killed_run_goes_on_to_the_bit(killed_at, whole, folders, tmp_path, monkeypatch):
-    """Also across the change from half to full resolution, which is at step 2."""
+    """Also across the changes of resolution, which are at steps 1 and 2."""
     interrupted = config(tmp_path / "killed", folders)
     batch = Run.batch
 
@@ -132,8 +134,8 @@ def test_training_leaves_a_model_a_curve_and_no_training_heads(folders, tmp_path
     assert json.loads(header["config"])["seed"] == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
-    assert [row["stage"] for row in rows] == ["half", "half", "full", "full", "full"]
-    assert [row["images"] for row in rows] == [5, 10, 14, 18, 18]
+    assert [row["stage"] for row in rows] == ["quarter", "half", "full", "full", "full"]
+    assert [row["images"] for row in rows] == [6, 11, 15, 19, 19]
     assert all(row["val_mpjpe_mm"] > row["val_pa_mpjpe_mm"] > 0 for row in rows)
     assert list((tmp_path / "out" / "tensorboard").iterdir())
 
@@ -147,7 +149,7 @@ def test_random_numbers_of_the_caller_are_left_alone(folders, tmp_path):
 
 def test_run_learns_a_few_frames_by_heart(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "augmented", lambda images: images)
-    only_half = {"half_cache": folders["half_cache"], "full_cache": None}
+    only_half = {"half_cache": folders["half_cache"], "full_cache": None, "quarter_share": 0.0}
     sizes = {**TINY, "drop_path": 0.0}
     with torch.random.fork_rng():
         run = Run(config(tmp_path / "out", {**folders, **only_half}, steps=150, sizes=sizes, half_batch=12, lr=5e-3))
@@ -227,7 +229,7 @@ def test_cells_and_their_centres_agree():
     assert (off.abs() <= torch.tensor([0.5 / 12, 0.5 / 16]) + 1e-6).all()  # inside the wider cell
 
 
-@pytest.mark.parametrize("grid", [(16, 12), (8, 6)])
+@pytest.mark.parametrize("grid", [(16, 12), (8, 6), (4, 3)])
 def test_each_centre_lies_in_its_own_cell_and_what_is_outside_in_the_nearest(grid):
     assert torch.equal(cells_of(centres(grid, torch.device("cpu")), grid), torch.arange(grid[0] * grid[1]))
     corners = torch.tensor([[-0.7, -0.6], [0.5, -0.5], [-9.0, 9.0], [0.6, 0.7]])
@@ -265,7 +267,16 @@ def test_folders_that_hold_no_frames_are_named(folders, tmp_path):
         train(config(tmp_path / "b", {**folders, "half_cache": folders["full_cache"]}))
 
 
-@pytest.mark.parametrize("changes", [{"minutes": 1.0}, {"steps": None}, {"half_cache": None, "full_cache": None}])
+def test_halved_frames_are_means_of_four_pixels(folders):
+    whole = CachedFrames(folders["half_cache"], (128, 96)).read(np.array([3]), torch.device("cpu"))[0]
+    halved, target = CachedFrames(folders["half_cache"], (64, 48), halved=True).read(np.array([3]), torch.device("cpu"))
+    torch.testing.assert_close(halved[0, 5, 7], whole[0, 10:12, 14:16].mean((0, 1)))
+    assert halved.shape == (1, 64, 48, 3) and target["part"].shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"minutes": 1.0}, {"steps": None}, {"half_cache": None, "full_cache": None}, {"quarter_share": 0.6}]
+)
 def test_budget_and_frames_must_be_given_once(changes, folders, tmp_path):
     with pytest.raises(ValidationError):
         config(tmp_path, folders, **changes)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -69,32 +70,37 @@ def _fill(indices: Sequence[int]) -> None:
 
 
 class CachedFrames:
-    """A folder that `cached_frames` wrote, read by index.
+    """A folder that `cached_frames` wrote, read by index; `halved` pictures are averages over 2x2 pixels.
 
-    Raises BadInput where a field is missing, lengths differ or the pictures have another size.
+    `size` (height, width) is that of the pictures as they are read. Raises BadInput where a field is missing, lengths
+    differ or the pictures have another size.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int], halved: bool = False) -> None:
         try:
             self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *FIELDS)}
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: not a folder of rendered frames ({error})") from error
-        if self.arrays["images"].shape[1:] != (*size, 3):
-            raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {(*size, 3)}")
+        stored = (2 * size[0], 2 * size[1], 3) if halved else (*size, 3)
+        if self.arrays["images"].shape[1:] != stored:
+            raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {stored}")
         if len({len(array) for array in self.arrays.values()}) != 1 or not len(self):
             raise BadInput(f"{folder}: its fields hold different numbers of frames, or none")
-        self.grid = (size[0] // PATCH, size[1] // PATCH)
+        self.grid, self.halved = (size[0] // PATCH, size[1] // PATCH), halved
 
     def __len__(self) -> int:
         return len(self.arrays["images"])
 
     def read(self, indices: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames by index -> images (B, H, W, 3) uint8 and their targets, as `losses` takes them."""
+        """Frames by index -> images (B, H, W, 3) float 0..255 and their targets, as `losses` takes them."""
         rows = {name: torch.from_numpy(array[indices]).to(device) for name, array in self.arrays.items()}
         target = {name: rows[name].float() for name in FIELDS}
         target["part"] = on_grid(rows["part"], self.grid).long()
         target["canonical"] = on_grid(target["canonical"], self.grid)
-        return rows["images"], target
+        images = rows["images"].float()
+        if self.halved:
+            images = F.avg_pool2d(images.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)  # (B, H/2, W/2, 3)
+        return images, target
 
 
 @lru_cache(maxsize=2)

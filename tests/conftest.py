@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from experiments import cli
+
+
+@pytest.fixture
+def fasthmr(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FASTHMR_MOCAP", raising=False)
+
+    def run(*words: object) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run

@@ -1,0 +1,216 @@
+"""Artefacts come back whole and equal, or not at all (law 9)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress import artefact
+from compress.atomic import atomic_folder
+from compress.errors import BadInput
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import MergeTokens
+from hmr.artefact import load
+from hmr.model import HMRModel, build
+
+SIZES = {
+    "dim": 16,
+    "depth": 4,
+    "heads": 2,
+    "mlp_dim": 16,
+    "head_dim": 16,
+    "head_depth": 1,
+    "head_heads": 2,
+    "head_dim_head": 8,
+    "head_mlp_dim": 16,
+}
+STEPS = (MergeLayers(strategy="explicit", windows=((1, 2),), operator="mean"), MergeTokens(keep=100, per_layer=50))
+CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
+MASK = torch.zeros(2, 256, 192)
+MASK[:, 60:200, 50:140] = 1
+
+
+def compressed(seed: int = 0, measured: float = 0.0):
+    torch.manual_seed(seed)
+    model = build("reference", SIZES).eval()
+    plans = []
+    for step in STEPS:
+        plans.append(step.plan(model).model_copy(update={"measured": {"error_mm": measured}}))
+        plans[-1].apply(model)
+    return model, plans
+
+
+def origin(base: str = "0" * 64) -> artefact.Origin:
+    base_model = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256=base)
+    return artefact.Origin(base=base_model, seed=0, commit="c0ffee", versions={"torch": torch.__version__})
+
+
+def saved(folder: Path, seed: int = 0, measured: float = 0.0, base: str = "0" * 64) -> str:
+    words = artefact.Words(recipe="schema_version: 1\n", card="# tiny\n", result={"rows": []})
+    return artefact.save(folder, *compressed(seed, measured), origin(base), words)
+
+
+def features(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(CROPS, MASK).features
+
+
+def test_a_loaded_model_gives_equal_outputs(tmp_path):
+    made = saved(tmp_path / "out")
+    model, _ = compressed()
+    again = load(tmp_path / "out")
+    assert isinstance(again, HMRModel) and not again.training
+    assert torch.equal(features(model), features(again))
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["artefact"]["id"] == made
+    assert artefact.read_manifest(tmp_path / "out").id == made
+
+
+def test_a_users_own_model_or_builder_takes_the_place_of_build(tmp_path):
+    saved(tmp_path / "out")
+    own = build("reference", SIZES)
+    by_builder = artefact.load(tmp_path / "out", lambda architecture, sizes: build(architecture, sizes))
+    by_model = artefact.load(tmp_path / "out", own)
+    assert by_model is own
+    assert torch.equal(features(by_builder), features(by_model))
+
+
+def test_the_id_is_of_weights_and_decisions_alone(tmp_path):
+    first = saved(tmp_path / "a")
+    assert saved(tmp_path / "b", measured=3.0) == first
+    assert len({first, saved(tmp_path / "c", seed=1), saved(tmp_path / "d", base="1" * 64)}) == 3
+
+
+def test_a_flipped_byte_is_refused_wherever_it_is(tmp_path):
+    saved(tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    rng = random.Random(0)
+    places = [(file, rng.randrange(file.stat().st_size)) for file in (*files * 10, *rng.choices(files, k=40))]
+    assert len(places) == 100
+    for file, place in places:
+        content = bytearray(file.read_bytes())
+        content[place] ^= rng.randrange(1, 256)
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(BadInput, match=str(tmp_path)):
+            load(tmp_path / "out")
+        file.write_bytes(whole)
+    load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [artefact.MANIFEST, *artefact.NEEDED, "result.json"])
+def test_a_missing_or_cut_file_is_named(name, tmp_path):
+    saved(tmp_path / "out")
+    path = tmp_path / "out" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=name):
+        load(tmp_path / "out")
+    path.unlink()
+    with pytest.raises(BadInput, match=name):
+        load(tmp_path / "out")
+
+
+def rewritten(folder: Path, **contents: bytes) -> None:
+    """Replace files as someone would who makes the hashes right again."""
+    manifest = artefact.read_manifest(folder)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    files = {**manifest.files, **{name: artefact.sha256(content) for name, content in contents.items()}}
+    plans = artefact.read_plans(folder, (folder / "plan.json").read_bytes())
+    made = artefact.artefact_id(manifest.origin.base.sha256, plans, files["model.safetensors"])
+    (folder / artefact.MANIFEST).write_bytes(manifest.model_copy(update={"files": files, "id": made}).to_bytes())
+
+
+def test_plans_for_another_depth_are_refused_with_right_hashes_too(tmp_path):
+    saved(tmp_path / "out")
+    plans = json.loads((tmp_path / "out" / "plan.json").read_text())
+    plans[1]["made_for"]["depth"] = 4
+    rewritten(tmp_path / "out", **{"plan.json": json.dumps(plans).encode()})
+    with pytest.raises(BadInput, match="4 blocks, this model has 3: put merge_tokens after merge_layers"):
+        load(tmp_path / "out")
+
+
+def test_weights_of_another_model_are_refused_with_right_hashes_too(tmp_path):
+    saved(tmp_path / "out")
+    weights = artefact.weights_of(build("reference", {**SIZES, "mlp_dim": 8, "depth": 3}))
+    rewritten(tmp_path / "out", **{"model.safetensors": weights})
+    with pytest.raises(BadInput, match=r"weights do not fit this model, first '.*mlp"):
+        load(tmp_path / "out")
+    rewritten(tmp_path / "out", **{"model.safetensors": b"\x80\x04." * 100})
+    with pytest.raises(BadInput, match="not a safetensors file"):
+        load(tmp_path / "out")
+
+
+def test_what_lies_outside_the_folder_is_not_read(tmp_path):
+    saved(tmp_path / "out")
+    (tmp_path / "secret").write_text("")
+    manifest = artefact.read_manifest(tmp_path / "out")
+    files = {**manifest.files, "../secret": artefact.sha256(b"")}
+    (tmp_path / "out" / artefact.MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).to_bytes())
+    with pytest.raises(BadInput, match="secret"):
+        load(tmp_path / "out")
+
+
+def test_a_taken_place_is_left_alone(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("full", "file", "file/below"):
+        with pytest.raises(BadInput, match=name):
+            saved(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "letter.txt"]
+    (tmp_path / "empty").mkdir()
+    saved(tmp_path / "empty")
+    load(tmp_path / "empty")
+
+
+def test_a_folder_that_fails_midway_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as folder:
+        (folder / "first").write_text("half")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import test_artefact
+model, plans = test_artefact.compressed()
+words = test_artefact.artefact.Words(recipe="", card="# tiny")
+print("ready", flush=True)
+for i in range(100_000):
+    test_artefact.artefact.save(Path({folder!r}) / f"out-{{i}}", model, plans, test_artefact.origin(), words)
+"""
+
+
+def killed_while_writing(folder: Path, seconds: float) -> list[Path]:
+    """The artefacts that a process left that wrote one after the other until it was killed."""
+    here = str(Path(__file__).parent)
+    code = WRITER.format(path=[here, str(Path(here).parent)], folder=str(folder))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def test_kill_9_leaves_nothing_or_a_whole_artefact(tmp_path):
+    rng, count = random.Random(0), 0
+    for _ in range(2):
+        for path in killed_while_writing(tmp_path, 0.1 + 0.3 * rng.random()):
+            load(path)
+            shutil.rmtree(path)
+            count += 1
+    assert count > 0
