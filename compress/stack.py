@@ -21,7 +21,8 @@ class Stack(Protocol):
         """Crop (B, 3, H, W) -> tokens as the first block takes them."""
 
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Update (B, N, C) by a block's attention, and a matching key (B, N, d) of each token, the mean over heads.
+        """Update (B, N, C) by a block's attention, and its keys (B, H, N, d) as they are: most blocks merge nothing, and
+        the mean over heads costs a pass over memory.
 
         bias (B, N) is added to the attention logits of every query.
         """
@@ -68,18 +69,18 @@ def encode(
     for i, block in enumerate(stack.blocks):
         merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
         bias = tokens.size.log() if plan.proportional_attention and merged and not tokens.dropped else None
-        update, key = stack.attend(block, tokens, bias)
+        update, keys = stack.attend(block, tokens, bias)
         tokens = replace(tokens, x=tokens.x + update)
         r = plan.merges[i] if i < len(plan.merges) else 0
         if r:
-            tokens = merge(tokens, key, r, plan.partition)
+            tokens = merge(tokens, keys, r, plan.partition)
         tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))
     return stack.finish(tokens)
 
 
-def merge(tokens: Tokens, key: Tensor, r: int, partition: Partition) -> Tokens:
-    """The tokens with r pairs fewer, matched by key (B, N, d)."""
-    found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
+def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
+    """The tokens with r pairs fewer, matched by the mean over heads of keys (B, H, N, d)."""
+    found = match(keys.mean(1), tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 

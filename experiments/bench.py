@@ -66,7 +66,7 @@ class Upstream(Shortened):
         qkv = layer.qkv(block.norm1(tokens.x)).unflatten(-1, (3, layer.heads, -1))  # (B, N, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, d)
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)  # (B, H, N, N)
-        return layer.proj((weights @ v).transpose(1, 2).flatten(2)), tokens.x[..., :0]
+        return layer.proj((weights @ v).transpose(1, 2).flatten(2)), tokens.x[:, None, :, :0]
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, N, C) -> what attention adds (B, N, C) and one key a token (B, N, d), the mean over the heads."""
+        """x (B, N, C) -> what attention adds (B, N, C) and the keys (B, H, N, d)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, d)
-        return self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2)), k.mean(1)
+        return self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2)), k
 
 
 class MLP(nn.Module):
@@ -91,12 +91,12 @@ class Block(nn.Module):
         self.mlp = MLP(dim, hidden)
 
     def attend(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) -> residual update (B, N, C) and one key per token (B, N, d), the mean over the heads.
+        """Tokens (B, N, C) -> residual update (B, N, C) and the keys of all heads (B, H, N, d).
 
-        With stochastic depth the keys are of no use (B, N, 0): tokens are merged in finished models only.
+        With stochastic depth the keys are of no use (B, 1, N, 0): tokens are merged in finished models only.
         """
         if self.training and self.drop:
-            return thinned(x, lambda kept: self.attn(self.norm1(kept), bias)[0], self.drop), x[..., :0]
+            return thinned(x, lambda kept: self.attn(self.norm1(kept), bias)[0], self.drop), x[:, None, :, :0]
         return self.attn(self.norm1(x), bias)
 
     def feed(self, x: Tensor) -> Tensor:

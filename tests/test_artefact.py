@@ -21,6 +21,7 @@ from compress.atomic import atomic_folder
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
+from compress.policy import Plan
 from hmr.artefact import load
 from hmr.model import HMRModel, build
 
@@ -41,10 +42,10 @@ MASK = torch.zeros(2, 256, 192)
 MASK[:, 60:200, 50:140] = 1
 
 
-def compressed(seed: int = 0, measured: float = 0.0):
+def compressed(seed: int = 0, measured: float = 0.0) -> tuple[HMRModel, list[Plan]]:
     torch.manual_seed(seed)
     model = build("reference", SIZES).eval()
-    plans = []
+    plans: list[Plan] = []
     for step in STEPS:
         plans.append(step.plan(model).model_copy(update={"measured": {"error_mm": measured}}))
         plans[-1].apply(model)
@@ -58,7 +59,8 @@ def origin(base: str = "0" * 64) -> artefact.Origin:
 
 def saved(folder: Path, seed: int = 0, measured: float = 0.0, base: str = "0" * 64) -> str:
     words = artefact.Words(recipe="schema_version: 1\n", card="# tiny\n", result={"rows": []})
-    return artefact.save(folder, *compressed(seed, measured), origin(base), words)
+    model, plans = compressed(seed, measured)
+    return artefact.save(folder, model, plans, origin(base), words)
 
 
 def features(model: nn.Module) -> torch.Tensor:

@@ -59,7 +59,7 @@ class Ramps(nn.Module):
 
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.ran += 1
-        return -tokens.x / 8, tokens.x
+        return -tokens.x / 8, tokens.x[:, None]
 
     def feed(self, block: Any, x: Tensor) -> Tensor:
         return block.v.expand_as(x)

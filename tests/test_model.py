@@ -134,8 +134,8 @@ def test_block_is_torchs_pre_norm_encoder_layer():
 
 def test_block_is_the_sum_of_its_two_updates():
     block, x = Block(32, 4, 64, drop=0.5).eval(), torch.randn(2, 7, 32)
-    update, key = block.attend(x)
-    assert key.shape == (2, 7, 8)  # the mean over 4 heads of 8
+    update, keys = block.attend(x)
+    assert keys.shape == (2, 4, 7, 8)  # 4 heads of 8
     after = x + update
     torch.testing.assert_close(block(x), after + block.feed(after))
 

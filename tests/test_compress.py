@@ -1,0 +1,214 @@
+"""From a recipe to a folder that comes back: the command `compress`, whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import run
+from experiments.models import resolve_model
+from hmr.artefact import load
+from hmr.checkpoints import save
+from hmr.crop import normalised
+from hmr.data.synthetic import open_world
+from hmr.judge import stacked
+from hmr.model import build
+
+TINY = {
+    "dim": 32,
+    "depth": 5,
+    "heads": 2,
+    "mlp_dim": 32,
+    "head_dim": 16,
+    "head_depth": 1,
+    "head_heads": 2,
+    "head_dim_head": 8,
+    "head_mlp_dim": 16,
+}
+HEAD = "schema_version: 1\nname: mine\nsteps:\n"
+SEARCH = "  - {policy: merge_layers, strategy: greedy, layers: 3}\n"
+GIVEN = "  - {policy: merge_layers, strategy: explicit, windows: [[1, 2]]}\n"
+TOKENS = "  - {policy: merge_tokens, keep: 100, per_layer: 60}\n"
+ROW = {
+    *("step", "changed", "layers", "tokens", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm"),
+    *("accel_mm_per_frame2", "protected_merged_share"),
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the weights of a tiny model in it, where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save(build("reference", TINY), Path("tiny.safetensors"))
+    return tmp_path
+
+
+def recipe(*steps: str) -> str:
+    Path("mine.yaml").write_text(HEAD + "".join(steps))
+    return "mine.yaml"
+
+
+def words(out: str = "out", data: str = "synth", frames: int = 8) -> list[str]:
+    return ["compress", "mine.yaml", "--model", "tiny.safetensors", "--data", data, "--out", out, "--frames", str(frames)]
+
+
+def test_from_a_recipe_to_a_model_that_comes_back(fasthmr, place):
+    recipe(SEARCH, TOKENS)
+    code, out, _ = fasthmr(*words(), "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result == json.loads(Path("out/result.json").read_text())
+    assert [row["step"] for row in result["rows"]] == ["original", "merge_layers", "merge_tokens"]
+    assert [row["changed"] for row in result["rows"]] == [False, True, True]
+    assert [row["tokens"] for row in result["rows"]] == [[192] * 5, [192] * 3, [132, 100, 100]]
+    for before, after in zip(result["rows"], result["rows"][1:], strict=False):
+        assert after["macs"]["true"] < before["macs"]["true"] and after["params"] <= before["params"]
+    assert all(row.keys() >= ROW for row in result["rows"])
+    source = result["provenance"]
+    assert source["schema"] == "fasthmr.compress/1"
+    assert (source["data"]["split"], source["data"]["frames"]) == ("test", 8)
+    assert (source["calib"]["split"], source["calib"]["frames"]) == ("calib", 8)
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        *("card.md", "manifest.json", "model.safetensors", "plan.json", "recipe.yaml", "result.json")
+    ]
+    assert not list((place / "home").rglob("*.jsonl"))  # the search is over
+
+    code, out, _ = fasthmr("evaluate", "out", "--data", "synth", "--frames", 8, "--json")
+    assert code == 0
+    evaluated = json.loads(out)
+    assert evaluated["rows"][0]["mpjpe_mm"] == pytest.approx(result["rows"][-1]["mpjpe_mm"])
+    assert evaluated["provenance"]["model"]["sha256"] == result["artefact"]["id"]
+
+
+def test_the_artefact_gives_the_outputs_of_the_model_it_was_saved_from(fasthmr, place, monkeypatch):
+    recipe(GIVEN, TOKENS)
+    monkeypatch.setenv("FASTHMR_HOME", str(place / "home"))
+    model = resolve_model("tiny.safetensors")
+    run.compress("mine.yaml", model, run.DataSpec("synth"), Path("out"), frames=4)
+    samples = [open_world("synth", "val")[i] for i in range(3)]
+    crop, mask = normalised(stacked(samples, "image")), stacked(samples, "mask")
+    again = load(Path("out"))
+    with torch.no_grad():
+        one, two = model.model(crop, mask), again(crop, mask)
+    for name in ("rotations", "betas", "camera", "features"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+
+
+def test_the_same_recipe_gives_the_same_id_and_another_another(fasthmr, place):
+    ids = []
+    for i, steps in enumerate([(SEARCH,), (SEARCH,), (GIVEN,)]):
+        recipe(*steps)
+        code, out, _ = fasthmr(*words(f"out-{i}", frames=6), "--json")
+        assert code == 0
+        ids.append(json.loads(out)["artefact"]["id"])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_no_steps_change_nothing_and_an_empty_plan_says_so(fasthmr, place):
+    recipe("  - {policy: merge_layers, threshold_mm: 0}\n", "  - {policy: merge_tokens, keep: 192}\n")
+    code, out, _ = fasthmr(*words(frames=4), "--json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    tokens = rows[2]
+    assert not tokens["changed"] and tokens["mpjpe_rise_mm"] == {"mean": 0, "lo": 0, "hi": 0}
+    Path("mine.yaml").write_text(HEAD.replace("steps:", "steps: []"))
+    assert fasthmr(*words("same", frames=4))[0] == 0
+    same, original = load(Path("same")), resolve_model("tiny.safetensors").model
+    crop = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(same(crop).features, original(crop).features)
+
+
+def test_table_has_a_row_per_step(fasthmr, place):
+    recipe(GIVEN, TOKENS)
+    code, out, _ = fasthmr(*words(frames=4))
+    assert code == 0
+    for word in ("original", "merge_layers", "merge_tokens", "synth:test", "seed 0"):
+        assert word in out
+
+
+def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
+    class Lying(run.Plan):
+        @property
+        def empty(self) -> bool:
+            return False
+
+        def shape(self, model):
+            pass
+
+        def apply(self, model):
+            pass
+
+    model = build("reference", TINY)
+    with pytest.raises(RuntimeError, match="as it was"):
+        run.applied(Lying(policy="lying", made_for={"depth": 5, "dim": 32, "grid": (16, 12)}), model)
+
+
+@pytest.mark.parametrize(
+    "steps, change, hint",
+    [
+        ([TOKENS.replace("keep", "kep")], {}, "mine.yaml:4: steps[0].kep: there is no key 'kep' here: did you mean 'keep'"),
+        ([TOKENS.replace("100", "300")], {}, "more than the 192 tokens"),
+        ([SEARCH, TOKENS.replace("60", "100")], {}, "lower per_layer"),
+        ([GIVEN.replace("2]", "5]")], {}, "5"),
+        ([TOKENS, GIVEN], {}, "put merge_tokens after merge_layers"),
+        ([SEARCH.replace("layers: 3", "threshold_mm: -1")], {}, "threshold_mm"),
+        ([TOKENS], {"data": "synth:calib"}, "cannot report, because it decides"),
+        ([TOKENS], {"data": "synt"}, "did you mean 'synth'"),
+        ([TOKENS], {"out": "full"}, "full"),
+        ([TOKENS], {"out": "tiny.safetensors"}, "exists"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_overwritten(fasthmr, place, steps, change, hint):
+    recipe(*steps)
+    (place / "full").mkdir()
+    (place / "full" / "letter.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    code, out, err = fasthmr(*words(**change))
+    assert (code, out) == (2, "")
+    assert hint in err and err.count("\n") == 1 and "Traceback" not in err
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_compressed_is_not_compressed_again(fasthmr, place):
+    recipe(GIVEN)
+    assert fasthmr(*words(frames=4))[0] == 0
+    code, _, err = fasthmr("compress", "mine.yaml", "--model", "out", "--data", "synth", "--out", "twice")
+    assert code == 2 and "compressed already" in err
+    content = bytearray(Path("out/model.safetensors").read_bytes())
+    content[-1] ^= 1
+    Path("out/model.safetensors").write_bytes(content)
+    code, _, err = fasthmr("evaluate", "out", "--data", "synth")
+    assert code == 2 and "damaged" in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_nothing_or_a_whole_artefact(place):
+    recipe(SEARCH, TOKENS)
+    environment = {**os.environ, "FASTHMR_HOME": str(place / "home"), "PYTHONPATH": str(Path(run.__file__).parents[1])}
+
+    def started(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "experiments.cli", *words(name)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert started("whole").wait() == 0
+    lasts = time.monotonic() - begun
+    rng = random.Random(0)
+    for i in range(20):
+        process = started(f"out-{i}")
+        time.sleep(lasts * (rng.uniform(0.9, 1.05) if i % 2 else rng.random()))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        if Path(f"out-{i}").exists():
+            load(Path(f"out-{i}"))

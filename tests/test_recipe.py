@@ -1,0 +1,182 @@
+"""Recipes: what they mean, and that every mistake is told with its line, its field and what was meant."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from compress.errors import BadInput
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import MergeTokens
+from experiments.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
+
+SHIPPED = ("eclm", "fasthmr-hmr2", "fasthmr-reference", "mask-tome", "quickstart")
+HEAD = "schema_version: 1\nname: mine\nsteps:\n"
+TOKENS = HEAD + "  - policy: merge_tokens\n    keep: 90\n"
+
+
+def read(text: str) -> Recipe:
+    recipe, mistakes = parsed(text, "mine.yaml")
+    assert recipe is not None and mistakes == []
+    return recipe
+
+
+def test_all_shipped_recipes_are_right_and_named_after_their_file():
+    names = sorted(path.name for path in files("experiments").joinpath("recipes").iterdir())
+    assert names == [f"{name}.yaml" for name in SHIPPED]
+    assert [read_recipe(name)[0].name for name in SHIPPED] == list(SHIPPED)
+
+
+def test_the_papers_recipe_for_hmr2():
+    layers, tokens = read_recipe("fasthmr-hmr2")[0].steps
+    assert layers == MergeLayers(strategy="explicit", windows=((24, 28),))
+    assert tokens == MergeTokens(keep=90, per_layer=40)
+
+
+def test_the_id_is_of_what_is_done_and_not_of_how_it_is_written():
+    base = read(TOKENS)
+    assert read(TOKENS.replace("mine", "other") + "    per_layer: 40  # the default\n").id == base.id
+    assert read(TOKENS.replace("90", "91")).id != base.id
+    assert len(base.id) == 64 and set(base.id) <= set("0123456789abcdef")
+
+
+def test_a_recipe_without_steps_is_one():
+    assert read(HEAD.replace("steps:", "steps: []")).steps == ()
+
+
+def step(*lines: str) -> str:
+    return HEAD + "  - " + "\n    ".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text, line, field, message, hint",
+    [
+        ("", 1, "", "mapping of keys", ""),
+        ("- 1\n", 1, "", "mapping of keys", ""),
+        ("name: mine\nsteps: []\n", 1, "schema_version", "missing", ""),
+        (HEAD.replace("1", "2") + "  []", 1, "schema_version", "less than or equal to 1", ""),
+        (HEAD.replace("1", "true") + "  []", 1, "schema_version", "valid integer", ""),
+        (HEAD.replace("1", "'1'") + "  []", 1, "schema_version", "valid integer", ""),
+        (HEAD.replace("mine", "'a/b'") + "  []", 2, "name", "pattern", ""),
+        (HEAD.replace("steps", "stesp") + "  []", 3, "stesp", "no key 'stesp'", "did you mean 'steps'?"),
+        (HEAD + "  - 5\n", 4, "steps[0]", "mapping of keys", ""),
+        (step("keep: 90"), 4, "steps[0].policy", "name its policy", "merge_layers"),
+        (step("policy: merge_token"), 4, "steps[0].policy", "no policy 'merge_token'", "did you mean 'merge_tokens'?"),
+        (step("policy: prune_width"), 4, "steps[0].policy", "no policy 'prune_width'", "choose one of merge_layers"),
+        (step("policy: merge_tokens"), 4, "steps[0].keep", "missing", ""),
+        (TOKENS + "    per_layr: 3\n", 6, "steps[0].per_layr", "no key", "did you mean 'per_layer'?"),
+        (TOKENS + "    mode: mrge\n", 6, "steps[0].mode", '"mrge"', "did you mean 'merge'?"),
+        (TOKENS + "    keep: 80\n", 6, "steps[0].keep", "'keep' is there twice", "the first is in line 5"),
+        (TOKENS.replace("90", "-1"), 5, "steps[0].keep", "greater than or equal to 1 (got -1)", ""),
+        (TOKENS.replace("90", "'90'"), 5, "steps[0].keep", 'valid integer (got "90")', ""),
+        (TOKENS.replace("90", "90.0"), 5, "steps[0].keep", "valid integer", ""),
+        (TOKENS + "    coverage: .nan\n", 6, "steps[0].coverage", "not a finite number", ""),
+        (TOKENS + "    mode: drop\n    start: 2\n", 7, "steps[0].start", "no meaning in mode: drop", ""),
+        (step("policy: merge_layers", "threshold_mm: -0.5"), 5, "steps[0].threshold_mm", "(got -0.5)", ""),
+        (step("policy: merge_layers", "threshold_mm: -.inf"), 5, "steps[0].threshold_mm", "finite", ""),
+        (step("policy: merge_layers", "strategy: explcit"), 5, "steps[0].strategy", "explcit", "'explicit'?"),
+        (
+            step("policy: merge_layers", "strategy: explicit", "windows:", "- [1, 2]", "- [4, 3]"),
+            6,
+            "steps[0].windows",
+            "[4, 3]",
+            "",
+        ),
+        (
+            step("policy: merge_layers", "strategy: explicit", "windows:", "- [1, 2]", "- [4, x]"),
+            8,
+            "steps[0].windows[1][1]",
+            'valid integer (got "x")',
+            "",
+        ),
+        (
+            TOKENS + "  - policy: merge_layers\n",
+            6,
+            "steps[1].policy",
+            "merge_layers comes after merge_tokens: put merge_tokens after merge_layers",
+            "",
+        ),
+        (TOKENS + TOKENS.removeprefix(HEAD), 6, "steps[1].policy", "two steps of merge_tokens", ""),
+        ("name: !!python/object/apply:os.system ['false']\n", 1, "name", "!!python/object/apply:os.system", "tags"),
+        ("!!python/name:os.system '': 1\n", 1, "", "a key has to be a word", ""),
+        ("name: !mine x\n", 1, "name", "the tag !mine", "without tags"),
+        ("name: 2020-01-01\n", 1, "name", "!!timestamp", "in quotes"),
+        ("a: 1\nb: !!binary aGk=\n", 2, "b", "!!binary", ""),
+        ("a: &x [1]\nb: *x\n", 2, "", "*x: recipes have no aliases", "write it out"),
+        ("<<: {a: 1}\n", 1, "", "a key has to be a word", ""),
+        ("a: !!int b\n", 1, "a", "'b' is not a int", ""),
+        ("name: x\nsteps: [\n", 3, "", "not YAML", ""),
+        ("name: x\n--- 2\n", 2, "", "not YAML", ""),
+        ("name: \tx\n\ty", 2, "", "not YAML", ""),
+        ("name: \x00", 1, "", "not YAML", ""),
+        ("[" * 20_000, 1, "", "", ""),
+    ],
+)
+def test_each_mistake_has_its_line_and_field(text, line, field, message, hint):
+    recipe, mistakes = parsed(text, "mine.yaml")
+    assert recipe is None
+    found = [mistake for mistake in mistakes if (mistake.line, mistake.field) == (line, field)]
+    assert found, mistakes
+    assert message in found[0].message and hint in found[0].hint
+    assert str(found[0]).startswith(f"mine.yaml:{line}: {field}")
+
+
+def test_all_mistakes_are_told_at_once():
+    _, mistakes = parsed(TOKENS.replace("90", "0") + "    mode: mrge\n    kep: 3\n", "mine.yaml")
+    assert sorted(mistake.line for mistake in mistakes) == [5, 6, 7]
+
+
+def test_a_bomb_of_aliases_does_not_go_off():
+    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 200)]
+    _, mistakes = parsed("\n".join(lines), "mine.yaml")
+    assert len(mistakes) == 1 and "aliases" in mistakes[0].message
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"#" * (LARGEST + 1), None])
+def test_files_that_are_no_recipes_are_bad_input(content, tmp_path):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    for act in (read_recipe, check):
+        with pytest.raises(BadInput, match=r"mine\.yaml"):
+            act(str(path))
+
+
+def test_names_and_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(TOKENS)
+    assert read_recipe("mine.yaml")[0] == read_recipe("./mine.yaml")[0] == read(TOKENS)
+    with pytest.raises(BadInput, match="did you mean 'eclm'"):
+        read_recipe("eclmm")
+
+
+def test_schema_says_what_a_recipe_may_hold():
+    found = schema()
+    json.dumps(found, allow_nan=False)
+    assert found["additionalProperties"] is False and set(found["required"]) == {"schema_version", "name", "steps"}
+    assert found["properties"]["steps"]["items"]["discriminator"]["propertyName"] == "policy"
+    assert set(found["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(POLICIES)
+    tokens = found["$defs"]["MergeTokens"]
+    assert tokens["additionalProperties"] is False and "keep" in tokens["required"]
+    assert tokens["properties"]["mode"]["enum"] == ["merge", "drop"]
+
+
+def test_check_command(fasthmr, tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(TOKENS)
+    bad.write_text(TOKENS + "    kepp: 3\n")
+    code, out, err = fasthmr("recipe", "check", good, "--json")
+    assert (code, json.loads(out), err) == (0, {"valid": True, "errors": []}, "")
+    assert fasthmr("recipe", "check", "quickstart")[0] == 0
+    code, out, err = fasthmr("recipe", "check", bad, "--json")
+    told = {"file": str(bad), "line": 6, "field": "steps[0].kepp"}
+    said = {"message": "there is no key 'kepp' here", "hint": "did you mean 'keep'?"}
+    assert (code, json.loads(out)) == (2, {"valid": False, "errors": [{**told, **said}]})
+    assert err.count("\n") == 1 and f"{bad}:6" in err
+    code, out, again = fasthmr("recipe", "check", bad)
+    assert (code, out, again) == (2, "", err)
+    assert json.loads(fasthmr("recipe", "schema")[1]) == schema()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "good.yaml"]
