@@ -135,7 +135,8 @@ def stages_of(model: HMRModel, case: Case, crop: Tensor, person: Tensor) -> dict
     tokens = case.stack.embed(crop).protecting(person)
     batch, _, width = tokens.x.shape
     lefts = case.schedule.counts(tokens.x.shape[1], len(case.schedule.merges))
-    keys = [torch.randn(batch, left + r, width // model.sizes.heads, device=crop.device, dtype=crop.dtype)
+    heads = model.sizes.heads
+    keys = [torch.randn(batch, heads, left + r, width // heads, device=crop.device, dtype=crop.dtype)
             for left, r in zip(lefts, case.schedule.merges, strict=True)]  # fmt: skip
 
     def merging() -> Tokens:
