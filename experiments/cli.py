@@ -197,6 +197,7 @@ def hmr(
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
     frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; an eighth as many at full.")] = 100_000,
+    start: Annotated[Path | None, typer.Option(help="Weights of the same architecture to begin with.")] = None,
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model from nothing on synth:train; prints the file of weights."""
@@ -206,7 +207,7 @@ def hmr(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of every checkpoint
-    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, os.cpu_count() or 1))
+    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
 
 
 def evaluation(

@@ -24,6 +24,14 @@ Step = MergeLayers | MergeTokens  # in the order in which a recipe may use them
 POLICIES: dict[str, type[Policy]] = {step.model_fields["policy"].default: step for step in get_args(Step)}
 SHIPPED = files("experiments").joinpath("recipes")
 LARGEST = 1 << 16  # bytes; a recipe is a page
+DEEPEST = 20  # lists and mappings in each other; a recipe has 5
+STARTS = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 Place = tuple[str | int, ...]
 
 
@@ -128,20 +136,27 @@ class Reader:
 
     def read(self, text: str) -> Any:
         try:
-            for token in yaml.scan(text, yaml.SafeLoader):
-                if isinstance(token, yaml.AliasToken):
-                    self.wrong((), token.start_mark.line, f"*{token.value}: recipes have no aliases", "write it out")
-                    return None
-            node = yaml.compose(text, yaml.SafeLoader)
+            self.scan(text)
+            node = None if self.mistakes else yaml.compose(text, yaml.SafeLoader)
             return self.value(node, ()) if node else None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             self.wrong((), 0 if mark is None else mark.line, f"not YAML: {error.problem}", "")
         except yaml.YAMLError as error:  # a character that YAML does not know
             self.wrong((), 0, f"not YAML: {str(error).splitlines()[0]}", "")
-        except RecursionError:
-            self.wrong((), 0, "nested too deeply", "")
         return None
+
+    def scan(self, text: str) -> None:
+        """Find what would take long, or grow large, before it does: aliases, and lists of lists of lists."""
+        depth = 0
+        for token in yaml.scan(text, yaml.SafeLoader):
+            depth += isinstance(token, STARTS) - isinstance(token, ENDS)
+            if isinstance(token, yaml.AliasToken):
+                self.wrong((), token.start_mark.line, f"*{token.value}: recipes have no aliases", "write it out")
+                return
+            if depth > DEEPEST:
+                self.wrong((), token.start_mark.line, f"nested more than {DEEPEST} deep", "")
+                return
 
     def value(self, node: yaml.Node, place: Place) -> Any:
         """What a node says; its line is noted under `place`."""

@@ -18,10 +18,12 @@ HALF, FULL = (128, 96), (256, 192)  # (height, width) of the crops of the first 
 VALIDATION = 500  # frames
 
 
-def train_hmr(architecture: str, out: Path, minutes: float, frames: int, mocap: Path | None, workers: int) -> Path:
+def train_hmr(
+    architecture: str, out: Path, minutes: float, frames: int, mocap: Path | None, start: Path | None, workers: int
+) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `frames` pictures at half resolution and an eighth as many, of other people, at full. Raises BadInput where there is
+    `start` is a file of weights to begin with; `frames` pictures at half resolution and an eighth as many, of other people, at full. Raises BadInput where there is
     no such architecture, and where `out` holds something else than an unfinished run with the same beginning.
     """
     wanted = {
@@ -32,7 +34,11 @@ def train_hmr(architecture: str, out: Path, minutes: float, frames: int, mocap: 
     }
     folders: dict[str, Any] = {field: folder_of(data) for field, data in wanted.items()}
     config = TrainConfig(
-        architecture=one_of(architecture, ARCHITECTURES, "architecture"), out=out, minutes=minutes, **folders
+        architecture=one_of(architecture, ARCHITECTURES, "architecture"),
+        out=out,
+        start=start,
+        minutes=minutes,
+        **folders,
     )
     claim(config)  # before an hour of drawing, not after
     for field, data in wanted.items():

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from hmr.augment import augmented
 from hmr.body import BodyModel, load_body
-from hmr.checkpoints import save
+from hmr.checkpoints import load, save
 from hmr.crop import normalised
 from hmr.data.cache import CachedFrames, order
 from hmr.head import JOINTS, HMROutput, sixd_from_rotations
@@ -123,7 +123,10 @@ class Run:
         self.device = self.accelerator.device
         torch.manual_seed(config.seed)
         model = build(config.architecture, config.sizes)
-        start_from_mean(model, self.stages[0].frames)
+        if config.start is None:
+            start_from_mean(model, self.stages[0].frames)
+        else:
+            model.load_state_dict(load(config.start, config.architecture, **config.sizes).state_dict())
         self.average = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
         self.body: BodyModel = load_body("open").to(self.device)
         trainee = Trainee(model).train()

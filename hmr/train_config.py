@@ -22,6 +22,7 @@ class TrainConfig(BaseModel):
     architecture: str = "reference"
     sizes: dict[str, Any] = {}
     out: Path
+    start: Path | None = None  # weights of the same architecture to begin with
     half_cache: Path | None = None  # 128x96
     full_cache: Path | None = None  # 256x192
     half_val_cache: Path | None = None

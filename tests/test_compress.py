@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress.policy import MadeFor, Plan
 from experiments import run
 from experiments.models import resolve_model
 from hmr.artefact import load
@@ -59,7 +60,8 @@ def recipe(*steps: str) -> str:
 
 
 def words(out: str = "out", data: str = "synth", frames: int = 8) -> list[str]:
-    return ["compress", "mine.yaml", "--model", "tiny.safetensors", "--data", data, "--out", out, "--frames", str(frames)]
+    what = ["mine.yaml", "--model", "tiny.safetensors", "--data", data]
+    return ["compress", *what, "--out", out, "--frames", str(frames)]
 
 
 def test_from_a_recipe_to_a_model_that_comes_back(fasthmr, place):
@@ -138,7 +140,7 @@ def test_table_has_a_row_per_step(fasthmr, place):
 
 
 def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
-    class Lying(run.Plan):
+    class Lying(Plan):
         @property
         def empty(self) -> bool:
             return False
@@ -151,15 +153,15 @@ def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
 
     model = build("reference", TINY)
     with pytest.raises(RuntimeError, match="as it was"):
-        run.applied(Lying(policy="lying", made_for={"depth": 5, "dim": 32, "grid": (16, 12)}), model)
+        run.applied(Lying(policy="lying", made_for=MadeFor.of(model)), model)
 
 
 @pytest.mark.parametrize(
     "steps, change, hint",
     [
-        ([TOKENS.replace("keep", "kep")], {}, "mine.yaml:4: steps[0].kep: there is no key 'kep' here: did you mean 'keep'"),
+        ([TOKENS.replace("keep", "kep")], {}, "mine.yaml:4: steps[0].kep: there is no key 'kep'"),
         ([TOKENS.replace("100", "300")], {}, "more than the 192 tokens"),
-        ([SEARCH, TOKENS.replace("60", "100")], {}, "lower per_layer"),
+        ([SEARCH, TOKENS.replace("60", "100").replace("keep: 100", "keep: 50")], {}, "lower per_layer"),
         ([GIVEN.replace("2]", "5]")], {}, "5"),
         ([TOKENS, GIVEN], {}, "put merge_tokens after merge_layers"),
         ([SEARCH.replace("layers: 3", "threshold_mm: -1")], {}, "threshold_mm"),

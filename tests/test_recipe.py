@@ -110,9 +110,10 @@ def step(*lines: str) -> str:
         ("a: !!int b\n", 1, "a", "'b' is not a int", ""),
         ("name: x\nsteps: [\n", 3, "", "not YAML", ""),
         ("name: x\n--- 2\n", 2, "", "not YAML", ""),
-        ("name: \tx\n\ty", 2, "", "not YAML", ""),
+        ("name:\n\t- x", 2, "", "not YAML", ""),
         ("name: \x00", 1, "", "not YAML", ""),
-        ("[" * 20_000, 1, "", "", ""),
+        ("[" * 20_000, 1, "", "nested more than 20 deep", ""),
+        ("- " * 20_000, 1, "", "nested more than 20 deep", ""),
     ],
 )
 def test_each_mistake_has_its_line_and_field(text, line, field, message, hint):

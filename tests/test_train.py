@@ -170,6 +170,15 @@ def test_new_model_starts_from_the_mean_of_the_data(folders, tmp_path):
     np.testing.assert_allclose(head.init_betas[0], betas, atol=1e-6)
 
 
+def test_a_training_can_begin_with_weights(folders, tmp_path):
+    first = train(config(tmp_path / "first", folders))
+    run = Run(config(tmp_path / "second", folders, start=first))
+    began = run.trainee.model.state_dict()
+    assert all(torch.equal(began[key], value) for key, value in load(first).state_dict().items())
+    with pytest.raises(BadInput, match="keys or shapes"):
+        Run(config(tmp_path / "third", folders, start=first, sizes={**TINY, "depth": 2}))
+
+
 def test_every_epoch_shows_every_frame_once_in_an_order_of_its_own():
     epochs = [np.concatenate([order(12, 4, 3 * epoch + i, 0) for i in range(3)]) for epoch in range(2)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)

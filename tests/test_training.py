@@ -15,7 +15,7 @@ def drawn(monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(training, "cached_frames", lambda folder, data, size, workers: found.update({folder: data}))
     monkeypatch.setattr(training, "train", lambda config: found.update(config=config))
-    training.train_hmr("reference-small", tmp_path / "run", 1.0, 80, None, 1)
+    training.train_hmr("reference-small", tmp_path / "run", 1.0, 80, None, None, 1)
     return found
 
 
