@@ -22,8 +22,13 @@ from compress.errors import BadInput
 from compress.merge_layers import LayerPlan
 from compress.merge_tokens import TokenPlan
 from compress.policy import Data, Plan
+from compress.precision import PrecisionPlan
+from compress.prune_width import WidthPlan
+from compress.recover import RecoverPlan
 
-AnyPlan = Annotated[LayerPlan | TokenPlan, Field(discriminator="policy")]
+AnyPlan = Annotated[
+    LayerPlan | TokenPlan | WidthPlan | RecoverPlan | PrecisionPlan, Field(discriminator="policy")
+]
 PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 
@@ -206,9 +211,9 @@ def shaped(model: Any, plans: Sequence[Plan]) -> nn.Module:
 
 
 def fit(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Raise BadInput where keys or shapes of `state` are not exactly the model's."""
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    given = {name: value.shape for name, value in state.items()}
+    """Raise BadInput where keys, shapes or types of `state` are not exactly the model's."""
+    wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    given = {name: (value.shape, value.dtype) for name, value in state.items()}
     odd = [name for name in sorted({*wanted, *given}) if wanted.get(name) != given.get(name)]
     if odd:
         raise BadInput(f"{folder}: {len(odd)} weights do not fit this model, first {odd[0]!r}")

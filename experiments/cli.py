@@ -39,7 +39,9 @@ recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help
 for _name, _group in (("body", body_app), ("data", data_app), ("train", train_app), ("recipe", recipe_app)):
     app.add_typer(_group, name=_name)
 
-Model = Annotated[str, typer.Argument(help="reference, reference-small or a .safetensors file of `fasthmr train`.")]
+Model = Annotated[
+    str, typer.Argument(help="reference, reference-small, a .safetensors file of `train` or a folder of `compress`.")
+]
 Data = Annotated[str, typer.Option(help="name[:split], the name one of synth, synth-video, synth-shift.")]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
 Mocap = Annotated[

@@ -18,10 +18,15 @@ from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Data, Policy, misuse
+from compress.precision import Precision
+from compress.prune_width import PruneWidth
+from compress.recover import Recover
 from experiments.choices import one_of
 
-Step = MergeLayers | MergeTokens  # in the order in which a recipe may use them
+Step = MergeLayers | MergeTokens | PruneWidth | Recover | Precision
 POLICIES: dict[str, type[Policy]] = {step.model_fields["policy"].default: step for step in get_args(Step)}
+# When a recipe may use them; tokens and width may be reduced in either order.
+RANK = {"merge_layers": 0, "merge_tokens": 1, "prune_width": 1, "recover": 2, "precision": 3}
 SHIPPED = files("experiments").joinpath("recipes")
 LARGEST = 1 << 16  # bytes; a recipe is a page
 DEEPEST = 20  # lists and mappings in each other; a recipe has 5
@@ -44,14 +49,14 @@ class Recipe(Data):
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
-        """Each policy at most once, and in the order of POLICIES: a merge is made from the original weights, and a
-        token schedule counts the blocks that are left."""
-        rank = [list(POLICIES).index(step.policy) for step in self.steps]
-        for i in range(1, len(rank)):
-            before, step = self.steps[i - 1].policy, self.steps[i].policy
-            if rank[i] == rank[i - 1]:
+        """Each policy at most once, and in the order of RANK: a merge is made from the original weights, a token
+        schedule counts the blocks that are left, and what is rounded is not worked on any more."""
+        names = [step.policy for step in self.steps]
+        for i in range(1, len(names)):
+            before, step = names[i - 1], names[i]
+            if step in names[:i]:
                 raise misuse(f"steps.{i}.policy", f"there are two steps of {step}: make them one")
-            if rank[i] < rank[i - 1]:
+            if RANK[step] < RANK[before]:
                 raise misuse(f"steps.{i}.policy", f"{step} comes after {before}: put {before} after {step}")
         return self
 

@@ -19,6 +19,8 @@ from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import person_merged
 from compress.policy import Plan, Policy
+from compress.prune_width import PruneWidth
+from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
 from compress.tokens import coverage
 from experiments import evaluate
@@ -28,6 +30,7 @@ from experiments.evaluate import Errors
 from experiments.models import Resolved
 from experiments.provenance import commit, dataset, provenance, versions
 from experiments.recipe import Recipe, read_recipe
+from experiments.recover import DATA, Recovery
 from hmr.body import BodyModel, load_body
 from hmr.data.view import Sample
 from hmr.home import fasthmr_home
@@ -91,20 +94,26 @@ def compress(
     test = held(open_data(spec, frames), f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
-    calib = held(open_data(decide, frames), f"{decide.name}:{decide.split}", tell) if search else None
+    looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps)
+    calib = held(open_data(decide, frames), f"{decide.name}:{decide.split}", tell) if looking else None
     judge = JointJudge(model.model, calib.samples, body) if calib else None
     journal = journal_of(model, search.operator, body, calib) if search and calib else None
+    recovers = any(isinstance(step, Recover) for step in recipe.steps)
+    recovery = Recovery(model.model, body) if recovers else None
 
-    plans, rows = worked_through(recipe, model.model, judge, journal, test, body, tell)
+    plans, rows = worked_through(recipe, model.model, judge, journal, recovery, test, body, tell)
 
     source = provenance("compress", model, body, spec, test, device)
     source["calib"] = dataset(decide, calib) if calib else None
+    source["recover"] = dataset(DATA, recovery.crops.data) if recovery else None
     said = {"artefact": {"path": str(out)}, "recipe_id": recipe.id, "rows": rows, "provenance": source}
     words = artefact.Words(recipe=text, card=card(recipe, rows, source), result=said)
     origin = artefact.Origin(base=base, seed=SEED, commit=commit(), versions=versions())
     made = artefact.save(out, model.model, plans, origin, words)
     if journal:
         journal.unlink(missing_ok=True)
+    if recovery:
+        recovery.forget()
     return {**said, "artefact": {"path": str(out), "id": made}}
 
 
@@ -113,6 +122,7 @@ def worked_through(
     model: HMRModel,
     judge: JointJudge | None,
     journal: Path | None,
+    recovery: Recovery | None,
     test: Held,
     body: BodyModel,
     tell: Tell,
@@ -122,8 +132,7 @@ def worked_through(
     plans: list[Plan] = []
     rows = [row("original", None, model, original, original, test)]
     for step in recipe.steps:
-        plans.append(planned(step, model, judge, journal, tell))
-        applied(plans[-1], model)
+        plans.append(applied(planned(step, model, judge, journal, tell), model, recovery, tell))
         rows.append(row(step.policy, plans[-1], model, measured(model, test, body, step.policy, tell), original, test))
     return plans, rows
 
@@ -169,12 +178,24 @@ def planned(step: Policy, model: HMRModel, judge: JointJudge | None, journal: Pa
     )
 
 
-def applied(plan: Plan, model: HMRModel) -> None:
-    """Apply a plan; RuntimeError where it is not empty and yet the model stays as it was."""
+def applied(
+    plan: Plan,
+    model: HMRModel,
+    recovery: Recovery | None = None,
+    tell: Tell = lambda what, word, done, total: None,
+) -> Plan:
+    """Apply a plan and return it, with what was measured on the way.
+
+    Raises RuntimeError where it is not empty and yet the model stays as it was.
+    """
     before = outline(model)
-    plan.apply(model)
+    if isinstance(plan, RecoverPlan) and recovery:
+        plan = recovery.follow(plan, model, tell)
+    else:
+        plan.apply(model)
     if not plan.empty and outline(model) == before:
         raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
+    return plan
 
 
 def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Schedule, float | None]:
@@ -273,6 +294,8 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
         cells = (done, r["layers"], tokens, r["params"], r["macs"]["true"], interval(r["mpjpe_mm"]))
         table.append(f"| {' | '.join(map(str, cells))} |")
     decided = f"{calib['name']}:{calib['split']}, {calib['frames']} frames" if calib else "no data: the recipe decides"
+    taught = source["recover"]
+    learnt = f" Recovered on {taught['name']}:{taught['split']}, without its labels." if taught else ""
     return "\n".join(
         [
             f"# {model['name']} after {recipe.name}",
@@ -284,7 +307,7 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
             "Parameters and MACs (every product counted) are per frame; tokens are those after the last layer.",
             f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
             f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
-            f"Decided on {decided}. Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
+            f"Decided on {decided}.{learnt} Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
             "",
             "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",
             "",

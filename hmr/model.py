@@ -93,7 +93,7 @@ class HMRModel(nn.Module):
         mask (B, H, W): the person, bool or 0..1, at any resolution; only a model whose tokens were reduced by it looks
         at it, and cannot do without: BadInput. Some families take a condition; this one needs none.
         """
-        return self.smpl_head(self.encode(crop, mask).x)
+        return self.read(self.encode(crop, mask))
 
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The tokens that the head reads, knowing which patches each stands for; arguments as `forward`."""
@@ -102,6 +102,10 @@ class HMRModel(nn.Module):
             if grid != self.grid:
                 raise BadInput(f"token schedule was made for a grid of {_by(self.grid)}, this crop gives {_by(grid)}")
         return encode(self.stack, crop, self.person(crop, mask), self.schedule)
+
+    def read(self, tokens: Tokens) -> HMROutput:
+        """What the head says of finished tokens."""
+        return self.smpl_head(tokens.x)
 
     def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
         """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where

@@ -192,12 +192,13 @@ class ViT(nn.Module):
         return Tokens.of(x.flatten(2).transpose(1, 2) + self.positions(grid), grid)
 
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A block's attention, as `compress.stack.Stack` asks for it."""
-        return block.attend(tokens.x, bias)  # type: ignore[operator]  # nn.Module hides its methods
+        """A block's attention, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
+        x = tokens.x.to(block.norm1.weight.dtype)  # type: ignore[union-attr, arg-type]  # nn.Module hides what it has
+        return block.attend(x, bias)  # type: ignore[operator]
 
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
-        """A block's MLP, as `compress.stack.Stack` asks for it."""
-        return block.feed(x)  # type: ignore[operator]
+        """A block's MLP, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
+        return block.feed(x.to(block.norm2.weight.dtype))  # type: ignore[operator, union-attr, arg-type]
 
     def finish(self, tokens: Tokens) -> Tokens:
         """The tokens after the last norm."""

@@ -106,6 +106,26 @@ def test_the_artefact_gives_the_outputs_of_the_model_it_was_saved_from(fasthmr, 
         assert torch.equal(getattr(one, name), getattr(two, name))
 
 
+def test_narrower_and_of_fewer_bits_comes_back_and_repeats(fasthmr, place):
+    narrow = "  - {policy: prune_width, mlp_ratio: 0.5, head_ratio: 0.5}\n"
+    recipe(GIVEN, narrow, TOKENS, "  - {policy: precision, dtype: bfloat16}\n")
+    results = []
+    for out in ("out", "again"):
+        code, said, _ = fasthmr(*words(out, frames=6), "--json")
+        assert code == 0
+        results.append(json.loads(said))
+    assert results[0]["artefact"]["id"] == results[1]["artefact"]["id"]
+    rows = {row["step"]: row for row in results[0]["rows"]}
+    assert list(rows) == ["original", "merge_layers", "prune_width", "merge_tokens", "precision"]
+    assert all(row["changed"] for row in list(rows.values())[1:])
+    assert rows["prune_width"]["macs"]["true"] < rows["merge_layers"]["macs"]["true"]
+    assert rows["precision"]["macs"] == rows["merge_tokens"]["macs"]
+    assert len(rows["prune_width"]["measured"]["energy_removed"]) == 4
+    assert results[0]["provenance"]["calib"]["split"] == "calib"
+    code, said, _ = fasthmr("evaluate", "out", "--data", "synth", "--frames", 6, "--json")
+    assert json.loads(said)["rows"][0]["mpjpe_mm"] == pytest.approx(rows["precision"]["mpjpe_mm"])
+
+
 def test_the_same_recipe_gives_the_same_id_and_another_another(fasthmr, place):
     ids = []
     for i, steps in enumerate([(SEARCH,), (SEARCH,), (GIVEN,)]):
@@ -195,6 +215,7 @@ def test_what_was_compressed_is_not_compressed_again(fasthmr, place):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kill_9_leaves_nothing_or_a_whole_artefact(place):
     recipe(SEARCH, TOKENS)
     environment = {**os.environ, "FASTHMR_HOME": str(place / "home"), "PYTHONPATH": str(Path(run.__file__).parents[1])}

@@ -51,6 +51,31 @@ def step(*lines: str) -> str:
     return HEAD + "  - " + "\n    ".join(lines) + "\n"
 
 
+LAYERS, WIDTH, BITS, KEEP = (
+    f"  - {{policy: {words}}}\n"
+    for words in ("merge_layers", "prune_width, mlp_ratio: 0.5", "precision, dtype: bfloat16", "merge_tokens, keep: 90")
+)
+
+
+@pytest.mark.parametrize("steps", [(LAYERS, KEEP, WIDTH, BITS), (LAYERS, WIDTH, KEEP, BITS), (WIDTH,), (BITS,)])
+def test_tokens_and_width_go_in_either_order(steps):
+    assert len(read(HEAD + "".join(steps)).steps) == len(steps)
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        ((WIDTH, LAYERS), "put prune_width after merge_layers"),
+        ((BITS, WIDTH), "put precision after prune_width"),
+        ((KEEP, WIDTH, KEEP), "two steps of merge_tokens"),
+    ],
+)
+def test_no_other_order_is_one(steps, message):
+    recipe, mistakes = parsed(HEAD + "".join(steps), "mine.yaml")
+    assert recipe is None and [mistake.line for mistake in mistakes] == [3 + len(steps)]
+    assert message in str(mistakes[0])
+
+
 @pytest.mark.parametrize(
     "text, line, field, message, hint",
     [
@@ -65,7 +90,7 @@ def step(*lines: str) -> str:
         (HEAD + "  - 5\n", 4, "steps[0]", "mapping of keys", ""),
         (step("keep: 90"), 4, "steps[0].policy", "name its policy", "merge_layers"),
         (step("policy: merge_token"), 4, "steps[0].policy", "no policy 'merge_token'", "did you mean 'merge_tokens'?"),
-        (step("policy: prune_width"), 4, "steps[0].policy", "no policy 'prune_width'", "choose one of merge_layers"),
+        (step("policy: nonsense"), 4, "steps[0].policy", "no policy 'nonsense'", "choose one of merge_layers"),
         (step("policy: merge_tokens"), 4, "steps[0].keep", "missing", ""),
         (TOKENS + "    per_layr: 3\n", 6, "steps[0].per_layr", "no key", "did you mean 'per_layer'?"),
         (TOKENS + "    mode: mrge\n", 6, "steps[0].mode", '"mrge"', "did you mean 'merge'?"),

@@ -132,6 +132,7 @@ def test_training_leaves_a_model_a_curve_and_no_training_heads(folders, tmp_path
     assert keys == set(build("reference", TINY).state_dict())
     assert json.loads(header["sizes"])["dim"] == TINY["dim"]
     assert json.loads(header["config"])["seed"] == 0
+    assert str(tmp_path) not in str(header)
     rows = [json.loads(line) for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
     assert [row["stage"] for row in rows] == ["quarter", "half", "full", "full", "full"]

@@ -1,0 +1,429 @@
+"""Label-free recovery: after merging or pruning, a model learns to say again what the original says.
+
+The compressed model (student) follows the original's (teacher's) finished tokens and its output on pictures without
+labels. FastHMR has no such step before its decoder. Blocks whose weights or inputs are no longer the original's train,
+and so does everything above them, the last norm and the head. Frozen are the embedding and the blocks below, which see
+what they always saw; and all modules stay in evaluation mode, so that BatchNorm keeps its running statistics and no
+stochastic depth adds noise to a comparison of two functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, cast
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.merge_layers import evaluating
+from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.tokens import DROPPED, Tokens
+
+WARMUP = 20  # steps
+FLOOR = 0.01  # share of the learning rate that is left at the end
+CLIP = 1.0  # largest norm of a gradient
+BETAS = (0.9, 0.98)
+
+
+class Recoverable(Compressible, Protocol):
+    """A model whose forward pass is `read(encode(crop, mask))`."""
+
+    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The finished tokens of crops (B, 3, H, W); masks (B, H, W) only where tokens are reduced by them."""
+
+    def read(self, tokens: Tokens) -> Any:
+        """The model's output, from its finished tokens."""
+
+
+class Crops(Protocol):
+    """Pictures without labels: an index always means the same one."""
+
+    def __len__(self) -> int: ...
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Crops (B, 3, H, W) as the model takes them and person masks (B, H, W), None where there are none."""
+
+
+Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) -> scalar, 0 where they are equal
+
+
+class Recover(Policy):
+    """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
+
+    policy: Literal["recover"] = "recover"
+    minutes: float | None = Field(None, gt=0, description="wall clock to train for")
+    steps: int | None = Field(None, ge=1, description="optimizer steps, in the place of minutes: repeats to the bit")
+    lr: float = Field(3e-4, gt=0, description="learning rate after warm-up; a cosine brings it down")
+    batch: int = Field(16, ge=1, description="crops of a step")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of products in training, not of weights")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.minutes is None) == (self.steps is None):
+            raise misuse("minutes" if self.steps else "policy", "recover needs either minutes or steps, and not both")
+        return self
+
+    def plan(self, model: Compressible, judge: Judge | None = None) -> RecoverPlan:
+        """The training that was asked for; `distil` does it."""
+        return RecoverPlan(made_for=MadeFor.of(model), **self.model_dump())
+
+
+class RecoverPlan(Plan):
+    """A training: what it was allowed. What it learnt are weights, so an artefact comes back without it."""
+
+    policy: Literal["recover"] = "recover"
+    minutes: float | None = Field(gt=0)
+    steps: int | None = Field(ge=0, description="0: there was nothing to recover")
+    lr: float = Field(gt=0)
+    batch: int = Field(ge=1)
+    precision: Literal["float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("either minutes or steps")
+        return self
+
+    @property
+    def empty(self) -> bool:
+        return self.steps == 0
+
+    def shape(self, model: Compressible) -> None:
+        """No structure changes. Raises as `check`."""
+        self.check(model)
+
+    def apply(self, model: Compressible) -> None:
+        """Raises BadInput where there is something to learn: that takes pictures and the original, see `distil`."""
+        self.check(model)
+        if not self.empty:
+            raise BadInput("what recovery learnt does not follow from its plan: load the artefact with the weights")
+
+
+@dataclass
+class Progress:
+    """How far a recovery is: all that it remembers besides weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0
+    distance: float = math.nan  # of the last step's batch
+    before: float = math.nan  # of the crops that are held out, before the first step
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Student(nn.Module):
+    """A model's tokens and output in one forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: Recoverable) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, crop: Tensor, mask: Tensor | None) -> tuple[Tokens, Any]:
+        tokens = self.model.encode(crop, mask)
+        return tokens, self.model.read(tokens)
+
+
+def distil(
+    plan: RecoverPlan,
+    student: Recoverable,
+    teacher: Recoverable,
+    crops: Crops,
+    distance: Distance,
+    folder: Path,
+    *,
+    seed: int = 0,
+    checkpoint_seconds: float = 60.0,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> RecoverPlan:
+    """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns the plan, measured.
+
+    Checkpoints lie in `folder`: a run that was killed goes on from the last one, with a budget in steps to the same
+    bits; the caller removes the folder when the weights are safe. Some of the crops are held out and measure by how
+    much the distance fell. A student that is its teacher already is left as it is, by a plan that says so.
+
+    Raises BadInput where the folder holds another recovery, with less than two crops, and where training diverges.
+    """
+    plan.check(student)
+    if identical(student, teacher):
+        return plan.model_copy(update={"minutes": None, "steps": 0})
+    if len(crops) < 2:
+        raise BadInput(f"recover needs two crops at least, to learn from and to measure on: there are {len(crops)}")
+    claim(folder, identity(plan, student, teacher, crops, seed))
+    with torch.random.fork_rng(), evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
+        run = Run(plan, student, teacher, crops, distance, folder, seed)
+        last = run.progress.seconds
+        while run.fraction < 1:
+            run.advance()
+            progress(run.progress)
+            if run.progress.seconds - last >= checkpoint_seconds:
+                run.save_checkpoint()
+                last = run.progress.seconds
+        run.save_checkpoint()
+        return plan.model_copy(update={"measured": run.measured()})
+
+
+class Run:
+    """One recovery on its way."""
+
+    def __init__(
+        self,
+        plan: RecoverPlan,
+        student: Recoverable,
+        teacher: Recoverable,
+        crops: Crops,
+        distance: Distance,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.plan, self.crops, self.distance, self.folder, self.seed = plan, crops, distance, folder, seed
+        self.progress, self.accelerator = Progress(), Accelerator(device_placement=False)  # all stays where it is
+        self.teacher = Student(teacher)
+        self.held = len(crops) - max(1, min(plan.batch, len(crops) // 5))  # crops from here on are held out
+        shell = Student(student)
+        self.trained = [p for p in shell.parameters() if p.requires_grad]
+        self.device = self.trained[0].device
+        # No weight decay: the weights are to stay near the original's.
+        optimizer = torch.optim.AdamW(self.trained, plan.lr, betas=BETAS, weight_decay=0.0)
+        self.student, self.optimizer = self.accelerator.prepare(shell, optimizer)
+        self.accelerator.register_for_checkpointing(self.progress)
+        found = checkpoints(folder)
+        if found:
+            self.accelerator.load_state(str(found[-1]))
+        else:
+            self.progress.before = self.held_out()
+        self.before, self.started = self.progress.seconds, time.monotonic()
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is spent."""
+        if self.plan.steps is not None:
+            return self.progress.step / self.plan.steps
+        return self.progress.seconds / (60 * cast(float, self.plan.minutes))
+
+    def advance(self) -> None:
+        """One optimizer step. Raises BadInput where the distance is no number any more."""
+        step = self.progress.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.plan.lr, step, self.fraction)
+        loss = self.apart(order(self.held, self.plan.batch, step, self.seed))
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.trained, CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        elapsed = loss.new_tensor([self.before + time.monotonic() - self.started, loss.item()], dtype=torch.float64)
+        # All processes have to stop and to save at the same step, so they agree on the time.
+        seconds, distance = cast(Tensor, self.accelerator.reduce(elapsed, "mean")).tolist()
+        if not math.isfinite(distance):
+            raise BadInput(f"recover: the distance to the original is {distance} after {step + 1} steps: lower lr")
+        self.progress.step, self.progress.seconds, self.progress.distance = step + 1, seconds, distance
+
+    def apart(self, indices: Sequence[int]) -> Tensor:
+        """Scalar: how far the student is from the teacher on this process's share of some crops."""
+        share = indices[self.accelerator.process_index :: self.accelerator.num_processes] or indices[:1]
+        crop, mask = (None if part is None else part.to(self.device) for part in self.crops.read(share))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+            with torch.no_grad():
+                wanted, said = self.teacher(crop, mask)
+            tokens, output = self.student(crop, mask)
+        return token_distance(tokens, wanted) + self.distance(output, said)
+
+    @torch.no_grad()
+    def held_out(self) -> float:
+        """The distance on the crops that no step learns from."""
+        mine = self.apart(range(self.held, len(self.crops)))
+        return cast(Tensor, self.accelerator.reduce(mine.double(), "mean")).item()
+
+    def measured(self) -> dict[str, Any]:
+        """What stands beside the plan in an artefact, as JSON values."""
+        return {
+            "steps": self.progress.step,
+            "seconds": self.progress.seconds,
+            "distance": {"before": self.progress.before, "after": self.held_out()},  # on crops that were held out
+            "trained_params": sum(p.numel() for p in self.trained),
+        }
+
+    def save_checkpoint(self) -> None:
+        """checkpoint-STEP, complete or not there at all; earlier ones go."""
+        final = self.folder / f"checkpoint-{self.progress.step:08d}"
+        beside = final.with_name(final.name + ".part")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(beside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(beside))
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        for file in beside.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(beside, final)
+        for old in checkpoints(self.folder)[:-1]:
+            shutil.rmtree(old)
+
+
+def token_distance(student: Tokens, teacher: Tokens) -> Tensor:
+    """Mean squared distance between the student's tokens and what they stand for, in variances of the teacher's tokens.
+
+    A token that holds some patches is compared with the mean of the teacher's tokens of these patches; each token
+    counts the same, because the head's attention reads each the same. Prefix tokens are compared with the teacher's.
+    """
+    x, wanted = student.x.float(), averaged(student, teacher)
+    return (x - wanted).square().mean() / teacher.x.float().var().clamp_min(1e-12)
+
+
+def averaged(student: Tokens, teacher: Tokens) -> Tensor:
+    """For each of the student's tokens (B, N, C), the mean of the teacher's over the patches it stands for.
+
+    Raises ValueError where the teacher dropped tokens.
+    """
+    if teacher.dropped:
+        raise ValueError("the teacher dropped tokens, and nothing can be learnt of those")
+    width = teacher.x.shape[-1]
+    patches = teacher.x.float().gather(1, teacher.source[..., None].expand(-1, -1, width))  # (B, N0, C)
+    alive = (student.source != DROPPED).to(patches.dtype)  # (B, N0)
+    place = student.source.clamp_min(0)
+    count = torch.zeros_like(student.x[..., 0], dtype=patches.dtype).scatter_add(1, place, alive)
+    total = torch.zeros_like(student.x, dtype=patches.dtype)
+    total = total.scatter_add(1, place[..., None].expand(-1, -1, width), patches * alive[..., None])
+    mean = total / count.clamp_min(1)[..., None]
+    return torch.cat((teacher.x[:, : teacher.prefix].float(), mean[:, student.prefix :]), 1)
+
+
+def order(count: int, batch: int, step: int, seed: int) -> list[int]:
+    """Indices of the crops of one step: every epoch shows each crop at most once, in an order of its own."""
+    batch = min(batch, count)
+    epoch, place = divmod(step, count // batch)
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    return torch.randperm(count, generator=generator)[place * batch : (place + 1) * batch].tolist()
+
+
+def learning_rate(peak: float, step: int, fraction: float) -> float:
+    """Linear warm-up over steps times a cosine over the budget, down to FLOOR of the peak."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+    return peak * min(1.0, (step + 1) / WARMUP) * (FLOOR + (1 - FLOOR) * cosine)
+
+
+# ---- what changed
+
+
+def identical(student: Recoverable, teacher: Recoverable) -> bool:
+    """Whether two models are the same function by structure, weights and token schedule."""
+    if (student.schedule, student.protect) != (teacher.schedule, teacher.protect):
+        return False
+    return equal(cast(nn.Module, student), cast(nn.Module, teacher))
+
+
+def equal(one: nn.Module, two: nn.Module) -> bool:
+    """Whether two modules hold the same weights under the same names."""
+    mine, theirs = one.state_dict(), two.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def untouched(student: Recoverable, teacher: Recoverable) -> int:
+    """How many of the student's lowest blocks have the weights and the inputs that they have in the teacher.
+
+    One less where blocks are missing: the operator `drop` leaves the lowest of a run as it was, and that block too has
+    to learn what went.
+    """
+    mine, theirs = student.stack.blocks, teacher.stack.blocks
+    pairs = enumerate(zip(mine, theirs, strict=False))
+    same = next((i for i, (one, two) in pairs if not equal(one, two)), min(len(mine), len(theirs)))
+    if len(mine) < len(theirs):
+        same = max(0, same - 1)
+    if student.schedule != teacher.schedule:
+        merging = (i for i, r in enumerate(student.schedule.merges) if r)
+        same = 0 if student.schedule.drop else min(same, next(merging, same))
+    return same
+
+
+@contextmanager
+def training_above(student: Recoverable, teacher: Recoverable, crops: Crops) -> Iterator[None]:
+    """Gradients for what is not `untouched`, none for the teacher; each parameter as it was afterwards."""
+    module = cast(nn.Module, student)
+    everything = [*module.parameters(), *cast(nn.Module, teacher).parameters()]
+    wanted = [p.requires_grad for p in everything]
+    try:
+        cast(nn.Module, teacher).requires_grad_(False)
+        module.requires_grad_(True)
+        for p in embedding(student, crops):
+            p.requires_grad_(False)
+        for block in list(student.stack.blocks)[: untouched(student, teacher)]:
+            block.requires_grad_(False)
+        yield
+    finally:
+        for p, want in zip(everything, wanted, strict=True):
+            p.requires_grad_(want).grad = None
+
+
+def embedding(model: Recoverable, crops: Crops) -> list[nn.Parameter]:
+    """The parameters that the first block's input depends on; they need gradients to be found."""
+    parameters = list(cast(nn.Module, model).parameters())
+    crop, _ = crops.read([0])
+    x = model.stack.embed(crop.to(parameters[0].device)).x
+    found = torch.autograd.grad(x.sum(), parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+# ---- whose checkpoints they are
+
+
+def identity(
+    plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Crops, seed: int
+) -> dict[str, str | int]:
+    """What a checkpoint has to agree with, as JSON values; `student` as it is before its first step."""
+    return {
+        "plan": json.dumps(plan.decided(), sort_keys=True),
+        "student": fingerprint(student),
+        "teacher": fingerprint(teacher),
+        "crops": len(crops),
+        "seed": seed,
+    }
+
+
+def fingerprint(model: Recoverable) -> str:
+    """sha256 of a model's weights, token schedule and mask threshold."""
+    digest = hashlib.sha256(f"{model.schedule} {model.protect}".encode())
+    for name, value in sorted(cast(nn.Module, model).state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def claim(folder: Path, mine: dict[str, str | int]) -> None:
+    """Make `folder` this recovery's; raises BadInput where it holds another one, or something else."""
+    path = folder / "recovery.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise BadInput(f"{folder}: the folder is not empty and holds no recovery; remove it or name another one")
+        atomic_write(path, json.dumps(mine, indent=1).encode())
+        return
+    try:
+        theirs = json.loads(path.read_bytes())
+        unlike = [name for name in {**mine, **theirs} if theirs.get(name) != mine.get(name)]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(f"{path}: not what a recovery wrote ({error}); remove {folder}") from error
+    if unlike:
+        raise BadInput(f"{folder}: the recovery there has another {unlike[0]}; remove the folder to start a new one")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("checkpoint-*") if path.suffix != ".part")

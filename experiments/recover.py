@@ -1,0 +1,75 @@
+"""Recovery as `fasthmr compress` runs it: on rendered training pictures without a look at their poses."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.recover import Progress, RecoverPlan, distil, identity
+from experiments.datasets import SEED, DataSpec, Frames, open_data
+from hmr.body import BodyModel
+from hmr.crop import normalised
+from hmr.home import fasthmr_home
+from hmr.model import HMRModel
+from hmr.recover import distance
+
+DATA = DataSpec("synth", "train")
+FRAMES = 4096  # pictures; each is drawn when a step first asks for it, and kept: 0.2 MB
+
+
+class Pictures:
+    """A `compress.recover.Crops`: the pictures and masks of a data set, without a look at its poses."""
+
+    def __init__(self, data: Frames) -> None:
+        self.data = data
+        self.drawn: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        for i in indices:
+            if i not in self.drawn:
+                sample = self.data[i]
+                self.drawn[i] = sample.image, sample.mask
+        images, masks = (np.stack([self.drawn[i][part] for i in indices]) for part in (0, 1))
+        return normalised(torch.from_numpy(images)), torch.from_numpy(masks)
+
+
+class Recovery:
+    """A model as it is now, kept as the teacher of what will be left of it."""
+
+    def __init__(self, model: HMRModel, body: BodyModel) -> None:
+        self.teacher, self.distance = copy.deepcopy(model), partial(distance, body)
+        self.crops = Pictures(open_data(DATA, FRAMES))
+        self.folder: Path | None = None
+
+    def follow(self, plan: RecoverPlan, model: HMRModel, tell: Callable[[str, str, int, int], None]) -> RecoverPlan:
+        """Train `model` as planned, going on where a run that was killed stopped; returns the plan, measured."""
+        mine = identity(plan, model, self.teacher, self.crops, SEED)
+        digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+        self.folder = fasthmr_home() / "recover" / digest[:32]
+
+        def show(now: Progress) -> None:
+            word = f"step {now.step}: distance {now.distance:.3f}"
+            if plan.minutes is None:
+                tell("recovering", word, now.step, plan.steps or 0)
+            else:
+                tell("recovering", word, round(now.seconds), round(60 * plan.minutes))
+
+        return distil(plan, model, self.teacher, self.crops, self.distance, self.folder, seed=SEED, progress=show)
+
+    def forget(self) -> None:
+        """Remove the checkpoints: the weights are safe elsewhere."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

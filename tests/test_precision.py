@@ -1,0 +1,182 @@
+"""Precision: what each type is held against, and that models of fewer bits come back equal."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from compress import artefact
+from compress.cost import cost
+from compress.errors import BadInput
+from compress.merge_tokens import MergeTokens
+from compress.precision import Dtype, Int8Linear, Precision
+from hmr.model import HMRModel, build
+
+TINY = {
+    "dim": 32,
+    "depth": 3,
+    "heads": 4,
+    "mlp_dim": 48,
+    "head_dim": 24,
+    "head_depth": 1,
+    "head_heads": 2,
+    "head_dim_head": 8,
+    "head_mlp_dim": 16,
+}
+CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
+MASKS = torch.zeros(2, 256, 192)
+MASKS[:, 60:200, 50:140] = 1
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+both = pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+
+
+def model(dtype: Dtype = "float32") -> HMRModel:
+    torch.manual_seed(0)
+    made = build("reference", TINY).eval()
+    for value in made.backbone.blocks.parameters():
+        if value.ndim == 2:
+            nn.init.normal_(value, std=0.2)
+    Precision(dtype=dtype).plan(made).apply(made)
+    return made
+
+
+def tokens(of: HMRModel) -> Tensor:
+    with torch.no_grad():
+        return of.encode(CROPS, MASKS).x
+
+
+@both
+def test_the_error_is_small_and_not_nothing(dtype):
+    plain, fewer = tokens(model()), tokens(model(dtype))
+    assert fewer.dtype == torch.float32
+    error = (fewer - plain).norm() / plain.norm()
+    assert 1e-5 < error < {"bfloat16": 0.01, "int8": 0.03}[dtype]
+
+
+def test_bfloat16_is_of_the_blocks_alone():
+    made = model("bfloat16")
+    assert {p.dtype for p in made.backbone.blocks.parameters()} == {torch.bfloat16}
+    rest = {value.dtype for name, value in made.state_dict().items() if ".blocks." not in name}
+    assert rest == {torch.float32, torch.int64}  # BatchNorm counts
+
+
+def test_bfloat16_blocks_are_the_rounded_blocks_added_up_in_float32():
+    made = model("bfloat16")
+    blocks: Any = made.backbone.blocks
+    with torch.no_grad():
+        x = made.backbone.embed(CROPS).x
+        for block in blocks:
+            x = x + block.attend(x.bfloat16())[0].float()
+            x = x + block.feed(x.bfloat16()).float()
+        assert torch.equal(tokens(made), made.backbone.last_norm(x))
+
+
+def test_int8_layers_are_torchaos():
+    """Against its own way, `quantize_` on the same layers."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    theirs = model()
+    quantize_(theirs.backbone.blocks, Int8DynamicActivationInt8WeightConfig())
+    assert torch.equal(tokens(model("int8")), tokens(theirs))
+
+
+def test_int8_layers_round_as_written_out():
+    """Round each row of the input and of the weight to 127.5ths of its largest number; multiply; scale back."""
+    linear, x = nn.Linear(24, 16), torch.randn(2, 5, 24)
+    with torch.no_grad():
+        made = Int8Linear.of(linear)
+        (w, w_scale), (y, y_scale) = rounded(linear.weight), rounded(x)
+        assert torch.allclose(made.scale, w_scale)
+        assert (made.weight - w).abs().max() <= 1 and (made.weight - w).abs().mean() < 0.01  # ties, in the last bit
+        expected = (y @ made.weight.float().T) * y_scale * made.scale[:, 0] + linear.bias
+        assert (made(x) - expected).abs().max() < 2 * (y_scale.max() * linear.weight.abs().max())  # ties here too
+    bare = Int8Linear.of(nn.Linear(24, 16, bias=False))
+    assert bare.bias is None and bare(x).shape == (2, 5, 16)
+
+
+def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = x.abs().amax(-1, keepdim=True) / 127.5
+    return (x / scale).round().clamp(-128, 127), scale
+
+
+def test_int8_is_of_the_blocks_linear_layers():
+    made = model("int8")
+    found = {name for name, layer in made.named_modules() if isinstance(layer, Int8Linear)}
+    assert found == {f"backbone.blocks.{i}.{layer}" for i in range(3) for layer in LAYERS}
+    plain = model()
+    saved = artefact.weights_of(plain.backbone.blocks), artefact.weights_of(made.backbone.blocks)
+    assert len(saved[1]) < 0.45 * len(saved[0])  # norms, biases and scales stay
+
+
+@both
+def test_the_count_is_what_it_was(dtype):
+    plain, fewer = model(), model(dtype)
+    want, got = (cost(m, CROPS[:1], MASKS[:1]) for m in (plain, fewer))
+    assert (got.macs, got.params, got.params_thop) == (want.macs, want.params, want.params_thop)
+    with torch.device("meta"):
+        shaped = build("reference", TINY).eval()
+        Precision(dtype=dtype).plan(shaped).shape(shaped)
+    assert cost(shaped, CROPS[:1].to("meta"), MASKS[:1].to("meta")).macs == want.macs
+
+
+@both
+def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
+    made = model()
+    plans = []
+    for step in (MergeTokens(keep=100, per_layer=50), Precision(dtype=dtype)):
+        plans.append(step.plan(made))
+        plans[-1].apply(made)
+    base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
+    origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
+    artefact.save(tmp_path / "out", made, plans, origin, artefact.Words(recipe="", card="# tiny"))
+    again = artefact.load(tmp_path / "out", build)
+    assert isinstance(again, HMRModel) and torch.equal(tokens(again), tokens(made))
+    kinds = {name: value.dtype for name, value in made.state_dict().items()}
+    assert {name: value.dtype for name, value in again.state_dict().items()} == kinds
+
+
+@both
+def test_weights_of_another_type_are_refused(dtype, tmp_path):
+    with pytest.raises(BadInput, match="do not fit"):
+        artefact.fit(tmp_path, model(dtype), dict(model().state_dict()))
+
+
+def test_float32_is_an_empty_plan():
+    made = model()
+    before = copy.deepcopy(made.state_dict())
+    plan = Precision(dtype="float32").plan(made)
+    assert plan.empty
+    plan.apply(made)
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert not Precision(dtype="bfloat16").plan(made).empty
+
+
+def test_int8_without_torchao_is_refused_before_anything_is_done(monkeypatch):
+    plan = Precision(dtype="int8").plan(model())
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name))
+    made = model()
+    for act in (Precision(dtype="int8").check, plan.shape, plan.apply):
+        with pytest.raises(BadInput, match="needs torchao, which is not installed"):
+            act(made)
+    assert not any(isinstance(layer, Int8Linear) for layer in made.modules())
+
+
+def test_int8_where_torchao_does_not_run_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # as an import that fails
+    with pytest.raises(BadInput, match="does not run with torchao"):
+        Precision(dtype="int8").check(model())
+
+
+def test_a_type_that_is_not_there():
+    with pytest.raises(ValidationError):
+        Precision(dtype="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        Precision()  # type: ignore[call-arg]
