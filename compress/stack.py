@@ -21,8 +21,8 @@ class Stack(Protocol):
         """Crop (B, 3, H, W) -> tokens as the first block takes them."""
 
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Update (B, N, C) by a block's attention, and its keys (B, H, N, d) as they are: most blocks merge nothing, and
-        the mean over heads costs a pass over memory.
+        """Update (B, N, C) by a block's attention, and its keys (B, H, N, d) as they are: most blocks merge nothing,
+        and the mean over heads costs a pass over memory.
 
         bias (B, N) is added to the attention logits of every query.
         """

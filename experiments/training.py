@@ -23,8 +23,9 @@ def train_hmr(
 ) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `start` is a file of weights to begin with; `frames` pictures at half resolution and an eighth as many, of other people, at full. Raises BadInput where there is
-    no such architecture, and where `out` holds something else than an unfinished run with the same beginning.
+    `start` is a file of weights to begin with; `frames` pictures at half resolution and an eighth as many, of other
+    people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
+    unfinished run with the same beginning.
     """
     wanted = {
         "half_cache": open_world("synth", "train", frames, mocap=mocap, size=HALF),
