@@ -45,7 +45,7 @@ class Layers(NamedTuple):
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
         if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(attention.heads, int):
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
-        return cls(attention, *found)  # type: ignore[arg-type]
+        return cls(attention, *found)  # type: ignore[arg-type]  # linear layers, checked above
 
     @property
     def widths(self) -> tuple[int, int]:

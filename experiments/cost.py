@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.cost import cost, peak_memory, timed
 from compress.policy import Policy
@@ -55,9 +55,9 @@ def frame(model: HMRModel, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, 3, height, width, device=device), torch.zeros(1, height, width, device=device)
 
 
-def measurements(model: nn.Module, device: torch.device) -> dict[str, Any]:
+def measurements(model: HMRModel, device: torch.device) -> dict[str, Any]:
     """Latency in ms and peak memory in bytes of one frame, after warm-up."""
-    crop, mask = frame(model, device)  # type: ignore[arg-type]
+    crop, mask = frame(model, device)
     seconds = timed({"frame": lambda: model(crop, mask)}, RUNS, device, WARMUP)["frame"]
     median, p95 = (1000 * float(np.percentile(seconds, q)) for q in (50, 95))
     return {

@@ -63,8 +63,8 @@ def _open(folder: Path, frames: Dataset[Sample]) -> None:
 def _fill(indices: Sequence[int]) -> None:
     frames, arrays = _worker["frames"], _worker["arrays"]
     for i in indices:
-        sample = frames[i]  # type: ignore[index]
-        arrays["images"][i] = sample.image  # type: ignore[index]
+        sample = frames[i]  # type: ignore[index]  # `_open` put them there
+        arrays["images"][i] = sample.image  # type: ignore[index]  # as above
         for name in FIELDS:
             arrays[name][i] = getattr(sample, name)  # type: ignore[index]
 
