@@ -121,15 +121,29 @@ def compress(
     read_recipe(recipe)  # its mistakes are told before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, word: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], description=escape(f"{what} {word}"), completed=done, total=total)
-
-        result = compress(recipe, resolve_model(model), spec, out, frames, show)
+        result = compress(recipe, resolve_model(model), spec, out, frames, shown_on(bar))
     tell(result, as_json, steps_table)
+
+
+@app.command()
+def paper(
+    table: Annotated[str, typer.Argument(help="thresholds, thresholds-recovered, operators or tokens.")],
+    model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    data: Data,
+    frames: FrameCount = None,
+    calib_frames: Annotated[int | None, typer.Option(min=1, help="Decide on no more than this many frames.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A table that compares ways to compress MODEL on the same frames."""
+    from experiments import ablation
+    from experiments.datasets import parse
+    from experiments.models import resolve_model
+    from experiments.paper import table as named
+
+    chosen, spec = named(table), parse(data)
+    with progress_bar() as bar:
+        result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar))
+    tell(result, as_json, ablation.shown)
 
 
 @recipe_app.command()
@@ -314,6 +328,18 @@ def progress_bar() -> Progress:
     """A bar on stderr, and nothing where stderr is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def shown_on(bar: Progress) -> Callable[[str, str, int, int], None]:
+    """A function that tells `bar` what is being done, a word on it, how much of it is done, of how much."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, word: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+        bar.update(tasks[what], description=escape(f"{what} {word}"), completed=done, total=total)
+
+    return show
 
 
 def refuse_unless_new_png(out: Path) -> None:
