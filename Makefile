@@ -19,8 +19,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	rm -rf demo
 	$(BIN)/fasthmr data preview --data synth:test --out demo/preview.png
-	$(BIN)/fasthmr evaluate reference --data synth:test > demo/table.txt
-	cat demo/table.txt
+	$(BIN)/fasthmr compress quickstart --model reference --data synth:test --frames 256 --out demo/quickstart
+	@echo "Open demo/quickstart/report.html in a browser."
 
 # Minutes on two cores: HMR2.0's 670 million random weights, in two precisions, four ways.
 bench: $(INSTALLED)

@@ -94,6 +94,7 @@ class Words:
     recipe: str  # YAML
     card: str  # Markdown
     result: dict[str, Any] | None = None  # JSON; the artefact's id is added under artefact.id
+    report: str | None = None  # HTML
 
 
 def save(folder: Path, model: nn.Module, plans: Sequence[Plan], origin: Origin, words: Words) -> str:
@@ -112,6 +113,8 @@ def save(folder: Path, model: nn.Module, plans: Sequence[Plan], origin: Origin, 
     if words.result is not None:
         named = {**words.result.get("artefact", {}), "id": made}
         contents["result.json"] = canonical({**words.result, "artefact": named})
+    if words.report is not None:
+        contents["report.html"] = words.report.encode()
     hashes = {name: sha256(content) for name, content in contents.items()}
     manifest = Manifest(id=made, origin=origin, files=hashes)
     refuse_taken(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,18 @@ class Cost:
     parts: tuple[Part, ...]
 
 
-def cost(model: Any, *inputs: Tensor) -> Cost:
+def cost(model: Any, *inputs: Tensor, beside: Mapping[str, Tensor] | None = None) -> Cost:
     """Count `model`, a `Compressible` nn.Module in evaluation mode, on the inputs of one frame, on its device or meta.
 
+    beside: children of the model that its `forward` does not call, by name, with what each sees once a frame.
     Token counts follow from the schedule alone, so what the inputs show does not matter. Raises NotImplementedError
     for a product that has no handle: counting it as 0 would flatter the model.
     """
     counted = operators(model, *inputs)
+    for child, seen in (beside or {}).items():
+        for name, count in operators(model.get_submodule(child), seen).items():
+            counted[f"{child}.{name}".removesuffix(".")] = count
+        counted[""] = counted[""] + counted[child]
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     leaves = [name for name, module in model.named_modules() if not any(True for _ in module.children())]
     return Cost(
@@ -103,13 +108,22 @@ def parts(model: Any, sizes: dict[str, int], counted: dict[str, Counter[str]]) -
     That is position embeddings, and the matching of tokens between the two halves of a block.
     """
     names = {id(module): name for name, module in model.named_modules()}
-    inner = [child for child in model.stack.children() if child is not model.stack.blocks]
-    outer = [child for child in model.children() if child is not model.stack]
-    chosen = [names[id(module)] for module in (*inner[:1], *model.stack.blocks, *inner[1:], *outer)]
+    chosen = [names[id(module)] for module in pieces(model, model.stack.blocks)]
     rest = counted[""].copy()
     rest.subtract(sum((counted[name] for name in chosen), Counter()))
     found = [Part(name, sizes[name], macs(counted[name])) for name in chosen]
     return [*found, Part("other", sizes[""] - sum(sizes[name] for name in chosen), macs(rest))]
+
+
+def pieces(module: nn.Module, blocks: nn.ModuleList) -> Iterator[nn.Module]:
+    """Each of `blocks`, and the largest modules around them that hold none, in their order."""
+    for child in module.children():
+        if child is blocks:
+            yield from blocks
+        elif any(inner is blocks for inner in child.modules()):
+            yield from pieces(child, blocks)
+        else:
+            yield child
 
 
 def token_counts(model: Compressible, crop: Tensor) -> list[int]:
@@ -137,9 +151,17 @@ class _Unfolded(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv1d and args[0].is_meta:
+            return self.flat(*args, **(kwargs or {}))
         if func is torch.conv2d and args[0].is_meta:
             return self.linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def flat(self, x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
+        """A convolution over one dimension is one over two, of which one has a single row."""
+        stride, padding, dilation, groups = places
+        along = ((1, *stride), (0, *padding), (1, *dilation))
+        return self.linear(x[:, :, None], weight[:, :, None], bias, *along, groups)[:, :, 0]
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int

@@ -43,7 +43,9 @@ class Layers(NamedTuple):
             found += [mlp.get_submodule(name) for name in ("fc1", "fc2")]
         except AttributeError as error:
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
-        if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(attention.heads, int):
+        if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(
+            getattr(attention, "heads", None), int
+        ):
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
         return cls(attention, *found)  # type: ignore[arg-type]  # linear layers, checked above
 

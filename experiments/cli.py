@@ -36,19 +36,34 @@ body_app = typer.Typer(help="The body model that everything is posed on.", no_ar
 data_app = typer.Typer(help="The data sets.", no_args_is_help=True)
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
 recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help=True)
-for _name, _group in (("body", body_app), ("data", data_app), ("train", train_app), ("recipe", recipe_app)):
+masks_app = typer.Typer(help="Networks that find the person.", no_args_is_help=True)
+for _name, _group in (
+    ("body", body_app),
+    ("masks", masks_app),
+    ("data", data_app),
+    ("train", train_app),
+    ("recipe", recipe_app),
+):
     app.add_typer(_group, name=_name)
 
 Model = Annotated[
-    str, typer.Argument(help="reference, reference-small, a .safetensors file of `train` or a folder of `compress`.")
+    str, typer.Argument(help="reference, reference-small, a checkpoint, or a folder of `convert` or `compress`.")
 ]
-Data = Annotated[str, typer.Option(help="name[:split], the name one of synth, synth-video, synth-shift.")]
+Data = Annotated[str, typer.Option(help="synth, synth-video, synth-shift, each with :split, or frames[:split]@PATH.")]
+LabelFree = Annotated[bool, typer.Option("--label-free", help="Errors are distances to the original model's joints.")]
+Masks = Annotated[
+    str | None,
+    typer.Option(help="For frames@PATH: a folder of mask files, blazepose, rfdetr, or ultralytics (AGPL)."),
+]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
 Mocap = Annotated[
     Path | None,
     typer.Option(envvar="FASTHMR_MOCAP", help="Folder of more motion to train on: DeepMimic, ASF/AMC, BVH or AMASS."),
 ]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a shipped recipe or a .yaml file.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or a shards' index.")]
+Tokenizer = Annotated[Path | None, typer.Option(help="TokenHMR's tokenizer.pth.")]
+CamModel = Annotated[Path | None, typer.Option(help="CameraHMR's cam_model_cleaned.ckpt.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -67,15 +82,19 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Also say by how much MODEL's error differs from this one's.")
     ] = None,
+    label_free: LabelFree = False,
+    masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors of MODEL, beside predictors that see no picture, and its frames/s."""
     from experiments.datasets import parse
     from experiments.models import resolve_model
 
-    spec = parse(data)
+    spec = parse(data, label_free, masks)
+    if label_free and against is None:
+        raise BadInput("--label-free measures the distance to another model: name the original with --against")
     other = resolve_model(against) if against is not None else None
-    tell(evaluation(resolve_model(model), spec, frames, mocap, other), as_json, evaluation_table)
+    tell(evaluation(resolve_model(model), spec, frames, mocap, other, label_free), as_json, evaluation_table)
 
 
 @app.command()
@@ -109,6 +128,8 @@ def compress(
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
     frames: FrameCount = None,
+    label_free: LabelFree = False,
+    masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress MODEL by RECIPE: its error and cost after each step, and a folder that loads anywhere."""
@@ -117,11 +138,11 @@ def compress(
     from experiments.recipe import read_recipe
     from experiments.run import compress, steps_table
 
-    spec = parse(data)
+    spec = parse(data, label_free, masks)
     read_recipe(recipe)  # its mistakes are told before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
-        result = compress(recipe, resolve_model(model), spec, out, frames, shown_on(bar))
+        result = compress(recipe, resolve_model(model), spec, out, frames, shown_on(bar), label_free)
     tell(result, as_json, steps_table)
 
 
@@ -144,6 +165,28 @@ def paper(
     with progress_bar() as bar:
         result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar))
     tell(result, as_json, ablation.shown)
+
+
+@app.command()
+def inspect(path: Checkpoint, tokenizer: Tokenizer = None, cam_model: CamModel = None, as_json: AsJson = False) -> None:
+    """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
+    from experiments.convert import inspection, inspection_table
+
+    tell(inspection(path, tokenizer, cam_model), as_json, inspection_table)
+
+
+@app.command()
+def convert(
+    path: Checkpoint,
+    out: Annotated[Path, typer.Option(help="The folder to write: safetensors, manifest and licence.")],
+    tokenizer: Tokenizer = None,
+    cam_model: CamModel = None,
+) -> None:
+    """A checkpoint as a folder that every command takes as MODEL."""
+    from experiments.convert import convert
+
+    refuse_existing(out)
+    typer.echo(convert(path, out, tokenizer, cam_model)["path"])
 
 
 @recipe_app.command()
@@ -175,6 +218,14 @@ def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL .pkl
     from hmr.body import import_body
 
     typer.echo(import_body(path))
+
+
+@masks_app.command("import")
+def masks_import(path: Annotated[Path, typer.Argument(help="mediapipe's wheel 0.10.21, or a .tflite file.")]) -> None:
+    """Put BlazePose's network into $FASTHMR_HOME for --masks blazepose; nothing in the wheel is run."""
+    from hmr.masks import import_masks
+
+    typer.echo(import_masks(path))
 
 
 @data_app.command()
@@ -212,7 +263,7 @@ def hmr(
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; an eighth as many at full.")] = 100_000,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; a quarter as many at full.")] = 100_000,
     start: Annotated[Path | None, typer.Option(help="Weights of the same architecture to begin with.")] = None,
     mocap: Mocap = None,
 ) -> None:
@@ -227,28 +278,42 @@ def hmr(
 
 
 def evaluation(
-    model: Resolved, spec: DataSpec, frames: int | None, mocap: Path | None, other: Resolved | None = None
+    model: Resolved,
+    spec: DataSpec,
+    frames: int | None,
+    mocap: Path | None,
+    other: Resolved | None = None,
+    label_free: bool = False,
 ) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
     from experiments import evaluate
     from experiments.datasets import DataSpec, open_data
+    from experiments.label_free import labelled
     from experiments.provenance import provenance
+    from experiments.run import Held
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames, mocap), load_body().to(device)
+    opened, body = open_data(spec, frames, mocap, box=model.model.family.box), load_body().to(device)
+    if spec.mask_source == "none" and model.model.protect is not None:
+        raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
     # and small crops: of the training frames only the poses are looked at
     mean = evaluate.mean_rotations(open_data(DataSpec("synth", "train"), size=(32, 24)))
     rival = other.model.to(device) if other else None
+    if label_free and rival:
+        notes = getattr(opened, "notes", {})
+        opened = Held(labelled(rival, opened, device), opened.fps, opened.clip_names, notes)
+        rival = None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = evaluate.evaluate(
             model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n), rival
         )
-    if other:
+    if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}
-    return {**result, "provenance": provenance("evaluate", model, body, spec, opened, device)}
+    source = provenance("evaluate", model, body, spec, opened, device)
+    return {**result, "provenance": source | {"label_free": other.name if other and label_free else None}}
 
 
 def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, Any]:
@@ -286,6 +351,8 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     """The rows of an evaluation."""
     speed = f"{result['frames_per_s']:.1f} frames/s, "
     found = titled(result["provenance"], speed)
+    if original := result["provenance"]["label_free"]:
+        found.caption = f"errors are distances to what {original} says, not to labels\n{found.caption}"
     if "paired" in result:
         name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
         found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"

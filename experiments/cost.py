@@ -12,10 +12,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from compress.cost import cost, peak_memory, timed
+from compress.cost import Cost, cost, peak_memory, timed
 from compress.policy import Policy
 from experiments.models import resolve_model
 from experiments.provenance import provenance
+from hmr.architectures.camerahmr import IMAGE_SIDE
 from hmr.model import HMRModel
 from hmr.vit import PATCH
 
@@ -37,10 +38,15 @@ def model_cost(name: str, steps: Sequence[Policy] = ()) -> dict[str, Any]:
     if device.type != "meta":
         measured = measurements(resolved.model, device)
     return {
-        **asdict(cost(resolved.model, *frame(resolved.model, device))),
+        **asdict(frame_cost(resolved.model, device)),
         **measured,
         "provenance": provenance("cost", resolved, None, None, None, device),
     }
+
+
+def frame_cost(model: HMRModel, device: torch.device) -> Cost:
+    """The cost of one frame with one person, the networks beside the backbone included; `model` is on `device`."""
+    return cost(model, *frame(model, device), beside=whole_images(model, device))
 
 
 def shaped(model: HMRModel, steps: Sequence[Policy]) -> None:
@@ -49,20 +55,35 @@ def shaped(model: HMRModel, steps: Sequence[Policy]) -> None:
         step.plan(model).shape(model)
 
 
-def frame(model: HMRModel, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A crop (1, 3, H, W) and a mask (1, H, W) that show nothing: no cost depends on what they show."""
+def frame(model: HMRModel, device: torch.device) -> tuple[Tensor, ...]:
+    """A crop (1, 3, H, W), a mask (1, H, W) and where it takes one a condition (1, 3); no cost depends on what they
+    show."""
     height, width = (n * PATCH for n in model.grid)
-    return torch.zeros(1, 3, height, width, device=device), torch.zeros(1, height, width, device=device)
+    shapes = [(1, 3, height, width), (1, height, width), *([(1, 3)] if model.family.condition else [])]
+    return tuple(torch.zeros(shape, device=device) for shape in shapes)
+
+
+def whole_images(model: HMRModel, device: torch.device) -> dict[str, Tensor]:
+    """What CameraHMR's field-of-view network sees once a frame (1, 3, H, W), by the network's name."""
+    side = IMAGE_SIDE
+    return {"fov_net": torch.zeros(1, 3, side, side, device=device)} if hasattr(model, "fov_net") else {}
 
 
 def measurements(model: HMRModel, device: torch.device) -> dict[str, Any]:
-    """Latency in ms and peak memory in bytes of one frame, after warm-up."""
-    crop, mask = frame(model, device)
-    seconds = timed({"frame": lambda: model(crop, mask)}, RUNS, device, WARMUP)["frame"]
+    """Latency in ms and peak memory in bytes of one frame with one person, after warm-up."""
+    crop, *rest = frame(model, device)
+    beside = whole_images(model, device)
+
+    def once() -> None:
+        for name, image in beside.items():
+            model.get_submodule(name)(image)
+        model(crop, *rest)
+
+    seconds = timed({"frame": once}, RUNS, device, WARMUP)["frame"]
     median, p95 = (1000 * float(np.percentile(seconds, q)) for q in (50, 95))
     return {
         "latency_ms": {"median": median, "p95": p95, "runs": RUNS, "batch": len(crop)},
-        "peak_memory_bytes": peak_memory(lambda: model(crop, mask), device),
+        "peak_memory_bytes": peak_memory(once, device),
     }
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from compress.errors import BadInput
 from experiments.choices import one_of
+from hmr.architectures.family import Box
 from hmr.data.synthetic import SIZE, WORLDS, open_world
 from hmr.data.view import Sample
+from hmr.masks import segmenter
+from hmr.media import PARTS, open_pictures
 
 SPLITS = ("train", "calib", "val", "test")
 SEED = 0  # of every synthetic data set that a report names
@@ -33,32 +36,50 @@ class DataSpec:
     name: str
     split: str = "test"
     root: Path | None = None
+    masks: str | None = None  # of frames: what finds the person, see `hmr.masks.segmenter`
 
     @property
     def mask_source(self) -> str:
         """Where the person masks come from."""
-        return "renderer"
+        return "renderer" if self.name in WORLDS else (self.masks or "none")
 
 
-def parse(text: str) -> DataSpec:
+def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
     """`name[:split][@root]` as a DataSpec; the split is `test` where none is given.
 
-    Raises BadInput for a name or split that does not exist (with the nearest that does) and for a root that the data
-    set has no use for.
+    Raises BadInput for a name or split that does not exist (with the nearest that does), for a root that the data set
+    has no use for, and for pictures that have no labels unless `label_free`.
     """
     head, at, root = text.partition("@")
     name, colon, split = head.partition(":")
-    one_of(name, WORLDS, "data set")
+    one_of(name, (*WORLDS, "frames"), "data set")
+    if name == "frames":
+        if not root:
+            raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
+        if not label_free:
+            raise BadInput("frames has pictures and no labels: only compress and evaluate take it, with --label-free")
+        return DataSpec(name, one_of(split, tuple(PARTS), "split of frames") if colon else "test", Path(root), masks)
+    if masks is not None:
+        raise BadInput(f"--masks {masks}: {name} has exact masks of its own; --masks is for frames@PATH")
     if at:
         raise BadInput(f"'{text}': {name} is rendered, not read from files: leave '@{root}' out")
     return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
 
 
 def open_data(
-    spec: DataSpec, frames: int | None = None, mocap: Path | None = None, size: tuple[int, int] = SIZE
+    spec: DataSpec,
+    frames: int | None = None,
+    mocap: Path | None = None,
+    size: tuple[int, int] = SIZE,
+    box: Box | None = None,
 ) -> Frames:
     """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
 
-    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none.
+    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. `box` is
+    the rule of the model's family, for pictures that are not cut yet.
     """
+    if spec.name == "frames" and spec.root:
+        finder = segmenter(spec.masks) if spec.masks else None
+        pictures = open_pictures(spec.root, spec.split, frames, (box or Box()).side, finder, size)
+        return cast(Frames, pictures)  # samples that hold no labels: `experiments.label_free` gives them some
     return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)

@@ -1,8 +1,9 @@
-"""MODEL as users write it: a shipped name, a file of weights or the folder of a compressed model."""
+"""MODEL as users write it: a shipped name, a checkpoint, or the folder of a converted or a compressed model."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +14,12 @@ from compress.artefact import MANIFEST, read_manifest
 from compress.errors import BadInput
 from experiments.choices import one_of
 from hmr import artefact
-from hmr.checkpoints import load
+from hmr.checkpoints import INDEX, WEIGHTS, load
 from hmr.model import ARCHITECTURES, HMRModel, build
 
 SHIPPED = ("reference", "reference-small")
+CONVERTED = "fasthmr.convert/1"  # schema of the manifest of `fasthmr convert`
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".index.json")
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,19 @@ class Resolved:
 
 
 def resolve_model(name: str, weightless: bool = False) -> Resolved:
-    """The model that `name` stands for: a shipped one, a .safetensors file of `fasthmr train`, a folder of `compress`.
+    """The model that `name` stands for: a shipped one, a checkpoint, a folder of `convert` or of `compress`.
 
     `weightless` also takes an architecture of which no weights are shipped, as hmr2: on the meta device.
 
     Raises BadInput for a name that is none of them, a file or folder that is not such a model or was changed, and
     weights that do not fit.
     """
-    if name not in ARCHITECTURES and (folder := Path(name)).joinpath(MANIFEST).is_file():
+    folder = Path(name)
+    if name not in ARCHITECTURES and folder.joinpath(MANIFEST).is_file() and not converted(folder):
         return Resolved(artefact.load(folder), name, read_manifest(folder).id, compressed=True)
-    if "/" in name or name.endswith(".safetensors"):
+    if "/" in name or name.endswith(SUFFIXES) or (name not in ARCHITECTURES and folder.is_dir()):
         path = Path(name)
-        if not path.is_file():
+        if not path.is_file() and not any((path / held).is_file() for held in (WEIGHTS, INDEX)):
             raise BadInput(f"{path}: there is no such file of weights, and no folder of a compressed model")
     else:
         if one_of(name, ARCHITECTURES if weightless else SHIPPED, "model") not in SHIPPED:
@@ -50,4 +54,25 @@ def resolve_model(name: str, weightless: bool = False) -> Resolved:
         path = Path(str(files("hmr.assets").joinpath(f"{name}.safetensors")))
         if not path.is_file():
             raise BadInput(f"{path}: the weights of '{name}' are missing from this installation; install fasthmr again")
-    return Resolved(load(path), name, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Resolved(load(path), name, digest(path))
+
+
+def converted(folder: Path) -> bool:
+    """Whether `fasthmr convert` wrote this folder; raises BadInput where its weights have changed since."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        wanted = manifest["files"][WEIGHTS] if manifest["schema"] == CONVERTED else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    path = folder / WEIGHTS
+    if wanted is not None and (not path.is_file() or digest(path) != wanted):
+        raise BadInput(f"{path}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
+    return wanted is not None
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of the weights or their index in a folder; read piece by piece."""
+    if path.is_dir():
+        path = path / (INDEX if (path / INDEX).is_file() else WEIGHTS)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -50,6 +50,7 @@ def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:
         "clips": len(set(data.clip_names)),
         "fps": data.fps,
         "mask_source": spec.mask_source,
+        **getattr(data, "notes", {}),
     }
 
 

@@ -49,9 +49,9 @@ class Pictures:
 class Recovery:
     """A model as it is now, kept as the teacher of what will be left of it."""
 
-    def __init__(self, model: HMRModel, body: BodyModel) -> None:
+    def __init__(self, model: HMRModel, body: BodyModel, spec: DataSpec = DATA, data: Frames | None = None) -> None:
         self.teacher, self.distance = copy.deepcopy(model), partial(distance, body)
-        self.crops = Pictures(open_data(DATA, FRAMES))
+        self.spec, self.crops = spec, Pictures(open_data(DATA, FRAMES) if data is None else data)
         self.folder: Path | None = None
 
     def follow(self, plan: RecoverPlan, model: HMRModel, tell: Callable[[str, str, int, int], None]) -> RecoverPlan:

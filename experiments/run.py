@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from rich.table import Table
 from torch import Tensor
 
 from compress import artefact
-from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
-from compress.merge_tokens import person_merged
+from compress.merge_tokens import MergeTokens, person_merged
 from compress.policy import Plan, Policy
 from compress.prune_width import PruneWidth
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
 from compress.tokens import coverage
 from experiments import evaluate
-from experiments.cost import frame
+from experiments.cost import frame_cost
 from experiments.datasets import SEED, DataSpec, Frames, open_data
 from experiments.evaluate import Errors
+from experiments.label_free import labelled
 from experiments.models import Resolved
 from experiments.provenance import commit, dataset, provenance, versions
 from experiments.recipe import Recipe, read_recipe
-from experiments.recover import DATA, Recovery
+from experiments.recover import Recovery
+from experiments.report import COMPARED, looked_at, page
 from hmr.body import BodyModel, load_body
 from hmr.data.view import Sample
 from hmr.home import fasthmr_home
@@ -48,6 +49,7 @@ class Held:
     samples: list[Sample]
     fps: float | None
     clip_names: list[str]
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,10 +74,12 @@ def compress(
     out: Path,
     frames: int | None = None,
     tell: Tell = lambda what, word, done, total: None,
+    label_free: bool = False,
 ) -> dict[str, Any]:
     """Do what the recipe says to `model`, in place, and write the artefact `out`; returns what result.json says.
 
-    The calibration split of the data decides, the split of `spec` reports; `frames` makes both smaller. Raises BadInput
+    The calibration split of the data decides, the split of `spec` reports; `frames` makes both smaller. With
+    `label_free`, errors are distances to what `model` says before anything is done to it. Raises BadInput
     for a recipe with a mistake or that does not fit the model, before anything is measured; for a model that was
     compressed before; and where `out` has something in it.
     """
@@ -91,23 +95,33 @@ def compress(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
     body = load_body().to(device)
-    test = held(open_data(spec, frames), f"{spec.name}:{spec.split}", tell)
-    decide = DataSpec(spec.name, "calib", spec.root)
+    box = model.model.family.box
+    test = held(open_data(spec, frames, box=box), f"{spec.name}:{spec.split}", tell)
+    decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
-    looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps)
-    calib = held(open_data(decide, frames), f"{decide.name}:{decide.split}", tell) if looking else None
+    recovers = any(isinstance(step, Recover) for step in recipe.steps)
+    own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
+    looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps) or (own and recovers)
+    calib = held(open_data(decide, frames, box=box), f"{decide.name}:{decide.split}", tell) if looking else None
+    if label_free:
+        for data in (test, calib) if calib else (test,):
+            data.samples = labelled(model.model, data, device)
     judge = JointJudge(model.model, calib.samples, body) if calib else None
     journal = journal_of(model, search.operator, body, calib) if search and calib else None
-    recovers = any(isinstance(step, Recover) for step in recipe.steps)
-    recovery = Recovery(model.model, body) if recovers else None
+    compared = calib or held(open_data(decide, frames or COMPARED, box=box), f"{decide.name}:{decide.split}", tell)
+    before = looked_at(model.model, test.samples, compared.samples)
+    taught = (decide, calib) if own and calib else ()
+    recovery = Recovery(model.model, body, *taught) if recovers else None
 
     plans, rows = worked_through(recipe, model.model, judge, journal, recovery, test, body, tell)
 
     source = provenance("compress", model, body, spec, test, device)
+    source["label_free"] = label_free
     source["calib"] = dataset(decide, calib) if calib else None
-    source["recover"] = dataset(DATA, recovery.crops.data) if recovery else None
+    source["recover"] = dataset(recovery.spec, recovery.crops.data) if recovery else None
     said = {"artefact": {"path": str(out)}, "recipe_id": recipe.id, "rows": rows, "provenance": source}
-    words = artefact.Words(recipe=text, card=card(recipe, rows, source), result=said)
+    html = page(before, model.model, test.samples, plans, recipe, text, said, body)
+    words = artefact.Words(recipe=text, card=card(recipe, rows, source), result=said, report=html)
     origin = artefact.Origin(base=base, seed=SEED, commit=commit(), versions=versions())
     made = artefact.save(out, model.model, plans, origin, words)
     if journal:
@@ -145,6 +159,8 @@ def refuse(recipe: Recipe, model: Resolved, spec: DataSpec) -> None:
         raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test or :val")
     for step in recipe.steps:
         step.check(model.model)
+        if spec.mask_source == "none" and isinstance(step, MergeTokens) and step.protect == "mask":
+            raise BadInput("merge_tokens protects the person and these pictures have no masks: name some with --masks")
 
 
 def held(data: Frames, name: str, tell: Tell) -> Held:
@@ -153,7 +169,7 @@ def held(data: Frames, name: str, tell: Tell) -> Held:
     for i in range(len(data)):
         samples.append(data[i])
         tell(f"drawing {name}", "", i + 1, len(data))
-    return Held(samples, data.fps, data.clip_names)
+    return Held(samples, data.fps, data.clip_names, getattr(data, "notes", {}))
 
 
 def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Held) -> Path:
@@ -231,7 +247,7 @@ def lost_person(model: HMRModel, crop: Tensor, mask: Tensor) -> Tensor | None:
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
     """The figures after a step; macs and tokens are per frame, as `fasthmr cost` has them."""
-    counted = cost(model, *frame(model, next(model.parameters()).device))
+    counted = frame_cost(model, next(model.parameters()).device)
     errors = evaluate.row(step, now.errors, data.clip_names, data.fps is not None)
     rise = evaluate.paired_rise(now.errors, original.errors, data.clip_names)["mpjpe_mm"] if plan else None
     person = now.person_merged
@@ -257,7 +273,8 @@ def steps_table(result: dict[str, Any]) -> Table:
     data, calib, made = source["data"], source["calib"], result["artefact"]
     decided = f"decided on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
     shown = Table(
-        title=f"{source['model']['name']} on {data['name']}:{data['split']}",
+        title=f"{source['model']['name']} on {data['name']}:{data['split']}"
+        + (", errors as distance to the original model" if source["label_free"] else ""),
         caption=f"{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap intervals over them; {decided}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
     )
@@ -305,6 +322,11 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
             *table,
             "",
             "Parameters and MACs (every product counted) are per frame; tokens are those after the last layer.",
+            *(
+                ["Errors are distances to the original model: no labels were looked at.", ""]
+                if source["label_free"]
+                else []
+            ),
             f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
             f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
             f"Decided on {decided}.{learnt} Commit {source['commit']}, seed {source['seed']}, {source['device']}.",

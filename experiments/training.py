@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.choices import one_of
 from hmr.data.cache import cached_frames
-from hmr.data.synthetic import Frames, Videos, open_world
+from hmr.data.synthetic import WORLDS, Frames, Videos, open_world
 from hmr.home import fasthmr_home
 from hmr.model import ARCHITECTURES
 from hmr.train import train
@@ -23,13 +23,13 @@ def train_hmr(
 ) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `start` is a file of weights to begin with; `frames` pictures at half resolution and an eighth as many, of other
+    `start` is a file of weights to begin with; `frames` pictures at half resolution and a quarter as many, of other
     people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
     unfinished run with the same beginning.
     """
     wanted = {
         "half_cache": open_world("synth", "train", frames, mocap=mocap, size=HALF),
-        "full_cache": open_world("synth", "train", max(1, frames // 8), seed=1, mocap=mocap, size=FULL),
+        "full_cache": open_world("synth", "train", max(1, frames // 4), seed=1, mocap=mocap, size=FULL),
         "half_val_cache": open_world("synth", "val", VALIDATION, size=HALF),
         "full_val_cache": open_world("synth", "val", VALIDATION, size=FULL),
     }
@@ -48,7 +48,8 @@ def train_hmr(
 
 
 def folder_of(data: Frames | Videos) -> Path:
-    """Where the drawn pictures of a data set belong; other motion, seed, number or size means another folder."""
-    motion = zlib.crc32(",".join(sorted(clip.name for clip in data.clips)).encode())
+    """Where the drawn pictures of a data set belong; another world, motion, seed or size is another."""
+    drawn = ",".join([repr(WORLDS[data.name]), *sorted(clip.name for clip in data.clips)])
     height, width = data.size
-    return fasthmr_home() / "frames" / f"{data.name}-{data.split}-{data.seed}-{len(data)}-{height}x{width}-{motion:08x}"
+    name = f"{data.name}-{data.split}-{data.seed}-{len(data)}-{height}x{width}-{zlib.crc32(drawn.encode()):08x}"
+    return fasthmr_home() / "frames" / name

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+
+from compress.errors import BadInput
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -14,3 +21,22 @@ def normalised(images: Tensor) -> Tensor:
     mean = torch.tensor(IMAGE_MEAN, device=images.device) * 255
     std = torch.tensor(IMAGE_STD, device=images.device) * 255
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The part of a picture (H, W, 3), or of a mask (H, W) in 0..255, that a network sees, as (height, width) `size`.
+
+    centre (x, y) and side are in pixels of the picture: a square of that side, of which the middle columns are left.
+    Black where the picture ends. Where it shrinks, pixels are averaged (4D-Humans blurs first, which is nearly the
+    same). Raises BadInput for a square without area or much larger than the picture.
+    """
+    height, width = size
+    if not 0 < side <= 16 * max(image.shape[:2]):
+        raise BadInput(f"a box of {side:g} pixels cannot be cut out of a {image.shape[1]} x {image.shape[0]} picture")
+    across = side * width / height
+    left, top = centre[0] - across / 2, centre[1] - side / 2
+    x, y = math.floor(left), math.floor(top)
+    whole = (x, y, math.ceil(left + across), math.ceil(top + side))
+    part = Image.fromarray(image).crop(whole)
+    inside = (left - x, top - y, left - x + across, top - y + side)
+    return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR, inside))

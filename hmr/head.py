@@ -11,10 +11,11 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from hmr.sizes import Sizes
 from hmr.vit import attention
 
 JOINTS = 24
-POSE, BETAS, CAMERA = JOINTS * 6, 10, 3
+BETAS, CAMERA = 10, 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class HMROutput:
     """What every HMR model returns; rotations are those of SMPL's joints, the root in camera axes (x right, y down)."""
 
     global_orient: Tensor  # (B, 1, 3, 3)
-    body_pose: Tensor  # (B, 23, 3, 3)
+    body_pose: Tensor  # (B, 23, 3, 3); of a hand (B, 15, 3, 3)
     betas: Tensor  # (B, 10)
     camera: Tensor  # (B, 3) weak perspective (s, tx, ty)
     features: Tensor  # (B, D) query token after its last layer, before the linear heads
@@ -144,46 +145,68 @@ class SMPLHead(nn.Module):
     """Image tokens (B, N, C), in any order and number -> HMROutput.
 
     With `token_dim` 1 the query starts from a zero; with 157 from the mean pose, betas and camera. Each of the
-    `iterations` adds its update to the estimate, which starts from the init buffers.
+    `iterations` adds its update to the estimate, which starts from the init buffers. Heads of other families override
+    what they do otherwise: the query, the update, or the way from 6D to rotations.
     """
 
+    joints = JOINTS
+    pose_buffer = "init_body_pose"
     init_body_pose: Tensor  # (1, 144)
     init_betas: Tensor  # (1, 10)
     init_cam: Tensor  # (1, 3)
 
-    def __init__(
-        self,
-        context_dim: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        dim_head: int,
-        mlp_dim: int,
-        token_dim: int = 1,
-        iterations: int = 1,
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.token_dim, self.iterations = token_dim, iterations
-        self.transformer = TransformerDecoder(token_dim, dim, context_dim, depth, heads, dim_head, mlp_dim)
-        self.decpose, self.decshape, self.deccam = (nn.Linear(dim, n) for n in (POSE, BETAS, CAMERA))
-        for linear in (self.decpose, self.decshape, self.deccam):
-            nn.init.xavier_uniform_(linear.weight, gain=0.01)  # start from the mean, as 4D-Humans
-            nn.init.zeros_(linear.bias)
-        self.register_buffer("init_body_pose", sixd_from_rotations(torch.eye(3)).repeat(JOINTS)[None])
+        self.token_dim, self.iterations = sizes.token_dim, sizes.iterations
+        self.transformer = TransformerDecoder(
+            sizes.token_dim,
+            sizes.head_dim,
+            sizes.dim,
+            sizes.head_depth,
+            sizes.head_heads,
+            sizes.head_dim_head,
+            sizes.head_mlp_dim,
+        )
+        self.decpose = self.pose_decoder(sizes)
+        self.decshape, self.deccam = (small(nn.Linear(sizes.head_dim, n)) for n in (BETAS, CAMERA))
+        self.register_buffer(self.pose_buffer, sixd_from_rotations(torch.eye(3)).repeat(self.joints)[None])
         self.register_buffer("init_betas", torch.zeros(1, BETAS))
         self.register_buffer("init_cam", torch.tensor([[0.9, 0.0, 0.0]]))  # a person who fills 90 % of the crop
 
-    def forward(self, tokens: Tensor) -> HMROutput:
-        mean = torch.cat((self.init_body_pose, self.init_betas, self.init_cam), 1)  # (1, 157)
+    def pose_decoder(self, sizes: Sizes) -> nn.Module:
+        """What reads the pose, or most of it, off the query token."""
+        return small(nn.Linear(sizes.head_dim, 6 * self.joints))
+
+    def query(self, estimate: Tensor, condition: Tensor | None) -> Tensor:
+        """What the query token is embedded from (B, token_dim)."""
+        return estimate.new_zeros(len(estimate), 1) if self.token_dim == 1 else estimate
+
+    def pose_update(self, features: Tensor) -> Tensor:
+        """Query token (B, D) -> what it adds to the pose (B, joints * 6)."""
+        return self.decpose(features)
+
+    def rotations(self, pose: Tensor) -> Tensor:
+        """pose (..., 6) -> rotations (..., 3, 3)."""
+        return rotations_from_6d(pose)
+
+    def forward(self, tokens: Tensor, condition: Tensor | None = None) -> HMROutput:
+        mean = torch.cat((self.get_buffer(self.pose_buffer), self.init_betas, self.init_cam), 1)  # (1, joints * 6 + 13)
         estimate = mean.expand(len(tokens), -1)
         for _ in range(self.iterations):
-            query = estimate.new_zeros(len(tokens), 1) if self.token_dim == 1 else estimate
+            query = self.query(estimate, condition)
             features = self.transformer(query[:, None].to(tokens.dtype), tokens)[:, 0]  # (B, D)
-            updates = [linear(features).float() for linear in (self.decpose, self.decshape, self.deccam)]
-            estimate = estimate + torch.cat(updates, 1)
-        pose, betas, camera = estimate.split((POSE, BETAS, CAMERA), 1)
-        rotations = rotations_from_6d(pose.unflatten(1, (JOINTS, 6)))
+            updates = (self.pose_update(features), self.decshape(features), self.deccam(features))
+            estimate = estimate + torch.cat([update.float() for update in updates], 1)
+        pose, betas, camera = estimate.split((6 * self.joints, BETAS, CAMERA), 1)
+        rotations = self.rotations(pose.unflatten(1, (self.joints, 6)))
         return HMROutput(rotations[:, :1], rotations[:, 1:], betas, camera, features)
+
+
+def small(linear: nn.Linear) -> nn.Linear:
+    """A linear layer that starts near zero, so that a new model starts at the mean, as 4D-Humans."""
+    nn.init.xavier_uniform_(linear.weight, gain=0.01)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

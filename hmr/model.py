@@ -1,39 +1,24 @@
-"""HMR models by name and size: `build("hmr2")` is HMR2.0 to the key, `build("reference")` its small sister."""
+"""HMR models by name and size: `build("hmr2")` is HMR2.0 to the key, `build("reference")` its small sister.
+
+What the families do differently stands in `hmr.architectures`.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
+from hmr.architectures import FAMILIES, Family
 from hmr.head import HMROutput, SMPLHead
+from hmr.sizes import Sizes
 from hmr.vit import GRID, PATCH, ViT
 
-__all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build"]
-
-
-class Sizes(BaseModel):
-    """All that decides the shapes of an HMR model's weights, and its drop path; the defaults are HMR2.0's."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    stem: Literal["patch", "conv"] = "patch"
-    dim: int = Field(1280, ge=8)
-    depth: int = Field(32, ge=0)
-    heads: int = Field(16, ge=1)
-    mlp_dim: int = Field(5120, ge=1)
-    drop_path: float = Field(0.55, ge=0, lt=1)
-    head_dim: int = Field(1024, ge=1)
-    head_depth: int = Field(6, ge=1)
-    head_heads: int = Field(8, ge=1)
-    head_dim_head: int = Field(64, ge=1)
-    head_mlp_dim: int = Field(1024, ge=1)
-    token_dim: Literal[1, 157] = 1
-    iterations: int = Field(1, ge=1)
+__all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build", "family_of"]
 
 
 _REFERENCE = {
@@ -41,7 +26,7 @@ _REFERENCE = {
     "dim": 192,
     "depth": 16,
     "heads": 3,
-    "mlp_dim": 768,
+    "mlp_dim": 384,  # twice the width, not four times: where hours are short, speed buys more than parameters
     "drop_path": 0.3,
     "head_dim": 192,
     "head_depth": 4,  # x 8 heads: 32 places to look at, and a person has 24 joints
@@ -49,8 +34,8 @@ _REFERENCE = {
     "head_dim_head": 16,
     "head_mlp_dim": 192,
 }
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "hmr2": {},
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # name -> where its sizes are not its family's
+    **{name: {} for name in FAMILIES},
     "reference": _REFERENCE,
     "reference-small": {**_REFERENCE, "depth": 8},
 }
@@ -63,6 +48,7 @@ class HMRModel(nn.Module):
     """
 
     head_needs: Literal["tokens", "grid"] = "tokens"
+    smpl_head: SMPLHead  # in the families that do not call it otherwise: see `head`
 
     def __init__(self, architecture: str, sizes: Sizes) -> None:
         super().__init__()
@@ -71,16 +57,19 @@ class HMRModel(nn.Module):
         self.schedule = Schedule()
         self.protect: float | None = None
         self.backbone = ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem)
-        self.smpl_head = SMPLHead(
-            sizes.dim,
-            sizes.head_dim,
-            sizes.head_depth,
-            sizes.head_heads,
-            sizes.head_dim_head,
-            sizes.head_mlp_dim,
-            sizes.token_dim,
-            sizes.iterations,
-        )
+        self.add_module(self.family.head_name, self.family.head(sizes))
+        for name, network in self.family.beside(sizes).items():
+            self.add_module(name, network)
+
+    @property
+    def family(self) -> Family:
+        """What its network does in its own way, and how its crops are cut."""
+        return family_of(self.architecture)
+
+    @property
+    def head(self) -> SMPLHead:
+        """The head, whatever its family calls it."""
+        return cast(SMPLHead, self.get_submodule(self.family.head_name))
 
     @property
     def stack(self) -> Stack:
@@ -91,9 +80,10 @@ class HMRModel(nn.Module):
         """crop (B, 3, 256, 192), ImageNet-normalised RGB -> HMROutput.
 
         mask (B, H, W): the person, bool or 0..1, at any resolution; only a model whose tokens were reduced by it looks
-        at it, and cannot do without: BadInput. Some families take a condition; this one needs none.
+        at it, and cannot do without: BadInput. condition: what the family needs beside the crop: for CameraHMR, which
+        raises BadInput without, `hmr.camera.bbox_info` (B, 3).
         """
-        return self.read(self.encode(crop, mask))
+        return self.read(self.encode(crop, mask), condition)
 
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The tokens that the head reads, knowing which patches each stands for; arguments as `forward`."""
@@ -103,9 +93,9 @@ class HMRModel(nn.Module):
                 raise BadInput(f"token schedule was made for a grid of {_by(self.grid)}, this crop gives {_by(grid)}")
         return encode(self.stack, crop, self.person(crop, mask), self.schedule)
 
-    def read(self, tokens: Tokens) -> HMROutput:
-        """What the head says of finished tokens."""
-        return self.smpl_head(tokens.x)
+    def read(self, tokens: Tokens, condition: Tensor | None = None) -> HMROutput:
+        """What the head says of finished tokens; condition as `forward`."""
+        return self.head(tokens.x, condition)
 
     def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
         """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where
@@ -120,21 +110,30 @@ class HMRModel(nn.Module):
 
 
 def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
-    """A model of the named architecture with random weights; `sizes` replaces fields of its `Sizes`.
+    """A model of the named architecture with random weights; `sizes` replaces fields of its family's `Sizes`.
 
     Raises BadInput for a name that is not in ARCHITECTURES and for sizes that make no model.
     """
     if architecture not in ARCHITECTURES:
         raise BadInput(f"no architecture is called {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
     try:
-        checked = Sizes(**{**ARCHITECTURES[architecture], **(sizes or {})})
+        checked = family_of(architecture).sizes(**{**ARCHITECTURES[architecture], **(sizes or {})})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"sizes of {architecture}: {where}: {first['msg']} (got {first['input']!r})") from error
     if checked.dim % checked.heads:
         raise BadInput(f"sizes of {architecture}: dim {checked.dim} does not divide into {checked.heads} heads")
+    allowed = family_of(architecture).token_dims
+    if checked.token_dim not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise BadInput(f"sizes of {architecture}: token_dim: {wanted} numbers make its query (got {checked.token_dim})")
     return HMRModel(architecture, checked)
+
+
+def family_of(architecture: str) -> Family:
+    """The family that an entry of ARCHITECTURES belongs to: the reference models are HMR2.0's sisters."""
+    return FAMILIES.get(architecture, FAMILIES["hmr2"])
 
 
 def _by(grid: tuple[int, int]) -> str:

@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
     full_val_cache: Path | None = None
     minutes: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
-    quarter_share: float = Field(0.35, ge=0, le=1)  # of the budget, on the half-resolution frames made half as large
+    quarter_share: float = Field(0.4, ge=0, le=1)  # of the budget, on the half-resolution frames made half as large
     full_share: float = Field(0.3, ge=0, le=1)
     quarter_batch: int = Field(32, ge=2)
     half_batch: int = Field(16, ge=2)

@@ -98,5 +98,5 @@ def test_token_policies_are_compared_at_equal_macs():
             model = build("reference").eval()
             row.steps[0].plan(model).shape(model)
             macs[row.name] = cost(model, *frame(model, next(model.parameters()).device)).macs.true
-    for keep, dropped in ((130, 135), (90, 98), (60, 72)):
+    for keep, dropped in ((130, 135), (90, 100), (60, 74)):
         assert macs[f"drop to {dropped}"] == pytest.approx(macs[f"Mask-ToMe {keep}"], rel=0.01)

@@ -189,7 +189,7 @@ def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
 def test_a_bug_is_exit_code_1_with_its_traceback():
     code = (
         "import sys, experiments.datasets as d; from experiments import cli\n"
-        "d.parse = lambda text: 1 / 0\n"
+        "d.parse = lambda *_: 1 / 0\n"
         "sys.argv = ['fasthmr', 'evaluate', 'reference', '--data', 'synth']; cli.main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,7 +13,7 @@ from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from experiments.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
 
-SHIPPED = ("eclm", "fasthmr-hmr2", "fasthmr-reference", "mask-tome", "quickstart")
+SHIPPED = ("eclm", "fasthmr-camerahmr", "fasthmr-hmr2", "fasthmr-reference", "mask-tome", "quickstart")
 HEAD = "schema_version: 1\nname: mine\nsteps:\n"
 TOKENS = HEAD + "  - policy: merge_tokens\n    keep: 90\n"
 

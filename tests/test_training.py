@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from experiments import training
@@ -19,11 +21,11 @@ def drawn(monkeypatch, tmp_path):
     return found
 
 
-def test_full_size_shows_an_eighth_as_many_of_other_people(drawn):
+def test_full_size_shows_a_quarter_as_many_of_other_people(drawn):
     config = drawn["config"]
     half, full = drawn[config.half_cache], drawn[config.full_cache]
     assert (len(half), half.size) == (80, (128, 96))
-    assert (len(full), full.size) == (10, (256, 192))
+    assert (len(full), full.size) == (20, (256, 192))
     assert (half[0].betas != full[0].betas).all()
 
 
@@ -34,7 +36,7 @@ def test_reports_are_on_frames_that_are_not_trained_on(drawn):
     assert len(drawn) == 1 + 4  # every data set has a folder of its own
 
 
-def test_whatever_changes_the_pictures_changes_their_folder():
+def test_whatever_changes_the_pictures_changes_their_folder(monkeypatch):
     worlds = [
         open_world("synth", "train", 8),
         open_world("synth", "train", 9),
@@ -44,4 +46,7 @@ def test_whatever_changes_the_pictures_changes_their_folder():
         open_world("synth-shift", "train", 8),
     ]
     assert len({training.folder_of(world) for world in worlds}) == len(worlds)
-    assert training.folder_of(open_world("synth", "train", 8)) == training.folder_of(worlds[0])
+    before = training.folder_of(worlds[0])
+    assert training.folder_of(open_world("synth", "train", 8)) == before
+    monkeypatch.setitem(training.WORLDS, "synth", replace(training.WORLDS["synth"], noise=1.0))
+    assert training.folder_of(worlds[0]) != before

@@ -7,7 +7,7 @@ from experiments.ablation import Row, Table
 from hmr.mask_errors import MASKS
 
 # tokens kept -> tokens that a block merges, and tokens to keep where the rest goes at the input for as many MACs
-SCHEDULES = {130: (31, 135), 90: (40, 98), 60: (44, 72)}
+SCHEDULES = {130: (31, 135), 90: (40, 100), 60: (44, 74)}
 
 
 def rows(keep: int, per_layer: int, dropped_to: int) -> list[Row]:

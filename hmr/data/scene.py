@@ -33,27 +33,30 @@ class World:
     """How hard the pictures are; probabilities and one-sigma or maximal sizes."""
 
     kit: float = 1.0  # share of subjects whose clothes tell parts and sides apart
-    hue_jitter: float = 0.02
-    facing: float = 35.0  # degrees between subject and camera, one sigma ...
-    any_side: float = 0.2  # ... but for this share, who are seen from any side
-    bystander: float = 0.2
+    hue_jitter: float = 0.01
+    facing: float = 20.0  # degrees between subject and camera, one sigma ...
+    any_side: float = 0.0  # ... but for this share, who are seen from any side
+    flash: bool = True  # lit from the camera: what is nearer is brighter, by the square of the distance
+    bystander: float = 0.1
     furniture: float = 0.3
-    occluder: float = 0.2
+    occluder: float = 0.1
     box_jitter: float = 0.03  # of the box, one sigma
     margin: tuple[float, float] = (1.05, 1.25)  # crop side / box side
     pitch: float = 5.0  # degrees, one sigma
     roll: float = 3.0
     ambient: tuple[float, float] = (0.45, 0.7)
-    exposure: float = 0.15
+    exposure: float = 0.1
     noise: float = 6.0  # grey levels
-    plain: float = 0.5  # share of plain walls
+    plain: float = 0.6  # share of plain walls
 
 
 SYNTH = World()
 SHIFT = World(
     kit=0.6,
     hue_jitter=0.06,
+    facing=35.0,
     any_side=0.6,
+    flash=False,
     bystander=0.4,
     furniture=0.5,
     occluder=0.5,
@@ -154,7 +157,7 @@ def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[fl
     away = rng.uniform(*distance)
     rotation, centre = place_camera(rng, world, away)
     angle = rng.uniform(-0.5, 0.5)
-    light = rng.normal(size=3) * (1, 0.4, 1) + (0, 0.8, 0.6)
+    light = centre / np.linalg.norm(centre) if world.flash else rng.normal(size=3) * (1, 0.4, 1) + (0, 0.8, 0.6)
     other = rng.random() < world.bystander
     side = np.array([rng.choice([-1, 1]) * rng.uniform(0.55, 1.1), 0, rng.uniform(-1.2, 0.3)], np.float32)
     return Scene(
@@ -200,7 +203,7 @@ def place_camera(rng: np.random.Generator, world: World, away: float) -> tuple[A
 def texture(rng: np.random.Generator, split: str, plain: float) -> NDArray[np.uint8]:
     """A wall or floor, (h,w,3) u8: a plain colour with faint grain, or a picture of the split."""
     if rng.random() < plain:
-        colour = rng.uniform(40, 230, 3) * 0.5 + rng.uniform(40, 230) * 0.5  # calm: never as saturated as a kit
+        colour = rng.uniform(40, 230, 3) * 0.3 + rng.uniform(40, 230) * 0.7  # calm: never as saturated as a kit
         grain = rng.normal(0, 5, (64, 64, 1))
         return np.clip(colour + grain, 0, 255).astype(np.uint8)
     names = BACKGROUNDS[split]

@@ -77,7 +77,7 @@ class Frames(Dataset[Sample]):
         rotations = clip.rotations[rng.integers(len(clip.rotations))]
         if self.split == "train":
             rotations = varied(rng, rotations, [self.some_pose(rng) for _ in LIMBS])
-        rotations = turned(rotations, -front(rotations[0]))
+        rotations = turned(rotations, best_seen(rotations[0]))
         room = scene(rng, WORLDS[self.name], self.split)
         return draw(rng, room, rotations, None, self.some_pose(rng), clip.name, self.size)
 
@@ -86,9 +86,16 @@ class Frames(Dataset[Sample]):
         return clip.rotations[rng.integers(len(clip.rotations))]
 
 
-def front(root: Array) -> float:
-    """Where a root rotation (3,3) makes the pelvis face: radians about y from +z."""
-    return float(np.arctan2(root[0, 2], root[2, 2]))
+def best_seen(root: Array) -> float:
+    """The turn (radians about y) after which someone of root rotation (3,3) is seen best by a camera on +z.
+
+    Who stands faces it; who lies (the trunk nearer to level than the way it faces) is seen from the side, the head on
+    the left of the picture, where a photographer would go.
+    """
+    up, ahead = root[:, 1], root[:, 2]
+    if np.hypot(up[0], up[2]) <= np.hypot(ahead[0], ahead[2]):
+        return float(-np.arctan2(ahead[0], ahead[2]))
+    return float(-np.pi / 2 - np.arctan2(up[0], up[2]))
 
 
 def turned(rotations: Array, angle: float) -> Array:
@@ -121,9 +128,9 @@ def varied(rng: np.random.Generator, rotations: Array, others: Sequence[Array]) 
             if rng.random() < 0.5:
                 out[list(limb)] = other[list(limb)]
     out = out @ rotation_vectors(rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.3]), (24, 3)))
-    if rng.random() < 0.25:
-        axis = rng.normal(size=3)
-        tip = axis / np.linalg.norm(axis) * rng.uniform(0, np.pi / 2)
+    if rng.random() < 0.3:  # few recordings show people lie down
+        axis = rng.normal(size=3) * (1, 0.3, 1)
+        tip = axis / np.linalg.norm(axis) * rng.uniform(0, 0.6 * np.pi)
         out[0] = rotation_vectors(tip[None])[0] @ out[0]
     return out.astype(np.float32)
 
@@ -192,7 +199,7 @@ def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
     while len(clip.rotations) < VIDEO_FRAMES:
         clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))]))
     start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
-    angle = -front(clip.rotations[start, 0])  # the first frame faces the camera, as a single frame does
+    angle = best_seen(clip.rotations[start, 0])  # the first frame is seen as a single frame is
     rotations = turned(clip.rotations[start : start + VIDEO_FRAMES], angle)
     travel = clip.translation[start : start + VIDEO_FRAMES] @ yaw(angle).T
     travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)

@@ -182,7 +182,13 @@ def layer(
     """A mesh in world axes as the camera of `rotation` (3,3) sees it; without normals (V,3) a smooth one."""
     seen = np.asarray((vertices - room.centre) @ rotation.T, np.float32)
     turned = render.vertex_normals(seen, faces) if normals is None else normals @ rotation.T
-    return Layer(seen, faces, turned, colours)
+    return Layer(seen, faces, turned, colours * falloff(room, seen) if room.world.flash else colours)
+
+
+def falloff(room: Scene, seen: Array) -> Array:
+    """How bright (V,1) a lamp at the camera makes points (V,3) in camera axes, 1 where the subject stands."""
+    away = np.linalg.norm(room.centre[[0, 2]] - room.subject.place[[0, 2]])
+    return np.clip((away / np.linalg.norm(seen, axis=1, keepdims=True)) ** 2, 0.3, 2).astype(np.float32)
 
 
 def contacts(joints: Array) -> Array:

@@ -88,7 +88,7 @@ def dress(rng: np.random.Generator, where: Regions, kit: bool, hue_jitter: float
     limbs = kit_colours(rng, hue_jitter) if kit else street_colours(rng)
     for name, colour in limbs.items():
         out[where.joint[name]] = colour
-    bare = skin if rng.random() < 0.25 else None  # short sleeves, shorts: the upper limb still tells the side
+    bare = skin if rng.random() < 0.25 and not kit else None  # short sleeves, shorts
     for name in ("left_elbow", "right_elbow") if rng.random() < 0.5 else ("left_knee", "right_knee"):
         if bare is not None:
             out[where.joint[name]] = bare
@@ -109,7 +109,9 @@ def dress(rng: np.random.Generator, where: Regions, kit: bool, hue_jitter: float
 
 
 def kit_colours(rng: np.random.Generator, jitter: float) -> dict[str, Colours]:
-    limbs = {n: hsv(h + rng.normal(0, jitter), rng.uniform(0.65, 1), rng.uniform(0.55, 1)) for n, h in KIT_HUE.items()}
+    # values leave room for a lamp near by, and spread little: brightness then tells how near a limb is
+    draw, spread = rng.uniform, rng.normal
+    limbs = {n: hsv(h + spread(0, jitter), draw(0.75, 1), draw(0.58, 0.66)) for n, h in KIT_HUE.items()}
     return limbs | {name: limbs[like] for name, like in LIMB.items()}
 
 
@@ -122,7 +124,7 @@ def street_colours(rng: np.random.Generator) -> dict[str, Colours]:
 def torso_colours(rng: np.random.Generator, kit: bool) -> tuple[Colours, Colours]:
     """Front and back of the shirt (3,): light and dark grey-ish in the kit, one colour otherwise."""
     if kit:
-        front = hsv(rng.random(), rng.uniform(0, 0.2), rng.uniform(0.8, 1))
+        front = hsv(rng.random(), rng.uniform(0, 0.2), rng.uniform(0.65, 0.75))
         return front, hsv(rng.random(), 0.3, rng.uniform(0.1, 0.3))
     colour = rng.uniform(20, 240, 3).astype(np.float32)
     return colour, colour * 0.9

@@ -1,0 +1,92 @@
+"""`fasthmr inspect` and `fasthmr convert`: what a stranger's checkpoint holds, and the same as a folder of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from safetensors.torch import save_file
+
+from compress.artefact import MANIFEST, canonical, refuse_taken
+from compress.atomic import atomic_folder
+from experiments.models import CONVERTED, digest
+from experiments.provenance import commit, versions
+from hmr import checkpoints
+
+LICENCE = "LICENCE.txt"
+TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md")  # as authors call theirs
+MAX_TEXT = 1 << 20  # bytes
+
+
+def inspection(path: Path, tokenizer: Path | None = None, cam_model: Path | None = None) -> dict[str, Any]:
+    """What `fasthmr inspect PATH --json` prints; raises BadInput for a file that cannot be read."""
+    found = checkpoints.inspect(path, tokenizer=tokenizer, cam_model=cam_model)
+    source = {
+        "schema": "fasthmr.inspect/1",
+        "commit": commit(),
+        "seed": None,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": None,
+        "versions": versions(),
+        "body": None,
+        "model": {"name": str(path), "architecture": found["architecture"], "sha256": digest(path)},
+        "data": None,
+    }
+    return {**found, "provenance": source}
+
+
+def convert(path: Path, out: Path, tokenizer: Path | None = None, cam_model: Path | None = None) -> dict[str, Any]:
+    """Write the model of a checkpoint to the folder `out`: safetensors, manifest.json and licence; what was written.
+
+    Whole or not at all. Raises BadInput as `hmr.checkpoints.load`, and where `out` has something in it.
+    """
+    refuse_taken(out)
+    found = checkpoints.inspect(path, tokenizer=tokenizer, cam_model=cam_model)
+    model = checkpoints.load(path, tokenizer=tokenizer, cam_model=cam_model)
+    state = model.state_dict()
+    given = {"tokenizer": tokenizer, "cam_model": cam_model}
+    with atomic_folder(out) as folder:
+        save_file(state, folder / checkpoints.WEIGHTS, checkpoints.header(model))
+        manifest = {
+            "schema": CONVERTED,
+            "architecture": model.architecture,
+            "sizes": model.sizes.model_dump(mode="json"),
+            "source": {"name": path.name, "sha256": digest(path)},
+            "parts": {name: {"name": file.name, "sha256": digest(file)} for name, file in given.items() if file},
+            "files": {checkpoints.WEIGHTS: digest(folder / checkpoints.WEIGHTS)},
+            "keys": {key: list(value.shape) for key, value in state.items()},
+            "licence": model.family.licence,
+            "ignored_keys": found["ignored_keys"],
+            "unknown_globals": found["unknown_globals"],
+        }
+        (folder / MANIFEST).write_bytes(canonical(manifest))
+        (folder / LICENCE).write_text(licence(path, model.family.licence))
+    return {**manifest, "path": str(out)}
+
+
+def licence(path: Path, known: str) -> str:
+    """What we know of the licence of a checkpoint's code, then the texts that lie beside the checkpoint."""
+    lines = [f"Converted from {path.name}.", f"Licence of the code that the weights were made with: {known}.",
+             "The weights, and the data they were trained on, may come with terms of their own."]  # fmt: skip
+    for name in TEXTS:
+        text = (path if path.is_dir() else path.parent) / name
+        if text.is_file() and not text.is_symlink() and text.stat().st_size <= MAX_TEXT:
+            lines.append(f"\n{name}, found beside it:\n\n{text.read_text(errors='replace')}")
+    return "\n".join(lines) + "\n"
+
+
+def inspection_table(result: dict[str, Any]) -> Table:
+    """An inspection as people read it."""
+    table = Table(show_header=False, title=result["architecture"] or "no model that we know")
+    for name in ("family", "licence", "tokens", "head_needs"):
+        table.add_row(name, str(result[name] if result[name] is not None else "-"))
+    table.add_row("sizes", ", ".join(f"{name} {value}" for name, value in result["sizes"].items()) or "-")
+    table.add_row("prefixes", ", ".join(result["prefixes"]))
+    for name in ("missing", "unexpected", "ignored_keys", "unknown_globals"):
+        keys = result[name]
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        table.add_row(name.replace("_", " "), f"{len(keys)}: {', '.join(keys[:5])}{more}" if keys else "none")
+    return table

@@ -1,0 +1,27 @@
+"""Pictures without labels: what the original model says of them takes the labels' place.
+
+An error is then the distance in mm between the joints of a compressed model and those of the original, on pictures that
+the user has. It says what compression changes; how wrong the original is, it cannot say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from experiments import evaluate
+from experiments.datasets import Frames
+from hmr.data.view import Sample
+
+
+def labelled(model: Any, data: Frames, device: torch.device) -> list[Sample]:
+    """Every frame of `data` with the rotations and betas that `model` says, whatever labels it has."""
+    found: list[Sample] = []
+    with torch.inference_mode():
+        for start, crop, mask, _ in evaluate.batches(data, device):
+            said, _ = evaluate.timed(model, crop, mask)
+            for i, (rotations, betas) in enumerate(zip(said.rotations.cpu(), said.betas.cpu(), strict=True)):
+                found.append(replace(data[start + i], rotations=rotations.numpy(), betas=betas.numpy()))
+    return found

@@ -1,0 +1,103 @@
+"""Compression judged without labels: errors against distances computed by hand from two models' outputs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments.models import resolve_model
+from hmr.architectures import FAMILIES
+from hmr.artefact import load
+from hmr.body import load_body
+from hmr.crop import normalised
+from hmr.masks import MaskFiles
+from hmr.media import open_pictures
+
+RECIPE = """schema_version: 1
+name: own
+steps:
+  - {policy: merge_layers, strategy: greedy, layers: 7}
+  - {policy: merge_tokens, keep: 120, per_layer: 40, protect: PROTECT}
+  - {policy: recover, steps: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight pictures of noise, and masks of a person in the middle of each."""
+    rng = np.random.default_rng(0)
+    for name in ("pictures", "masks"):
+        (tmp_path / name).mkdir()
+    person = np.zeros((64, 48), np.uint8)
+    person[8:56, 16:32] = 255
+    for i in range(8):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 6, 3), dtype=np.uint8))
+        coarse.resize((48, 64)).save(tmp_path / "pictures" / f"{i}.png")
+        Image.fromarray(person).save(tmp_path / "masks" / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def recipe(tmp_path, protect: str):
+    file = tmp_path / "own.yaml"
+    file.write_text(RECIPE.replace("PROTECT", protect))
+    return file
+
+
+def asked(folder, tmp_path, protect: str, *more) -> list:
+    data = f"frames@{folder}"
+    words = ["compress", recipe(tmp_path, protect), "--model", "reference-small", "--data", data, "--label-free"]
+    return [*words, "--out", tmp_path / "out", "--json", *more]
+
+
+def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, folder, tmp_path):
+    masks = tmp_path / "masks"
+    code, out, err = fasthmr(*asked(folder, tmp_path, "mask", "--masks", masks))
+    assert code == 0, err
+    result = json.loads(out)
+    first, layers, tokens, recovered = result["rows"]
+    assert first["mpjpe_mm"]["mean"] == pytest.approx(0, abs=0.01)
+    assert (layers["layers"], tokens["tokens"][-1]) == (7, 120)
+    source = result["provenance"]
+    assert (source["recover"]["name"], source["recover"]["split"]) == ("frames", "calib")
+    assert source["label_free"] and source["data"]["frames"] == 2 and source["calib"]["frames"] == 4
+    assert source["data"]["mask_source"] == "files in masks" and source["data"]["boxes"] == "mask"
+    assert "Errors are distances to the original model" in (tmp_path / "out" / "card.md").read_text()
+
+    pictures = open_pictures(folder, "test", None, FAMILIES["hmr2"].box.side, MaskFiles(masks)).pictures
+    crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
+    shown, body = torch.from_numpy(np.stack([p.mask for p in pictures])), load_body()
+    joints = []
+    with torch.no_grad():
+        for model in (resolve_model("reference-small").model, load(tmp_path / "out")):
+            said = model(crops, shown)
+            posed = body(said.rotations, said.betas).joints
+            joints.append(posed - posed[:, :1])
+    by_hand = 1000 * (joints[0] - joints[1]).norm(dim=-1).mean().item()
+    assert by_hand > 0.01
+    assert recovered["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
+
+    words = ["evaluate", tmp_path / "out", "--data", f"frames@{folder}", "--masks", masks, "--label-free", "--json"]
+    code, out, err = fasthmr(*words, "--against", "reference-small")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["rows"][0]["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
+    assert found["provenance"]["label_free"] == "reference-small" and "paired" not in found
+
+
+def test_what_needs_a_mask_or_a_label_says_so(fasthmr, folder, tmp_path):
+    data = f"frames@{folder}"
+    for words, told in (
+        (asked(folder, tmp_path, "mask"), "no masks: name some with --masks"),
+        (["evaluate", "reference-small", "--data", data], "--label-free"),
+        (["evaluate", "reference-small", "--data", data, "--label-free"], "--against"),
+        (["evaluate", "reference-small", "--data", "synth", "--masks", "blazepose"], "exact masks of its own"),
+        (["evaluate", "reference-small", "--data", "frames", "--label-free", "--against", "reference"], "frames@PATH"),
+        (["data", "preview", "--data", data, "--out", tmp_path / "sheet.png"], "no labels"),
+    ):
+        code, out, err = fasthmr(*words)
+        assert (code, out) == (2, "") and told in err
+    assert not (tmp_path / "out").exists()

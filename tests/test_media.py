@@ -1,0 +1,271 @@
+"""A user's pictures: crops against coordinates drawn into the picture, splits, boxes, videos, masks."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from types import ModuleType, SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.errors import BadInput
+from hmr.architectures import FAMILIES
+from hmr.crop import cut
+from hmr.masks import BLAZEPOSE, INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
+from hmr.media import Photo, clip_of, listed, open_pictures, part_of, read, spread
+
+SIDE = FAMILIES["hmr2"].box.side
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """Red says the column, green the row: both under 256."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight pictures of 60 x 80 pixels, of growing brightness."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((60, 80, 3), 20 * i + 20, np.uint8)).save(path / f"{i}.png")
+    return path
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twelve grey frames of growing brightness at 25 frames/s."""
+    path = tmp_path / "walk.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i + 10, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def test_a_crop_shows_the_pixels_that_its_box_says():
+    """Of a ramp: the value at a pixel's middle is its own place in the picture."""
+    seen = cut(ramp(200, 250), (120.0, 90.0), 128.0, (256, 192)).astype(float)
+    columns = 120 - 48 + (np.arange(192) + 0.5) / 2 - 0.5
+    rows = 90 - 64 + (np.arange(256) + 0.5) / 2 - 0.5
+    assert np.abs(seen[..., 0] - columns).max() < 1 and np.abs(seen[..., 1] - rows[:, None]).max() < 1
+
+
+def test_outside_of_the_picture_is_black_and_absurd_boxes_are_refused():
+    seen = cut(np.full((40, 40, 3), 200, np.uint8), (0, 20), 40, (256, 192))
+    assert (seen[:, :90] == 0).all() and (seen[5:-5, 105:] == 200).all()
+    for side in (0, -1, float("nan"), 1e9):
+        with pytest.raises(BadInput, match="cannot be cut"):
+            cut(seen, (0, 0), side, (256, 192))
+
+
+@pytest.mark.parametrize(
+    "name, wide, tall",
+    [("hmr2", 4 / 3 * 100, 100), ("tokenhmr", 4 / 3 * 100, 100), ("camerahmr", 100, 100), ("hamer", 8 / 3 * 100, 200)],
+)
+def test_each_family_has_its_box_rule(name, wide, tall):
+    """checkpoints.md: expanded to 192:256 and the longer side, CameraHMR without expansion, HaMeR twice the box."""
+    side = FAMILIES[name].box.side
+    assert (side(100, 50), side(40, 100)) == (pytest.approx(wide), pytest.approx(tall))
+
+
+def test_splits_are_parts_of_each_recording_that_share_nothing():
+    names = [f"a/{i:02d}" for i in range(16)] + [f"b/{i}" for i in range(8)]
+    parts = [part_of(names, split) for split in ("calib", "val", "test")]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert parts[0] == names[:8] + names[16:20] and parts[2] == names[12:16] + names[22:]
+    assert spread(names, 3) == [names[0], names[8], names[16]] and spread(names, 99) == names
+
+
+def test_a_folder_without_masks_says_so(folder):
+    found = open_pictures(folder, "calib", None, SIDE)
+    assert len(found) == 4 and found.clip_names == ["pictures"] * 4 and found.fps is None
+    assert found.mask_source == "none"
+    assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0}
+    assert [p.image[128, 96, 0] for p in found.pictures] == [20, 40, 60, 80]
+    assert found[0].image.shape == (256, 192, 3) and not found[0].mask.any() and np.isnan(found[0].rotations).all()
+    assert clip_of(folder, "day/one.png") == "pictures/day"
+
+
+def test_video_frames_come_in_order_with_their_rate(video):
+    names, fps = listed(video)
+    assert (len(names), fps) == (12, 25.0)
+    photos = list(read(video, ["3", "7"]))
+    assert [p.name for p in photos] == ["3", "7"]
+    assert [int(p.image.mean()) for p in photos] == pytest.approx([70, 150], abs=4)
+    assert open_pictures(video, "test", None, SIDE).fps == 25.0
+    assert open_pictures(video, "test", 2, SIDE).fps is None  # frames no longer follow each other
+
+
+def test_boxes_name_people(folder):
+    (folder / "boxes.csv").write_text("name,left,top,right,bottom\n0.png,0,0,30,40\n0.png,40,0,80,40\n2.png,0,0,9,12\n")
+    found = open_pictures(folder, "calib", None, SIDE)
+    assert len(found) == 3 and found.box_source == "boxes.csv"
+    for bad in ("0.png,5,0,5,9", "0.png,1,2,3", "0.png,a,b,c,d", "0.png,0,0,inf,3"):
+        (folder / "boxes.csv").write_text(f"name,left,top,right,bottom\n{bad}\n")
+        with pytest.raises(BadInput, match=r"boxes\.csv, line 2"):
+            open_pictures(folder, "calib", None, SIDE)
+
+
+def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    person = np.zeros((60, 80), np.uint8)
+    person[10:50, 30:50] = 255
+    for i in (0, 2):
+        Image.fromarray(person).save(masks / f"{i}.png")
+    found = open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+    assert (len(found), found.left_out, found.box_source, found.fps) == (2, 2, "mask", None)
+    # a box of 20 x 40 pixels becomes 30 x 40: the person is the middle two thirds of the crop
+    assert found[0].mask[:, 34:158].all() and not found[0].mask[:, :30].any() and not found[0].mask[:, 162:].any()
+    Image.fromarray(person[:, :40]).save(masks / "2.png")
+    with pytest.raises(BadInput, match="40 x 60 pixels, its picture has 80 x 60"):
+        open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
+def test_broken_pictures_and_videos_are_named(folder, tmp_path, content):
+    (folder / "0.png").write_bytes(content)
+    with pytest.raises(BadInput, match=r"0\.png: not a picture"):
+        open_pictures(folder, "calib", None, SIDE)
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.mp4: (not a video|the video breaks off)"):
+        open_pictures(clip, "calib", None, SIDE)
+
+
+def test_what_is_not_there_is_said(tmp_path, folder):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path, words in ((empty, "no pictures"), (tmp_path / "x", "no such folder"), (folder / "boxes.txt", "such")):
+        with pytest.raises(BadInput, match=words):
+            open_pictures(path, "calib", None, SIDE)
+    with pytest.raises(BadInput, match="no split 'train'"):
+        open_pictures(folder, "train", None, SIDE)
+    with pytest.raises(BadInput, match="none of blazepose, rfdetr, ultralytics"):
+        segmenter("nothing")
+
+
+def test_a_mask_goes_back_where_it_was_cut_out():
+    person = np.zeros((120, 160), np.uint8)
+    person[30:90, 60:80] = 255
+    share = cut(person, (75.5, 60.2), 97.0, (256, 256)) / np.float32(255)
+    back = pasted(share, (75.5, 60.2), 97.0, person.shape)
+    assert (back != (person > 0)).mean() < 0.005
+
+
+def test_the_person_of_a_box_is_chosen_by_overlap():
+    small, large = np.zeros((10, 10), bool), np.ones((10, 10), bool)
+    people = [((0.0, 0.0, 4.0, 4.0), small), ((0.0, 0.0, 10.0, 10.0), large)]
+    assert chosen(people, None) is large
+    assert chosen(people, (0, 0, 5, 4)) is small
+    assert chosen(people, (9, 9, 10, 10)) is None and chosen([], None) is None
+
+
+@pytest.fixture
+def litert(monkeypatch):
+    """An interpreter whose person is the left half of its square, and whose score is in `said`."""
+    said = {"score": 0.9}
+
+    class Interpreter:
+        def __init__(self, model_path: str) -> None:
+            self.input = None
+
+        def allocate_tensors(self) -> None:
+            pass
+
+        def get_input_details(self):
+            return [{"index": 0}]
+
+        def set_tensor(self, index, value) -> None:
+            assert value.shape == (1, 256, 256, 3) and value.dtype == np.float32 and value.max() <= 1
+
+        def invoke(self) -> None:
+            pass
+
+        def get_output_details(self):
+            return [{"index": i} for i in range(3)]
+
+        def get_tensor(self, index):
+            logits = np.full((1, 256, 256, 1), -9.0, np.float32)
+            logits[:, :, :128] = 9
+            return [np.zeros((1, 195), np.float32), np.full((1, 1), said["score"], np.float32), logits][index]
+
+    package, module = ModuleType("ai_edge_litert"), ModuleType("ai_edge_litert.interpreter")
+    module.Interpreter = Interpreter
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", package)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", module)
+    return said
+
+
+def test_blazepose_has_no_mask_below_its_score(litert, tmp_path):
+    file = tmp_path / "net.tflite"
+    file.write_bytes(b"....TFL3")
+    photo = Photo("a", ramp(100, 100))
+    found = BlazePose(file).mask(photo, (40, 20, 80, 80))  # a square of 75 pixels about (60, 50)
+    assert found is not None and found[14:86, 24:59].all() and not found[:, 62:].any() and not found[:, :22].any()
+    litert["score"] = 0.03
+    assert BlazePose(file).mask(photo, (40, 20, 80, 80)) is None
+    litert["score"] = float("nan")
+    assert BlazePose(file).mask(photo, None) is None
+    with pytest.raises(BadInput, match=r"mediapipe 0\.10\.21"):
+        BlazePose(tmp_path / "missing.tflite")
+
+
+def test_blazepose_comes_out_of_the_wheel(fasthmr, tmp_path):
+    wheel = tmp_path / "mediapipe.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(INSIDE, b"....TFL3 the network")
+        file.writestr("mediapipe/__init__.py", "raise SystemExit('run')")
+    code, out, _ = fasthmr("masks", "import", wheel)
+    assert code == 0
+    target = tmp_path / "home" / "masks" / BLAZEPOSE
+    assert out.split() == [str(target)] and target.read_bytes() == b"....TFL3 the network"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("mediapipe/__init__.py", "")
+    other = tmp_path / "other.tflite"
+    other.write_bytes(b"nothing of the kind")
+    for path, words in ((wheel, "later ones lack it"), (other, "TFL3"), (tmp_path / "none", "cannot be read")):
+        with pytest.raises(BadInput, match=words):
+            import_masks(path)
+    assert target.read_bytes() == b"....TFL3 the network"
+
+
+def test_detectors_that_are_not_installed_say_their_licence(monkeypatch):
+    for name, words in (("ultralytics", "AGPL"), ("rfdetr", "rfdetr")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(BadInput, match=words):
+            segmenter(name)
+
+
+def test_detectors_find_people_among_what_they_find(monkeypatch):
+    """RF-DETR calls a person 1, YOLO is asked for class 0 alone, in BGR."""
+    mask = np.zeros((2, 20, 20), bool)
+    mask[0, :5], mask[1, 10:] = True, True
+    boxes = np.array([[0, 0, 20, 5], [0, 10, 20, 20]], np.float32)
+    seen = SimpleNamespace(xyxy=boxes, mask=mask, class_id=np.array([1, 3]))
+    rfdetr = SimpleNamespace(RFDETRSegMedium=lambda: SimpleNamespace(predict=lambda image, threshold: seen))
+    monkeypatch.setitem(sys.modules, "rfdetr", rfdetr)
+    assert (segmenter("rfdetr").mask(Photo("a", ramp(20, 20)), None) == mask[0]).all()
+
+    class OnCPU(np.ndarray):
+        def cpu(self):
+            return self
+
+        def numpy(self):
+            return np.asarray(self)
+
+    def yolo(image, classes, retina_masks, verbose):
+        assert classes == [0] and (image[..., 2] == ramp(20, 20)[..., 0]).all()
+        result = SimpleNamespace(xyxy=boxes.view(OnCPU)), SimpleNamespace(data=mask.astype(np.float32).view(OnCPU))
+        return [SimpleNamespace(boxes=result[0], masks=result[1])]
+
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=lambda weights: yolo))
+    assert (segmenter("ultralytics").mask(Photo("a", ramp(20, 20)), None) == mask[1]).all()

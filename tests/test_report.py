@@ -1,0 +1,140 @@
+"""report.html: self-contained, true to the result, and its drawings checked pixel by pixel."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from compress.tokens import DROPPED, Tokens
+from experiments import pictures, plots
+from experiments.datasets import parse
+from experiments.models import Resolved
+from experiments.run import compress
+from hmr.body import load_body
+from hmr.data.synthetic import open_world
+from hmr.head import HMROutput
+from hmr.model import build
+
+SIZES = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
+RECIPE = """\
+schema_version: 1
+name: "a<b> & c"
+steps:
+  - policy: merge_layers
+    strategy: explicit
+    windows: [[1, 2]]
+  - policy: merge_tokens
+    keep: 120
+    per_layer: 40
+"""
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return open_world("synth", "val", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    recipe = folder / "mine.yaml"
+    recipe.write_text(RECIPE.replace('"a<b> & c"', "mine"))
+    model = Resolved(name="<i>small</i>", model=build("reference", SIZES).eval(), sha256="0" * 64)
+    out = folder / "out"
+    result = compress(str(recipe), model, parse("synth:val"), out, 4)
+    return out, result, (out / "report.html").read_text("utf-8")
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
+
+
+def test_a_page_asks_for_nothing_from_anywhere(made):
+    page = Links()
+    page.feed(made[2])
+    assert page.found and all(link.startswith(("data:image/png;base64,", "#")) for link in page.found)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(http" not in made[2] and "@import" not in made[2]
+
+
+def test_a_name_with_markup_is_text(made):
+    assert "&lt;i&gt;small&lt;/i&gt;" in made[2] and "<i>small" not in made[2]
+
+
+def test_the_page_says_what_the_result_says(made):
+    _, result, html = made
+    for row in result["rows"]:
+        error = row["mpjpe_mm"]
+        assert f"{error['mean']:.1f} [{error['lo']:.1f}, {error['hi']:.1f}]" in html
+    assert "Blocks 1 to 2 became one block each" in html
+    assert json.dumps(result["rows"][-1]["tokens"][-1]) in html
+
+
+def test_the_page_is_hashed_with_the_artefact(made):
+    assert "report.html" in json.loads((made[0] / "manifest.json").read_text())["files"]
+
+
+def test_figures_are_well_formed_and_repeat():
+    points = [plots.Point("a", 2.0, 100.0, 95.0, 106.0), plots.Point("b", 1.0, 101.0, 99.0, 103.0)]
+    for draw in (
+        lambda: plots.error_against_macs(points),
+        lambda: plots.layer_map(8, [(2, 4)]),
+        lambda: plots.similarity_map(torch.eye(4)),
+    ):
+        figure = draw()
+        assert ElementTree.fromstring(figure).tag.endswith("svg")
+        assert figure == draw()
+
+
+def test_the_layer_map_has_a_box_for_each_block_above_and_below():
+    plain, merged = (len(re.findall(r'<g id="patch_', plots.layer_map(8, windows))) for windows in ([], [(2, 4)]))
+    boxes = 8 + 8
+    assert plain - boxes == merged - (boxes - 2) - 1  # the label of the merged run has a box of its own
+
+
+def test_a_patch_with_a_token_of_its_own_keeps_its_pixels(sample):
+    tokens = Tokens.of(torch.zeros(1, 192, 4), (16, 12))
+    assert (pictures.tokens_drawn(sample, tokens, 0) == sample.image.repeat(2, 0).repeat(2, 1)).all()
+
+
+def test_merged_patches_share_their_mean_and_dropped_ones_are_grey(sample):
+    source = torch.arange(192)
+    source[1], source[12], source[191] = 0, 0, DROPPED
+    tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
+    drawn = pictures.tokens_drawn(sample, tokens, 0)
+    patches = sample.image.reshape(16, 16, 12, 16, 3).transpose(0, 2, 1, 3, 4)  # (rows, columns, 16, 16, 3)
+    mean = np.concatenate([patches[0, 0], patches[0, 1], patches[1, 0]]).reshape(-1, 3).mean(0)
+    for y, x in ((16, 16), (16, 48), (48, 16)):  # the middles of the three patches, drawn twice as large
+        assert np.abs(drawn[y, x] - mean).max() <= 1
+    assert (drawn[10, 31] != 255).any() and (drawn[10, 63] == 255).all()  # a border around the group, none inside it
+    assert set(np.unique(drawn[-32:, -32:])) == {140, 205}
+
+
+def test_the_true_body_covers_the_subject(sample):
+    """Drawn from the true pose and camera, the mesh lies where the renderer put it."""
+    rotations = torch.from_numpy(sample.rotations)[None]
+    camera = torch.from_numpy(sample.camera)[None]
+    output = HMROutput(rotations[:, :1], rotations[:, 1:], torch.from_numpy(sample.betas)[None], camera, camera)
+    drawn = pictures.body_drawn(sample, load_body(), output, 0, "original")
+    changed = (drawn != sample.image).any(2)
+    union = (changed | sample.mask).sum()
+    assert (changed & sample.mask).sum() / union > 0.9
+
+
+def test_frames_are_spread_from_the_first_to_the_last():
+    assert list(pictures.spread(101, 3)) == [0, 50, 100]
+    assert list(pictures.spread(2, 6)) == [0, 1]
