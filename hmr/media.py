@@ -118,8 +118,9 @@ def open_pictures(
             lost += seen is None
             found += [] if seen is None else [seen]
     if not found:
-        nobody = segmenter and lost
-        why = f"{segmenter.name} found nobody in {lost}" if nobody else "there are none, or no box names one,"
+        why = "there are none, or no box names one,"
+        if segmenter and lost:
+            why = f"{segmenter.name} found nobody in {lost}"
         raise BadInput(f"{path}: no picture of split {split} is left: {why} of {len(chosen)}")
     steady = len(chosen) == len(mine) and boxes is None and not lost
     whole = segmenter is None or segmenter.needs_box

@@ -152,7 +152,7 @@ def test_a_block_that_does_nothing_is_worth_nothing():
         for last in (idle.attn.proj, idle.mlp.fc2):
             last.weight.zero_()
             last.bias.zero_()
-        model.smpl_head.decpose.weight.mul_(100)  # a fresh head hardly listens to its tokens
+        model.smpl_head.decpose.get_parameter("weight").mul_(100)  # a fresh head hardly listens to its tokens
     seen: list[int] = []
     blocks = model.backbone.blocks
     result = depth(model, data, body, CPU, seen.append)

@@ -34,7 +34,7 @@ def model():
     torch.manual_seed(0)
     model = build("reference-small", SIZES)
     for linear in (model.smpl_head.decpose, model.smpl_head.decshape):
-        torch.nn.init.normal_(linear.weight, std=0.3)  # so that frames differ
+        torch.nn.init.normal_(linear.get_parameter("weight"), std=0.3)  # so that frames differ
     return model
 
 

@@ -156,8 +156,8 @@ def test_what_is_not_there_is_said(tmp_path, folder):
 def test_a_mask_goes_back_where_it_was_cut_out():
     person = np.zeros((120, 160), np.uint8)
     person[30:90, 60:80] = 255
-    share = cut(person, (75.5, 60.2), 97.0, (256, 256)) / np.float32(255)
-    back = pasted(share, (75.5, 60.2), 97.0, person.shape)
+    share = cut(person, (75.5, 60.2), 97.0, (256, 256)).astype(np.float32) / 255
+    back = pasted(np.asarray(share, np.float32), (75.5, 60.2), 97.0, person.shape)
     assert (back != (person > 0)).mean() < 0.005
 
 
@@ -199,7 +199,7 @@ def litert(monkeypatch):
             return [np.zeros((1, 195), np.float32), np.full((1, 1), said["score"], np.float32), logits][index]
 
     package, module = ModuleType("ai_edge_litert"), ModuleType("ai_edge_litert.interpreter")
-    module.Interpreter = Interpreter
+    module.__dict__["Interpreter"] = Interpreter
     monkeypatch.setitem(sys.modules, "ai_edge_litert", package)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", module)
     return said
