@@ -93,8 +93,10 @@ def test_camera_of_the_whole_image_and_its_field_of_view():
     center, side, size = (torch.from_numpy(stored[key]) for key in ("center", "side", "size"))
     fov = model.fov_net(pictures(stored["pictures"]))
     assert_near(fov, stored["fov"])
-    focal = focal_length(fov[:, 1], size[:, 0])
-    torch.testing.assert_close(focal, torch.from_numpy(stored["focal"]), atol=0, rtol=1e-4)
+    # from the stored angle: the tangent of a random one is so steep that the last bits of `fov`, which differ between
+    # processors, moved the focal length by 3e-4
+    focal = focal_length(torch.from_numpy(stored["fov"])[:, 1], size[:, 0])
+    torch.testing.assert_close(focal, torch.from_numpy(stored["focal"]), atol=0, rtol=1e-5)
     output = model(pictures(stored["pictures"])[:, :, :, 32:-32], None, condition_of("camerahmr", stored))
     assert_near(model.head.keypoints(output.features), stored["keypoints"])
     where = full_translation(output.camera, center, side, size.flip(1), torch.from_numpy(stored["focal"]))
