@@ -23,13 +23,13 @@ def train_hmr(
 ) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `start` is a file of weights to begin with; `frames` pictures at half resolution and a quarter as many, of other
-    people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
-    unfinished run with the same beginning.
+    `start` is a file of weights to begin with, of the same model or of one with a fraction of its blocks (`hmr.grow`);
+    `frames` pictures at half resolution and half as many, of other people, at full. Raises BadInput where there is
+    no such architecture, and where `out` holds something else than an unfinished run with the same beginning.
     """
     wanted = {
         "half_cache": open_world("synth", "train", frames, mocap=mocap, size=HALF),
-        "full_cache": open_world("synth", "train", max(1, frames // 4), seed=1, mocap=mocap, size=FULL),
+        "full_cache": open_world("synth", "train", max(1, frames // 2), seed=1, mocap=mocap, size=FULL),
         "half_val_cache": open_world("synth", "val", VALIDATION, size=HALF),
         "full_val_cache": open_world("synth", "val", VALIDATION, size=FULL),
     }

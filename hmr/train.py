@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from compress.errors import BadInput
 from hmr.augment import augmented
 from hmr.body import BodyModel, load_body
 from hmr.checkpoints import load, save
 from hmr.crop import normalised
 from hmr.data.cache import CachedFrames, order
+from hmr.grow import grown
 from hmr.head import JOINTS, HMROutput, sixd_from_rotations
 from hmr.metrics import mpjpe, pa_mpjpe
 from hmr.model import HMRModel, build
@@ -129,7 +131,7 @@ class Run:
         if config.start is None:
             start_from_mean(model, self.stages[0].frames)
         else:
-            model.load_state_dict(load(config.start, config.architecture, **config.sizes).state_dict())
+            start_from(model, config.start)
         self.average = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
         self.body: BodyModel = load_body("open").to(self.device)
         trainee = Trainee(model).train()
@@ -333,6 +335,17 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     matrices = [p for name, p in named if p.ndim > 1 and "pos_embed" not in name]
     others = [p for name, p in named if p.ndim <= 1 or "pos_embed" in name]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def start_from(model: HMRModel, path: Path) -> None:
+    """Take over the weights of a file: of the same sizes, or of a fraction of the blocks, which are then `grown`."""
+    theirs = load(path)
+    weights = grown(theirs.state_dict(), len(theirs.stack.blocks), len(model.stack.blocks))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise BadInput(f"{path}: these weights are of another model than the one to train: {reason}") from error
 
 
 def start_from_mean(model: HMRModel, frames: CachedFrames, most: int = 20_000) -> None:

@@ -176,8 +176,12 @@ def test_a_training_can_begin_with_weights(folders, tmp_path):
     run = Run(config(tmp_path / "second", folders, start=first))
     began = run.trainee.model.state_dict()
     assert all(torch.equal(began[key], value) for key, value in load(first).state_dict().items())
-    with pytest.raises(BadInput, match="keys or shapes"):
+    with pytest.raises(BadInput, match="3 blocks cannot grow to 2"):
         Run(config(tmp_path / "third", folders, start=first, sizes={**TINY, "depth": 2}))
+    with pytest.raises(BadInput, match="of another model"):
+        Run(config(tmp_path / "fourth", folders, start=first, sizes={**TINY, "mlp_dim": 2 * TINY["mlp_dim"]}))
+    deeper = Run(config(tmp_path / "fifth", folders, start=first, sizes={**TINY, "depth": 2 * TINY["depth"]}))
+    assert len(deeper.trainee.model.backbone.blocks) == 2 * TINY["depth"]
 
 
 def test_every_epoch_shows_every_frame_once_in_an_order_of_its_own():

@@ -21,11 +21,11 @@ def drawn(monkeypatch, tmp_path):
     return found
 
 
-def test_full_size_shows_a_quarter_as_many_of_other_people(drawn):
+def test_full_size_shows_half_as_many_of_other_people(drawn):
     config = drawn["config"]
     half, full = drawn[config.half_cache], drawn[config.full_cache]
     assert (len(half), half.size) == (80, (128, 96))
-    assert (len(full), full.size) == (20, (256, 192))
+    assert (len(full), full.size) == (40, (256, 192))
     assert (half[0].betas != full[0].betas).all()
 
 
