@@ -138,7 +138,7 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
     source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
     survives = torch.ones_like(protected, dtype=torch.long).scatter(1, source, 0)
     place = survives.cumsum(1) - 1  # (B, N): order is kept, so that the next layer's parity still means neighbours
-    forced = (best.gather(1, chosen) < 1 - TIER).sum(1)
+    forced = (best.gather(1, chosen) < -TIER / 2).sum(1)  # well between two tiers: a cosine may round to above 1
     return Matching(place.scatter(1, source, place.gather(1, target)), forced)
 
 
