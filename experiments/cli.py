@@ -294,7 +294,8 @@ def evaluation(
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames, mocap, box=model.model.family.box), load_body().to(device)
+    model.model.to(device)
+    opened, body = open_data(spec, frames, mocap, model=model.model), load_body().to(device)
     if spec.mask_source == "none" and model.model.protect is not None:
         raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
@@ -307,9 +308,7 @@ def evaluation(
         rival = None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = evaluate.evaluate(
-            model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n), rival
-        )
+        result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}
     source = provenance("evaluate", model, body, spec, opened, device)

@@ -55,7 +55,8 @@ def looked_at(model: HMRModel, samples: Sequence[Sample], calib: Sequence[Sample
 def seen(model: HMRModel, samples: Sequence[Sample]) -> HMROutput:
     """What a model says of frames."""
     device = next(model.parameters()).device
-    return model(normalised(stacked(samples, "image").to(device)), stacked(samples, "mask").to(device))
+    images, *rest = (stacked(samples, field).to(device) for field in ("image", "mask", "bbox_info"))
+    return model(normalised(images), *rest)
 
 
 def page(

@@ -30,6 +30,11 @@ class Sample:
     canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
     clip: str  # the recording that the pose comes from
 
+    @property
+    def bbox_info(self) -> Array:
+        """(3,) see `hmr.camera.bbox_info`: the box is the whole picture, whose camera looks through its middle."""
+        return np.array([0, 0, len(self.mask) / self.focal], np.float32)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -160,9 +165,7 @@ def paint(
     wall, floor = room.textures
     shadow = contacts(np.concatenate(shadows))
     scale = room.scale * (size[0] / 256)
-    render.draw_room(
-        image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow
-    )
+    render.draw_room(image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow)
     firsts = np.cumsum([0, *(len(one.faces) for one in layers)]).tolist()
     for one, first in zip(layers, firsts, strict=False):
         render.rasterise(one.vertices, one.faces, focal, face_id, bary, near, first)
