@@ -159,7 +159,7 @@ def test_too_many_merges_are_refused() -> None:
 
 
 def test_tiers_lie_further_apart_than_cosines() -> None:
-    assert -1 > 1 - TIER and -1 > -TIER / 2 > 1 - TIER
+    assert 1 - TIER < -TIER / 2 < -1
 
 
 def test_coverage_is_the_share_of_the_patch() -> None:
