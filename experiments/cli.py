@@ -323,7 +323,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames), load_body().to(device)
+    opened, body = open_data(spec, frames, model=model.model), load_body().to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
