@@ -210,6 +210,33 @@ def test_strict_inside_the_prefixes_and_only_there(tmp_path, caplog):
     assert inspect(tmp_path / "less.pt")["missing"] == ["smpl_head.decshape.bias"]
 
 
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(3, dtype=torch.complex64), torch.eye(3).to_sparse(), torch.zeros(3).to(torch.float8_e4m3fn)]
+)
+def test_odd_tensors_are_left_out_where_no_model_needs_them(odd, tmp_path):
+    model = made("hmr2")
+    torch.save({**upstream(model), "smpl.odd": odd}, tmp_path / "beside.pt")
+    assert equal(load(tmp_path / "beside.pt", heads=2), model)
+    state = upstream(model)
+    state["smpl_head.decshape.bias"] = torch.zeros(10).to(odd.dtype) if odd.layout == torch.strided else odd
+    torch.save(state, tmp_path / "inside.pt")
+    with pytest.raises(BadInput, match=r"smpl_head\.decshape\.bias"):
+        load(tmp_path / "inside.pt", heads=2)
+
+
+def test_heads_are_those_of_the_backbones_width_or_of_the_user(fasthmr, tmp_path, caplog):
+    for dim, heads in ((768, 12), (48, 16)):
+        model = made("hmr2", dim=dim, heads=4)
+        torch.save(upstream(model), tmp_path / "model.pt")
+        caplog.clear()
+        assert load(tmp_path / "model.pt").sizes.heads == heads
+        assert ("say heads=N" in caplog.text) == (dim == 48)
+    code, out, _ = fasthmr("inspect", tmp_path / "model.pt", "--heads", 4, "--json")
+    assert (code, json.loads(out)["sizes"]["heads"]) == (0, 4)
+    assert fasthmr("convert", tmp_path / "model.pt", "--heads", 4, "--out", tmp_path / "ours")[0] == 0
+    assert load(tmp_path / "ours").sizes.heads == 4
+
+
 def test_weights_that_share_memory_in_the_file_do_not_in_the_model(tmp_path):
     state = upstream(made("hmr2"))
     state["backbone.blocks.1.norm1.weight"] = state["backbone.blocks.0.norm1.weight"]
@@ -249,11 +276,14 @@ def test_inspect_and_convert(fasthmr, tmp_path):
     assert found["provenance"]["schema"] == "fasthmr.inspect/1"
     assert fasthmr("inspect", tmp_path / "model.ckpt")[0] == 0
     folder = tmp_path / "converted"
-    assert fasthmr("convert", tmp_path / "model.ckpt", "--out", folder)[0] == 0
+    code, out, _ = fasthmr("convert", tmp_path / "model.ckpt", "--out", folder, "--json")
+    said = json.loads(out)
+    assert (code, said["path"], said["provenance"]["schema"]) == (0, str(folder), "fasthmr.convert/1")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "manifest.json", "LICENCE.txt"}
     text = (folder / "LICENCE.txt").read_text()
     assert "MIT" in text and "Do as you like." in text
     manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest == {key: value for key, value in said.items() if key not in ("path", "provenance")}
     assert manifest["keys"] == {key: list(value.shape) for key, value in model.state_dict().items()}
     assert equal(load(folder), load(tmp_path / "model.ckpt"))
     code, out, _ = fasthmr("cost", folder, "--json")

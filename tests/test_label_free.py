@@ -119,7 +119,7 @@ def test_camerahmr_is_told_how_each_crop_lies(fasthmr, folder, tmp_path):
     original = checkpoints.load(file)
     seen = [np.asarray(Image.open(folder / f"{i}.png")) for i in (6, 7)]
     with torch.no_grad():
-        fov = original.fov_net(normalised(letterboxed(torch.from_numpy(np.stack(seen)))))[:, 1]
+        fov = original.get_submodule("fov_net")(normalised(letterboxed(torch.from_numpy(np.stack(seen)))))[:, 1]
     assert fov.std() > 0
     condition = torch.stack([torch.zeros(2), torch.zeros(2), 48 / 64 * 2 * torch.tan(fov / 2)], 1)
     by_hand = error_by_hand(folder, masks, original, artefact.load(tmp_path / "out"), condition)
