@@ -26,7 +26,9 @@ from compress.precision import PrecisionPlan
 from compress.prune_width import WidthPlan
 from compress.recover import RecoverPlan
 
-AnyPlan = Annotated[LayerPlan | TokenPlan | WidthPlan | RecoverPlan | PrecisionPlan, Field(discriminator="policy")]
+AnyPlan = Annotated[
+    LayerPlan | TokenPlan | WidthPlan | RecoverPlan | PrecisionPlan, Field(discriminator="policy")
+]
 PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 

@@ -45,7 +45,8 @@ class Recoverable(Compressible, Protocol):
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The finished tokens of crops (B, 3, H, W); masks (B, H, W) only where tokens are reduced by them."""
 
-    def read(self, tokens: Tokens, *rest: Tensor) -> Any:
+    @property
+    def read(self) -> Callable[..., Any]:
         """The model's output, from its finished tokens and whatever else it asks for."""
 
 

@@ -64,6 +64,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a
 Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or a shards' index.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="TokenHMR's tokenizer.pth.")]
 CamModel = Annotated[Path | None, typer.Option(help="CameraHMR's cam_model_cleaned.ckpt.")]
+Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of the backbone, which no shape tells.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -168,11 +169,18 @@ def paper(
 
 
 @app.command()
-def inspect(path: Checkpoint, tokenizer: Tokenizer = None, cam_model: CamModel = None, as_json: AsJson = False) -> None:
+def inspect(
+    path: Checkpoint,
+    tokenizer: Tokenizer = None,
+    cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
+) -> None:
     """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
     from experiments.convert import inspection, inspection_table
 
-    tell(inspection(path, tokenizer, cam_model), as_json, inspection_table)
+    found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
+    tell(found, as_json, inspection_table)
 
 
 @app.command()
@@ -181,12 +189,15 @@ def convert(
     out: Annotated[Path, typer.Option(help="The folder to write: safetensors, manifest and licence.")],
     tokenizer: Tokenizer = None,
     cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
 ) -> None:
     """A checkpoint as a folder that every command takes as MODEL."""
     from experiments.convert import convert
 
     refuse_existing(out)
-    typer.echo(convert(path, out, tokenizer, cam_model)["path"])
+    made = convert(path, out, heads, tokenizer=tokenizer, cam_model=cam_model)
+    sys.stdout.write((json.dumps(made) if as_json else made["path"]) + "\n")
 
 
 @recipe_app.command()
@@ -323,7 +334,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames), load_body().to(device)
+    opened, body = open_data(spec, frames, model=model.model), load_body().to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))

@@ -11,6 +11,7 @@ from experiments.choices import one_of
 from hmr.architectures.family import Box
 from hmr.data.synthetic import SIZE, WORLDS, open_world
 from hmr.data.view import Sample
+from hmr.head import JOINTS
 from hmr.masks import segmenter
 from hmr.media import PARTS, Focal, open_pictures
 from hmr.model import HMRModel
@@ -77,8 +78,13 @@ def open_data(
     """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
 
     `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
-    as `model` has to see them; BadInput where it cannot see them at all.
+    as `model` has to see them; BadInput where it cannot see them, or says nothing of a body.
     """
+    if model and model.head.joints != JOINTS:
+        raise BadInput(
+            f"{model.architecture} poses {model.head.joints} joints of a hand, and errors are measured on the {JOINTS} "
+            "of a body: it can be counted (cost), converted, and compressed from Python"
+        )
     if spec.name == "frames" and spec.root:
         finder = segmenter(spec.masks) if spec.masks else None
         side, focal = (model.family.box.side, focal_of(model)) if model else (Box().side, None)

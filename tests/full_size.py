@@ -59,7 +59,7 @@ def checkpoint(family: str, folder: Path) -> list[str]:
     """Files as the family's authors write them, with random weights; `fasthmr convert`'s words for them."""
     torch.manual_seed(0)
     model = build(family)
-    model.backbone.patch_embed.proj.weight.mul_(CONTENT)  # type: ignore[operator, union-attr]  # nn.Module hides it
+    model.backbone.patch_embed.proj.weight.mul_(CONTENT)
     model.head.decpose.weight.mul_(POSE)  # type: ignore[operator]
     if family == "camerahmr":
         model.get_parameter("fov_net.fc3.bias").fill_(FOV)

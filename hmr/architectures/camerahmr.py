@@ -78,7 +78,7 @@ class FoVNet(nn.Module):
     @torch.no_grad()
     def focal_of(self, picture: NDArray[np.uint8]) -> float:
         """Focal length in pixels of one whole picture (H, W, 3)."""
-        return self.focal_length(torch.from_numpy(picture)[None].to(self.fc3.weight.device)).item()
+        return self.focal_length(torch.tensor(picture, device=self.fc3.weight.device)[None]).item()
 
 
 def letterboxed(image: Tensor, side: int = IMAGE_SIDE) -> Tensor:

@@ -165,7 +165,9 @@ def paint(
     wall, floor = room.textures
     shadow = contacts(np.concatenate(shadows))
     scale = room.scale * (size[0] / 256)
-    render.draw_room(image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow)
+    render.draw_room(
+        image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow
+    )
     firsts = np.cumsum([0, *(len(one.faces) for one in layers)]).tolist()
     for one, first in zip(layers, firsts, strict=False):
         render.rasterise(one.vertices, one.faces, focal, face_id, bary, near, first)
