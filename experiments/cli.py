@@ -149,14 +149,17 @@ def compress(
 
 @app.command()
 def paper(
-    table: Annotated[str, typer.Argument(help="thresholds, thresholds-recovered, operators or tokens.")],
+    table: Annotated[str, typer.Argument(help="thresholds, operators, tokens or budgets.")],
     model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
     data: Data,
     frames: FrameCount = None,
     calib_frames: Annotated[int | None, typer.Option(min=1, help="Decide on no more than this many frames.")] = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A table that compares ways to compress MODEL on the same frames."""
+    """A table that compares ways to compress MODEL on the same frames; one that was killed goes on."""
     from experiments import ablation
     from experiments.datasets import parse
     from experiments.models import resolve_model
@@ -164,7 +167,7 @@ def paper(
 
     chosen, spec = named(table), parse(data)
     with progress_bar() as bar:
-        result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar))
+        result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar), recover_minutes)
     tell(result, as_json, ablation.shown)
 
 
@@ -404,7 +407,9 @@ def cell(value: dict[str, float] | None, form: str = ".1f") -> str:
 def progress_bar() -> Progress:
     """A bar on stderr, and nothing where stderr is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    # Time left follows from the last hour: one trial of a search can take longer than rich's half a minute.
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, speed_estimate_period=3600, disable=not sys.stderr.isatty())
 
 
 def shown_on(bar: Progress) -> Callable[[str, str, int, int], None]:

@@ -16,6 +16,7 @@ from experiments.datasets import SEED, Frames
 from hmr import metrics
 from hmr.body import JOINT_NAMES, BodyModel
 from hmr.crop import normalised
+from hmr.head import HMROutput
 
 BATCH = 32
 POSES = 1000  # training frames that the mean pose is taken over
@@ -97,7 +98,7 @@ def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, tuple[Ten
         yield start, (normalised(images), masks, conditions), Body(rotations.float(), betas.float())
 
 
-def timed(model: nn.Module, crop: Tensor, *rest: Tensor) -> tuple[Body, float]:
+def timed(model: Callable[..., HMROutput], crop: Tensor, *rest: Tensor) -> tuple[Body, float]:
     """What the model says of crops (B, 3, H, W) with person masks and conditions, and the seconds it took."""
     started = _now(crop.device)
     output = model(crop, *rest)

@@ -94,17 +94,18 @@ def similarity_map(similarity: Tensor, windows: Sequence[tuple[int, int]] = ()) 
 
 
 def error_against_depth(path: Sequence[tuple[int, float | None]], chosen: int) -> str:
-    """The path of a search, (layers, error in mm or None where it has none); the depth that was chosen is marked.
+    """The path of a search, (layers, error in mm or None where it is infinite); the depth that was chosen is marked.
 
     The axis ends at one and a half times the original's error: beyond, a model is broken, and how much does not matter.
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     original = path[0][1] or 0.0
-    layers, errors = zip(*[(n, mm) for n, mm in path if mm is not None], strict=True)
+    finite = {n: mm for n, mm in path if mm is not None}
+    errors = list(finite.values())
     axes.axhline(original, color=BLUE, lw=1, ls=":")
-    axes.plot(layers, errors, "o-", color=GREY, ms=4, lw=1)
-    axes.plot(*next((n, mm) for n, mm in path if n == chosen), "s", color=ORANGE, ms=10, mec="white")
+    axes.plot(list(finite), errors, "o-", color=GREY, ms=4, lw=1)
+    axes.plot(chosen, finite[chosen], "s", color=ORANGE, ms=10, mec="white")
     axes.set(xlabel="layers left", ylabel="MPJPE on calib, mm", ylim=(0.97 * min(errors), 1.5 * original))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.invert_xaxis()

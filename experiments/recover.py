@@ -55,13 +55,13 @@ class Recovery:
     def __init__(self, model: HMRModel, body: BodyModel, spec: DataSpec = DATA, data: Frames | None = None) -> None:
         self.teacher, self.distance = copy.deepcopy(model), partial(distance, body)
         self.spec, self.crops = spec, Pictures(open_data(DATA, FRAMES) if data is None else data)
-        self.folder: Path | None = None
+        self.folders: list[Path] = []
 
     def follow(self, plan: RecoverPlan, model: HMRModel, tell: Callable[[str, str, int, int], None]) -> RecoverPlan:
         """Train `model` as planned, going on where a run that was killed stopped; returns the plan, measured."""
         mine = identity(plan, model, self.teacher, self.crops, SEED)
         digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
-        self.folder = fasthmr_home() / "recover" / digest[:32]
+        self.folders.append(fasthmr_home() / "recover" / digest[:32])
 
         def show(now: Progress) -> None:
             word = f"step {now.step}: distance {now.distance:.3f}"
@@ -70,9 +70,9 @@ class Recovery:
             else:
                 tell("recovering", word, round(now.seconds), round(60 * plan.minutes))
 
-        return distil(plan, model, self.teacher, self.crops, self.distance, self.folder, seed=SEED, progress=show)
+        return distil(plan, model, self.teacher, self.crops, self.distance, self.folders[-1], seed=SEED, progress=show)
 
     def forget(self) -> None:
-        """Remove the checkpoints: the weights are safe elsewhere."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all checkpoints: the weights, or what was measured of them, are safe elsewhere."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)

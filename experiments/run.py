@@ -21,7 +21,7 @@ from compress.policy import Plan, Policy
 from compress.prune_width import PruneWidth
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
-from compress.tokens import coverage
+from compress.tokens import Tokens, coverage
 from experiments import evaluate
 from experiments.cost import frame_cost
 from experiments.datasets import SEED, DataSpec, Frames, open_data
@@ -34,6 +34,7 @@ from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
 from hmr.body import BodyModel, load_body
 from hmr.data.view import Sample
+from hmr.head import HMROutput
 from hmr.home import fasthmr_home
 from hmr.judge import JointJudge
 from hmr.model import HMRModel
@@ -223,26 +224,23 @@ def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Sched
 def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell) -> Measured:
     """Errors, speed and merged persons of `model` on every frame."""
     parts, merged, seconds = [], [], 0.0
-    device = next(model.parameters()).device
+    tokens: list[Tokens] = []  # of the newest batch
+
+    def forward(crop: Tensor, mask: Tensor, condition: Tensor) -> HMROutput:
+        tokens[:] = [model.encode(crop, mask)]
+        return model.read(tokens[0], condition)
+
     with torch.inference_mode():
-        for start, given, truth in evaluate.batches(data, device):
+        for start, given, truth in evaluate.batches(data, next(model.parameters()).device):
             if start == 0:
-                evaluate.timed(model, *given)
-            said, took = evaluate.timed(model, *given)
+                evaluate.timed(forward, *given)
+            said, took = evaluate.timed(forward, *given)
             seconds += took
             parts.append(evaluate.errors(body, said, truth))
-            merged.append(lost_person(model, *given[:2]))
+            merged.append(person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0)))
             tell(f"measuring {name}", "", start + len(truth.betas), len(data))
-    shares = [share for share in merged if share is not None]
-    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(shares).cpu() if shares else None)
-
-
-def lost_person(model: HMRModel, crop: Tensor, mask: Tensor) -> Tensor | None:
-    """Share (B,) of the person's patches without a token of their own; None where no token is reduced."""
-    if model.schedule == Schedule():
-        return None
-    share = coverage(mask, model.grid)
-    return person_merged(model.encode(crop, mask), share > (model.protect or 0.0))
+    shares = torch.cat(merged).cpu() if model.schedule != Schedule() else None
+    return Measured(evaluate.joined(parts), len(data) / seconds, shares)
 
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
