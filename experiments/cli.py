@@ -167,7 +167,8 @@ def paper(
 
     chosen, spec = named(table), parse(data)
     with progress_bar() as bar:
-        result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar), recover_minutes)
+        limits = frames, calib_frames, shown_on(bar), recover_minutes
+        result = ablation.ablate(chosen, resolve_model(model), spec, *limits)
     tell(result, as_json, ablation.shown)
 
 
