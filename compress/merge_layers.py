@@ -143,7 +143,8 @@ class MergeLayers(Policy):
         """Search for the windows to merge; `model` stays as it is.
 
         The search continues from `journal`, a file for this model, operator and judge, where that exists, and keeps
-        activations in `memory` bytes (see `Trials`). Raises BadInput as `Policy.plan`.
+        activations in at most `memory` bytes (see `Trials`); block evaluations in the plan are those of this run alone.
+        Raises BadInput as `Policy.plan`.
         """
         self.check(model)
         refuse_schedule(model)
@@ -166,7 +167,8 @@ class MergeLayers(Policy):
                 known=None if journal is None else Journal(journal),
                 progress=progress,
             )
-        measured = measurements(found) | {"block_evaluations": {"run": trials.run, "plain": trials.plain}}
+        counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": memory}
+        measured = measurements(found) | counts
         return LayerPlan(made_for=made_for, windows=found.windows, operator=self.operator, measured=measured)
 
 

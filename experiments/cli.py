@@ -358,7 +358,7 @@ def tell(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]]
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         return
     # rich takes 80 columns where stdout is no terminal, and would fold the cells
-    Console(width=None if sys.stdout.isatty() else 120).print(table(result))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(result))
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:

@@ -120,7 +120,7 @@ def test_law_5_any_block_runs_alone_and_gradients_survive_checkpointing():
     x = torch.randn(2, 7, SIZES["dim"], requires_grad=True)
     for block in model.backbone.blocks:
         assert block(x).shape == x.shape
-    weight, mask = model.backbone.blocks[0].attn.qkv.weight, person("random", 4)
+    weight, mask = model.get_parameter("backbone.blocks.0.attn.qkv.weight"), person("random", 4)
 
     def gradient(run) -> Tensor:
         (found,) = torch.autograd.grad(run(lambda: model(CROPS, mask).features.square().sum()), weight)
