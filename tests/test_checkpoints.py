@@ -189,6 +189,26 @@ def test_omegaconf_configuration_is_read_without_omegaconf(tmp_path):
     assert "omegaconf.dictconfig.DictConfig" in inspect(tmp_path / "model.ckpt")["unknown_globals"]
 
 
+def test_containers_of_every_kind_are_read_beside_what_is_not_run(tmp_path):
+    """Dicts of protocol 0 and 1, sets, frozen and not; a stub that is given entries keeps them."""
+    from hmr.safe_torch import entry, read_torch
+    from tests.hostile_checkpoints import Raw, archive
+
+    content = {
+        "old": Raw(b"(Va\nK\x01Vb\nK\x02d"),
+        "many": Raw(b"}(K\x01K\x02NK\x03u"),
+        "set": Raw(b"\x8f(K\x01Va\n\x90"),
+        "frozen": Raw(b"(K\x01Va\n\x91"),
+        "stub": Raw(b"cyacs.config\nCfgNode\n)RVa\nK\x05s"),
+    }
+    archive(tmp_path / "model.ckpt", content)
+    found = read_torch(tmp_path / "model.ckpt")
+    assert found.stubbed == ("yacs.config.CfgNode",)
+    stub = found.content.pop("stub")
+    assert entry(stub, "a") == 5
+    assert found.content == {"old": {"a": 1, "b": 2}, "many": {1: 2, None: 3}, "set": {1, "a"}, "frozen": {1, "a"}}
+
+
 def test_strict_inside_the_prefixes_and_only_there(tmp_path, caplog):
     state = upstream(made("hmr2"))
     torch.save(
