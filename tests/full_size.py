@@ -28,6 +28,7 @@ from experiments.datasets import DataSpec, open_data
 from experiments.evaluate import batches, timed
 from hmr.body import load_body
 from hmr.checkpoints import load
+from hmr.masks import BlazePose
 from hmr.media import listed, read, spread
 from hmr.model import HMRModel, build
 
@@ -41,8 +42,10 @@ FOV = 1.0  # radians
 
 
 def boxes(video: Path) -> None:
-    """Write the box of whatever moves most in each third frame of a video whose camera stands still."""
-    photos = list(read(video, spread(listed(video)[0], 80)))
+    """Write the box of what moves most in every other frame of a video whose camera stands still, if BlazePose finds a
+    person in it."""
+    names, finder = listed(video)[0], BlazePose()
+    photos = list(read(video, spread(names, len(names) // 2)))
     small = np.stack([photo.image[::4, ::4] for photo in photos]).astype(np.int16)  # (T, H/4, W/4, 3)
     moved = np.abs(small - np.median(small, 0)).max(-1) > 40
     with video.with_name(f"{video.name}.boxes.csv").open("w", newline="") as file:
@@ -51,7 +54,9 @@ def boxes(video: Path) -> None:
             parts, _ = label(binary_closing(frame, np.ones((7, 7))))
             found = find_objects(parts)
             down, across = max(found, key=lambda part: int((parts[part] > 0).sum()))
-            rows.writerow([photo.name, *(4 * n for n in (across.start, down.start, across.stop, down.stop))])
+            left, top, right, bottom = (4 * n for n in (across.start, down.start, across.stop, down.stop))
+            if finder.mask(photo, (left, top, right, bottom)) is not None:
+                rows.writerow([photo.name, left, top, right, bottom])
 
 
 @torch.no_grad()
@@ -121,6 +126,7 @@ def main() -> None:
     for row in made["rows"]:
         log.info("%s", {name: row[name] for name in ("step", "layers", "tokens", "params", "macs", "mpjpe_mm")})
     log.info("%s", made["provenance"]["data"])
+    assert made["provenance"]["data"]["frames"] == FRAMES
     first, last = made["rows"][0]["mpjpe_mm"]["mean"], made["rows"][-1]
     assert (last["layers"], last["tokens"][-1]) == (LAYERS[asked.family], TOKENS)
     assert first < 0.01 < last["mpjpe_mm"]["mean"]  # the original is itself, and what is compressed is not
