@@ -1,18 +1,18 @@
 """Files of `torch.save` from strangers, read without running them.
 
-What torch's own `weights_only` reader says of a file counts. What it refuses (a Lightning checkpoint with its
-configuration inside) is read by a restricted unpickler: tensors are rebuilt from the mapped file, and every other
-global that the pickle names becomes an inert stub, whatever it is called with, and is reported. There is no third way.
+Of plain tensors in plain containers, what torch's own `weights_only` reader says counts. Whatever holds more (a
+Lightning checkpoint with its configuration) is read by a restricted unpickler: tensors are rebuilt from the mapped
+file, and every other global that the pickle names becomes an inert stub, whatever it is called with, and is reported.
+There is no third way.
 
-The restricted one goes over every file first, because torch's never ends on some: it takes the hash of any key, be it
-a tuple of tuples that doubles sixty times, and it fills a tensor that claims a million million places.
+The restricted one goes over every file before torch's sees it, because that never ends on some: it takes the hash of
+any key, be it a tuple of tuples that doubles sixty times, and fills a tensor that claims a million million places.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import re
 import stat
 import struct
 import warnings
@@ -72,19 +72,20 @@ def read_torch(path: Path) -> Read:
     if start.startswith(ZIP):
         # torch maps whatever a storage claims, were it the bytes of another: this reader holds them against the records
         found = _restricted(path, checked_records(path))
+        if found.stubbed:
+            return found
         try:
             return Read(_weights_only(path, mapped=True))
         except _BROKEN:
             return found
     if start != LEGACY:
         raise BadInput(f"{path}: not a file of torch.save")
-    _rehearsed(path)
+    if named := _rehearsed(path):
+        raise BadInput(f"{path}: of before version 1.6 of torch, with more than tensors: {named}, which was not run")
     try:
         return Read(_weights_only(path, mapped=False))
     except _BROKEN as refusal:
-        named = re.findall(r"GLOBAL ([\w.]{1,200})", str(refusal))
-        more = f": it names {named[0]}, which was not run" if named else ""
-        raise BadInput(f"{path}: a broken file of before version 1.6 of torch, or more than tensors{more}") from refusal
+        raise BadInput(f"{path}: a broken file of before version 1.6 of torch") from refusal
 
 
 def _weights_only(path: Path, mapped: bool) -> Any:
@@ -208,14 +209,15 @@ def _restricted(path: Path, records: dict[str, Record]) -> Read:
         return Read(_Unpickler(stream, path, records, stubbed).load(), tuple(stubbed))
 
 
-def _rehearsed(path: Path) -> None:
-    """Raise BadInput where the pickles at the start of a file from before torch 1.6 are not to be read: its mark, its
-    version, the machine, and the content, whose storages follow."""
+def _rehearsed(path: Path) -> str:
+    """The globals in the pickles at the start of a file from before torch 1.6 (its mark, its version, the machine, and
+    the content, whose storages follow) that are none of tensors. Raises BadInput for a broken one."""
     stubbed: dict[str, type[Stub]] = {}
     with _refusing(path, stubbed), path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_PICKLE))
         for _ in range(4):
             _Unpickler(stream, path, None, stubbed).load()
+    return _listed(stubbed)
 
 
 @contextmanager
@@ -381,25 +383,26 @@ def _tuple(values: Any = ()) -> tuple[Any, ...]:
 
 
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
-    """Only of plain keys and stubs. Raises ValueError for others: hashing may never end."""
+    """A dict of keys that are `hashed`."""
     entries = list(pairs.items() if isinstance(pairs, dict) else pairs)
-    for key, _ in entries:
-        if not _plain(key):
-            raise ValueError(f"a {type(key).__name__} as a key, or a number of more than {MAX_KEY} bits")
-    return dict(entries)
+    return {hashed(key): value for key, value in entries}
 
 
 def _set(values: Any = ()) -> set[Any]:
-    """The plain values and stubs among some."""
-    return {value for value in values if _plain(value)}
+    """A set of values that are `hashed`."""
+    return {hashed(value) for value in values}
 
 
-def _plain(value: object) -> bool:
-    """Whether a hash of it is quickly made, and nobody can have made another with the same: those of large integers go
-    round every 61 bits."""
-    if isinstance(value, int):
-        return value.bit_length() <= MAX_KEY
-    return value is None or isinstance(value, str | bytes | float | Stub | torch.dtype)
+def hashed(key: Any) -> Any:
+    """A key whose hash is quickly made, and is nobody else's: those of large integers go round every 61 bits.
+
+    Raises ValueError for others.
+    """
+    if isinstance(key, int) and key.bit_length() > MAX_KEY:
+        raise ValueError(f"a number of more than {MAX_KEY} bits as a key")
+    if key is not None and not isinstance(key, int | str | bytes | float | Stub | torch.dtype):
+        raise ValueError(f"a {type(key).__name__} as a key")
+    return key
 
 
 def _short(name: str) -> str:

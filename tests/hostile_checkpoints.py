@@ -1,7 +1,7 @@
 """Hostile checkpoints, and processes that load one each while an audit hook watches.
 
-As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, the first of a good file, stdout a
-JSON object, path -> [outcome, message, what the hook saw].
+As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, first those of two good files, one of
+tensors alone; stdout a JSON object, path -> [outcome, message, what the hook saw].
 """
 
 from __future__ import annotations
@@ -217,8 +217,14 @@ def odd_pickles() -> dict[str, tuple[Any, str]]:
             (b"\x80\x02ccollections\nOrderedDict\n]" + doubling() + b"N\x86a\x85R.", []),
             "tuple as a key",
         ),
-        "set_of_what_doubles": ((b"\x80\x04\x8f(" + doubling() + b"\x90.", []), "no dict"),
-        "frozen_set_of_what_doubles": ((b"\x80\x04(" + doubling() + b"\x91.", []), "no dict"),
+        "set_of_what_doubles": ((b"\x80\x04\x8f(" + doubling() + b"\x90.", []), "tuple as a key"),
+        "frozen_set_of_what_doubles": ((b"\x80\x04(" + doubling() + b"\x91.", []), "tuple as a key"),
+        "old_set_of_what_doubles": ((b"\x80\x02cbuiltins\nset\n]" + doubling() + b"a\x85R.", []), "tuple as a key"),
+        "counter_of_what_doubles": (
+            (b"\x80\x02ccollections\nCounter\n]" + doubling() + b"a\x85R.", []),
+            "collections.Counter",
+        ),
+        "bytes_that_are_only_claimed": (pickled({"a": Call("builtins", "bytearray", 1 << 40)}), "builtins.bytearray"),
         "keys_of_one_hash": ((b"\x80\x02}(" + same_hash + b"u.", []), "bits"),
         "storage_whose_name_doubles": (
             pickled({"a": Persistent(("storage", _Global("torch", "FloatStorage"), Raw(doubling()), "cpu", 1))}),
@@ -413,5 +419,6 @@ def attempt(path: str) -> list[object]:
 if __name__ == "__main__":
     paths = json.load(sys.stdin)
     torch.set_num_threads(1)  # a process of several threads cannot be forked
-    attempt(paths[0])  # what is imported on first use
+    for path in paths[:2]:
+        attempt(path)  # what is imported on first use
     json.dump({path: apart(path) for path in paths}, sys.stdout)
