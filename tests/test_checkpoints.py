@@ -355,13 +355,14 @@ print(json.dumps([getattr(model, "architecture", None), peak() - before, held, s
 
 
 def random_weights(manifest, path, container="state_dict"):
-    """A file of a manifest's keys and shapes, written as torch does; the shapes."""
+    """A file of a manifest's keys and shapes, as Lightning writes it where they are in a container; the shapes."""
     shapes = json.loads((MANIFESTS / f"{manifest}.json").read_text())
     state = {}
     for key, shape in shapes.items():
         integer = key.endswith("num_batches_tracked")
         state[key] = torch.zeros(shape, dtype=torch.int64) if integer else torch.rand(shape)
-    torch.save({container: state} if container else state, path)
+    settings = {"cfg": CfgNode({"MODEL": {"IMAGE_SIZE": 256}})}
+    torch.save({container: state, "hyper_parameters": settings} if container else state, path)
     return shapes
 
 
