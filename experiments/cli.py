@@ -391,10 +391,12 @@ def depth_table(result: dict[str, Any]) -> Table:
 
 def titled(source: dict[str, Any], speed: str = "") -> Table:
     """An empty table that says what was measured, from its provenance."""
+    from experiments.provenance import counted
+
     data = source["data"]
     return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} recordings; 95 % bootstrap intervals over recordings\n"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings\n"
         f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )

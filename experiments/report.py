@@ -22,6 +22,7 @@ from compress.recover import RecoverPlan
 from compress.similarity import layer_similarity
 from compress.stack import Schedule
 from experiments import pictures, plots
+from experiments.provenance import counted
 from experiments.recipe import Recipe
 from hmr import metrics
 from hmr.body import BodyModel
@@ -89,8 +90,8 @@ def page(
     changed = [point(i, row, rows[0]) for i, row in enumerate(rows) if row["changed"] or i == 0]
     return environment.from_string(template()).render(
         title=f"{source['model']['name']} after {recipe.name}",
-        subtitle=f"{data['frames']} frames of {data['clips']} recordings of {data['name']}:{data['split']}, masks: "
-        f"{data['mask_source']}; {source['device']}, {source['threads']} threads, {source['precision']}",
+        subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
+        f"{source['device']}, {source['threads']} threads, {source['precision']}",
         headline=headline(rows[0], rows[-1]),
         columns=COLUMNS,
         rows=[cells(i, row) for i, row in enumerate(rows)],
@@ -102,9 +103,10 @@ def page(
         similarity=plots.similarity_map(before.similarity, layers.windows if layers else ()),
         calib=f"linear CKA over {before.compared} frames of {decided['name']}:{decided['split']}",
         tokens=token_pictures(model, chosen),
+        masked=any(sample.mask.any() for sample in chosen),
         bodies=body_pictures(before, model, chosen, body),
-        command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data "
-        f"{data['name']}:{data['split']} --frames {data['frames']} --out DIR",
+        command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data {asked(data)} "
+        f"--frames {data['frames']}{' --label-free' if source['label_free'] else ''} --out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )
@@ -146,6 +148,12 @@ def body_pictures(
         )
         found.append((one, two, f"MPJPE {errors[0][i]:.0f} mm → {errors[1][i]:.0f} mm"))
     return found
+
+
+def asked(data: dict[str, Any]) -> str:
+    """The words of the command that name a data set and its masks."""
+    place = f"@{data['path']}" if "path" in data else ""
+    return f"{data['name']}:{data['split']}{place}" + (f" --masks {data['masks']}" if data.get("masks") else "")
 
 
 def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from experiments.datasets import SEED, DataSpec, Frames, open_data
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.models import Resolved
-from experiments.provenance import commit, dataset, provenance, versions
+from experiments.provenance import commit, counted, dataset, provenance, versions
 from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
@@ -239,8 +239,8 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
             parts.append(evaluate.errors(body, said, truth))
             merged.append(person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0)))
             tell(f"measuring {name}", "", start + len(truth.betas), len(data))
-    shares = torch.cat(merged).cpu() if model.schedule != Schedule() else None
-    return Measured(evaluate.joined(parts), len(data) / seconds, shares)
+    looked = model.schedule != Schedule() and data.notes.get("mask_source") != "none"
+    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(merged).cpu() if looked else None)
 
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def steps_table(result: dict[str, Any]) -> Table:
     shown = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap intervals over them; {decided}"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings; {decided}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
     )
     shown.add_column("after")
@@ -325,8 +325,8 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
                 if source["label_free"]
                 else []
             ),
-            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
-            f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
+            f"Errors are on {data['name']}:{data['split']}, with 95 % bootstrap intervals over recordings: "
+            f"{counted(data)}.",
             f"Decided on {decided}.{learnt} Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
             "",
             "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",

@@ -371,7 +371,7 @@ def _of_torch(path: Path) -> Source:
     if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more
         raise BadInput(f"{path}: tensors of more bytes than the file has{source.named}")
     if not state:
-        under = f" under {_some(map(str, found.content))}" if found.content else ""
+        under = f" under {_some(key for key in found.content if isinstance(key, str))}" if found.content else ""
         raise BadInput(f"{path}: holds no tensors{under}; save a model's state_dict{source.named}")
     return Source(path, state, content=found.content, stubbed=found.stubbed)
 

@@ -189,6 +189,26 @@ def test_omegaconf_configuration_is_read_without_omegaconf(tmp_path):
     assert "omegaconf.dictconfig.DictConfig" in inspect(tmp_path / "model.ckpt")["unknown_globals"]
 
 
+def test_containers_of_every_kind_are_read_beside_what_is_not_run(tmp_path):
+    """Dicts of protocol 0 and 1, sets, frozen and not; a stub that is given entries keeps them."""
+    from hmr.safe_torch import entry, read_torch
+    from tests.hostile_checkpoints import Raw, archive
+
+    content = {
+        "old": Raw(b"(Va\nK\x01Vb\nK\x02d"),
+        "many": Raw(b"}(K\x01K\x02NK\x03u"),
+        "set": Raw(b"\x8f(K\x01Va\n\x90"),
+        "frozen": Raw(b"(K\x01Va\n\x91"),
+        "stub": Raw(b"cyacs.config\nCfgNode\n)RVa\nK\x05s"),
+    }
+    archive(tmp_path / "model.ckpt", content)
+    found = read_torch(tmp_path / "model.ckpt")
+    assert found.stubbed == ("yacs.config.CfgNode",)
+    stub = found.content.pop("stub")
+    assert entry(stub, "a") == 5
+    assert found.content == {"old": {"a": 1, "b": 2}, "many": {1: 2, None: 3}, "set": {1, "a"}, "frozen": {1, "a"}}
+
+
 def test_strict_inside_the_prefixes_and_only_there(tmp_path, caplog):
     state = upstream(made("hmr2"))
     torch.save(
@@ -335,13 +355,14 @@ print(json.dumps([getattr(model, "architecture", None), peak() - before, held, s
 
 
 def random_weights(manifest, path, container="state_dict"):
-    """A file of a manifest's keys and shapes, written as torch does; the shapes."""
+    """A file of a manifest's keys and shapes, as Lightning writes it where they are in a container; the shapes."""
     shapes = json.loads((MANIFESTS / f"{manifest}.json").read_text())
     state = {}
     for key, shape in shapes.items():
         integer = key.endswith("num_batches_tracked")
         state[key] = torch.zeros(shape, dtype=torch.int64) if integer else torch.rand(shape)
-    torch.save({container: state} if container else state, path)
+    settings = {"cfg": CfgNode({"MODEL": {"IMAGE_SIZE": 256}})}
+    torch.save({container: state, "hyper_parameters": settings} if container else state, path)
     return shapes
 
 

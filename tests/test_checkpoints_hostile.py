@@ -17,12 +17,14 @@ def outcomes(tmp_path_factory):
     under the hook and with limited memory."""
     folder = tmp_path_factory.mktemp("hostile")
     good = hostile.archive(folder / "good.ckpt", {"state_dict": hostile.weights(), "cfg": hostile.Call("yacs", "Node")})
+    plain = hostile.archive(folder / "plain.ckpt", hostile.weights())
     made = hostile.files(folder)
     command = [sys.executable, "-m", "tests.hostile_checkpoints"]
-    given = json.dumps([str(good), *map(str, made)])
+    given = json.dumps([str(plain), str(good), *map(str, made)])
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
+    assert found.pop(str(plain)) == ["loaded", "", []]
     return folder, found.pop(str(good)), {path: (words, *found[str(path)]) for path, words in made.items()}
 
 

@@ -127,6 +127,24 @@ def test_camerahmr_is_told_how_each_crop_lies(fasthmr, folder, tmp_path):
     assert rows[-1]["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_without_masks_nothing_is_said_of_the_person(fasthmr, folder, tmp_path):
+    file = tiny("hmr2", tmp_path / "model.safetensors")
+    code, out, err = fasthmr(*asked(folder, tmp_path, "none", model=file))
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["rows"][2]["tokens"][-1] == 120
+    assert {row["protected_merged_share"] for row in result["rows"]} == {None}
+    data = result["provenance"]["data"]
+    assert (data["mask_source"], data["left_out"], data["path"]) == ("none", 0, str(folder))
+    assert "masks: none" in (tmp_path / "out" / "card.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "there are no person masks" in page and f"frames:test@{folder} --frames 2 --label-free" in page
+    code, out, _ = fasthmr(
+        "evaluate", tmp_path / "out", "--data", f"frames@{folder}", "--label-free", "--against", file
+    )
+    assert code == 0 and "masks: none" in out
+
+
 def test_models_that_these_pictures_do_not_suit_say_why(fasthmr, folder, tmp_path):
     for architecture, sizes, told in (
         ("camerahmr", {"fov_width": 0}, "--cam-model"),

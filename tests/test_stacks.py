@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress import artefact
 from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
@@ -457,6 +458,23 @@ def test_unmerged_positions_are_the_modules_own_to_the_bit():
         rope = Rope("separate", dtype)
         tokens = Tokens.of(torch.zeros(1, 5 + math.prod(GRID), DIM), GRID, 5)
         assert all(torch.equal(a[0, 0], b) for a, b in zip(rope_at(rope, tokens), rope(*GRID), strict=True))
+
+
+@torch.no_grad()
+def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_path):
+    """Law 9, with no data, no search and no builder of ours."""
+    model, plans = own(family), []
+    for step in (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=20, per_layer=14)):
+        plans.append(step.plan(model))
+        plans[-1].apply(model)
+    base = artefact.Base(name=family, architecture="their own", sizes={}, sha256="0" * 64)
+    origin = artefact.Origin(base=base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", model, plans, origin, artefact.Words(recipe="", card=""))
+    fresh = own(family)
+    for value in fresh.parameters():
+        value.zero_()
+    found = artefact.load(tmp_path / "out", fresh)
+    assert torch.equal(found(images(), masks()).x, model(images(), masks()).x)
 
 
 class RelativeBias(Block):
