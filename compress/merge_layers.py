@@ -16,7 +16,18 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
-from compress.search import Found, Journal, Progress, Strategy, Window, Windows, error_constrained, explicit, runs_of
+from compress.search import (
+    Found,
+    Journal,
+    Progress,
+    Strategy,
+    Window,
+    Windows,
+    blocks_left,
+    error_constrained,
+    explicit,
+    runs_of,
+)
 from compress.similarity import layer_similarity, neighbours
 from compress.stack import Stack
 from compress.stretch import through
@@ -132,7 +143,8 @@ class MergeLayers(Policy):
         """Search for the windows to merge; `model` stays as it is.
 
         The search continues from `journal`, a file for this model, operator and judge, where that exists, and keeps
-        activations in `memory` bytes (see `Trials`). Raises BadInput as `Policy.plan`.
+        activations in at most `memory` bytes (see `Trials`); block evaluations in the plan are those of this run alone.
+        Raises BadInput as `Policy.plan`.
         """
         self.check(model)
         refuse_schedule(model)
@@ -155,7 +167,8 @@ class MergeLayers(Policy):
                 known=None if journal is None else Journal(journal),
                 progress=progress,
             )
-        measured = measurements(found) | {"block_evaluations": {"run": trials.run, "plain": trials.plain}}
+        counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": memory}
+        measured = measurements(found) | counts
         return LayerPlan(made_for=made_for, windows=found.windows, operator=self.operator, measured=measured)
 
 
@@ -177,6 +190,11 @@ class LayerPlan(Plan):
     def empty(self) -> bool:
         return not self.windows
 
+    @property
+    def left(self) -> int:
+        """Blocks after merging."""
+        return blocks_left(self.windows, self.made_for.depth)
+
     def check(self, model: Compressible) -> None:
         super().check(model)
         refuse_schedule(model)
@@ -196,7 +214,7 @@ class LayerPlan(Plan):
         blocks, runs = list(model.stack.blocks), runs_of(self.windows, self.made_for.depth)
         left = [block(blocks[low : high + 1]) if low < high else blocks[low] for low, high in runs]
         model.stack.blocks = nn.ModuleList(left)
-        if len(model.stack.blocks) != len(runs):
+        if len(model.stack.blocks) != self.left:
             raise RuntimeError(f"{len(self.windows)} windows were to be merged and the model kept all of its blocks")
 
 

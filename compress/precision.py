@@ -8,7 +8,9 @@ with their tokens in bfloat16 too, 1.3 mm with the whole stack, 1.6 mm with the 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -22,6 +24,7 @@ from compress.policy import Compressible, MadeFor, Plan, Policy
 if TYPE_CHECKING:
     from compress.judge import Judge
 
+WORKFLOWS = "torchao.quantization.quantize_.workflows"
 Dtype = Literal["float32", "bfloat16", "int8"]
 
 
@@ -99,21 +102,29 @@ class Int8Linear(nn.Module):
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8Linear:
         """`linear`, rounded."""
-        from torchao.quantization import Int8Tensor, PerRow
-
-        quantised = Int8Tensor.from_hp(linear.weight.detach(), PerRow())
+        ao = torchao()
+        quantised = ao.Int8Tensor.from_hp(linear.weight.detach(), ao.PerRow())
         return cls(quantised.qdata, quantised.scale, _detached(linear.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_tracing():  # fvcore counts on a trace, and a trace cannot hold torchao's tensors
             return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
-        from torchao.quantization import Int8Tensor, PerRow
-        from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
-
+        ao = torchao()
         block = [1, self.weight.shape[1]]  # one scale a row
-        rounding = QuantizeTensorToInt8Kwargs(granularity=PerRow())
-        weight = Int8Tensor(self.weight, self.scale, block, x.dtype, act_quant_kwargs=rounding)
+        rounding = importlib.import_module(WORKFLOWS).QuantizeTensorToInt8Kwargs(granularity=ao.PerRow())
+        weight = ao.Int8Tensor(self.weight, self.scale, block, x.dtype, act_quant_kwargs=rounding)
         return F.linear(x, weight, self.bias)
+
+
+@cache
+def torchao() -> Any:
+    """torchao's quantization, imported without its warnings of each kernel that was built for another machine."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module("torchao.quantization")
+    finally:
+        logging.disable(before)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

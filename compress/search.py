@@ -114,8 +114,8 @@ def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bo
             high, low = low, low - 1
         else:
             high, low = high - 1, low - 1
-    if commit_open_window and high > 0 and low + 1 != high:
-        merged = ((low + 1, high), *merged)
+    if commit_open_window and high > 0:  # only an accepted trial brings `low` to -1 and leaves blocks below `high`
+        merged = ((0, high), *merged)
     return Found(merged, next(step.error for step in path if step.windows == merged), tuple(path))
 
 

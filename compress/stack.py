@@ -94,5 +94,5 @@ def most_covered(tokens: Tokens, cover: Tensor | None, drop: int) -> Tensor:
         raise ValueError(f"dropping {drop} of {patches} patches needs their person coverage and must leave some")
     ranked = cover.float().argsort(dim=1, descending=True, stable=True)[:, : patches - drop]
     index = tokens.prefix + ranked.sort(1).values
-    prefix = torch.arange(tokens.prefix, device=index.device).expand(len(index), -1)
+    prefix = torch.arange(tokens.prefix, device=index.device).expand(index.shape[0], -1)
     return torch.cat((prefix, index), 1)

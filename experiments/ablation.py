@@ -7,7 +7,9 @@ original's errors) is made once.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +71,27 @@ class Bench:
         self.original = measured(self.model, self.test, self.body, "original", tell)
         self.recovery = Recovery(self.model, self.body)
         self.depths: dict[str, int] = {}
+        self.latest: tuple[tuple[Step, ...], HMRModel, list[Plan]] = ((), self.model, [])
 
     def measure(self, way: Row) -> dict[str, Any]:
         """The figures of one row."""
-        if way.model is not None:
-            other = resolve_model(way.model).model.to(next(self.model.parameters()).device)
-            return self.told(way, other, measured(other, self.test, self.body, way.name, self.tell))
-        model, plan = copy.deepcopy(self.model), None
-        for step in self.steps(way):
-            chosen = planned(step, model, self.judge, self.journal(step), self.tell)
-            plan = applied(chosen, model, self.recovery, self.tell)
-        self.recovery.forget()
-        self.depths[way.name] = len(model.stack.blocks)
+        model, plans = self.made(way)
+        self.depths.setdefault(way.name, len(model.stack.blocks))
         seen = Held(with_masks(self.test.samples, way.masks), self.test.fps, self.test.clip_names)
-        return self.told(way, model, measured(model, seen, self.body, way.name, self.tell), plan)
+        return self.told(way, model, measured(model, seen, self.body, way.name, self.tell), plans)
+
+    def made(self, way: Row) -> tuple[HMRModel, list[Plan]]:
+        """A row's model; that of the row before, where the two differ in masks alone."""
+        if way.model is not None:
+            return resolve_model(way.model).model.to(next(self.model.parameters()).device), []
+        steps = self.steps(way)
+        if steps != self.latest[0]:
+            model, plans = copy.deepcopy(self.model), []
+            for step in steps:
+                chosen = planned(step, model, self.judge, self.journal(step), self.tell)
+                plans.append(applied(chosen, model, self.recovery, self.tell))
+            self.latest = steps, model, plans
+        return self.latest[1:]
 
     def journal(self, step: Policy) -> Path | None:
         """Where a search finds the trials of the rows before it."""
@@ -97,11 +106,31 @@ class Bench:
         layers = self.depths[way.as_deep_as]
         return tuple(s.model_copy(update={"layers": layers}) if isinstance(s, MergeLayers) else s for s in way.steps)
 
-    def told(self, way: Row, model: HMRModel, now: Measured, plan: Plan | None = None) -> dict[str, Any]:
-        found = row(way.name, plan, model, now, self.original, self.test)
+    def told(self, way: Row, model: HMRModel, now: Measured, plans: list[Plan]) -> dict[str, Any]:
+        found = row(way.name, plans[-1] if plans else None, model, now, self.original, self.test)
         rise = paired_rise(now.errors, self.original.errors, self.test.clip_names)
         kept = {key: value for key, value in found.items() if key not in ("step", "changed", "measured")}
-        return {"name": way.name, "masks": way.masks, **kept, "mpjpe_rise_mm": rise["mpjpe_mm"]}
+        recipe = Recipe(schema_version=1, name="row", steps=self.steps(way))
+        return {
+            "name": way.name,
+            "masks": way.masks,
+            "model": way.model or self.resolved.name,
+            "recipe_id": recipe.id,
+            "plans": [plan.decided() for plan in plans],
+            **kept,
+            "mpjpe_rise_mm": rise["mpjpe_mm"],
+        }
+
+
+def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
+    """`rows` and, after those of the same steps, the same once more with label-free recovery at the end."""
+    step = Recover(minutes=minutes, precision="bfloat16")
+    found: list[Row] = []
+    for _, group in groupby(rows, key=lambda way: (way.steps, way.as_deep_as)):
+        alike = list(group)
+        found += alike
+        found += [replace(w, name=f"{w.name}, recovered", steps=(*w.steps, step)) for w in alike if w.steps]
+    return found
 
 
 def ablate(
@@ -111,20 +140,23 @@ def ablate(
     frames: int | None = None,
     calib_frames: int | None = None,
     tell: Tell = lambda what, word, done, total: None,
+    recover_minutes: float | None = None,
 ) -> dict[str, Any]:
     """Measure every row of `table` on `spec`, decided on its calibration split.
 
-    `frames` and `calib_frames` make them smaller. Raises BadInput where a row's steps cannot be done with this model,
-    before anything is measured.
+    `frames` and `calib_frames` make them smaller; with `recover_minutes`, every row is there with recovery too. A run
+    that was killed goes on where it stopped: searches and recoveries stand in $FASTHMR_HOME until the table is whole.
+    Raises BadInput where a row's steps cannot be done with this model, before anything is measured.
     """
-    for way in table.rows:
+    ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
+    for way in ways:
         refuse(Recipe(schema_version=1, name=table.name, steps=way.steps), model, spec)
     bench = Bench(model, spec, frames, calib_frames, tell)
-    rows = [bench.measure(way) for way in (Row("original"), *table.rows)]
+    rows = [bench.measure(way) for way in (Row("original"), *ways)]
     source = provenance("paper", model, bench.body, spec, bench.test, next(bench.model.parameters()).device)
     source["calib"] = dataset(DataSpec(spec.name, "calib", spec.root), bench.calib)
-    recovers = any(isinstance(step, Recover) for way in table.rows for step in way.steps)
-    source["recover"] = dataset(DATA, bench.recovery.crops.data) if recovers else None
+    source["recover"] = dataset(DATA, bench.recovery.crops.data) if recover_minutes else None
+    bench.recovery.forget()
     return {"table": table.name, "title": table.title, "question": table.question, "rows": rows, "provenance": source}
 
 

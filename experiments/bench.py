@@ -1,6 +1,6 @@
-"""`make bench`: the time that merging saves beside the multiply-accumulates it saves, at HMR2.0's size.
+"""`make bench`: the time that merging saves beside the multiply-accumulates it saves, at HMR2.0's or another size.
 
-Weights are random: time does not depend on them.
+Weights are random: time does not depend on them. What matching and merging cost by themselves is among the stages.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from compress.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule, Stack, encode, merge
 from compress.tokens import Tokens
+from experiments.choices import one_of
 from experiments.cost import frame
 from experiments.models import Resolved
 from experiments.provenance import provenance
 from hmr.model import HMRModel, build
 from hmr.vit import ViT
 
-PAPER: dict[str, Policy] = {
-    "eclm": MergeLayers(strategy="explicit", windows=((24, 28),)),
-    "eclm+mask_tome": MergeTokens(keep=90, per_layer=40),
-}
+WINDOWS = {"hmr2": (24, 28), "reference": (11, 13)}  # an eighth of the layers goes, as in the paper's Tab. 12
 BASELINE = "tuned"
 PROTECTED = 0.35  # of the tokens, about what a person takes of a crop
 PRECISIONS = (torch.float32, torch.bfloat16)
@@ -95,6 +93,14 @@ def cases_of(model: HMRModel, steps: Mapping[str, Policy]) -> dict[str, Case]:
     return found
 
 
+def steps_of(architecture: str) -> dict[str, Policy]:
+    """What the paper does to HMR2.0, step by step."""
+    return {
+        "eclm": MergeLayers(strategy="explicit", windows=(WINDOWS[architecture],)),
+        "eclm+mask_tome": MergeTokens(keep=90, per_layer=40),
+    }
+
+
 def bench(
     model: HMRModel, steps: Mapping[str, Policy], batch: int, rounds: int, device: torch.device
 ) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def persons(batch: int, patches: int) -> Tensor:
 
 def runner(model: HMRModel, case: Case, crop: Tensor, person: Tensor) -> Callable[[], object]:
     """Encoder and head."""
-    return lambda: model.smpl_head(encode(case.stack, crop, person, case.schedule).x)
+    return lambda: model.head(encode(case.stack, crop, person, case.schedule).x)
 
 
 def stages_of(model: HMRModel, case: Case, crop: Tensor, person: Tensor) -> dict[str, Callable[[], object]]:
@@ -149,7 +155,7 @@ def stages_of(model: HMRModel, case: Case, crop: Tensor, person: Tensor) -> dict
     return {
         "embed": lambda: case.stack.embed(crop),
         "matching and merging": merging,
-        "head": lambda: model.smpl_head(last),
+        "head": lambda: model.head(last),
     }
 
 
@@ -165,25 +171,35 @@ def row(name: str, precision: str, cases: Mapping[str, Case], seconds: Mapping[s
 
 
 def shares(name: str, precision: str, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Time of each stage of a case, and its share of the whole."""
+    """Time of each stage of a case, its share of the whole and, but for the head, of the encoder."""
     stages = {key.removeprefix(f"{name}/"): s for key, s in seconds.items() if key.startswith(f"{name}/")}
     stages["attention and mlp"] = seconds[name] - sum(stages.values())
+    encoder = seconds[name] - stages["head"]
     return [
-        {"case": name, "precision": precision, "name": stage, "median_s": s, "share": s / seconds[name]}
+        {
+            "case": name,
+            "precision": precision,
+            "name": stage,
+            "median_s": s,
+            "share": s / seconds[name],
+            "encoder_share": None if stage == "head" else s / encoder,
+        }
         for stage, s in stages.items()
     ]
 
 
 def main(
     out: Annotated[Path, typer.Option(help="The JSON file to write, over an older one.")] = Path("bench.json"),
-    rounds: Annotated[int, typer.Option(min=7, help="Rounds, each of which runs every case once.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each of which runs every case once.")] = 7,
     batch: Annotated[int, typer.Option(min=1, help="Frames at a time.")] = 8,
+    architecture: Annotated[str, typer.Option(help="hmr2 or reference.")] = "hmr2",
 ) -> None:
-    """Time HMR2.0's encoder and head with random weights: as upstream, tuned, and merged."""
+    """Time an encoder and head with random weights: as upstream, tuned, and merged."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build("hmr2").eval()
-    source = provenance("bench", Resolved(model, "hmr2", ""), None, None, None, device)
-    result = {**bench(model, PAPER, batch, rounds, device), "batch": batch, "rounds": rounds, "provenance": source}
+    steps = steps_of(one_of(architecture, WINDOWS, "architecture with windows to merge"))
+    model = build(architecture).eval()
+    source = provenance("bench", Resolved(model, architecture, ""), None, None, None, device)
+    result = {**bench(model, steps, batch, rounds, device), "batch": batch, "rounds": rounds, "provenance": source}
     atomic_write(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 
 

@@ -64,6 +64,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a
 Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or a shards' index.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="TokenHMR's tokenizer.pth.")]
 CamModel = Annotated[Path | None, typer.Option(help="CameraHMR's cam_model_cleaned.ckpt.")]
+Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of the backbone, which no shape tells.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -148,14 +149,17 @@ def compress(
 
 @app.command()
 def paper(
-    table: Annotated[str, typer.Argument(help="thresholds, thresholds-recovered, operators or tokens.")],
+    table: Annotated[str, typer.Argument(help="thresholds, operators, tokens or budgets.")],
     model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
     data: Data,
     frames: FrameCount = None,
     calib_frames: Annotated[int | None, typer.Option(min=1, help="Decide on no more than this many frames.")] = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A table that compares ways to compress MODEL on the same frames."""
+    """A table that compares ways to compress MODEL on the same frames; one that was killed goes on."""
     from experiments import ablation
     from experiments.datasets import parse
     from experiments.models import resolve_model
@@ -163,16 +167,24 @@ def paper(
 
     chosen, spec = named(table), parse(data)
     with progress_bar() as bar:
-        result = ablation.ablate(chosen, resolve_model(model), spec, frames, calib_frames, shown_on(bar))
+        limits = frames, calib_frames, shown_on(bar), recover_minutes
+        result = ablation.ablate(chosen, resolve_model(model), spec, *limits)
     tell(result, as_json, ablation.shown)
 
 
 @app.command()
-def inspect(path: Checkpoint, tokenizer: Tokenizer = None, cam_model: CamModel = None, as_json: AsJson = False) -> None:
+def inspect(
+    path: Checkpoint,
+    tokenizer: Tokenizer = None,
+    cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
+) -> None:
     """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
     from experiments.convert import inspection, inspection_table
 
-    tell(inspection(path, tokenizer, cam_model), as_json, inspection_table)
+    found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
+    tell(found, as_json, inspection_table)
 
 
 @app.command()
@@ -181,12 +193,15 @@ def convert(
     out: Annotated[Path, typer.Option(help="The folder to write: safetensors, manifest and licence.")],
     tokenizer: Tokenizer = None,
     cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
 ) -> None:
     """A checkpoint as a folder that every command takes as MODEL."""
     from experiments.convert import convert
 
     refuse_existing(out)
-    typer.echo(convert(path, out, tokenizer, cam_model)["path"])
+    made = convert(path, out, heads, tokenizer=tokenizer, cam_model=cam_model)
+    sys.stdout.write((json.dumps(made) if as_json else made["path"]) + "\n")
 
 
 @recipe_app.command()
@@ -294,7 +309,8 @@ def evaluation(
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames, mocap, box=model.model.family.box), load_body().to(device)
+    model.model.to(device)
+    opened, body = open_data(spec, frames, mocap, model=model.model), load_body().to(device)
     if spec.mask_source == "none" and model.model.protect is not None:
         raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
@@ -307,9 +323,7 @@ def evaluation(
         rival = None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = evaluate.evaluate(
-            model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n), rival
-        )
+        result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}
     source = provenance("evaluate", model, body, spec, opened, device)
@@ -324,7 +338,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames), load_body().to(device)
+    opened, body = open_data(spec, frames, model=model.model), load_body().to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
@@ -344,7 +358,7 @@ def tell(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]]
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         return
     # rich takes 80 columns where stdout is no terminal, and would fold the cells
-    Console(width=None if sys.stdout.isatty() else 120).print(table(result))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(result))
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -377,10 +391,12 @@ def depth_table(result: dict[str, Any]) -> Table:
 
 def titled(source: dict[str, Any], speed: str = "") -> Table:
     """An empty table that says what was measured, from its provenance."""
+    from experiments.provenance import counted
+
     data = source["data"]
     return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} recordings; 95 % bootstrap intervals over recordings\n"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings\n"
         f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )
@@ -394,7 +410,9 @@ def cell(value: dict[str, float] | None, form: str = ".1f") -> str:
 def progress_bar() -> Progress:
     """A bar on stderr, and nothing where stderr is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    # Time left follows from the last hour: one trial of a search can take longer than rich's half a minute.
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, speed_estimate_period=3600, disable=not sys.stderr.isatty())
 
 
 def shown_on(bar: Progress) -> Callable[[str, str, int, int], None]:

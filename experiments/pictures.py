@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from compress.tokens import DROPPED, Tokens
@@ -23,23 +24,20 @@ from hmr.vit import PATCH
 Picture = NDArray[np.uint8]  # (H, W, 3)
 SKIN = {"original": (86, 180, 233), "compressed": (230, 159, 0)}  # Okabe and Ito's sky blue and orange
 LIGHT = np.array([-0.3, -0.5, -0.8], np.float32) / np.float32(0.99)  # from the camera's upper left
+OPACITY = 0.85  # of a mesh
 SCALE = 2  # token pictures are drawn this much larger, so that borders are thin
-
-
-def masked(sample: Sample) -> Picture:
-    """The crop with all but the person mask faded."""
-    faded = (255 - (255 - sample.image.astype(np.int32)) // 4).astype(np.uint8)
-    return np.where(sample.mask[..., None], sample.image, faded)
+MASK, FORCED = (240, 228, 66), (213, 94, 0)  # yellow and vermilion
 
 
 def tokens_drawn(sample: Sample, tokens: Tokens, index: int) -> Picture:
     """The crop as frame `index` of `tokens` stands for it (2 H, 2 W, 3), as Bolya et al. 2023 draw it.
 
-    A token of one patch shows its pixels; patches that share a token have their mean colour and one outline; dropped
-    patches are crossed out on grey.
+    A token of one patch shows its pixels; patches that share a token have their mean colour and one outline, which is
+    white, or red where a patch of the person is among them; dropped patches are crossed out on grey. The outline of the
+    person mask is drawn over it.
     """
     rows, columns = tokens.grid
-    source = tokens.source[index].reshape(rows, columns).numpy()  # (N0,) -> (rows, columns)
+    source = tokens.source[index].reshape(rows, columns).cpu().numpy()  # (N0,) -> (rows, columns)
     image = sample.image.astype(np.float32)
     cell = source.repeat(PATCH, 0).repeat(PATCH, 1)  # (H, W)
     for token in np.unique(source):
@@ -50,7 +48,10 @@ def tokens_drawn(sample: Sample, tokens: Tokens, index: int) -> Picture:
             image[here] = image[here].mean(0)
     drawn = image.clip(0, 255).astype(np.uint8).repeat(SCALE, 0).repeat(SCALE, 1)
     crossed(drawn, source)
-    return outlined(drawn, source)
+    outlined(drawn, source, tokens.protected[index].cpu().numpy())
+    mask = sample.mask.repeat(SCALE, 0).repeat(SCALE, 1)
+    drawn[mask & ~binary_erosion(mask, iterations=2, border_value=1)] = MASK
+    return drawn
 
 
 def crossed(drawn: Picture, source: NDArray[np.int64]) -> None:
@@ -61,20 +62,26 @@ def crossed(drawn: Picture, source: NDArray[np.int64]) -> None:
         drawn[row * side + step, column * side + step] = 140
 
 
-def outlined(drawn: Picture, source: NDArray[np.int64]) -> Picture:
-    """White lines where a merged token meets another one."""
-    size = np.bincount(source[source != DROPPED], minlength=1)
+def outlined(drawn: Picture, source: NDArray[np.int64], protected: NDArray[np.bool_]) -> None:
+    """Lines where a merged token meets another one, in place; red where it is `protected` (N,)."""
+    size = np.bincount(source[source != DROPPED], minlength=len(protected))
     shared = (source != DROPPED) & (size[source.clip(0)] > 1)
-    side = PATCH * SCALE
+    side, line = PATCH * SCALE, slice(0, 2)
     for row, column in zip(*np.nonzero(shared), strict=True):
-        y, x = row * side, column * side
-        for dy, dx, edge in ((-1, 0, np.s_[y, x : x + side]), (1, 0, np.s_[y + side - 1, x : x + side]),
-                             (0, -1, np.s_[y : y + side, x]), (0, 1, np.s_[y : y + side, x + side - 1])):  # fmt: skip
-            r, c = row + dy, column + dx
-            inside = 0 <= r < source.shape[0] and 0 <= c < source.shape[1]
-            if not inside or source[r, c] != source[row, column]:
-                drawn[edge] = 255
-    return drawn
+        cell = drawn[row * side : (row + 1) * side, column * side : (column + 1) * side]  # (2 PATCH, 2 PATCH, 3)
+        edges = {(-1, 0): cell[line], (1, 0): cell[::-1][line], (0, -1): cell[:, line], (0, 1): cell[:, ::-1][:, line]}
+        for (down, right), edge in edges.items():
+            r, c = row + down, column + right
+            within = 0 <= r < source.shape[0] and 0 <= c < source.shape[1]
+            if not within or source[r, c] != source[row, column]:
+                edge[:] = FORCED if protected[source[row, column]] else 255
+
+
+def counted(tokens: Tokens, index: int) -> tuple[int, int, int, int]:
+    """Of frame `index`: tokens that are one patch, tokens that are several, patches in those, patches that are gone."""
+    source = tokens.source[index].cpu().numpy()
+    size = np.bincount(source[source != DROPPED])
+    return int((size == 1).sum()), int((size > 1).sum()), int(size[size > 1].sum()), int((source == DROPPED).sum())
 
 
 def body_drawn(sample: Sample, body: BodyModel, output: HMROutput, index: int, who: str) -> Picture:
@@ -92,7 +99,8 @@ def body_drawn(sample: Sample, body: BodyModel, output: HMROutput, index: int, w
     colours = np.tile(np.array(SKIN[who], np.float32), (len(vertices), 1))
     normals = render.vertex_normals(vertices, faces)
     render.shade(image, face_id, bary, 0, faces, normals, colours, LIGHT, 0.35)
-    return image.clip(0, 255).astype(np.uint8)
+    seen = OPACITY * image + (1 - OPACITY) * sample.image  # the person shows through
+    return seen.round().clip(0, 255).astype(np.uint8)
 
 
 def place(camera: Tensor, sample: Sample) -> Tensor:

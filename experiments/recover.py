@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,22 +29,24 @@ FRAMES = 4096  # pictures; each is drawn when a step first asks for it, and kept
 
 
 class Pictures:
-    """A `compress.recover.Crops`: the pictures and masks of a data set, without a look at its poses."""
+    """A `compress.recover.Crops`: what a model is given of a data set, without a look at its poses."""
 
     def __init__(self, data: Frames) -> None:
         self.data = data
-        self.drawn: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
+        self.drawn: dict[int, tuple[NDArray[Any], ...]] = {}
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         for i in indices:
             if i not in self.drawn:
                 sample = self.data[i]
-                self.drawn[i] = sample.image, sample.mask
-        images, masks = (np.stack([self.drawn[i][part] for i in indices]) for part in (0, 1))
-        return normalised(torch.from_numpy(images)), torch.from_numpy(masks)
+                self.drawn[i] = sample.image, sample.mask, sample.bbox_info
+        images, *rest = (
+            torch.from_numpy(np.stack(parts)) for parts in zip(*(self.drawn[i] for i in indices), strict=True)
+        )
+        return normalised(images), *rest
 
 
 class Recovery:
@@ -52,13 +55,13 @@ class Recovery:
     def __init__(self, model: HMRModel, body: BodyModel, spec: DataSpec = DATA, data: Frames | None = None) -> None:
         self.teacher, self.distance = copy.deepcopy(model), partial(distance, body)
         self.spec, self.crops = spec, Pictures(open_data(DATA, FRAMES) if data is None else data)
-        self.folder: Path | None = None
+        self.folders: list[Path] = []
 
     def follow(self, plan: RecoverPlan, model: HMRModel, tell: Callable[[str, str, int, int], None]) -> RecoverPlan:
         """Train `model` as planned, going on where a run that was killed stopped; returns the plan, measured."""
         mine = identity(plan, model, self.teacher, self.crops, SEED)
         digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
-        self.folder = fasthmr_home() / "recover" / digest[:32]
+        self.folders.append(fasthmr_home() / "recover" / digest[:32])
 
         def show(now: Progress) -> None:
             word = f"step {now.step}: distance {now.distance:.3f}"
@@ -67,9 +70,9 @@ class Recovery:
             else:
                 tell("recovering", word, round(now.seconds), round(60 * plan.minutes))
 
-        return distil(plan, model, self.teacher, self.crops, self.distance, self.folder, seed=SEED, progress=show)
+        return distil(plan, model, self.teacher, self.crops, self.distance, self.folders[-1], seed=SEED, progress=show)
 
     def forget(self) -> None:
-        """Remove the checkpoints: the weights are safe elsewhere."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all checkpoints: the weights, or what was measured of them, are safe elsewhere."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -21,19 +21,20 @@ from compress.policy import Plan, Policy
 from compress.prune_width import PruneWidth
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
-from compress.tokens import coverage
+from compress.tokens import Tokens, coverage
 from experiments import evaluate
 from experiments.cost import frame_cost
 from experiments.datasets import SEED, DataSpec, Frames, open_data
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.models import Resolved
-from experiments.provenance import commit, dataset, provenance, versions
+from experiments.provenance import commit, counted, dataset, provenance, versions
 from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
 from hmr.body import BodyModel, load_body
 from hmr.data.view import Sample
+from hmr.head import HMROutput
 from hmr.home import fasthmr_home
 from hmr.judge import JointJudge
 from hmr.model import HMRModel
@@ -95,20 +96,20 @@ def compress(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
     body = load_body().to(device)
-    box = model.model.family.box
-    test = held(open_data(spec, frames, box=box), f"{spec.name}:{spec.split}", tell)
+    test = held(open_data(spec, frames, model=model.model), f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
     own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
     looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps) or (own and recovers)
-    calib = held(open_data(decide, frames, box=box), f"{decide.name}:{decide.split}", tell) if looking else None
+    deciding = f"{decide.name}:{decide.split}"
+    calib = held(open_data(decide, frames, model=model.model), deciding, tell) if looking else None
     if label_free:
         for data in (test, calib) if calib else (test,):
             data.samples = labelled(model.model, data, device)
     judge = JointJudge(model.model, calib.samples, body) if calib else None
     journal = journal_of(model, search.operator, body, calib) if search and calib else None
-    compared = calib or held(open_data(decide, frames or COMPARED, box=box), f"{decide.name}:{decide.split}", tell)
+    compared = calib or held(open_data(decide, frames or COMPARED, model=model.model), deciding, tell)
     before = looked_at(model.model, test.samples, compared.samples)
     taught = (decide, calib) if own and calib else ()
     recovery = Recovery(model.model, body, *taught) if recovers else None
@@ -223,26 +224,23 @@ def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Sched
 def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell) -> Measured:
     """Errors, speed and merged persons of `model` on every frame."""
     parts, merged, seconds = [], [], 0.0
-    device = next(model.parameters()).device
+    tokens: list[Tokens] = []  # of the newest batch
+
+    def forward(crop: Tensor, mask: Tensor, condition: Tensor) -> HMROutput:
+        tokens[:] = [model.encode(crop, mask)]
+        return model.read(tokens[0], condition)
+
     with torch.inference_mode():
-        for start, crop, mask, truth in evaluate.batches(data, device):
+        for start, given, truth in evaluate.batches(data, next(model.parameters()).device):
             if start == 0:
-                evaluate.timed(model, crop, mask)
-            said, took = evaluate.timed(model, crop, mask)
+                evaluate.timed(forward, *given)
+            said, took = evaluate.timed(forward, *given)
             seconds += took
             parts.append(evaluate.errors(body, said, truth))
-            merged.append(lost_person(model, crop, mask))
-            tell(f"measuring {name}", "", start + len(crop), len(data))
-    shares = [share for share in merged if share is not None]
-    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(shares).cpu() if shares else None)
-
-
-def lost_person(model: HMRModel, crop: Tensor, mask: Tensor) -> Tensor | None:
-    """Share (B,) of the person's patches without a token of their own; None where no token is reduced."""
-    if model.schedule == Schedule():
-        return None
-    share = coverage(mask, model.grid)
-    return person_merged(model.encode(crop, mask), share > (model.protect or 0.0))
+            merged.append(person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0)))
+            tell(f"measuring {name}", "", start + len(truth.betas), len(data))
+    looked = model.schedule != Schedule() and data.notes.get("mask_source") != "none"
+    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(merged).cpu() if looked else None)
 
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
@@ -275,7 +273,7 @@ def steps_table(result: dict[str, Any]) -> Table:
     shown = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap intervals over them; {decided}"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings; {decided}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
     )
     shown.add_column("after")
@@ -327,8 +325,8 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
                 if source["label_free"]
                 else []
             ),
-            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
-            f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
+            f"Errors are on {data['name']}:{data['split']}, with 95 % bootstrap intervals over recordings: "
+            f"{counted(data)}.",
             f"Decided on {decided}.{learnt} Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
             "",
             "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",

@@ -179,7 +179,7 @@ class SMPLHead(nn.Module):
 
     def query(self, estimate: Tensor, condition: Tensor | None) -> Tensor:
         """What the query token is embedded from (B, token_dim)."""
-        return estimate.new_zeros(len(estimate), 1) if self.token_dim == 1 else estimate
+        return estimate.new_zeros(estimate.shape[0], 1) if self.token_dim == 1 else estimate
 
     def pose_update(self, features: Tensor) -> Tensor:
         """Query token (B, D) -> what it adds to the pose (B, joints * 6)."""
@@ -191,7 +191,7 @@ class SMPLHead(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None) -> HMROutput:
         mean = torch.cat((self.get_buffer(self.pose_buffer), self.init_betas, self.init_cam), 1)  # (1, joints * 6 + 13)
-        estimate = mean.expand(len(tokens), -1)
+        estimate = mean.expand(tokens.shape[0], -1)
         for _ in range(self.iterations):
             query = self.query(estimate, condition)
             features = self.transformer(query[:, None].to(tokens.dtype), tokens)[:, 0]  # (B, D)

@@ -104,7 +104,7 @@ class HMRModel(nn.Module):
             return None
         if mask is None:
             raise BadInput("this model's tokens were reduced around the person: it needs a person mask for each crop")
-        if mask.ndim != 3 or len(mask) != len(crop):
+        if mask.ndim != 3 or mask.shape[0] != crop.shape[0]:
             raise BadInput(f"a person mask is (B, H, W) with B = {len(crop)}, this one is {tuple(mask.shape)}")
         return coverage(mask, self.grid) - self.protect
 

@@ -1,20 +1,25 @@
 """Files of `torch.save` from strangers, read without running them.
 
-Torch's own `weights_only` reader goes first. What it refuses (a Lightning checkpoint with its configuration inside)
-goes through a restricted unpickler: tensors are rebuilt from the mapped file, and every other global that the pickle
-names becomes an inert stub, whatever it is called with, and is reported. There is no third way.
+Of plain tensors in plain containers, what torch's own `weights_only` reader says counts. Whatever holds more (a
+Lightning checkpoint with its configuration) is read by a restricted unpickler: tensors are rebuilt from the mapped
+file, and every other global that the pickle names becomes an inert stub, whatever it is called with, and is reported.
+There is no third way.
+
+The restricted one goes over every file before torch's sees it, because that never ends on some: it takes the hash of
+any key, be it a tuple of tuples that doubles sixty times, and fills a tensor that claims a million million places.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import re
 import stat
 import struct
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -30,6 +35,7 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # those from before torch 
 MAX_PICKLE = 32 << 20  # bytes; that of a Lightning file with its optimiser is a thousandth of it
 MAX_RECORDS = 200_000
 MAX_GLOBALS = 1000
+MAX_KEY = 60  # bits of a number that is a key
 _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError,
            UnicodeError, OverflowError, MemoryError, RecursionError, struct.error, OSError, zipfile.BadZipFile,
            NotImplementedError, AssertionError, ImportError)  # fmt: skip
@@ -39,6 +45,7 @@ _DTYPES = {
         ("Float", torch.float32), ("Double", torch.float64), ("Half", torch.float16), ("BFloat16", torch.bfloat16),
         ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8),
         ("Byte", torch.uint8), ("Bool", torch.bool), ("Untyped", torch.uint8),
+        ("ComplexFloat", torch.complex64), ("ComplexDouble", torch.complex128),
     )
 }  # fmt: skip
 
@@ -63,25 +70,22 @@ def read_torch(path: Path) -> Read:
     with path.open("rb") as file:
         start = file.read(len(LEGACY))
     if start.startswith(ZIP):
-        records = checked_records(path)
-    elif start == LEGACY:
-        records = None  # neither mapped nor open to the restricted reader: nobody has written such files since 2020
-    else:
-        raise BadInput(f"{path}: not a file of torch.save")
-    try:
-        content = _weights_only(path, mapped=records is not None)
-    except _BROKEN as refusal:
-        if records is None:
-            named = re.findall(r"GLOBAL ([\w.]{1,200})", str(refusal))
-            more = f": it names {named[0]}, which was not run" if named else ""
-            raise BadInput(
-                f"{path}: a broken file of before version 1.6 of torch, or more than tensors{more}"
-            ) from refusal
-        return _restricted(path, records)
-    if records is not None:
         # torch maps whatever a storage claims, were it the bytes of another: this reader holds them against the records
-        _restricted(path, records)
-    return Read(content)
+        found = _restricted(path, checked_records(path))
+        if found.stubbed:
+            return found
+        try:
+            return Read(_weights_only(path, mapped=True))
+        except _BROKEN:
+            return found
+    if start != LEGACY:
+        raise BadInput(f"{path}: not a file of torch.save")
+    if named := _rehearsed(path):
+        raise BadInput(f"{path}: of before version 1.6 of torch, with more than tensors: {named}, which was not run")
+    try:
+        return Read(_weights_only(path, mapped=False))
+    except _BROKEN as refusal:
+        raise BadInput(f"{path}: a broken file of before version 1.6 of torch") from refusal
 
 
 def _weights_only(path: Path, mapped: bool) -> Any:
@@ -196,14 +200,31 @@ def _restricted(path: Path, records: dict[str, Record]) -> Read:
     if place.size > MAX_PICKLE:
         raise BadInput(f"{path}: its data.pkl has {place.size} bytes, more than {MAX_PICKLE >> 20} MiB; not read")
     stubbed: dict[str, type[Stub]] = {}
-    try:
-        with path.open("rb") as file:
-            file.seek(place.offset)
-            stream = io.BytesIO(file.read(place.size))
+    with _refusing(path, stubbed), path.open("rb") as file:
+        file.seek(place.offset)
+        stream = io.BytesIO(file.read(place.size))
         order = records.get("byteorder", Record(0, 6)).size
         if order != len("little"):
             raise ValueError("written on a big-endian machine")
         return Read(_Unpickler(stream, path, records, stubbed).load(), tuple(stubbed))
+
+
+def _rehearsed(path: Path) -> str:
+    """The globals in the pickles at the start of a file from before torch 1.6 (its mark, its version, the machine, and
+    the content, whose storages follow) that are none of tensors. Raises BadInput for a broken one."""
+    stubbed: dict[str, type[Stub]] = {}
+    with _refusing(path, stubbed), path.open("rb") as file:
+        stream = io.BytesIO(file.read(MAX_PICKLE))
+        for _ in range(4):
+            _Unpickler(stream, path, None, stubbed).load()
+    return _listed(stubbed)
+
+
+@contextmanager
+def _refusing(path: Path, stubbed: dict[str, type[Stub]]) -> Iterator[None]:
+    """BadInput with the globals seen so far for whatever a broken file does to its reader."""
+    try:
+        yield
     except BadInput:
         raise
     except _BROKEN as error:
@@ -222,8 +243,9 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(
-        self, stream: io.BytesIO, path: Path, records: dict[str, Record], stubbed: dict[str, type[Stub]]
+        self, stream: io.BytesIO, path: Path, records: dict[str, Record] | None, stubbed: dict[str, type[Stub]]
     ) -> None:
+        """Without `records` (of a file from before torch 1.6) tensors are stubs too."""
         super().__init__(stream, encoding="utf-8", errors="surrogateescape")
         self.path, self.records, self.stubbed = path, records, stubbed
         self.mapped: Any = None  # torch's storage of all the file's bytes
@@ -250,8 +272,51 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_setitem(self) -> None:
+        """SETITEM and SETITEMS write to whatever comes first, a tensor too, and hash any key: here only plain ones."""
+        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]
+        self.put([key, value])
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        self.put(self.pop_mark())  # type: ignore[attr-defined]
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def put(self, entries: list[Any]) -> None:
+        """Keys and values, in turn, into the dict on the stack."""
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(target, dict):
+            raise ValueError(f"entries for a {type(target).__name__}")
+        target.update(_dict(zip(entries[::2], entries[1::2], strict=True)))
+
+    def load_dict(self) -> None:
+        """DICT, which only protocol 0 writes."""
+        entries = self.pop_mark()  # type: ignore[attr-defined]
+        self.append(_dict(zip(entries[::2], entries[1::2], strict=True)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_frozenset(self) -> None:
+        items = _set(self.pop_mark())  # type: ignore[attr-defined]
+        self.append(frozenset(items))  # type: ignore[attr-defined]
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_additems(self) -> None:
+        items, target = _set(self.pop_mark()), self.stack[-1]  # type: ignore[attr-defined]
+        if isinstance(target, set):
+            target.update(items)
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
     def persistent_load(self, identity: Any) -> Any:
+        if self.records is None:
+            return Stub()
         kind, dtype, key, _device, count = identity
+        if not isinstance(key, str) or not isinstance(count, int):
+            raise ValueError("a storage without a name")
         record = self.records.get(f"data/{key}")
         if kind != "storage" or not isinstance(dtype, torch.dtype) or record is None or count < 0:
             raise BadInput(f"{self.path}: a tensor's storage {_short(str(key))} is not in the file")
@@ -268,10 +333,15 @@ class _Storage:
     dtype: torch.dtype
 
 
-def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
-    """torch._utils._rebuild_tensor_v2 that never grows a storage."""
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or min((offset, *size, *stride)) < 0:
+def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor | Stub:
+    """torch._utils._rebuild_tensor_v2 that never grows a storage; a stub for one of a stub."""
+    numbers = (offset, *size, *stride)
+    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
         raise ValueError("an impossible tensor")
+    if isinstance(storage, Stub):
+        return storage
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without a storage")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and (last + 1) * storage.dtype.itemsize > storage.bytes.nbytes():
         raise ValueError(f"a tensor of shape {tuple(size)} that reaches beyond its storage")
@@ -313,11 +383,26 @@ def _tuple(values: Any = ()) -> tuple[Any, ...]:
 
 
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
-    return dict(pairs)
+    """A dict of keys that are `hashed`."""
+    entries = list(pairs.items() if isinstance(pairs, dict) else pairs)
+    return {hashed(key): value for key, value in entries}
 
 
 def _set(values: Any = ()) -> set[Any]:
-    return {value for value in values if isinstance(value, str | int | float | bytes)}
+    """A set of values that are `hashed`."""
+    return {hashed(value) for value in values}
+
+
+def hashed(key: Any) -> Any:
+    """A key whose hash is quickly made, and is nobody else's: those of large integers go round every 61 bits.
+
+    Raises ValueError for others.
+    """
+    if isinstance(key, int) and key.bit_length() > MAX_KEY:
+        raise ValueError(f"a number of more than {MAX_KEY} bits as a key")
+    if key is not None and not isinstance(key, int | str | bytes | float | Stub | torch.dtype):
+        raise ValueError(f"a {type(key).__name__} as a key")
+    return key
 
 
 def _short(name: str) -> str:

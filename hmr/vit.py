@@ -42,6 +42,8 @@ def thinned(x: Tensor, update: Callable[[Tensor], Tensor], drop: float) -> Tenso
     The update is computed only for the samples that keep it and is scaled by B / kept, so the mean stays what it was
     and the work shrinks (DINOv2, `drop_add_residual_stochastic_depth`). At least one sample keeps it.
     """
+    if not drop:
+        return update(x)
     batch = len(x)
     kept = max(1, round(batch * (1 - drop)))
     if kept == batch:

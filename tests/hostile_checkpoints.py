@@ -1,7 +1,7 @@
-"""Hostile checkpoints, and a process of its own that loads them while an audit hook watches.
+"""Hostile checkpoints, and processes that load one each while an audit hook watches.
 
-As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, stdout a JSON object, path ->
-[outcome, message, what the hook saw].
+As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, first those of two good files, one of
+tensors alone; stdout a JSON object, path -> [outcome, message, what the hook saw].
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import encodings.cp437  # noqa: F401  # zipfile asks for it
 import io
 import json
 import logging
+import os
 import pickle
 import resource
 import signal
@@ -28,11 +29,13 @@ from torch import Tensor
 from compress.errors import BadInput
 from hmr import checkpoints
 from hmr.model import build
+from hmr.safe_torch import LEGACY
 
 TINY = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1, "head_mlp_dim": 16}
 SECONDS, ADDRESS_SPACE = 20, 6 << 30  # torch alone maps 3 GiB
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "exec", "import", "ctypes.", "urllib.", "code.", "pty.",
              "webbrowser.", "tempfile.", "compile", "sys.addaudithook", "sys.settrace")  # fmt: skip
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MARKER = "RAN"  # a file that each attack would write beside itself
 
 
@@ -79,11 +82,27 @@ class _Pickler(_PYTHONS):
             self.save(Call("torch._utils", "_rebuild_tensor_v2", Persistent(storage), 0, tuple(obj.shape),
                            tuple(obj.contiguous().stride()), False, OrderedDict()))  # fmt: skip
             return
+        if isinstance(obj, Raw):
+            self.write(obj.code)
+            return
         if isinstance(obj, Persistent):
             self.save(obj.identity)
             self.write(pickle.BINPERSID)
             return
         super().save(obj, save_persistent_id)
+
+
+class Raw:
+    """Pickles as the bytes it holds."""
+
+    def __init__(self, code: bytes) -> None:
+        self.code = code
+
+
+def doubling(times: int = 60) -> bytes:
+    """Pickle code of (1,), a pair of it twice, a pair of that twice, and so on: short, and nobody can go through it."""
+    grown = b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(100, 100 + times))
+    return b"K\x01\x85q" + bytes([100]) + grown
 
 
 class Persistent:
@@ -168,9 +187,17 @@ def calls(marker: Path) -> dict[str, tuple[Any, str]]:
     }
 
 
+def old(content: bytes) -> bytes:
+    """A file as torch wrote it before version 1.6: its mark, its version, the machine, the content, no storages."""
+    return LEGACY + b"\x80\x02M\xe9\x03." + pickled({})[0] + content + pickled([])[0]
+
+
 def odd_pickles() -> dict[str, tuple[Any, str]]:
     """Pickles that break their reader: content for `archive`, and words of the message."""
     tensor = pickled({"backbone.pos_embed": torch.zeros(4)})
+    number = pickle.LONG1 + b"\x08"
+    same_hash = b"".join(number + struct.pack("<q", i * sys.hash_info.modulus) + b"N" for i in range(-4, 5))
+    storage = [b"\0" * 4]
     claims = tensor[0].replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85")
     return {
         "cut_pickle": ((tensor[0][: len(tensor[0]) // 2], tensor[1]), "broken"),
@@ -183,6 +210,65 @@ def odd_pickles() -> dict[str, tuple[Any, str]]:
         "tensor_beyond_storage": ((claims, tensor[1]), "reaches beyond"),
         "storage_not_there": ((tensor[0], []), "storage '0'"),
         "storage_too_short": ((tensor[0], [b"\0" * 4]), "shorter than it says"),
+        "key_that_doubles": ((b"\x80\x02}" + doubling() + b"Ns.", []), "tuple as a key"),
+        "keys_that_double": ((b"\x80\x02}(" + doubling() + b"Nu.", []), "tuple as a key"),
+        "old_dict_of_doubling_keys": ((b"\x80\x02(" + doubling() + b"Nd.", []), "tuple as a key"),
+        "ordered_dict_of_doubling_keys": (
+            (b"\x80\x02ccollections\nOrderedDict\n]" + doubling() + b"N\x86a\x85R.", []),
+            "tuple as a key",
+        ),
+        "set_of_what_doubles": ((b"\x80\x04\x8f(" + doubling() + b"\x90.", []), "tuple as a key"),
+        "frozen_set_of_what_doubles": ((b"\x80\x04(" + doubling() + b"\x91.", []), "tuple as a key"),
+        "old_set_of_what_doubles": ((b"\x80\x02cbuiltins\nset\n]" + doubling() + b"a\x85R.", []), "tuple as a key"),
+        "counter_of_what_doubles": (
+            (b"\x80\x02ccollections\nCounter\n]" + doubling() + b"a\x85R.", []),
+            "collections.Counter",
+        ),
+        "bytes_that_are_only_claimed": (pickled({"a": Call("builtins", "bytearray", 1 << 40)}), "builtins.bytearray"),
+        "keys_of_one_hash": ((b"\x80\x02}(" + same_hash + b"u.", []), "bits"),
+        "storage_whose_name_doubles": (
+            pickled({"a": Persistent(("storage", _Global("torch", "FloatStorage"), Raw(doubling()), "cpu", 1))}),
+            "without a name",
+        ),
+        "shape_that_doubles": (
+            (
+                pickled(
+                    {
+                        "a": Call(
+                            "torch._utils",
+                            "_rebuild_tensor_v2",
+                            Persistent(("storage", _Global("torch", "FloatStorage"), "0", "cpu", 1)),
+                            Raw(doubling()),
+                            (Raw(doubling()),),
+                            (1,),
+                            False,
+                            {},
+                        )
+                    }
+                )[0],
+                storage,
+            ),
+            "impossible tensor",
+        ),
+        "filled_tensor": (
+            (
+                pickled(
+                    Call(
+                        "torch._utils",
+                        "_rebuild_tensor_v2",
+                        Persistent(("storage", _Global("torch", "FloatStorage"), "0", "cpu", 1)),
+                        0,
+                        (1 << 40,),
+                        (0,),
+                        False,
+                        {},
+                    )
+                )[0][:-1]
+                + b"\x88K\x01s.",
+                storage,
+            ),
+            "entries for a Tensor",
+        ),
     }
 
 
@@ -237,8 +323,8 @@ def plain_files(folder: Path) -> dict[Path, str]:
     """Files that are no archives of torch, and words of the message."""
     raw = {
         "bare.pt": (pickled(Call("os", "system", "true"))[0], "plain pickle"),
-        "before_1_6.pt": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03." + pickled({})[0]
-                          + pickled(Call("os", "system", "true"))[0], "os.system"),
+        "before_1_6.pt": (old(pickled(Call("os", "system", "true"))[0]), "os.system"),
+        "before_1_6_doubling.pt": (old(b"\x80\x02}" + doubling() + b"Ns."), "tuple as a key"),
         "noise.ckpt": (b"\x93noise" * 100, "not a readable file"),
         "empty.pt": (b"", "not a readable file"),
         "giant_header.safetensors": (struct.pack("<Q", 1 << 62) + b"{}", "not a readable file"),
@@ -285,23 +371,38 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Note whatever a reader of files would not do; and stop it before it happens."""
     if not watching:
         return
-    writes = event == "open" and any(letter in str(arguments[1] or "r") for letter in "wxa+")
-    if event.startswith(FORBIDDEN) or writes:
+    if event.startswith(FORBIDDEN) or (event == "open" and writes(*arguments)):
         seen.append(f"{event} {arguments!r}"[:200])
         raise RuntimeError(f"forbidden: {event}")
 
 
-def late(*_: object) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")
+def writes(_path: object, mode: str | None, flags: int) -> bool:
+    """Whether a file is opened for more than reading; os.open has flags and no mode."""
+    return any(letter in mode for letter in "wxa+") if mode else bool(flags & WRITING)
+
+
+def apart(path: str) -> list[object]:
+    """`attempt` in a process of its own, which the kernel ends when it takes too long."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+        sys.addaudithook(watch)
+        os.write(writing, json.dumps(attempt(path)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return json.loads(said) if code == 0 else [f"ended with {code}", "", []]
 
 
 def attempt(path: str) -> list[object]:
     """[outcome, message and log, forbidden events] of loading a file."""
     global watching
-    seen.clear()
     logged = io.StringIO()
     logging.basicConfig(stream=logged, force=True)
-    signal.alarm(SECONDS)
     watching = True
     outcome, message = "loaded", ""
     try:
@@ -312,14 +413,12 @@ def attempt(path: str) -> list[object]:
         outcome, message = type(error).__name__, str(error)
     finally:
         watching = False
-        signal.alarm(0)
-    return [outcome, message + logged.getvalue(), list(seen)]
+    return [outcome, message + logged.getvalue(), seen]
 
 
 if __name__ == "__main__":
-    good, *paths = json.load(sys.stdin)
-    signal.signal(signal.SIGALRM, late)
-    attempt(good)  # what is imported on first use
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    sys.addaudithook(watch)
-    json.dump({path: attempt(path) for path in (good, *paths)}, sys.stdout)
+    paths = json.load(sys.stdin)
+    torch.set_num_threads(1)  # a process of several threads cannot be forked
+    for path in paths[:2]:
+        attempt(path)  # what is imported on first use
+    json.dump({path: apart(path) for path in paths}, sys.stdout)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
-from experiments.ablation import Row, Table, ablate, shown
+from experiments.ablation import Row, Table, ablate, shown, with_recovery
+from experiments.cost import frame_cost, shaped
 from experiments.datasets import parse
 from experiments.models import Resolved
 from experiments.paper import table
@@ -75,7 +77,7 @@ def test_an_unknown_table_is_named_with_its_nearest():
         table("token")
 
 
-@pytest.mark.parametrize("name", ["thresholds", "thresholds-recovered", "operators", "tokens"])
+@pytest.mark.parametrize("name", ["thresholds", "operators", "tokens", "budgets"])
 def test_shipped_tables_fit_the_reference_model(name):
     model = build("reference")
     chosen = table(name)
@@ -89,14 +91,48 @@ def test_shipped_tables_fit_the_reference_model(name):
 
 def test_token_policies_are_compared_at_equal_macs():
     """Where background goes at the input, fewer layers see it: the budget is met by keeping a few tokens more."""
-    from compress.cost import cost
-    from experiments.cost import frame
-
-    macs: dict[str, float] = {}
-    for row in table("tokens").rows:
-        if row.masks == "exact":
-            model = build("reference").eval()
-            row.steps[0].plan(model).shape(model)
-            macs[row.name] = cost(model, *frame(model, next(model.parameters()).device)).macs.true
+    macs = {row.name: counted(row.steps) for row in table("tokens").rows if row.masks == "exact"}
     for keep, dropped in ((130, 135), (90, 100), (60, 74)):
         assert macs[f"drop to {dropped}"] == pytest.approx(macs[f"Mask-ToMe {keep}"], rel=0.01)
+
+
+def test_recovered_rows_stand_beside_their_own_and_train_once(monkeypatch, tmp_path):
+    """Masks are for measuring: rows that differ in them alone are one model, which is recovered once."""
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
+    ways = (Row("exact", TOKENS), Row("box", TOKENS, "box"), Row("no steps"))
+    rows = with_recovery(ways, 0.01)
+    assert [row.name for row in rows] == ["exact", "box", "exact, recovered", "box, recovered", "no steps"]
+    told: list[str] = []
+    found = ablate(Table("t", "", "", ways), small(), parse("synth:val"), 4, 3, lambda *say: told.append(say[0]), 0.01)
+    measured = found["rows"]
+    assert [row["name"] for row in measured] == ["original", *(row.name for row in rows)]
+    first, again = (row["plans"] for row in measured[3:5])
+    assert first == again and [plan["policy"] for plan in first] == ["merge_tokens", "recover"]
+    ids = [row["recipe_id"] for row in measured]
+    assert ids[1] == ids[2] != ids[3] == ids[4]
+    assert "recovering" in told and "recovering" not in told[told.index("measuring box, recovered") :]
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_budgets_are_kept():
+    """Rows are named after the share of multiply-accumulates they may take; layers cost the same, found or given."""
+    original = counted(())
+    for row in table("budgets").rows:
+        if row.model is None:
+            given = [as_given(step) for step in row.steps]
+            assert counted(given) <= int(row.name.split()[0]) / 100 * original
+
+
+def counted(steps) -> int:
+    """True MACs of the reference model after steps."""
+    with torch.device("meta"):
+        model = build("reference").eval()
+    shaped(model, steps)
+    return frame_cost(model, torch.device("meta")).macs.true
+
+
+def as_given(step):
+    """A search for some depth, as windows that lead to it."""
+    if not isinstance(step, MergeLayers) or step.layers is None:
+        return step
+    return MergeLayers(strategy="explicit", windows=((step.layers - 1, 15),))

@@ -8,7 +8,7 @@ import torch
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.stack import encode
-from experiments.bench import PROTECTED, bench, cases_of, persons
+from experiments.bench import PROTECTED, WINDOWS, bench, cases_of, persons, steps_of
 from hmr.model import HMRModel, build
 
 STEPS = {
@@ -58,6 +58,18 @@ def test_result_names_every_case_in_both_precisions(model):
             assert case["time_ratio"] == pytest.approx(baseline / case["median_s"])
             shares = [s["share"] for s in result["stages"] if (s["precision"], s["case"]) == (precision, name)]
             assert len(shares) == 4 and sum(shares) == pytest.approx(1)
+            stages = [s for s in result["stages"] if (s["precision"], s["case"]) == (precision, name)]
+            assert sum(s["encoder_share"] or 0 for s in stages) == pytest.approx(1)
+            assert [s["name"] for s in stages if s["encoder_share"] is None] == ["head"]
+
+
+@pytest.mark.parametrize("architecture", WINDOWS)
+def test_an_eighth_of_the_layers_goes(architecture):
+    with torch.device("meta"):
+        full = build(architecture)
+    cases = cases_of(full, steps_of(architecture))
+    left, whole = (len(cases[name].stack.blocks) for name in ("eclm", "tuned"))
+    assert 8 * left == 7 * whole
 
 
 def test_each_frame_protects_the_same_number_of_tokens():

@@ -13,15 +13,18 @@ from tests import hostile_checkpoints as hostile
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """path -> (words, outcome, message, events), all loaded in one process under the hook; the folder; a good file."""
+    """The folder; what became of a good file; path -> (words, outcome, message, events), each in a process of its own
+    under the hook and with limited memory."""
     folder = tmp_path_factory.mktemp("hostile")
     good = hostile.archive(folder / "good.ckpt", {"state_dict": hostile.weights(), "cfg": hostile.Call("yacs", "Node")})
+    plain = hostile.archive(folder / "plain.ckpt", hostile.weights())
     made = hostile.files(folder)
     command = [sys.executable, "-m", "tests.hostile_checkpoints"]
-    given = json.dumps([str(good), *map(str, made)])
+    given = json.dumps([str(plain), str(good), *map(str, made)])
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
+    assert found.pop(str(plain)) == ["loaded", "", []]
     return folder, found.pop(str(good)), {path: (words, *found[str(path)]) for path, words in made.items()}
 
 

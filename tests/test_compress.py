@@ -235,3 +235,6 @@ def test_kill_9_leaves_nothing_or_a_whole_artefact(place):
         process.wait()
         if Path(f"out-{i}").exists():
             load(Path(f"out-{i}"))
+        assert {path.name for path in place.iterdir() if not path.name.startswith(".")} <= {
+            *("home", "mine.yaml", "tiny.safetensors", "whole"), *(f"out-{j}" for j in range(i + 1))
+        }  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress import artefact
+from compress import artefact, precision
 from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
@@ -171,8 +173,17 @@ def test_int8_without_torchao_is_refused_before_anything_is_done(monkeypatch):
 
 def test_int8_where_torchao_does_not_run_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # as an import that fails
+    monkeypatch.setattr(precision, "torchao", precision.torchao.__wrapped__)  # what was imported before is forgotten
     with pytest.raises(BadInput, match="does not run with torchao"):
         Precision(dtype="int8").check(model())
+
+
+def test_torchao_is_imported_without_a_word():
+    """It warns of each kernel that was built for another machine: nothing that a user could act on."""
+    code = "from compress.precision import refuse_int8; refuse_int8()"
+    root = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
 
 
 def test_a_type_that_is_not_there():

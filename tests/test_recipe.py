@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -206,3 +208,15 @@ def test_check_command(fasthmr, tmp_path):
     assert (code, out, again) == (2, "", err)
     assert json.loads(fasthmr("recipe", "schema")[1]) == schema()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "good.yaml"]
+
+
+def test_check_touches_no_weights():
+    """What reads weights is not even imported."""
+    code = (
+        "import sys; from experiments.cli import main; sys.argv = ['fasthmr', 'recipe', 'check', 'eclm']\n"
+        "try: main()\n"
+        "finally: print([m for m in ('experiments.models', 'hmr.checkpoints') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"

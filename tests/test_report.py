@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import MergeTokens
+from compress.precision import Precision
+from compress.prune_width import PruneWidth
 from compress.tokens import DROPPED, Tokens
-from experiments import pictures, plots
+from experiments import pictures, plots, report
 from experiments.datasets import parse
 from experiments.models import Resolved
 from experiments.run import compress
@@ -80,7 +84,8 @@ def test_the_page_says_what_the_result_says(made):
     for row in result["rows"]:
         error = row["mpjpe_mm"]
         assert f"{error['mean']:.1f} [{error['lo']:.1f}, {error['hi']:.1f}]" in html
-    assert "Blocks 1 to 2 became one block each" in html
+    assert "Blocks 1 to 2 became one block, by operator slm" in html
+    assert "Tokens around the person merge in blocks 0 to 1: 192 → 152 → 120." in html
     assert json.dumps(result["rows"][-1]["tokens"][-1]) in html
 
 
@@ -93,7 +98,8 @@ def test_figures_are_well_formed_and_repeat():
     for draw in (
         lambda: plots.error_against_macs(points),
         lambda: plots.layer_map(8, [(2, 4)]),
-        lambda: plots.similarity_map(torch.eye(4)),
+        lambda: plots.similarity_map(torch.eye(4), [(1, 2)]),
+        lambda: plots.error_against_depth([(4, 100.0), (3, 99.0), (2, None), (1, 250.0)], 3),
     ):
         figure = draw()
         assert ElementTree.fromstring(figure).tag.endswith("svg")
@@ -102,20 +108,72 @@ def test_figures_are_well_formed_and_repeat():
 
 def test_the_layer_map_has_a_box_for_each_block_above_and_below():
     plain, merged = (len(re.findall(r'<g id="patch_', plots.layer_map(8, windows))) for windows in ([], [(2, 4)]))
-    boxes = 8 + 8
-    assert plain - boxes == merged - (boxes - 2) - 1  # the label of the merged run has a box of its own
+    assert plain - (8 + 8) == merged - (8 + 6)
+    assert ">2–4</text>" in plots.layer_map(8, [(2, 4)])
+
+
+def test_one_recording_has_an_interval_without_width(made):
+    """Both of its ends are the mean, but for rounding; a bar of negative length would be an error."""
+    row = {"mpjpe_mm": {"mean": 0.1 + 0.2}, "mpjpe_rise_mm": {"lo": 0.2, "hi": 0.2}, "macs": {"true": 1e9}}
+    for mean in (0.1, 0.1 + 1e-15, 0.1 - 1e-15):
+        found = report.point(1, row, {"mpjpe_mm": {"mean": mean}})
+        assert found.low <= found.mm <= found.high
+
+
+@pytest.mark.parametrize(
+    "policy, words",
+    [
+        (MergeTokens(keep=100, mode="drop"), "Of 192 tokens, the 92 least covered by the person go at the input."),
+        (MergeTokens(keep=192), "Nothing to do."),
+        (MergeTokens(keep=90, protect="none", start=1),
+         "Tokens of any place merge in blocks 1 to 3: 192 → 152 → 112 → 90."),
+        (PruneWidth(), "Nothing to do."),
+        (Precision(dtype="bfloat16"), "The blocks compute in bfloat16."),
+        (MergeLayers(strategy="explicit", windows=((0, 1), (2, 3)), operator="mean"),
+         "Blocks 0 to 1, 2 to 3 became one block each, by operator mean."),
+    ],
+)  # fmt: skip
+def test_plans_are_told_in_words(policy, words):
+    assert report.told(policy.plan(build("reference", SIZES))) == words
 
 
 def test_a_patch_with_a_token_of_its_own_keeps_its_pixels(sample):
     tokens = Tokens.of(torch.zeros(1, 192, 4), (16, 12))
-    assert (pictures.tokens_drawn(sample, tokens, 0) == sample.image.repeat(2, 0).repeat(2, 1)).all()
+    drawn = pictures.tokens_drawn(replace(sample, mask=np.zeros_like(sample.mask)), tokens, 0)
+    assert (drawn == sample.image.repeat(2, 0).repeat(2, 1)).all()
+
+
+def test_the_person_mask_is_outlined(sample):
+    tokens = Tokens.of(torch.zeros(1, 192, 4), (16, 12))
+    drawn, mask = pictures.tokens_drawn(sample, tokens, 0), sample.mask.repeat(2, 0).repeat(2, 1)
+    changed = (drawn != sample.image.repeat(2, 0).repeat(2, 1)).any(2)
+    edge = np.pad(mask, 1, mode="edge")
+    outside = ~(edge[:-2, 1:-1] & edge[2:, 1:-1] & edge[1:-1, :-2] & edge[1:-1, 2:])  # has a neighbour off the person
+    assert (changed <= mask).all() and changed[mask & outside].all()
+    assert 0 < changed.sum() < 4 * (mask & outside).sum()
+
+
+def test_merges_that_took_the_person_are_red(sample):
+    source = torch.arange(192)
+    source[1], source[101] = 0, 100
+    tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
+    tokens = replace(tokens, protected=torch.arange(192)[None] == 100)
+    drawn = pictures.tokens_drawn(replace(sample, mask=np.zeros_like(sample.mask)), tokens, 0)
+    assert (drawn[0, 5] == 255).all() and (drawn[8 * 32, 4 * 32 + 5] == pictures.FORCED).all()
+
+
+def test_kept_merged_and_dropped_are_counted():
+    source = torch.arange(192)
+    source[1], source[12], source[191], source[100] = 0, 0, DROPPED, 99
+    tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
+    assert pictures.counted(tokens, 0) == (186, 2, 5, 1)
 
 
 def test_merged_patches_share_their_mean_and_dropped_ones_are_grey(sample):
     source = torch.arange(192)
     source[1], source[12], source[191] = 0, 0, DROPPED
     tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
-    drawn = pictures.tokens_drawn(sample, tokens, 0)
+    drawn = pictures.tokens_drawn(replace(sample, mask=np.zeros_like(sample.mask)), tokens, 0)
     patches = sample.image.reshape(16, 16, 12, 16, 3).transpose(0, 2, 1, 3, 4)  # (rows, columns, 16, 16, 3)
     mean = np.concatenate([patches[0, 0], patches[0, 1], patches[1, 0]]).reshape(-1, 3).mean(0)
     for y, x in ((16, 16), (16, 48), (48, 16)):  # the middles of the three patches, drawn twice as large

@@ -128,6 +128,13 @@ def test_unprotected_partition_wastes_no_pair() -> None:
     assert match(key, tokens.protected, 3, partition="unprotected").forced.item() == 0
 
 
+def test_forced_merges_of_equal_keys_are_counted() -> None:
+    """Cosines of 1, as flat background gives, lie on the border of their tier and round to either side of it."""
+    key = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, PATCHES)[:, None]
+    protected = torch.arange(PATCHES)[None] < 7  # of the six on side A, four
+    assert match(key, protected, 6).forced.item() == 4
+
+
 def test_positions_are_means_of_patches() -> None:
     tokens = Tokens.of(torch.randn(1, PATCHES, 8), GRID)
     out = reduced(tokens, torch.randn(1, PATCHES, 4), 5, "parity")
@@ -153,8 +160,8 @@ def test_too_many_merges_are_refused() -> None:
         match(torch.randn(1, PATCHES, 4), tokens.protected, 7)
 
 
-def test_a_tier_is_more_than_any_cosine() -> None:
-    assert TIER > 2
+def test_tiers_lie_further_apart_than_cosines() -> None:
+    assert 1 - TIER < -TIER / 2 < -1
 
 
 def test_coverage_is_the_share_of_the_patch() -> None:

@@ -1,23 +1,35 @@
-"""Strategies and operators of layer merging at the depth that Alg. 1 reaches."""
+"""Strategies at equal depth for each operator of layer merging, and operators at equal depth."""
 
 from __future__ import annotations
 
 from typing import get_args
 
 from compress.merge_layers import MergeLayers, Operator
+from compress.search import Strategy
 from experiments.ablation import Row, Table
 
-WINDOW = Row("window, slm, 1 mm", (MergeLayers(threshold_mm=1.0),))
-# `layers` stands in for the depth that WINDOW reaches, see `as_deep_as`
-CKA = Row("cka, slm", (MergeLayers(strategy="cka", layers=1),), as_deep_as=WINDOW.name)
-GREEDY = tuple(
-    Row(f"greedy, {operator}", (MergeLayers(strategy="greedy", operator=operator, layers=1),), as_deep_as=WINDOW.name)
-    for operator in get_args(Operator)
-)
+THRESHOLD_MM = 1.0
+
+
+def rows(operator: Operator) -> list[Row]:
+    """Alg. 1, and the other strategies down to the depth that it reaches."""
+    window = Row(f"window, {operator}, {THRESHOLD_MM} mm", (MergeLayers(operator=operator, threshold_mm=THRESHOLD_MM),))
+    return [window, *(as_deep(strategy, operator, window) for strategy in ("cka", "greedy"))]
+
+
+def as_deep(strategy: Strategy, operator: Operator, as_deep_as: Row) -> Row:
+    """`layers` stands in for the depth that the other row reaches."""
+    steps = (MergeLayers(strategy=strategy, operator=operator, layers=1),)
+    return Row(f"{strategy}, {operator}, as deep as {as_deep_as.name}", steps, as_deep_as=as_deep_as.name)
+
+
+STRATEGIES = {operator: rows(operator) for operator in get_args(Operator)}
+# On the reference model `drop` comes deepest within a threshold; there, operators are told apart.
+OPERATORS = [as_deep("greedy", operator, STRATEGIES["drop"][0]) for operator in ("slm", "mean")]
 
 TABLE = Table(
     name="operators",
     title="Strategies and operators at equal depth",
     question="Which search finds the layers that cost least, and which operator merges them best?",
-    rows=(WINDOW, CKA, *GREEDY),
+    rows=(*(row for rows in STRATEGIES.values() for row in rows), *OPERATORS),
 )

@@ -17,7 +17,7 @@ def rows(keep: int, per_layer: int, dropped_to: int) -> list[Row]:
         f"Mask-ToMe {keep}, even": MergeTokens(keep=keep, per_layer=per_layer, partition="unprotected"),
         f"drop to {dropped_to}": MergeTokens(mode="drop", keep=dropped_to),
     }
-    tome = Row(f"ToMe {keep}", (MergeTokens(protect="none", keep=keep, per_layer=per_layer),))
+    tome = Row(f"ToMe {keep}", (MergeTokens(protect="none", keep=keep, per_layer=per_layer),))  # looks at no mask
     return [tome, *(Row(name, (policy,), masks) for name, policy in policies.items() for masks in MASKS)]
 
 

@@ -1,0 +1,35 @@
+"""Recipes for 60 % and 40 % of the reference model's multiply-accumulates, beside a smaller model that was trained."""
+
+from __future__ import annotations
+
+from compress.merge_layers import MergeLayers
+from compress.merge_tokens import MergeTokens
+from experiments.ablation import Row, Table
+from experiments.recipe import Step
+
+# (layers left, tokens kept, tokens that a block merges): shares of the multiply-accumulates spent on either
+BUDGETS = {
+    60: ((16, 90, 40), (12, 130, 31), (8, 192, 1)),
+    40: ((10, 90, 40), (8, 110, 41), (7, 130, 31)),
+}
+
+
+def row(percent: int, layers: int, keep: int, per_layer: int) -> Row:
+    """Greedy search, down to so many layers, then tokens around the person."""
+    steps: list[Step] = []
+    if layers < 16:
+        steps.append(MergeLayers(strategy="greedy", operator="drop", layers=layers))
+    if keep < 192:
+        steps.append(MergeTokens(keep=keep, per_layer=per_layer, partition="unprotected"))
+    return Row(f"{percent} %: {layers} layers, {keep} tokens", tuple(steps))
+
+
+TABLE = Table(
+    name="budgets",
+    title="Recipes for a budget of multiply-accumulates",
+    question="What does a budget of 60 % or 40 % cost, and would a smaller model have been the better way?",
+    rows=(
+        *(row(percent, *sizes) for percent, several in BUDGETS.items() for sizes in several),
+        Row("reference-small, as trained", model="reference-small"),
+    ),
+)
