@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench test test-slow check clean
+.PHONY: demo bench full-size test test-slow check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -25,6 +25,20 @@ demo: $(INSTALLED)
 # Minutes on two cores: HMR2.0's 670 million random weights, in two precisions, four ways.
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.bench --out bench.json
+
+# HMR2.0 and CameraHMR at their size, on a video and masks that packages bring: an hour on one core, 9 GB of memory.
+full-size: export FASTHMR_HOME := $(CURDIR)/build/full-size/home
+full-size: $(INSTALLED)
+	rm -rf build/full-size
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
+	$(BIN)/python -m pip download --no-deps -d build/full-size sports2d==0.8.34
+	$(BIN)/python -m pip download --no-deps --python-version 3.12 -d build/full-size mediapipe==0.10.21
+	$(BIN)/python -m zipfile -e build/full-size/sports2d-*.whl build/full-size
+	$(BIN)/fasthmr masks import build/full-size/mediapipe-*.whl
+	for family in hmr2 camerahmr; do \
+		$(BIN)/python -m tests.full_size $$family build/full-size/Sports2D/Demo/demo.mp4 \
+			--out build/full-size/$$family || exit 1; \
+	done
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -45,16 +45,18 @@ class Recoverable(Compressible, Protocol):
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The finished tokens of crops (B, 3, H, W); masks (B, H, W) only where tokens are reduced by them."""
 
-    def read(self, tokens: Tokens) -> Any:
-        """The model's output, from its finished tokens."""
+    @property
+    def read(self) -> Callable[..., Any]:
+        """The model's output, from its finished tokens and whatever else it asks for."""
 
 
 class Crops(Protocol):
     """Pictures without labels: an index always means the same one."""
 
     def __len__(self) -> int: ...
-    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Crops (B, 3, H, W) as the model takes them and person masks (B, H, W), None where there are none."""
+    def read(self, indices: Sequence[int]) -> tuple[Any, ...]:
+        """What the model's forward pass takes: crops (B, 3, H, W), person masks (B, H, W) or None, and tensors (B, ...)
+        that its `read` asks for."""
 
 
 Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) -> scalar, 0 where they are equal
@@ -135,9 +137,9 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, crop: Tensor, mask: Tensor | None) -> tuple[Tokens, Any]:
+    def forward(self, crop: Tensor, mask: Tensor | None, *rest: Tensor) -> tuple[Tokens, Any]:
         tokens = self.model.encode(crop, mask)
-        return tokens, self.model.read(tokens)
+        return tokens, self.model.read(tokens, *rest)
 
 
 def distil(
@@ -237,11 +239,11 @@ class Run:
     def apart(self, indices: Sequence[int]) -> Tensor:
         """Scalar: how far the student is from the teacher on this process's share of some crops."""
         share = indices[self.accelerator.process_index :: self.accelerator.num_processes] or indices[:1]
-        crop, mask = (None if part is None else part.to(self.device) for part in self.crops.read(share))
+        given = [None if part is None else part.to(self.device) for part in self.crops.read(share)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
             with torch.no_grad():
-                wanted, said = self.teacher(crop, mask)
-            tokens, output = self.student(crop, mask)
+                wanted, said = self.teacher(*given)
+            tokens, output = self.student(*given)
         return token_distance(tokens, wanted) + self.distance(output, said)
 
     @torch.no_grad()
@@ -376,7 +378,7 @@ def training_above(student: Recoverable, teacher: Recoverable, crops: Crops) -> 
 def embedding(model: Recoverable, crops: Crops) -> list[nn.Parameter]:
     """The parameters that the first block's input depends on; they need gradients to be found."""
     parameters = list(cast(nn.Module, model).parameters())
-    crop, _ = crops.read([0])
+    crop, *_ = crops.read([0])
     x = model.stack.embed(crop.to(parameters[0].device)).x
     found = torch.autograd.grad(x.sum(), parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]

@@ -64,6 +64,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a
 Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or a shards' index.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="TokenHMR's tokenizer.pth.")]
 CamModel = Annotated[Path | None, typer.Option(help="CameraHMR's cam_model_cleaned.ckpt.")]
+Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of the backbone, which no shape tells.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -168,11 +169,18 @@ def paper(
 
 
 @app.command()
-def inspect(path: Checkpoint, tokenizer: Tokenizer = None, cam_model: CamModel = None, as_json: AsJson = False) -> None:
+def inspect(
+    path: Checkpoint,
+    tokenizer: Tokenizer = None,
+    cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
+) -> None:
     """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
     from experiments.convert import inspection, inspection_table
 
-    tell(inspection(path, tokenizer, cam_model), as_json, inspection_table)
+    found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
+    tell(found, as_json, inspection_table)
 
 
 @app.command()
@@ -181,12 +189,15 @@ def convert(
     out: Annotated[Path, typer.Option(help="The folder to write: safetensors, manifest and licence.")],
     tokenizer: Tokenizer = None,
     cam_model: CamModel = None,
+    heads: Heads = None,
+    as_json: AsJson = False,
 ) -> None:
     """A checkpoint as a folder that every command takes as MODEL."""
     from experiments.convert import convert
 
     refuse_existing(out)
-    typer.echo(convert(path, out, tokenizer, cam_model)["path"])
+    made = convert(path, out, heads, tokenizer=tokenizer, cam_model=cam_model)
+    sys.stdout.write((json.dumps(made) if as_json else made["path"]) + "\n")
 
 
 @recipe_app.command()
@@ -294,7 +305,8 @@ def evaluation(
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames, mocap, box=model.model.family.box), load_body().to(device)
+    model.model.to(device)
+    opened, body = open_data(spec, frames, mocap, model=model.model), load_body().to(device)
     if spec.mask_source == "none" and model.model.protect is not None:
         raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
@@ -307,9 +319,7 @@ def evaluation(
         rival = None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = evaluate.evaluate(
-            model.model.to(device), opened, body, mean, device, lambda n: bar.advance(task, n), rival
-        )
+        result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}
     source = provenance("evaluate", model, body, spec, opened, device)
@@ -324,7 +334,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
     from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames), load_body().to(device)
+    opened, body = open_data(spec, frames, model=model.model), load_body().to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
@@ -377,10 +387,12 @@ def depth_table(result: dict[str, Any]) -> Table:
 
 def titled(source: dict[str, Any], speed: str = "") -> Table:
     """An empty table that says what was measured, from its provenance."""
+    from experiments.provenance import counted
+
     data = source["data"]
     return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} recordings; 95 % bootstrap intervals over recordings\n"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings\n"
         f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )

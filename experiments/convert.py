@@ -20,11 +20,16 @@ TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICE
 MAX_TEXT = 1 << 20  # bytes
 
 
-def inspection(path: Path, tokenizer: Path | None = None, cam_model: Path | None = None) -> dict[str, Any]:
+def inspection(path: Path, heads: int | None = None, **files: Any) -> dict[str, Any]:
     """What `fasthmr inspect PATH --json` prints; raises BadInput for a file that cannot be read."""
-    found = checkpoints.inspect(path, tokenizer=tokenizer, cam_model=cam_model)
-    source = {
-        "schema": "fasthmr.inspect/1",
+    found = checkpoints.inspect(path, heads=heads, **files)
+    return {**found, "provenance": provenance_of("inspect", path, found["architecture"])}
+
+
+def provenance_of(command: str, path: Path, architecture: str | None) -> dict[str, Any]:
+    """Where what a command says of a checkpoint comes from: no body and no data."""
+    return {
+        "schema": f"fasthmr.{command}/1",
         "commit": commit(),
         "seed": None,
         "device": "cpu",
@@ -32,22 +37,21 @@ def inspection(path: Path, tokenizer: Path | None = None, cam_model: Path | None
         "precision": None,
         "versions": versions(),
         "body": None,
-        "model": {"name": str(path), "architecture": found["architecture"], "sha256": digest(path)},
+        "model": {"name": str(path), "architecture": architecture, "sha256": digest(path)},
         "data": None,
     }
-    return {**found, "provenance": source}
 
 
-def convert(path: Path, out: Path, tokenizer: Path | None = None, cam_model: Path | None = None) -> dict[str, Any]:
+def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> dict[str, Any]:
     """Write the model of a checkpoint to the folder `out`: safetensors, manifest.json and licence; what was written.
 
-    Whole or not at all. Raises BadInput as `hmr.checkpoints.load`, and where `out` has something in it.
+    Whole or not at all. `heads` and `files` as `hmr.checkpoints.load`; raises BadInput as that, and where `out` has
+    something in it.
     """
     refuse_taken(out)
-    found = checkpoints.inspect(path, tokenizer=tokenizer, cam_model=cam_model)
-    model = checkpoints.load(path, tokenizer=tokenizer, cam_model=cam_model)
+    found = checkpoints.inspect(path, heads=heads, **files)
+    model = checkpoints.load(path, heads=heads, **files)
     state = model.state_dict()
-    given = {"tokenizer": tokenizer, "cam_model": cam_model}
     with atomic_folder(out) as folder:
         save_file(state, folder / checkpoints.WEIGHTS, checkpoints.header(model))
         manifest = {
@@ -55,7 +59,7 @@ def convert(path: Path, out: Path, tokenizer: Path | None = None, cam_model: Pat
             "architecture": model.architecture,
             "sizes": model.sizes.model_dump(mode="json"),
             "source": {"name": path.name, "sha256": digest(path)},
-            "parts": {name: {"name": file.name, "sha256": digest(file)} for name, file in given.items() if file},
+            "parts": {name: {"name": file.name, "sha256": digest(file)} for name, file in files.items() if file},
             "files": {checkpoints.WEIGHTS: digest(folder / checkpoints.WEIGHTS)},
             "keys": {key: list(value.shape) for key, value in state.items()},
             "licence": model.family.licence,
@@ -64,7 +68,7 @@ def convert(path: Path, out: Path, tokenizer: Path | None = None, cam_model: Pat
         }
         (folder / MANIFEST).write_bytes(canonical(manifest))
         (folder / LICENCE).write_text(licence(path, model.family.licence))
-    return {**manifest, "path": str(out)}
+    return {**manifest, "path": str(out), "provenance": provenance_of("convert", path, model.architecture)}
 
 
 def licence(path: Path, known: str) -> str:

@@ -11,8 +11,10 @@ from experiments.choices import one_of
 from hmr.architectures.family import Box
 from hmr.data.synthetic import SIZE, WORLDS, open_world
 from hmr.data.view import Sample
+from hmr.head import JOINTS
 from hmr.masks import segmenter
-from hmr.media import PARTS, open_pictures
+from hmr.media import PARTS, Focal, open_pictures
+from hmr.model import HMRModel
 
 SPLITS = ("train", "calib", "val", "test")
 SEED = 0  # of every synthetic data set that a report names
@@ -71,15 +73,34 @@ def open_data(
     frames: int | None = None,
     mocap: Path | None = None,
     size: tuple[int, int] = SIZE,
-    box: Box | None = None,
+    model: HMRModel | None = None,
 ) -> Frames:
     """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
 
-    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. `box` is
-    the rule of the model's family, for pictures that are not cut yet.
+    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
+    as `model` has to see them; BadInput where it cannot see them, or says nothing of a body.
     """
+    if model and model.head.joints != JOINTS:
+        raise BadInput(
+            f"{model.architecture} poses {model.head.joints} joints of a hand, and errors are measured on the {JOINTS} "
+            "of a body: it can be counted (cost), converted, and compressed from Python"
+        )
     if spec.name == "frames" and spec.root:
         finder = segmenter(spec.masks) if spec.masks else None
-        pictures = open_pictures(spec.root, spec.split, frames, (box or Box()).side, finder, size)
+        side, focal = (model.family.box.side, focal_of(model)) if model else (Box().side, None)
+        pictures = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
         return cast(Frames, pictures)  # samples that hold no labels: `experiments.label_free` gives them some
     return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
+
+
+def focal_of(model: HMRModel) -> Focal | None:
+    """How a model finds the focal length of whole pictures; None where it does not ask. Raises BadInput where it asks
+    and has no network for that."""
+    if model.family.condition is None:
+        return None
+    if (network := getattr(model, "fov_net", None)) is None:
+        raise BadInput(
+            f"{model.architecture} has to know each picture's focal length, and this one came without its network for "
+            "that: join both once by `fasthmr convert PATH --cam-model FILE --out DIR`"
+        )
+    return cast(Focal, network.focal_of)

@@ -33,14 +33,14 @@ def depth(
     found: list[list[float]] = [[] for _ in range(1 + len(blocks))]
     try:
         with torch.inference_mode():
-            for _, crop, mask, truth in batches(data, device):
+            for _, given, truth in batches(data, device):
                 joints = body.skeleton(truth.rotations, truth.betas)
                 for errors, kept in zip(found, (blocks, *without), strict=True):
                     model.backbone.blocks = kept
-                    output = model(crop, mask)
+                    output = model(*given)
                     guess = body.skeleton(output.rotations.float(), output.betas.float())
                     errors += metrics.mpjpe(guess, joints).tolist()
-                progress(len(crop))
+                progress(len(joints))
     finally:
         model.backbone.blocks = blocks
     whole, *rest = found

@@ -60,16 +60,16 @@ def evaluate(
     others: list[Errors] = []
     seconds = 0.0
     with torch.inference_mode():
-        for start, crop, mask, truth in batches(data, device):
+        for start, given, truth in batches(data, device):
             if start == 0:
-                timed(model, crop, mask)
-            predicted, took = timed(model, crop, mask)
+                timed(model, *given)
+            predicted, took = timed(model, *given)
             seconds += took
             for name, guess in {"model": predicted, **trivial(truth, mean)}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
             if against is not None:
-                others.append(errors(body, timed(against, crop, mask)[0], truth))
-            progress(len(crop))
+                others.append(errors(body, timed(against, *given)[0], truth))
+            progress(len(truth.betas))
     clips = data.clip_names
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
@@ -82,24 +82,25 @@ def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any
     return {"mpjpe_mm": asdict(rise)}
 
 
-def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor, Body]]:
-    """(index of the first frame, crops (B, 3, H, W) and masks (B, H, W) as models take them, what is true), in order.
+def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor], Body]]:
+    """(index of the first frame, what models take: crops (B, 3, H, W), masks (B, H, W) and conditions (B, 3), what is
+    true), in order.
 
     Drawn in this process: rendering beside it would take the cores that the model is timed on.
     """
     for start in range(0, len(data), BATCH):
         samples = [data[i] for i in range(start, min(start + BATCH, len(data)))]
-        crop, mask, rotations, betas = (
+        images, masks, conditions, rotations, betas = (
             torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
-            for field in ("image", "mask", "rotations", "betas")
+            for field in ("image", "mask", "bbox_info", "rotations", "betas")
         )
-        yield start, normalised(crop), mask, Body(rotations.float(), betas.float())
+        yield start, (normalised(images), masks, conditions), Body(rotations.float(), betas.float())
 
 
-def timed(model: nn.Module, crop: Tensor, mask: Tensor) -> tuple[Body, float]:
-    """What the model says of crops (B, 3, H, W) with person masks (B, H, W), and the seconds it took."""
+def timed(model: nn.Module, crop: Tensor, *rest: Tensor) -> tuple[Body, float]:
+    """What the model says of crops (B, 3, H, W) with person masks and conditions, and the seconds it took."""
     started = _now(crop.device)
-    output = model(crop, mask)
+    output = model(crop, *rest)
     seconds = _now(crop.device) - started
     rotations = torch.cat((output.global_orient, output.body_pose), 1)  # (B, 1 + 23, 3, 3)
     return Body(rotations.float(), output.betas.float()), seconds

@@ -20,8 +20,8 @@ def labelled(model: Any, data: Frames, device: torch.device) -> list[Sample]:
     """Every frame of `data` with the rotations and betas that `model` says, whatever labels it has."""
     found: list[Sample] = []
     with torch.inference_mode():
-        for start, crop, mask, _ in evaluate.batches(data, device):
-            said, _ = evaluate.timed(model, crop, mask)
+        for start, given, _ in evaluate.batches(data, device):
+            said, _ = evaluate.timed(model, *given)
             for i, (rotations, betas) in enumerate(zip(said.rotations.cpu(), said.betas.cpu(), strict=True)):
                 found.append(replace(data[start + i], rotations=rotations.numpy(), betas=betas.numpy()))
     return found

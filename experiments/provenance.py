@@ -50,8 +50,15 @@ def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:
         "clips": len(set(data.clip_names)),
         "fps": data.fps,
         "mask_source": spec.mask_source,
+        **({"path": str(spec.root), "masks": spec.masks} if spec.root else {}),
         **getattr(data, "notes", {}),
     }
+
+
+def counted(data: dict[str, Any]) -> str:
+    """How many frames of a `dataset` a figure comes from and who found the person in them, for people."""
+    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
+    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}"
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,22 +29,24 @@ FRAMES = 4096  # pictures; each is drawn when a step first asks for it, and kept
 
 
 class Pictures:
-    """A `compress.recover.Crops`: the pictures and masks of a data set, without a look at its poses."""
+    """A `compress.recover.Crops`: what a model is given of a data set, without a look at its poses."""
 
     def __init__(self, data: Frames) -> None:
         self.data = data
-        self.drawn: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
+        self.drawn: dict[int, tuple[NDArray[Any], ...]] = {}
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         for i in indices:
             if i not in self.drawn:
                 sample = self.data[i]
-                self.drawn[i] = sample.image, sample.mask
-        images, masks = (np.stack([self.drawn[i][part] for i in indices]) for part in (0, 1))
-        return normalised(torch.from_numpy(images)), torch.from_numpy(masks)
+                self.drawn[i] = sample.image, sample.mask, sample.bbox_info
+        images, *rest = (
+            torch.from_numpy(np.stack(parts)) for parts in zip(*(self.drawn[i] for i in indices), strict=True)
+        )
+        return normalised(images), *rest
 
 
 class Recovery:

@@ -17,6 +17,7 @@ from compress.policy import Plan
 from compress.similarity import layer_similarity
 from compress.stack import Schedule
 from experiments import pictures, plots
+from experiments.provenance import counted
 from experiments.recipe import Recipe
 from hmr.body import BodyModel
 from hmr.crop import normalised
@@ -55,7 +56,8 @@ def looked_at(model: HMRModel, samples: Sequence[Sample], calib: Sequence[Sample
 def seen(model: HMRModel, samples: Sequence[Sample]) -> HMROutput:
     """What a model says of frames."""
     device = next(model.parameters()).device
-    return model(normalised(stacked(samples, "image").to(device)), stacked(samples, "mask").to(device))
+    images, *rest = (stacked(samples, field).to(device) for field in ("image", "mask", "bbox_info"))
+    return model(normalised(images), *rest)
 
 
 def page(
@@ -77,8 +79,8 @@ def page(
     environment = Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(template()).render(
         title=f"{source['model']['name']} after {recipe.name}",
-        subtitle=f"{data['frames']} frames of {data['clips']} recordings of {data['name']}:{data['split']}, masks: "
-        f"{data['mask_source']}; {source['device']}, {source['threads']} threads, {source['precision']}",
+        subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
+        f"{source['device']}, {source['threads']} threads, {source['precision']}",
         headline=headline(rows[0], rows[-1]),
         columns=("after", "layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"),
         rows=[cells(i, row) for i, row in enumerate(rows)],
@@ -91,8 +93,8 @@ def page(
         calib=f"linear CKA over {before.compared} frames of {decided['name']}:{decided['split']}",
         frames=before.frames,
         strips=[(name, [pictures.data_uri(p) for p in row]) for name, row in strips(before, model, chosen, body)],
-        command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data "
-        f"{data['name']}:{data['split']} --frames {data['frames']} --out DIR",
+        command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data {asked(data)} "
+        f"--frames {data['frames']}{' --label-free' if source['label_free'] else ''} --out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )
@@ -102,7 +104,10 @@ def strips(
     before: Before, model: HMRModel, samples: list[Sample], body: BodyModel
 ) -> list[tuple[str, list[pictures.Picture]]]:
     """Rows of pictures of the same frames, each with what it shows."""
-    found = [("The crop, faded outside the person mask", [pictures.masked(sample) for sample in samples])]
+    if any(sample.mask.any() for sample in samples):
+        found = [("The crop, faded outside the person mask", [pictures.masked(sample) for sample in samples])]
+    else:
+        found = [("The crop; there are no person masks", [sample.image for sample in samples])]
     every = range(len(samples))
     if model.schedule != Schedule():
         device = next(model.parameters()).device
@@ -116,6 +121,12 @@ def strips(
         meshes = [pictures.body_drawn(samples[i], body, output, i, who) for i in every]
         found.append((f"Body that the {who} model sees", meshes))
     return found
+
+
+def asked(data: dict[str, Any]) -> str:
+    """The words of the command that name a data set and its masks."""
+    place = f"@{data['path']}" if "path" in data else ""
+    return f"{data['name']}:{data['split']}{place}" + (f" --masks {data['masks']}" if data.get("masks") else "")
 
 
 def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str]]:

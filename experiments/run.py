@@ -28,7 +28,7 @@ from experiments.datasets import SEED, DataSpec, Frames, open_data
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.models import Resolved
-from experiments.provenance import commit, dataset, provenance, versions
+from experiments.provenance import commit, counted, dataset, provenance, versions
 from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
@@ -95,20 +95,20 @@ def compress(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
     body = load_body().to(device)
-    box = model.model.family.box
-    test = held(open_data(spec, frames, box=box), f"{spec.name}:{spec.split}", tell)
+    test = held(open_data(spec, frames, model=model.model), f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
     own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
     looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps) or (own and recovers)
-    calib = held(open_data(decide, frames, box=box), f"{decide.name}:{decide.split}", tell) if looking else None
+    deciding = f"{decide.name}:{decide.split}"
+    calib = held(open_data(decide, frames, model=model.model), deciding, tell) if looking else None
     if label_free:
         for data in (test, calib) if calib else (test,):
             data.samples = labelled(model.model, data, device)
     judge = JointJudge(model.model, calib.samples, body) if calib else None
     journal = journal_of(model, search.operator, body, calib) if search and calib else None
-    compared = calib or held(open_data(decide, frames or COMPARED, box=box), f"{decide.name}:{decide.split}", tell)
+    compared = calib or held(open_data(decide, frames or COMPARED, model=model.model), deciding, tell)
     before = looked_at(model.model, test.samples, compared.samples)
     taught = (decide, calib) if own and calib else ()
     recovery = Recovery(model.model, body, *taught) if recovers else None
@@ -225,14 +225,14 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
     parts, merged, seconds = [], [], 0.0
     device = next(model.parameters()).device
     with torch.inference_mode():
-        for start, crop, mask, truth in evaluate.batches(data, device):
+        for start, given, truth in evaluate.batches(data, device):
             if start == 0:
-                evaluate.timed(model, crop, mask)
-            said, took = evaluate.timed(model, crop, mask)
+                evaluate.timed(model, *given)
+            said, took = evaluate.timed(model, *given)
             seconds += took
             parts.append(evaluate.errors(body, said, truth))
-            merged.append(lost_person(model, crop, mask))
-            tell(f"measuring {name}", "", start + len(crop), len(data))
+            merged.append(None if data.notes.get("mask_source") == "none" else lost_person(model, *given[:2]))
+            tell(f"measuring {name}", "", start + len(truth.betas), len(data))
     shares = [share for share in merged if share is not None]
     return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(shares).cpu() if shares else None)
 
@@ -275,7 +275,7 @@ def steps_table(result: dict[str, Any]) -> Table:
     shown = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap intervals over them; {decided}"
+        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings; {decided}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
     )
     shown.add_column("after")
@@ -327,8 +327,8 @@ def card(recipe: Recipe, rows: Sequence[dict[str, Any]], source: dict[str, Any])
                 if source["label_free"]
                 else []
             ),
-            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
-            f"with 95 % bootstrap intervals over recordings; masks: {data['mask_source']}.",
+            f"Errors are on {data['name']}:{data['split']}, with 95 % bootstrap intervals over recordings: "
+            f"{counted(data)}.",
             f"Decided on {decided}.{learnt} Commit {source['commit']}, seed {source['seed']}, {source['device']}.",
             "",
             "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",

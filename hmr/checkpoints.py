@@ -161,6 +161,8 @@ class Found:
 
     def weight(self, key: str, value: Tensor, held: set[int]) -> Tensor:
         """A tensor as the model takes it: finite, in float32 where it is a float, and on memory `held` by no other."""
+        if reason := _unfit(value):
+            raise BadInput(f"{self.source.path}: {key[:100]!r} is {reason}{self.source.named}")
         if not finite(value):
             raise BadInput(f"{self.source.path}: {key!r} holds a value that is not finite; get or train the file again")
         if value.is_floating_point():
@@ -173,7 +175,7 @@ class Found:
     def report(self) -> None:
         """Log what of the file was left out."""
         if self.ignored:
-            log.info("%s: left out %d keys: %s", self.source.path, len(self.ignored), _some(self.ignored))
+            log.warning("%s: left out %d keys: %s", self.source.path, len(self.ignored), _some(self.ignored))
         if self.source.stubbed:
             log.warning("%s: names code that was not run: %s", self.source.path, _some(self.source.stubbed))
 
@@ -285,7 +287,9 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(name[:100] for name in listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
-def inspect(path: Path, architecture: str | None = None, **files: Path | str | None) -> dict[str, Any]:
+def inspect(
+    path: Path, architecture: str | None = None, *, heads: int | None = None, **files: Path | str | None
+) -> dict[str, Any]:
     """What a checkpoint holds, as `fasthmr inspect` prints it; arguments as `load`. Nothing is built.
 
     A file of a family that we do not know has `family` None. Raises BadInput where the file cannot be read.
@@ -296,7 +300,7 @@ def inspect(path: Path, architecture: str | None = None, **files: Path | str | N
         starts = sorted({key.split(".")[0] + "." for key in source.state})
         return _inspection(source, None, None, {}, starts, [], sorted(source.state))
     found = find(path, architecture, files)
-    model, missing, odd = found.outline({})
+    model, missing, odd = found.outline({"heads": heads})
     sizes = model.sizes.model_dump(mode="json")
     return _inspection(
         source, model, found.architecture, sizes, list(model.family.prefixes), missing, found.ignored, odd
@@ -362,14 +366,13 @@ def _of_torch(path: Path) -> Source:
         raise BadInput(f"{path}: holds no dict of tensors; save a model's state_dict{source.named}")
     held = weights_in(found.content)
     state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    for key, value in state.items():
-        if reason := _unfit(value):
-            raise BadInput(f"{path}: {key[:100]!r} is {reason}{source.named}")
-    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in state.values()}
+    memory = [value.untyped_storage() for value in state.values() if value.layout == torch.strided]
+    stored = {storage.data_ptr(): storage.nbytes() for storage in memory}
     if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more
         raise BadInput(f"{path}: tensors of more bytes than the file has{source.named}")
     if not state:
-        raise BadInput(f"{path}: holds no tensors under {_some(map(str, found.content))}{source.named}")
+        under = f" under {_some(map(str, found.content))}" if found.content else ""
+        raise BadInput(f"{path}: holds no tensors{under}; save a model's state_dict{source.named}")
     return Source(path, state, content=found.content, stubbed=found.stubbed)
 
 
@@ -404,9 +407,6 @@ def _of_safetensors(path: Path, keys: Iterable[str] | None = None) -> Source:
             state = {key: file.get_tensor(key) for key in sorted(names if keys is None else keys)}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path}: not a readable file of torch.save or safetensors ({error})") from error
-    for key, value in state.items():
-        if reason := _unfit(value):
-            raise BadInput(f"{path}: {key[:100]!r} is {reason}")
     return Source(path, state, header)
 
 

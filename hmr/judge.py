@@ -48,14 +48,16 @@ class JointJudge:
         if not len(samples):
             raise BadInput("a judge needs frames to decide on: there are none")
         device = next(model.parameters()).device
-        self.head, self.body = model.smpl_head, body.to(device)
+        self.head, self.body = model.head, body.to(device)
         self.crops: list[Tensor] = []
         self.masks: list[Tensor] = []
+        self.conditions: list[Tensor] = []  # (B, 3) for the families that ask for it
         self.truth: list[Tensor] = []  # (B, 24, 3) m
         for start in range(0, len(samples), batch):
             some = [samples[i] for i in range(start, min(start + batch, len(samples)))]
             self.crops.append(normalised(stacked(some, "image").to(device)))
             self.masks.append(stacked(some, "mask").to(device))
+            self.conditions.append(stacked(some, "bbox_info").to(device))
             self.truth.append(self.predicted(model) if label_free else self.labelled(some))
             if not self.truth[-1].isfinite().all():
                 raise BadInput(f"frames {start} to {start + len(some) - 1} have joints that are not finite")
@@ -64,7 +66,7 @@ class JointJudge:
     def errors(self, index: int, tokens: Tokens) -> Tensor:
         """MPJPE (B,) in mm of batch `index`, by the head that reads its finished tokens; inf where that gives no
         finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
-        joints, truth = self.joints(self.head(tokens.x)), self.truth[index]
+        joints, truth = self.joints(self.head(tokens.x, self.conditions[index])), self.truth[index]
         finite = joints.isfinite().flatten(1).all(1)
         return metrics.mpjpe(joints.where(finite[:, None, None], truth), truth).masked_fill(~finite, torch.inf)
 
@@ -81,7 +83,7 @@ class JointJudge:
     def predicted(self, model: HMRModel) -> Tensor:
         """The joints (B, 24, 3) m that a model sees in the newest batch."""
         training = model.training
-        output = model.eval()(self.crops[-1], self.masks[-1])
+        output = model.eval()(self.crops[-1], self.masks[-1], self.conditions[-1])
         model.train(training)
         return self.joints(output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from compress.errors import BadInput
 from hmr.crop import cut
 from hmr.home import fasthmr_home
 from hmr.media import Corners, Photo, Segmenter
+
+log = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
 BLAZEPOSE = "pose_landmark_full.tflite"
@@ -149,6 +152,7 @@ def ultralytics_network() -> Any:
             "masks: ultralytics is not installed; it is under AGPL-3.0, which binds what you build on it: "
             "pip install 'fasthmr[ultralytics]' if that suits you, or take rfdetr (Apache-2.0)"
         ) from error
+    log.warning("masks by ultralytics, which is under AGPL-3.0: that binds what you build on it")
     return YOLO("yolo11x-seg.pt")
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr.camera import bbox_info
 from hmr.crop import cut
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -25,6 +27,7 @@ LARGEST = 100_000_000  # pixels of a picture
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Side = Callable[[float, float], float]  # a family's rule: width and height of a box -> side of its square
+Focal = Callable[[NDArray[np.uint8]], float]  # a whole picture (H, W, 3) -> focal length of its camera in pixels
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Picture:
     image: NDArray[np.uint8]  # (256, 192, 3) RGB
     mask: NDArray[np.bool_]  # (256, 192); nothing in it where the data has no masks
     clip: str
+    bbox_info: NDArray[np.float32]  # (3,) see `hmr.camera.bbox_info`
     rotations: NDArray[np.float32]  # (24, 3, 3)
     betas: NDArray[np.float32]  # (10,)
 
@@ -93,6 +97,7 @@ def open_pictures(
     side: Side,
     segmenter: Segmenter | None = None,
     size: tuple[int, int] = (256, 192),
+    focal: Focal | None = None,
 ) -> Pictures:
     """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
     `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
@@ -100,8 +105,9 @@ def open_pictures(
 
     At most `frames` pictures, spread evenly. Boxes come from `boxes.csv` in the folder or `NAME.boxes.csv` beside the
     video (name,left,top,right,bottom; several lines for several people), else from masks of whole pictures, else the
-    box is the whole picture. Pictures in which the segmenter finds nobody are left out and counted. Raises BadInput
-    where nothing is left or something cannot be read.
+    box is the whole picture. Pictures in which the segmenter finds nobody are left out and counted. Where the model
+    asks how its crops lie before the camera, `focal` says how long that is. Raises BadInput where nothing is left or
+    something cannot be read.
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
@@ -113,8 +119,9 @@ def open_pictures(
     found: list[Picture] = []
     lost = 0
     for photo in read(path, chosen):
+        length = focal(photo.image) if focal else math.nan
         for box in [None] if boxes is None else boxes[photo.name]:
-            seen = seen_by(photo, box, side, segmenter, clip_of(path, photo.name), size)
+            seen = seen_by(photo, box, side, segmenter, clip_of(path, photo.name), size, length)
             lost += seen is None
             found += [] if seen is None else [seen]
     if not found:
@@ -129,9 +136,15 @@ def open_pictures(
 
 
 def seen_by(
-    photo: Photo, box: Corners | None, side: Side, segmenter: Segmenter | None, clip: str, size: tuple[int, int]
+    photo: Photo,
+    box: Corners | None,
+    side: Side,
+    segmenter: Segmenter | None,
+    clip: str,
+    size: tuple[int, int],
+    focal: float,
 ) -> Picture | None:
-    """The crop around one person; None where a segmenter finds nobody there."""
+    """The crop around one person, by a camera of `focal` pixels; None where a segmenter finds nobody there."""
     height, width = photo.image.shape[:2]
     mask = segmenter.mask(photo, box) if segmenter else np.zeros((height, width), np.bool_)
     if mask is None or (segmenter and not mask.any()):
@@ -141,12 +154,13 @@ def seen_by(
     if box is None and segmenter and not segmenter.needs_box:
         box = around(mask)
     left, top, right, bottom = box or (0, 0, width, height)
-    place = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top), size
-    image, share = cut(photo.image, *place), cut(mask.astype(np.uint8) * 255, *place)
+    centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
+    image, share = (cut(pixels, centre, square, size) for pixels in (photo.image, mask.astype(np.uint8) * 255))
     if segmenter and not (share > 127).any():
         return None
+    lies = bbox_info(*(torch.tensor([value]) for value in (centre, square, (float(width), float(height)), focal)))
     unknown = np.full((24, 3, 3), np.nan, np.float32), np.full(10, np.nan, np.float32)
-    return Picture(image, share > 127, clip, *unknown)
+    return Picture(image, share > 127, clip, lies[0].numpy(), *unknown)
 
 
 def around(mask: NDArray[np.bool_]) -> Corners:

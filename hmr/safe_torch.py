@@ -39,6 +39,7 @@ _DTYPES = {
         ("Float", torch.float32), ("Double", torch.float64), ("Half", torch.float16), ("BFloat16", torch.bfloat16),
         ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8),
         ("Byte", torch.uint8), ("Bool", torch.bool), ("Untyped", torch.uint8),
+        ("ComplexFloat", torch.complex64), ("ComplexDouble", torch.complex128),
     )
 }  # fmt: skip
 

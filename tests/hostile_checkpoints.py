@@ -1,7 +1,7 @@
-"""Hostile checkpoints, and a process of its own that loads them while an audit hook watches.
+"""Hostile checkpoints, and processes that load one each while an audit hook watches.
 
-As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, stdout a JSON object, path ->
-[outcome, message, what the hook saw].
+As a module: `files(folder)` writes them. As a script: stdin a JSON list of paths, the first of a good file, stdout a
+JSON object, path -> [outcome, message, what the hook saw].
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import encodings.cp437  # noqa: F401  # zipfile asks for it
 import io
 import json
 import logging
+import os
 import pickle
 import resource
 import signal
@@ -33,6 +34,7 @@ TINY = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_
 SECONDS, ADDRESS_SPACE = 20, 6 << 30  # torch alone maps 3 GiB
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "exec", "import", "ctypes.", "urllib.", "code.", "pty.",
              "webbrowser.", "tempfile.", "compile", "sys.addaudithook", "sys.settrace")  # fmt: skip
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MARKER = "RAN"  # a file that each attack would write beside itself
 
 
@@ -285,23 +287,38 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Note whatever a reader of files would not do; and stop it before it happens."""
     if not watching:
         return
-    writes = event == "open" and any(letter in str(arguments[1] or "r") for letter in "wxa+")
-    if event.startswith(FORBIDDEN) or writes:
+    if event.startswith(FORBIDDEN) or (event == "open" and writes(*arguments)):
         seen.append(f"{event} {arguments!r}"[:200])
         raise RuntimeError(f"forbidden: {event}")
 
 
-def late(*_: object) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")
+def writes(_path: object, mode: str | None, flags: int) -> bool:
+    """Whether a file is opened for more than reading; os.open has flags and no mode."""
+    return any(letter in mode for letter in "wxa+") if mode else bool(flags & WRITING)
+
+
+def apart(path: str) -> list[object]:
+    """`attempt` in a process of its own, which the kernel ends when it takes too long."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+        sys.addaudithook(watch)
+        os.write(writing, json.dumps(attempt(path)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return json.loads(said) if code == 0 else [f"ended with {code}", "", []]
 
 
 def attempt(path: str) -> list[object]:
     """[outcome, message and log, forbidden events] of loading a file."""
     global watching
-    seen.clear()
     logged = io.StringIO()
     logging.basicConfig(stream=logged, force=True)
-    signal.alarm(SECONDS)
     watching = True
     outcome, message = "loaded", ""
     try:
@@ -312,14 +329,11 @@ def attempt(path: str) -> list[object]:
         outcome, message = type(error).__name__, str(error)
     finally:
         watching = False
-        signal.alarm(0)
-    return [outcome, message + logged.getvalue(), list(seen)]
+    return [outcome, message + logged.getvalue(), seen]
 
 
 if __name__ == "__main__":
-    good, *paths = json.load(sys.stdin)
-    signal.signal(signal.SIGALRM, late)
-    attempt(good)  # what is imported on first use
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    sys.addaudithook(watch)
-    json.dump({path: attempt(path) for path in (good, *paths)}, sys.stdout)
+    paths = json.load(sys.stdin)
+    torch.set_num_threads(1)  # a process of several threads cannot be forked
+    attempt(paths[0])  # what is imported on first use
+    json.dump({path: apart(path) for path in paths}, sys.stdout)

@@ -220,7 +220,7 @@ def test_full_size_has_exactly_the_keys_and_shapes_of_the_released_weights(famil
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_merging_tokens_and_layers_as_of_any_model(family):
-    """No step changes nothing; Mask-ToMe leaves the tokens that it says and a body."""
+    """Steps that do nothing change no bit; Mask-ToMe leaves the tokens that it says, the person's own, and a body."""
     from compress.merge_layers import MergeLayers
     from compress.merge_tokens import MergeTokens
 
@@ -229,9 +229,15 @@ def test_merging_tokens_and_layers_as_of_any_model(family):
     plain, model = model_of(family), model_of(family)
     mask = torch.zeros(2, 256, 192)
     mask[:, 64:192, 48:144] = 1
+    for step in (MergeLayers(strategy="explicit", windows=()), MergeTokens(keep=192)):
+        step.plan(model).apply(model)
+    for name in (*OUTPUTS, "features"):
+        assert torch.equal(*(getattr(one(crop, mask, condition), name) for one in (model, plain)))
     MergeLayers(strategy="explicit", windows=((0, 1),)).plan(model).apply(model)
     MergeTokens(keep=120, per_layer=72).plan(model).apply(model)
-    assert model.encode(crop, mask).x.shape[1] == 120
+    tokens, person = model.encode(crop, mask), mask[:, ::16, ::16].flatten(1) > 0
+    assert tokens.x.shape[1] == 120 and (tokens.size.sum(1) == 192).all()
+    assert (tokens.size.gather(1, tokens.source)[person] == 1).all()
     output = model(crop, mask, condition)
     assert len(model.backbone.blocks) == 1
     assert output.rotations.shape == plain(crop, mask, condition).rotations.shape

@@ -13,7 +13,8 @@ from tests import hostile_checkpoints as hostile
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """path -> (words, outcome, message, events), all loaded in one process under the hook; the folder; a good file."""
+    """The folder; what became of a good file; path -> (words, outcome, message, events), each in a process of its own
+    under the hook and with limited memory."""
     folder = tmp_path_factory.mktemp("hostile")
     good = hostile.archive(folder / "good.ckpt", {"state_dict": hostile.weights(), "cfg": hostile.Call("yacs", "Node")})
     made = hostile.files(folder)

@@ -44,7 +44,7 @@ class Told:
         image[0, 0, 0] = index
         rest = dict.fromkeys(Sample.__dataclass_fields__, np.zeros(1, np.float32))
         told = {"image": image, "rotations": self.rotations[index].numpy(), "betas": self.betas[index].numpy()}
-        return Sample(**{**rest, **told, "clip": self.clip_names[index]})
+        return Sample(**{**rest, **told, "focal": 1.0, "clip": self.clip_names[index]})
 
 
 class Oracle(nn.Module):
@@ -54,7 +54,7 @@ class Oracle(nn.Module):
         super().__init__()
         self.data, self.change = data, change
 
-    def forward(self, crop: Tensor, mask: Tensor | None = None) -> HMROutput:
+    def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
         index = ((crop[:, 0, 0, 0] * IMAGE_STD[0] + IMAGE_MEAN[0]) * 255).round().long()
         rotations, unused = self.change(self.data.rotations[index].clone()), torch.zeros(len(crop), 3)
         return HMROutput(rotations[:, :1], rotations[:, 1:], self.data.betas[index], unused, unused)

@@ -44,6 +44,7 @@ def samples(count: int, seed: int = 0) -> list[Any]:
         SimpleNamespace(
             image=rng.integers(0, 256, (64, 48, 3), dtype=np.uint8),
             mask=rng.random((64, 48)) < 0.4,
+            bbox_info=np.zeros(3, np.float32),
             rotations=roma.random_rotmat(24).numpy().astype(np.float32),
             betas=rng.normal(size=10).astype(np.float32),
         )
@@ -69,7 +70,7 @@ def test_errors_are_pelvis_aligned_joint_distances(model, body) -> None:
 def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
     """... does not look at poses, does find an error in another model, and leaves the model's mode alone."""
     frames = samples(5)
-    blind = [SimpleNamespace(image=frame.image, mask=frame.mask) for frame in frames]
+    blind = [SimpleNamespace(image=frame.image, mask=frame.mask, bbox_info=frame.bbox_info) for frame in frames]
     model.train()
     judge = JointJudge(model, blind, body, label_free=True, batch=2)  # type: ignore[arg-type]
     assert model.training and model.backbone.blocks[0].training

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from experiments.models import resolve_model
-from hmr.architectures import FAMILIES
-from hmr.artefact import load
+from hmr import artefact, checkpoints
+from hmr.architectures.camerahmr import letterboxed
 from hmr.body import load_body
+from hmr.checkpoints import save
 from hmr.crop import normalised
 from hmr.masks import MaskFiles
 from hmr.media import open_pictures
+from hmr.model import build
 
 RECIPE = """schema_version: 1
 name: own
@@ -41,15 +43,42 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
+def tiny(architecture: str, path, **sizes):
+    """A file with a small model whose answers differ from picture to picture."""
+    torch.manual_seed(0)
+    small = {"dim": 16, "depth": 8, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1, "head_mlp_dim": 16}
+    model = build(architecture, {**small, **sizes}).eval()
+    with torch.no_grad():
+        model.head.decpose.get_parameter("weight").mul_(30)
+        if hasattr(model, "fov_net"):
+            model.get_parameter("fov_net.fc3.bias").fill_(1.0)
+    return save(model, path)
+
+
+def error_by_hand(folder, masks, original, compressed, *condition) -> float:
+    """Mean distance in mm between the joints of two models on the pictures that report, pelvis on pelvis."""
+    side = original.family.box.side
+    pictures = open_pictures(folder, "test", None, side, MaskFiles(masks)).pictures
+    crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
+    shown, body = torch.from_numpy(np.stack([p.mask for p in pictures])), load_body()
+    joints = []
+    with torch.no_grad():
+        for model in (original, compressed):
+            said = model(crops, shown, *condition)
+            posed = body(said.rotations, said.betas).joints
+            joints.append(posed - posed[:, :1])
+    return 1000 * (joints[0] - joints[1]).norm(dim=-1).mean().item()
+
+
 def recipe(tmp_path, protect: str):
     file = tmp_path / "own.yaml"
     file.write_text(RECIPE.replace("PROTECT", protect))
     return file
 
 
-def asked(folder, tmp_path, protect: str, *more) -> list:
+def asked(folder, tmp_path, protect: str, *more, model: object = "reference-small") -> list:
     data = f"frames@{folder}"
-    words = ["compress", recipe(tmp_path, protect), "--model", "reference-small", "--data", data, "--label-free"]
+    words = ["compress", recipe(tmp_path, protect), "--model", model, "--data", data, "--label-free"]
     return [*words, "--out", tmp_path / "out", "--json", *more]
 
 
@@ -67,16 +96,7 @@ def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, fol
     assert source["data"]["mask_source"] == "files in masks" and source["data"]["boxes"] == "mask"
     assert "Errors are distances to the original model" in (tmp_path / "out" / "card.md").read_text()
 
-    pictures = open_pictures(folder, "test", None, FAMILIES["hmr2"].box.side, MaskFiles(masks)).pictures
-    crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
-    shown, body = torch.from_numpy(np.stack([p.mask for p in pictures])), load_body()
-    joints = []
-    with torch.no_grad():
-        for model in (resolve_model("reference-small").model, load(tmp_path / "out")):
-            said = model(crops, shown)
-            posed = body(said.rotations, said.betas).joints
-            joints.append(posed - posed[:, :1])
-    by_hand = 1000 * (joints[0] - joints[1]).norm(dim=-1).mean().item()
+    by_hand = error_by_hand(folder, masks, resolve_model("reference-small").model, artefact.load(tmp_path / "out"))
     assert by_hand > 0.01
     assert recovered["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
 
@@ -86,6 +106,56 @@ def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, fol
     found = json.loads(out)
     assert found["rows"][0]["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
     assert found["provenance"]["label_free"] == "reference-small" and "paired" not in found
+
+
+def test_camerahmr_is_told_how_each_crop_lies(fasthmr, folder, tmp_path):
+    """In the middle of its picture here, 48 of 64 pixels high, before a camera that the field-of-view network finds."""
+    masks, file = tmp_path / "masks", tiny("camerahmr", tmp_path / "model.safetensors", fov_width=2)
+    code, out, err = fasthmr(*asked(folder, tmp_path, "mask", "--masks", masks, model=file))
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert rows[0]["mpjpe_mm"]["mean"] == pytest.approx(0, abs=0.01) and rows[-1]["step"] == "recover"
+
+    original = checkpoints.load(file)
+    seen = [np.asarray(Image.open(folder / f"{i}.png")) for i in (6, 7)]
+    with torch.no_grad():
+        fov = original.get_submodule("fov_net")(normalised(letterboxed(torch.from_numpy(np.stack(seen)))))[:, 1]
+    assert fov.std() > 0
+    condition = torch.stack([torch.zeros(2), torch.zeros(2), 48 / 64 * 2 * torch.tan(fov / 2)], 1)
+    by_hand = error_by_hand(folder, masks, original, artefact.load(tmp_path / "out"), condition)
+    assert by_hand > 0.01
+    assert rows[-1]["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_without_masks_nothing_is_said_of_the_person(fasthmr, folder, tmp_path):
+    file = tiny("hmr2", tmp_path / "model.safetensors")
+    code, out, err = fasthmr(*asked(folder, tmp_path, "none", model=file))
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["rows"][2]["tokens"][-1] == 120
+    assert {row["protected_merged_share"] for row in result["rows"]} == {None}
+    data = result["provenance"]["data"]
+    assert (data["mask_source"], data["left_out"], data["path"]) == ("none", 0, str(folder))
+    assert "masks: none" in (tmp_path / "out" / "card.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "there are no person masks" in page and f"frames:test@{folder} --frames 2 --label-free" in page
+    code, out, _ = fasthmr(
+        "evaluate", tmp_path / "out", "--data", f"frames@{folder}", "--label-free", "--against", file
+    )
+    assert code == 0 and "masks: none" in out
+
+
+def test_models_that_these_pictures_do_not_suit_say_why(fasthmr, folder, tmp_path):
+    for architecture, sizes, told in (
+        ("camerahmr", {"fov_width": 0}, "--cam-model"),
+        ("hamer", {}, "16 joints of a hand"),
+    ):
+        file = tiny(architecture, tmp_path / f"{architecture}.safetensors", **sizes)
+        for words in (asked(folder, tmp_path, "none", model=file),
+                      ["evaluate", file, "--data", f"frames@{folder}", "--label-free", "--against", file]):  # fmt: skip
+            code, out, err = fasthmr(*words)
+            assert (code, out) == (2, "") and told in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_needs_a_mask_or_a_label_says_so(fasthmr, folder, tmp_path):

@@ -114,6 +114,15 @@ def test_boxes_name_people(folder):
             open_pictures(folder, "calib", None, SIDE)
 
 
+def test_how_a_crop_lies_before_the_camera(folder):
+    """CameraHMR by hand: the box's offset from the middle of 80 x 60 pixels and its side, in focal lengths."""
+    (folder / "boxes.csv").write_text("0.png,0,0,30,40\n")
+    side = FAMILIES["camerahmr"].box.side
+    found = open_pictures(folder, "calib", None, side, focal=lambda image: 2.0 * image.shape[1])
+    assert found[0].bbox_info == pytest.approx([(15 - 40) / 160, (20 - 30) / 160, 40 / 160])
+    assert np.isnan(open_pictures(folder, "calib", None, side)[0].bbox_info).all()
+
+
 def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -245,7 +254,7 @@ def test_detectors_that_are_not_installed_say_their_licence(monkeypatch):
             segmenter(name)
 
 
-def test_detectors_find_people_among_what_they_find(monkeypatch):
+def test_detectors_find_people_among_what_they_find(monkeypatch, caplog):
     """RF-DETR calls a person 1, YOLO is asked for class 0 alone, in BGR."""
     mask = np.zeros((2, 20, 20), bool)
     mask[0, :5], mask[1, 10:] = True, True
@@ -268,4 +277,7 @@ def test_detectors_find_people_among_what_they_find(monkeypatch):
         return [SimpleNamespace(boxes=result[0], masks=result[1])]
 
     monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=lambda weights: yolo))
+    with caplog.at_level("WARNING", "hmr.masks"):
+        segmenter("ultralytics")
+    assert "AGPL-3.0" in caplog.text
     assert (segmenter("ultralytics").mask(Photo("a", ramp(20, 20)), None) == mask[1]).all()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress import artefact
 from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
@@ -21,7 +22,7 @@ from compress.stack import encode
 from compress.tokens import Tokens
 from hmr.stacks import OwnModel, rope_at, stack_from
 
-DIM, HEADS, DEPTH, PATCH = 32, 2, 4, 4
+DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
 CROP = (32, 24)  # 8 x 6 patches
 GRID = (8, 6)
 
@@ -58,7 +59,7 @@ class MLP(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.w1, self.w2, self.w3 = nn.Linear(DIM, 24), nn.Linear(DIM, 24), nn.Linear(24, DIM)
+        self.w1, self.w2, self.w3 = nn.Linear(DIM, HIDDEN), nn.Linear(DIM, HIDDEN), nn.Linear(HIDDEN, DIM)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w3(F.silu(self.w1(x)) * self.w2(x))
@@ -213,6 +214,7 @@ class DINOv3(nn.Module):
         self.patch_embed, self.norm = Patches(), nn.LayerNorm(DIM)
         self.cls_norm = nn.LayerNorm(DIM) if untied else None
         self.cls_token, self.storage_tokens = (nn.Parameter(torch.randn(1, n, DIM)) for n in (1, 4))
+        self.mask_token = nn.Parameter(torch.zeros(1, DIM))
         self.rope_embed = Rope(ranges, dtype)
         self.blocks = nn.ModuleList(Block(MaskedBias(), scaled=True, swiglu=True) for _ in range(DEPTH))
 
@@ -225,6 +227,15 @@ class DINOv3(nn.Module):
         for block in self.blocks:
             x = block(x, self.rope_embed(*grid))
         return torch.cat(((self.cls_norm or self.norm)(x[:, :5]), self.norm(x[:, 5:])), 1)
+
+
+def sam3d() -> nn.Module:
+    """A module with SAM 3D Body's backbone at full size; changes the sizes of this file, so it needs a process."""
+    globals().update(DIM=1280, HEADS=20, DEPTH=32, PATCH=16, HIDDEN=5120)
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.encoder = DINOv3(untied=False)
+    return model
 
 
 class HFAttention(nn.Module):
@@ -447,6 +458,23 @@ def test_unmerged_positions_are_the_modules_own_to_the_bit():
         rope = Rope("separate", dtype)
         tokens = Tokens.of(torch.zeros(1, 5 + math.prod(GRID), DIM), GRID, 5)
         assert all(torch.equal(a[0, 0], b) for a, b in zip(rope_at(rope, tokens), rope(*GRID), strict=True))
+
+
+@torch.no_grad()
+def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_path):
+    """Law 9, with no data, no search and no builder of ours."""
+    model, plans = own(family), []
+    for step in (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=20, per_layer=14)):
+        plans.append(step.plan(model))
+        plans[-1].apply(model)
+    base = artefact.Base(name=family, architecture="their own", sizes={}, sha256="0" * 64)
+    origin = artefact.Origin(base=base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", model, plans, origin, artefact.Words(recipe="", card=""))
+    fresh = own(family)
+    for value in fresh.parameters():
+        value.zero_()
+    found = artefact.load(tmp_path / "out", fresh)
+    assert torch.equal(found(images(), masks()).x, model(images(), masks()).x)
 
 
 class RelativeBias(Block):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -72,6 +74,11 @@ class FoVNet(nn.Module):
         """Focal length (B,) in pixels of whole images (B, H, W, 3), RGB, uint8 or float in 0..255."""
         fov = self(normalised(letterboxed(image)))[:, 1]
         return focal_length(fov, fov.new_full(fov.shape, image.shape[1]))
+
+    @torch.no_grad()
+    def focal_of(self, picture: NDArray[np.uint8]) -> float:
+        """Focal length in pixels of one whole picture (H, W, 3)."""
+        return self.focal_length(torch.tensor(picture, device=self.fc3.weight.device)[None]).item()
 
 
 def letterboxed(image: Tensor, side: int = IMAGE_SIDE) -> Tensor:

@@ -68,7 +68,8 @@ class Family:
     beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
     parts: tuple[Part, ...] = ()
     sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes tell
-    heads: Mapping[int, int] = field(default_factory=lambda: {1280: 16})  # no shape tells: dim -> attention heads
+    # dim -> attention heads, which no shape tells: those of ViTPose's three larger backbones
+    heads: Mapping[int, int] = field(default_factory=lambda: {768: 12, 1024: 16, 1280: 16})
 
     @property
     def prefixes(self) -> tuple[str, str]:

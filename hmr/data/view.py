@@ -30,6 +30,11 @@ class Sample:
     canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
     clip: str  # the recording that the pose comes from
 
+    @property
+    def bbox_info(self) -> Array:
+        """(3,) see `hmr.camera.bbox_info`: the box is the whole picture, whose camera looks through its middle."""
+        return np.array([0, 0, len(self.mask) / self.focal], np.float32)
+
 
 @dataclass(frozen=True)
 class Layer:
