@@ -24,7 +24,7 @@ from compress.stack import Schedule
 from compress.tokens import coverage
 from experiments import evaluate
 from experiments.cost import frame_cost
-from experiments.datasets import SEED, DataSpec, Frames, open_data
+from experiments.datasets import SEED, DataSpec, Frames, body_of, open_data
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.models import Resolved
@@ -32,7 +32,7 @@ from experiments.provenance import commit, counted, dataset, provenance, version
 from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
-from hmr.body import BodyModel, load_body
+from hmr.body import BodyModel
 from hmr.data.view import Sample
 from hmr.home import fasthmr_home
 from hmr.judge import JointJudge
@@ -94,8 +94,9 @@ def compress(
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
-    body = load_body().to(device)
-    test = held(open_data(spec, frames, model=model.model), f"{spec.name}:{spec.split}", tell)
+    opened = open_data(spec, frames, model=model.model)
+    body = body_of(opened).to(device)
+    test = held(opened, f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
