@@ -90,9 +90,9 @@ class JointJudge:
 
 
 def people(samples: Sequence[Sample], device: torch.device) -> People:
-    """Whom samples show."""
-    landmarks = None if samples[0].landmarks is None else stacked(samples, "landmarks").to(device)
-    return People(tuple(sample.gender for sample in samples), landmarks)
+    """Whom samples show; those that do not say are the neutral body's."""
+    landmarks = None if getattr(samples[0], "landmarks", None) is None else stacked(samples, "landmarks").to(device)
+    return People(tuple(getattr(sample, "gender", "neutral") for sample in samples), landmarks)
 
 
 def stacked(samples: Sequence[Sample], field: str) -> Tensor:
