@@ -176,7 +176,8 @@ def held(data: Frames, name: str, tell: Tell) -> Held:
 def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Held) -> Path:
     """Where a search on these frames writes its trials, so that one that was killed goes on: in $FASTHMR_HOME."""
     device = next(model.model.parameters()).device.type
-    digest = hashlib.sha256(f"{model.sha256} {operator} {body.sha256} {torch.__version__} {device}".encode())
+    bodies = " ".join(body.identity.values())
+    digest = hashlib.sha256(f"{model.sha256} {operator} {bodies} {torch.__version__} {device}".encode())
     for sample in calib.samples:
         for array in (sample.image, sample.rotations, sample.betas):
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.errors import BadInput
+from hmr.conventions import CONVENTIONS
 from hmr.media import LIMITS, Focal, Photo, Picture, Segmenter, Side, picture, seen_by
 
 Doubles = NDArray[np.float64]
@@ -99,6 +100,7 @@ class AnnotatedFrames:
             "mask_source": self.segmenter.name if self.segmenter else "none",
             "boxes": self.found.boxes,
             "convention": self.found.convention,
+            "convention_used_by": CONVENTIONS[self.found.convention].used_by,
             "invalid_frames": self.found.invalid,
             **masks,
         }
@@ -140,8 +142,9 @@ def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> 
 
 
 def rotations(axis_angle: Doubles) -> Doubles:
-    """Axis-angle (N, 3 J) in radians -> matrices (N, J, 3, 3)."""
-    return roma.rotvec_to_rotmat(torch.from_numpy(axis_angle.reshape(len(axis_angle), -1, 3))).numpy()  # (N, J, 3)
+    """Axis-angle (N, 72) in radians -> matrices (N, 24, 3, 3)."""
+    vectors = torch.from_numpy(axis_angle.reshape(-1, 24, 3))  # (N, 72) -> (N, 24, 3)
+    return roma.rotvec_to_rotmat(vectors).numpy()
 
 
 def gender_of(word: Any, path: Path) -> str:
@@ -197,7 +200,7 @@ def unknown(count: int) -> Doubles:
     return np.full(count, math.nan)
 
 
-def squares(found: Any, count: int, unit: float, path: Path) -> Doubles:
+def boxes_at(found: Any, count: int, unit: float, path: Path) -> Doubles:
     """Boxes (N, 4) of a file's `center` (N, 2) in pixels and `scale` (N,), (N, 1) or (N, 2) in `unit` pixels."""
     centre, scale = numbers(found, "center", (count, 2), path), found.get("scale")
     if isinstance(scale, np.ndarray) and scale.ndim == 1:

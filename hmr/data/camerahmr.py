@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
-from hmr.data.annotated import Recording, gender_of, numbers, rotations, squares, unknown
+from hmr.data.annotated import Recording, boxes_at, gender_of, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "pose_cam", "shape", "gender", "cam_int")
 CONVENTIONS = {"3dpw": "h36m14-pelvis", "emdb": "smpl24-hips-neutral"}  # by data set
@@ -26,7 +26,7 @@ def read_rows(found: dict[str, Any], pictures: tuple[str, ...], path: Path) -> R
     return Recording(
         name=path.stem,
         pictures=pictures,
-        boxes=squares(found, count, PIXELS, path),
+        boxes=boxes_at(found, count, PIXELS, path),
         rotations=rotations(pose[:, :72]),
         betas=shape[:, :10],
         genders=tuple(gender_of(word, path) for word in genders.tolist()),

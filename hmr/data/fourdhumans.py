@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hmr.conventions import J19
-from hmr.data.annotated import Recording, numbers, rotations, squares, unknown
+from hmr.data.annotated import Recording, boxes_at, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "body_pose", "betas", "extra_keypoints_3d")
 CONVENTIONS = {"3dpw": "j19-mpii"}  # by data set
@@ -22,7 +22,7 @@ def read_rows(found: dict[str, Any], pictures: tuple[str, ...], path: Path) -> R
     return Recording(
         name=path.stem,
         pictures=pictures,
-        boxes=squares(found, count, 1.0, path),
+        boxes=boxes_at(found, count, 1.0, path),
         rotations=rotations(numbers(found, "body_pose", (count, 72), path)),
         betas=numbers(found, "betas", (count, 10), path),
         genders=("neutral",) * count,

@@ -47,7 +47,5 @@ def read_npz(name: str, split: str, path: Path) -> Annotations:
     refuse_missing(root, pictures, path)
     rows = kind.read_rows(found, pictures, path)
     folders = np.array([Path(picture).parent.as_posix() for picture in pictures])
-    recordings = [
-        chosen(rows, folders == folder, path, Path(folder).name) for folder in dict.fromkeys(folders.tolist())
-    ]
+    recordings = [chosen(rows, folders == folder, path, folder) for folder in dict.fromkeys(folders.tolist())]
     return Annotations(tuple(recordings), root, kind.CONVENTIONS[name], f"those of {path.name}", None)

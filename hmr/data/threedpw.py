@@ -49,9 +49,8 @@ def read_3dpw(root: Path, split: str) -> Annotations:
             keep = valid(found, i, len(person), file) & np.isfinite(person.boxes).all(1)
             invalid += int((~keep).sum())
             recordings += [chosen(person, keep, file)] if keep.any() else []
-    return Annotations(
-        tuple(recordings), root, "h36m14-hips", f"projected joints, {MARGIN} times as large", 30.0, invalid
-    )
+    boxes = f"projected joints, {MARGIN} times as large"
+    return Annotations(tuple(recordings), root, "h36m14-hips", boxes, 30.0, invalid)
 
 
 def people(found: Any, path: Path) -> list[Recording]:
@@ -70,9 +69,10 @@ def people(found: Any, path: Path) -> list[Recording]:
         betas = numbers(of(found, "betas", i), "betas", (None,), path)[:10]
         if len(betas) < 10:
             raise BadInput(f"{path}: 'betas' of a person are {len(betas)} numbers, which have to be 10")
-        joints = numbers(of(found, "jointPositions", i), "jointPositions", (count, 72), path).reshape(count, 24, 3)
+        joints = numbers(of(found, "jointPositions", i), "jointPositions", (count, 72), path)
         shape = np.tile(betas, (count, 1))
         focal = np.full(count, intrinsics[0, 0])
+        joints = joints.reshape(count, 24, 3)  # (N, 72) -> (N, 24, 3)
         boxes = boxes_of(projected(joints, cameras, intrinsics), MARGIN)
         someone = gender_of(gender, path)
         out.append(Recording(f"{name}_{i}", pictures, boxes, turns, shape, (someone,) * count, focal))
