@@ -49,6 +49,11 @@ class DataSpec:
         """Where the person masks come from."""
         return "renderer" if self.name in WORLDS else (self.masks or "none")
 
+    @property
+    def test_only(self) -> bool:
+        """Whether there is no split to decide on: EMDB has none, nor has a code base's .npz."""
+        return self.name == "emdb" or (self.name in READERS and self.root is not None and self.root.is_file())
+
 
 def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
     """`name[:split][@root]` as a DataSpec; the split is `test` where none is given.

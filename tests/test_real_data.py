@@ -392,8 +392,8 @@ def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, t
     source = json.loads(out)["provenance"]
     assert source["data"]["split"] == "test" and source["data"]["convention"] == "h36m14-hips"
     assert "joints and pelvis: h36m14-hips" in (tmp_path / "out" / "card.md").read_text()
-    code, out, err = fasthmr("compress", recipe, "--model", weights, "--data", f"emdb:val@{tmp_path}", "--out", "x")
-    assert (code, out) == (2, "") and "EMDB is a test set alone" in err
+    code, out, err = fasthmr("compress", recipe, "--model", weights, "--data", f"emdb@{tmp_path}", "--out", "x")
+    assert (code, out) == (2, "") and "is a test set alone, and compressing looks at calib too" in err
 
 
 def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
