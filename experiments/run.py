@@ -160,8 +160,8 @@ def refuse(recipe: Recipe, model: Resolved, spec: DataSpec) -> None:
         raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test or :val")
     if spec.test_only:
         raise BadInput(
-            f"{spec.name}@{spec.root} is a test set alone, and compressing looks at calib too: compress on synth or on the "
-            "folder of 3dpw, then evaluate what comes out here"
+            f"{spec.name}@{spec.root} is a test set alone, and compressing looks at calib too: compress on synth or "
+            "on the folder of 3dpw, then evaluate what comes out here"
         )
     for step in recipe.steps:
         step.check(model.model)
