@@ -19,14 +19,14 @@ from rich.table import Table as Shown
 from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
 from compress.recover import Recover
-from experiments.datasets import DataSpec, open_data
+from experiments.datasets import DataSpec, body_of, open_data
 from experiments.evaluate import paired_rise
 from experiments.models import Resolved, resolve_model
 from experiments.provenance import dataset, provenance
 from experiments.recipe import Recipe, Step
 from experiments.recover import DATA, Recovery
 from experiments.run import Held, Measured, Tell, applied, held, interval, journal_of, measured, planned, refuse, row
-from hmr.body import BodyModel, load_body
+from hmr.body import BodyModel
 from hmr.judge import JointJudge
 from hmr.mask_errors import with_masks
 from hmr.model import HMRModel
@@ -63,10 +63,11 @@ class Bench:
     def __init__(self, model: Resolved, spec: DataSpec, frames: int | None, calib_frames: int | None, tell: Tell):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.resolved, self.model, self.tell = model, model.model.to(device), tell
-        self.body: BodyModel = load_body().to(device)
+        opened = open_data(spec, frames, model=self.model)
+        self.body: BodyModel = body_of(opened).to(device)
         decide = DataSpec(spec.name, "calib", spec.root)
-        self.test = held(open_data(spec, frames), f"{spec.name}:{spec.split}", tell)
-        self.calib = held(open_data(decide, calib_frames), f"{decide.name}:{decide.split}", tell)
+        self.test = held(opened, f"{spec.name}:{spec.split}", tell)
+        self.calib = held(open_data(decide, calib_frames, model=self.model), f"{decide.name}:{decide.split}", tell)
         self.judge = JointJudge(self.model, self.calib.samples, self.body)
         self.original = measured(self.model, self.test, self.body, "original", tell)
         self.recovery = Recovery(self.model, self.body)

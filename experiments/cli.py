@@ -49,11 +49,13 @@ for _name, _group in (
 Model = Annotated[
     str, typer.Argument(help="reference, reference-small, a checkpoint, or a folder of `convert` or `compress`.")
 ]
-Data = Annotated[str, typer.Option(help="synth, synth-video, synth-shift, each with :split, or frames[:split]@PATH.")]
+Data = Annotated[
+    str, typer.Option(help="synth, synth-video, synth-shift, each with :split, or 3dpw, emdb, frames[:split]@PATH.")
+]
 LabelFree = Annotated[bool, typer.Option("--label-free", help="Errors are distances to the original model's joints.")]
 Masks = Annotated[
     str | None,
-    typer.Option(help="For frames@PATH: a folder of mask files, blazepose, rfdetr, or ultralytics (AGPL)."),
+    typer.Option(help="For what lies in files: a folder of mask files, blazepose, rfdetr, or ultralytics (AGPL)."),
 ]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
 Mocap = Annotated[
@@ -256,6 +258,8 @@ def preview(
     from experiments.preview import contact_sheet
 
     spec = parse(data)
+    if spec.root:
+        raise BadInput(f"preview draws what is rendered: {spec.name} lies in {spec.root} as pictures")
     refuse_unless_new_png(out)
     opened = open_data(spec, mocap=mocap)
     count = min(frames, len(opened))
@@ -302,15 +306,15 @@ def evaluation(
 ) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
     from experiments import evaluate
-    from experiments.datasets import DataSpec, open_data
+    from experiments.datasets import DataSpec, body_of, open_data
     from experiments.label_free import labelled
     from experiments.provenance import provenance
     from experiments.run import Held
-    from hmr.body import load_body
 
     device = best_device()
     model.model.to(device)
-    opened, body = open_data(spec, frames, mocap, model=model.model), load_body().to(device)
+    opened = open_data(spec, frames, mocap, model=model.model)
+    body = body_of(opened).to(device)
     if spec.mask_source == "none" and model.model.protect is not None:
         raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
@@ -332,13 +336,13 @@ def evaluation(
 
 def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, Any]:
     """What `depth --json` prints, with progress on stderr."""
-    from experiments.datasets import open_data
+    from experiments.datasets import body_of, open_data
     from experiments.depth import depth
     from experiments.provenance import provenance
-    from hmr.body import load_body
 
     device = best_device()
-    opened, body = open_data(spec, frames, model=model.model), load_body().to(device)
+    opened = open_data(spec, frames, model=model.model)
+    body = body_of(opened).to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))

@@ -9,6 +9,10 @@ from typing import Protocol, cast
 from compress.errors import BadInput
 from experiments.choices import one_of
 from hmr.architectures.family import Box
+from hmr.body import BodyModel, load_body
+from hmr.conventions import CONVENTIONS, Yardstick
+from hmr.data.annotated import AnnotatedFrames
+from hmr.data.real import READERS, read
 from hmr.data.synthetic import SIZE, WORLDS, open_world
 from hmr.data.view import Sample
 from hmr.head import JOINTS
@@ -45,6 +49,11 @@ class DataSpec:
         """Where the person masks come from."""
         return "renderer" if self.name in WORLDS else (self.masks or "none")
 
+    @property
+    def test_only(self) -> bool:
+        """Whether there is no split to decide on: EMDB has none, nor has a code base's .npz."""
+        return self.name == "emdb" or (self.name in READERS and self.root is not None and self.root.is_file())
+
 
 def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
     """`name[:split][@root]` as a DataSpec; the split is `test` where none is given.
@@ -54,13 +63,17 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
     """
     head, at, root = text.partition("@")
     name, colon, split = head.partition(":")
-    one_of(name, (*WORLDS, "frames"), "data set")
+    one_of(name, (*WORLDS, *READERS, "frames"), "data set")
     if name == "frames":
         if not root:
             raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
         if not label_free:
             raise BadInput("frames has pictures and no labels: only compress and evaluate take it, with --label-free")
         return DataSpec(name, one_of(split, tuple(PARTS), "split of frames") if colon else "test", Path(root), masks)
+    if name in READERS:
+        if not root:
+            raise BadInput(f"'{text}': name the folder that {name} lies in: {name}@FOLDER")
+        return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test", Path(root), masks)
     if masks is not None:
         raise BadInput(f"--masks {masks}: {name} has exact masks of its own; --masks is for frames@PATH")
     if at:
@@ -85,12 +98,25 @@ def open_data(
             f"{model.architecture} poses {model.head.joints} joints of a hand, and errors are measured on the {JOINTS} "
             "of a body: it can be counted (cost), converted, and compressed from Python"
         )
+    finder = segmenter(spec.masks) if spec.masks else None
+    side = model.family.box.side if model else Box().side
+    if spec.name in READERS and spec.root:
+        found = read(spec.name, spec.split, spec.root)
+        knows = found.cameras_known and not hasattr(model, "fov_net")
+        network = None if model is None or knows else focal_of(model)
+        return cast(Frames, AnnotatedFrames(found, spec.split, frames, side, finder, size, network))
     if spec.name == "frames" and spec.root:
-        finder = segmenter(spec.masks) if spec.masks else None
-        side, focal = (model.family.box.side, focal_of(model)) if model else (Box().side, None)
+        focal = focal_of(model) if model else None
         pictures = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
         return cast(Frames, pictures)  # samples that hold no labels: `experiments.label_free` gives them some
     return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
+
+
+def body_of(data: Frames) -> BodyModel:
+    """What errors on these frames are measured on: SMPL by their convention, or the open body. Raises BadInput where
+    files of SMPL are missing."""
+    convention = getattr(data, "notes", {}).get("convention")
+    return Yardstick(CONVENTIONS[convention]) if convention else load_body()
 
 
 def focal_of(model: HMRModel) -> Focal | None:

@@ -34,12 +34,12 @@ def depth(
     try:
         with torch.inference_mode():
             for _, given, truth in batches(data, device):
-                joints = body.skeleton(truth.rotations, truth.betas)
+                joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
                 for errors, kept in zip(found, (blocks, *without), strict=True):
                     model.backbone.blocks = kept
                     output = model(*given)
-                    guess = body.skeleton(output.rotations.float(), output.betas.float())
-                    errors += metrics.mpjpe(guess, joints).tolist()
+                    guess = body.joints_from_pelvis(output.rotations.float(), output.betas.float())
+                    errors += metrics.mpjpe(guess, joints, aligned=True).tolist()
                 progress(len(joints))
     finally:
         model.backbone.blocks = blocks

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from experiments.datasets import SEED, Frames
 from hmr import metrics
-from hmr.body import JOINT_NAMES, BodyModel
+from hmr.body import BodyModel, People
+from hmr.conventions import NAMES
 from hmr.crop import normalised
 from hmr.head import HMROutput
+from hmr.judge import people
 
 BATCH = 32
 POSES = 1000  # training frames that the mean pose is taken over
@@ -24,21 +26,23 @@ POSES = 1000  # training frames that the mean pose is taken over
 
 @dataclass(frozen=True)
 class Body:
-    """What a predictor says of frames: local rotations (B, 24, 3, 3), the root in crop-camera axes; betas (B, 10)."""
+    """What a predictor says of frames: local rotations (B, 24, 3, 3), the root in camera axes; betas (B, 10). What is
+    true says of whom too."""
 
     rotations: Tensor
     betas: Tensor
+    people: People | None = None
 
 
 @dataclass(frozen=True)
 class Errors:
     """Errors of each frame, and the joints they come from, which the acceleration needs in a row."""
 
-    per_joint_mm: Tensor  # (N, 24)
+    per_joint_mm: Tensor  # (N, J)
     pa_mpjpe_mm: Tensor  # (N,)
-    pve_mm: Tensor  # (N,)
-    joints: Tensor  # (N, 24, 3) m
-    true_joints: Tensor  # (N, 24, 3) m
+    pve_mm: Tensor  # (N,), or (0,) where nobody knows the true vertices
+    joints: Tensor  # (N, J, 3) m from the pelvis
+    true_joints: Tensor  # (N, J, 3) m from the pelvis
 
 
 def evaluate(
@@ -95,7 +99,8 @@ def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, tuple[Ten
             torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
             for field in ("image", "mask", "bbox_info", "rotations", "betas")
         )
-        yield start, (normalised(images), masks, conditions), Body(rotations.float(), betas.float())
+        truth = Body(rotations.float(), betas.float(), people(samples, rotations.device))
+        yield start, (normalised(images), masks, conditions), truth
 
 
 def timed(model: Callable[..., HMROutput], crop: Tensor, *rest: Tensor) -> tuple[Body, float]:
@@ -123,12 +128,16 @@ def mean_rotations(data: Frames) -> Tensor:
 
 
 def errors(body: BodyModel, guess: Body, truth: Body) -> Errors:
-    """Errors of a batch of guesses, posed on the same body as the truth."""
-    posed, true = body(guess.rotations, guess.betas), body(truth.rotations, truth.betas)
+    """Errors of a batch of guesses; on whose body the truth is posed, `body` decides."""
+    posed = body.positions(guess.rotations, guess.betas)
+    true = body.positions(truth.rotations, truth.betas, truth.people)
+    pve = posed.pelvis.new_zeros(0)
+    if posed.vertices is not None and true.vertices is not None:
+        pve = metrics.pve(posed.vertices, true.vertices, posed.pelvis, true.pelvis)
     return Errors(
-        metrics.joint_errors(posed.joints, true.joints),
+        metrics.joint_errors(posed.joints, true.joints, aligned=True),
         metrics.pa_mpjpe(posed.joints, true.joints),
-        metrics.pve(posed.vertices, true.vertices, posed.joints[:, 0], true.joints[:, 0]),
+        pve,
         posed.joints,
         true.joints,
     )
@@ -142,28 +151,28 @@ def joined(parts: list[Errors]) -> Errors:
 def row(name: str, found: Errors, clips: list[str], video: bool) -> dict[str, Any]:
     """A predictor's row of the report: intervals over all frames, means per joint and per recording.
 
-    Only the frames of a `video` follow each other, so only there is an acceleration.
+    Only the frames of a `video` follow each other, so only there is an acceleration; what nobody knows is None.
     """
     frames = {
         "mpjpe_mm": found.per_joint_mm.mean(1).numpy(),
         "pa_mpjpe_mm": found.pa_mpjpe_mm.numpy(),
-        "pve_mm": found.pve_mm.numpy(),
+        "pve_mm": found.pve_mm.numpy() if len(found.pve_mm) else None,
     }
     members = {clip: np.flatnonzero(np.asarray(clips) == clip) for clip in dict.fromkeys(clips)}
     accel = {clip: accelerations(found, i) if video else np.zeros(0) for clip, i in members.items()}
     accel_clips = [clip for clip, values in accel.items() for _ in values]
     return {
         "name": name,
-        **{key: asdict(metrics.interval(values, clips, SEED)) for key, values in frames.items()},
+        **{key: None if v is None else asdict(metrics.interval(v, clips, SEED)) for key, v in frames.items()},
         "accel_mm_per_frame2": (
             asdict(metrics.interval(np.concatenate(list(accel.values())), accel_clips, SEED)) if accel_clips else None
         ),
-        "per_joint_mm": dict(zip(JOINT_NAMES, found.per_joint_mm.mean(0).tolist(), strict=True)),
+        "per_joint_mm": dict(zip(NAMES[found.joints.shape[1]], found.per_joint_mm.mean(0).tolist(), strict=True)),
         "per_clip": [
             {
                 "clip": clip,
                 "frames": len(i),
-                **{key: float(values[i].mean()) for key, values in frames.items()},
+                **{key: None if v is None else float(v[i].mean()) for key, v in frames.items()},
                 "accel_mm_per_frame2": float(np.mean(accel[clip])) if len(accel[clip]) else None,
             }
             for clip, i in members.items()
@@ -173,7 +182,7 @@ def row(name: str, found: Errors, clips: list[str], video: bool) -> dict[str, An
 
 def accelerations(found: Errors, frames: np.ndarray) -> np.ndarray:
     """Acceleration errors (T - 2,) in mm per frame squared over one recording's `frames` (T,)."""
-    return metrics.accel(found.joints[frames], found.true_joints[frames]).numpy()
+    return metrics.accel(found.joints[frames], found.true_joints[frames], aligned=True).numpy()
 
 
 def _now(device: torch.device) -> float:

@@ -23,5 +23,6 @@ def labelled(model: Any, data: Frames, device: torch.device) -> list[Sample]:
         for start, given, _ in evaluate.batches(data, device):
             said, _ = evaluate.timed(model, *given)
             for i, (rotations, betas) in enumerate(zip(said.rotations.cpu(), said.betas.cpu(), strict=True)):
-                found.append(replace(data[start + i], rotations=rotations.numpy(), betas=betas.numpy()))
+                words = {"rotations": rotations.numpy(), "betas": betas.numpy(), "gender": "neutral", "landmarks": None}
+                found.append(replace(data[start + i], **words))
     return found

@@ -35,7 +35,7 @@ def provenance(
         "threads": torch.get_num_threads(),
         "precision": str(next(model.model.parameters()).dtype).removeprefix("torch."),
         "versions": versions(),
-        "body": body and {"name": body.name, "sha256": body.sha256},
+        "body": body and body.identity,
         "model": {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256 or None},
         "data": spec and data and dataset(spec, data),
     }
@@ -58,7 +58,8 @@ def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:
 def counted(data: dict[str, Any]) -> str:
     """How many frames of a `dataset` a figure comes from and who found the person in them, for people."""
     lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
-    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}"
+    joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
+    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}{joints}"
 
 
 def versions() -> dict[str, str]:

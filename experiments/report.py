@@ -29,7 +29,7 @@ from hmr.body import BodyModel
 from hmr.crop import normalised
 from hmr.data.view import Sample
 from hmr.head import HMROutput
-from hmr.judge import stacked
+from hmr.judge import people, stacked
 from hmr.model import HMRModel
 
 SHOWN = 6  # frames as pictures
@@ -135,9 +135,12 @@ def body_pictures(
     """(the original's mesh over the picture, the compressed model's, their errors) of each frame."""
     now = seen(model, samples)
     truth = [torch.from_numpy(np.stack([getattr(s, field) for s in samples])) for field in ("rotations", "betas")]
-    joints = body.skeleton(*(part.float().to(now.betas.device) for part in truth))
+    device = now.betas.device
+    joints = body.joints_from_pelvis(*(part.float().to(device) for part in truth), people(samples, device))
     errors = [
-        metrics.mpjpe(body.skeleton(said.rotations.float(), said.betas.float()), joints).tolist()
+        metrics.mpjpe(
+            body.joints_from_pelvis(said.rotations.float(), said.betas.float()), joints, aligned=True
+        ).tolist()
         for said in (before.output, now)
     ]
     found = []

@@ -24,7 +24,7 @@ from compress.stack import Schedule
 from compress.tokens import Tokens, coverage
 from experiments import evaluate
 from experiments.cost import frame_cost
-from experiments.datasets import SEED, DataSpec, Frames, open_data
+from experiments.datasets import SEED, DataSpec, Frames, body_of, open_data
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.models import Resolved
@@ -32,7 +32,7 @@ from experiments.provenance import commit, counted, dataset, provenance, version
 from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
 from experiments.report import COMPARED, looked_at, page
-from hmr.body import BodyModel, load_body
+from hmr.body import BodyModel
 from hmr.data.view import Sample
 from hmr.head import HMROutput
 from hmr.home import fasthmr_home
@@ -95,8 +95,9 @@ def compress(
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
-    body = load_body().to(device)
-    test = held(open_data(spec, frames, model=model.model), f"{spec.name}:{spec.split}", tell)
+    opened = open_data(spec, frames, model=model.model)
+    body = body_of(opened).to(device)
+    test = held(opened, f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
@@ -158,6 +159,11 @@ def refuse(recipe: Recipe, model: Resolved, spec: DataSpec) -> None:
         raise BadInput(f"{model.name} was compressed already, and merges are made from original weights: name those")
     if spec.split in ("train", "calib"):
         raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test or :val")
+    if spec.test_only:
+        raise BadInput(
+            f"{spec.name}@{spec.root} is a test set alone, and compressing looks at calib too: compress on synth or "
+            "on the folder of 3dpw, then evaluate what comes out here"
+        )
     for step in recipe.steps:
         step.check(model.model)
         if spec.mask_source == "none" and isinstance(step, MergeTokens) and step.protect == "mask":
@@ -176,7 +182,8 @@ def held(data: Frames, name: str, tell: Tell) -> Held:
 def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Held) -> Path:
     """Where a search on these frames writes its trials, so that one that was killed goes on: in $FASTHMR_HOME."""
     device = next(model.model.parameters()).device.type
-    digest = hashlib.sha256(f"{model.sha256} {operator} {body.sha256} {torch.__version__} {device}".encode())
+    bodies = " ".join(body.identity.values())
+    digest = hashlib.sha256(f"{model.sha256} {operator} {bodies} {torch.__version__} {device}".encode())
     for sample in calib.samples:
         for array in (sample.image, sample.rotations, sample.betas):
             digest.update(np.ascontiguousarray(array).tobytes())

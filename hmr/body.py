@@ -47,6 +47,22 @@ class BodyOutput(NamedTuple):
     joints29: Tensor
 
 
+class People(NamedTuple):
+    """Whom a batch shows, for a truth that is not posed on one body alone: see `hmr.conventions`."""
+
+    genders: tuple[str, ...]  # of each frame: neutral, female or male
+    landmarks: Tensor | None = None  # (B, R, 3) m, in the place of poses where a data set annotates positions
+
+
+class Positions(NamedTuple):
+    """What errors are measured on, in metres: joints (B, J, 3) from the pelvis; vertices (B, V, 3), None where nobody
+    knows them, and the pelvis (B, 3), both as posed."""
+
+    joints: Tensor
+    vertices: Tensor | None
+    pelvis: Tensor
+
+
 class BodyModel(nn.Module):
     """Linear blend skinning of one SMPL-format body; smplx.lbs on plain arrays, so any vertex count and no files.
 
@@ -121,6 +137,24 @@ class BodyModel(nn.Module):
             levels.append(position)
         return torch.cat(levels, dim=1)[:, _JOINT_SLOTS]
 
+    def positions(self, rotations: Tensor, betas: Tensor, people: People | None = None) -> Positions:
+        """What errors are measured on: here the 24 joints, from the first one. Arguments and errors as `forward`.
+
+        `people` are whom the truth is about, and None where this is a prediction; on this body all are alike.
+        """
+        posed = self(rotations, betas)
+        return Positions(posed.joints - posed.joints[:, :1], posed.vertices, posed.joints[:, 0])
+
+    def joints_from_pelvis(self, rotations: Tensor, betas: Tensor, people: People | None = None) -> Tensor:
+        """The joints (B, J, 3) of `positions` alone, which costs less."""
+        joints = self.skeleton(rotations, betas)
+        return joints - joints[:, :1]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells this body from others, for reports."""
+        return {"name": self.name, "sha256": self.sha256}
+
     def rest_joints(self, betas: Tensor) -> Tensor:
         """Joints (B, 24, 3) of the zero pose in metres, for betas (B, 10)."""
         return self.rest_template + blend_shapes(betas, self.rest_shapedirs)
@@ -180,6 +214,15 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 def load_body(name: str | Path = "open") -> BodyModel:
     """The body called `name`: "open" (shipped), a name given by `import_body` ("smpl", ...) or a path to such a file.
 
+    Raises: BadInput as `body_arrays`.
+    """
+    arrays, called = body_arrays(name)
+    return BodyModel(arrays, name=called)
+
+
+def body_arrays(name: str | Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of the body called `name` as in `load_body`, and what it is called in reports.
+
     Raises: BadInput where no file is found (listing every place looked at), where it is not a body, or where its
     arrays are not those that were imported.
     """
@@ -196,7 +239,7 @@ def load_body(name: str | Path = "open") -> BodyModel:
     stored = str(found.get("sha256", ""))
     if path != _OPEN_BODY and stored != digest(arrays):
         raise BadInput(f"{path}: its arrays do not match its sha256; import the body again: fasthmr body import PATH")
-    return BodyModel(arrays, name=str(name) if path in (_OPEN_BODY, _home_file(str(name))) else path.stem)
+    return arrays, str(name) if path in (_OPEN_BODY, _home_file(str(name))) else path.stem
 
 
 def import_body(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.errors import BadInput
 from compress.tokens import Tokens
 from hmr import metrics
-from hmr.body import BodyModel
+from hmr.body import BodyModel, People
 from hmr.crop import normalised
 from hmr.data.view import Sample
 from hmr.head import HMROutput
@@ -29,7 +29,7 @@ class Samples(Protocol):
 
 
 class JointJudge:
-    """A `compress.judge.Judge`: MPJPE in mm, pelvis aligned, over 24 SMPL joints of the body model's skeleton.
+    """A `compress.judge.Judge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured on.
 
     The truth is that of the samples, or with `label_free` what `model` says when the judge is made, before anything is
     compressed: then the samples' poses are not looked at. Crops and masks are kept on the model's device: 0.6 MB a
@@ -52,7 +52,7 @@ class JointJudge:
         self.crops: list[Tensor] = []
         self.masks: list[Tensor] = []
         self.conditions: list[Tensor] = []  # (B, 3) for the families that ask for it
-        self.truth: list[Tensor] = []  # (B, 24, 3) m
+        self.truth: list[Tensor] = []  # (B, J, 3) m
         for start in range(0, len(samples), batch):
             some = [samples[i] for i in range(start, min(start + batch, len(samples)))]
             self.crops.append(normalised(stacked(some, "image").to(device)))
@@ -68,24 +68,31 @@ class JointJudge:
         finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
         joints, truth = self.joints(self.head(tokens.x, self.conditions[index])), self.truth[index]
         finite = joints.isfinite().flatten(1).all(1)
-        return metrics.mpjpe(joints.where(finite[:, None, None], truth), truth).masked_fill(~finite, torch.inf)
+        errors = metrics.mpjpe(joints.where(finite[:, None, None], truth), truth, aligned=True)
+        return errors.masked_fill(~finite, torch.inf)
 
     def joints(self, output: HMROutput) -> Tensor:
-        """(B, 24, 3) m."""
-        return self.body.skeleton(output.rotations.float(), output.betas.float())
+        """(B, J, 3) m from the pelvis."""
+        return self.body.joints_from_pelvis(output.rotations.float(), output.betas.float())
 
     def labelled(self, samples: Sequence[Sample]) -> Tensor:
-        """The true joints (B, 24, 3) m of samples, posed on the judge's own body model."""
+        """The true joints (B, J, 3) m of samples, from the pelvis."""
         rotations, betas = (stacked(samples, field).to(self.crops[-1]) for field in ("rotations", "betas"))
-        return self.body.skeleton(rotations, betas)
+        return self.body.joints_from_pelvis(rotations, betas, people(samples, rotations.device))
 
     @torch.no_grad()
     def predicted(self, model: HMRModel) -> Tensor:
-        """The joints (B, 24, 3) m that a model sees in the newest batch."""
+        """The joints (B, J, 3) m that a model sees in the newest batch."""
         training = model.training
         output = model.eval()(self.crops[-1], self.masks[-1], self.conditions[-1])
         model.train(training)
         return self.joints(output)
+
+
+def people(samples: Sequence[Sample], device: torch.device) -> People:
+    """Whom samples show; those that do not say are the neutral body's."""
+    landmarks = None if getattr(samples[0], "landmarks", None) is None else stacked(samples, "landmarks").to(device)
+    return People(tuple(getattr(sample, "gender", "neutral") for sample in samples), landmarks)
 
 
 def stacked(samples: Sequence[Sample], field: str) -> Tensor:

@@ -62,6 +62,8 @@ class Picture:
     bbox_info: NDArray[np.float32]  # (3,) see `hmr.camera.bbox_info`
     rotations: NDArray[np.float32]  # (24, 3, 3)
     betas: NDArray[np.float32]  # (10,)
+    gender: str = "neutral"  # this and landmarks: see `hmr.body.People`
+    landmarks: NDArray[np.float32] | None = None
 
 
 @dataclass

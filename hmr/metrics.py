@@ -1,8 +1,8 @@
 """Joint and mesh errors of predicted bodies, and their bootstrap intervals.
 
 Positions go in as metres in any common axes, errors come out in millimetres, one per frame. Joint errors are pelvis
-aligned (the pelvis is joint 0) and averaged over all joints given, the pelvis with its error of 0 included, as the
-evaluations of 3DPW and EMDB with 24 SMPL joints do.
+aligned and averaged over all joints given. The pelvis is joint 0 and its error of 0 counts, unless positions are
+`aligned` already: evaluations of 3DPW and EMDB each have a pelvis of their own, see `hmr.conventions`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Interval:
     hi: float
 
 
-def joint_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Distance of each joint after moving both pelvises to the origin.
+def joint_errors(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
+    """Distance of each joint after moving both pelvises to the origin, where they are if `aligned`.
 
     predicted, target (..., J, 3) m -> (..., J) mm. Raises BadInput for unlike shapes or values that are not finite.
     """
     _check(predicted, target)
-    return _distances(_pelvis_aligned(predicted), _pelvis_aligned(target))
+    return _distances(_from_pelvis(predicted, aligned), _from_pelvis(target, aligned))
 
 
-def mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
+def mpjpe(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
     """Mean per-joint position error: (..., J, 3) m, twice -> (...) mm. Raises BadInput as `joint_errors`."""
-    return joint_errors(predicted, target).mean(-1)
+    return joint_errors(predicted, target, aligned).mean(-1)
 
 
 def pa_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
@@ -62,14 +62,15 @@ def pve(predicted: Tensor, target: Tensor, predicted_pelvis: Tensor, target_pelv
     return _distances(predicted - predicted_pelvis[..., None, :], target - target_pelvis[..., None, :]).mean(-1)
 
 
-def accel(predicted: Tensor, target: Tensor) -> Tensor:
+def accel(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
     """Acceleration error of one recording, from second differences of pelvis-aligned joints.
 
     predicted, target (T, J, 3) m of consecutive frames -> (T - 2,) mm per frame squared; nothing where T < 3.
     Raises BadInput for unlike shapes or values that are not finite.
     """
     _check(predicted, target)
-    return _distances(_second_difference(predicted), _second_difference(target)).mean(-1)
+    moves = (_second_difference(_from_pelvis(joints, aligned)) for joints in (predicted, target))
+    return _distances(*moves).mean(-1)
 
 
 def procrustes_aligned(predicted: Tensor, target: Tensor) -> Tensor:
@@ -132,8 +133,8 @@ def _check(predicted: Tensor, target: Tensor) -> None:
             raise BadInput(f"the {name} positions hold a value that is not finite")
 
 
-def _pelvis_aligned(joints: Tensor) -> Tensor:
-    return joints - joints[..., :1, :]
+def _from_pelvis(joints: Tensor, aligned: bool) -> Tensor:
+    return joints if aligned else joints - joints[..., :1, :]
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
@@ -141,5 +142,4 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _second_difference(joints: Tensor) -> Tensor:
-    x = _pelvis_aligned(joints)
-    return x[:-2] - 2 * x[1:-1] + x[2:] if len(x) > 2 else x[:0]
+    return joints[:-2] - 2 * joints[1:-1] + joints[2:] if len(joints) > 2 else joints[:0]

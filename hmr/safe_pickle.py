@@ -1,8 +1,9 @@
-"""Body files from strangers, read without running them.
+"""Body files and annotations from strangers, read without running them.
 
-Official SMPL files are Python 2 pickles that hold numpy, scipy and chumpy objects. Unpickling means calling whatever
-the file names, so here every name resolves to one of a few inert stand-ins defined below; any other name is refused
-before anything is called. No numpy, scipy or chumpy constructor is ever reachable from the file.
+Official SMPL files are Python 2 pickles that hold numpy, scipy and chumpy objects; 3DPW and EMDB keep their annotations
+in pickles too. Unpickling means calling whatever the file names, so here every name resolves to one of a few inert
+stand-ins defined below; any other name is refused before anything is called. No numpy, scipy or chumpy constructor is
+ever reachable from the file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,21 +32,43 @@ _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeErr
            ImportError, UnicodeError, OverflowError, MemoryError, RecursionError, struct.error)  # fmt: skip
 
 
-def read_arrays(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path, only: Container[str] | None = None) -> dict[str, Any]:
     """Arrays of a .npz or of a pickled dict (`.pkl`), by name; chumpy and scipy sparse values as dense arrays.
 
-    What is no array (strings, lists, unknown chumpy objects) is left out or returned as None.
+    What is no array (strings, lists, unknown chumpy objects) is left out or returned as None. Of a .npz, members that
+    are not in `only` are not looked at.
     Raises: BadInput naming the file and the reason: missing, empty, too large, broken, or wanting to run code.
     """
+    content = _content(path)
+    with _told(path):
+        return _read_npz(content, path, only) if content[:2] == b"PK" else _read_pickle(content, path)
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle holds, as dicts, lists, strings, numbers and arrays; anything else in it is None.
+
+    Raises: BadInput as `read_arrays`.
+    """
+    content = _content(path)
+    with _told(path):
+        return _nested(_load(io.BytesIO(content), path), path, {})
+
+
+def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not path.is_file() or not 0 < size <= MAX_BYTES:
             raise BadInput(f"{path}: not a file of 1 byte to {MAX_BYTES >> 30} GiB")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns what a broken file raises into BadInput."""
     try:
-        return _read_npz(content, path) if content[:2] == b"PK" else _read_pickle(content, path)
+        yield
     except BadInput:
         raise
     except (*_BROKEN, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
@@ -58,9 +82,10 @@ def _read_pickle(content: bytes, path: Path) -> dict[str, Any]:
     return {str(key): _plain(value, path) for key, value in found.items() if isinstance(key, str | bytes)}
 
 
-def _read_npz(content: bytes, path: Path) -> dict[str, Any]:
+def _read_npz(content: bytes, path: Path, only: Container[str] | None) -> dict[str, Any]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        members = [member for member in members if only is None or member.filename[:-4] in only]
         if sum(member.file_size for member in members) > MAX_BYTES:
             raise BadInput(f"{path}: unpacks to more than {MAX_BYTES >> 30} GiB")
         return {member.filename[:-4]: _read_npy(archive.read(member), path) for member in members}
@@ -112,8 +137,8 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        if isinstance(raw, list):  # an array of objects; only a lone one (a sparse matrix in an npz) matters
-            self.value = raw[0] if len(raw) == 1 else None
+        if isinstance(raw, list):  # an array of objects
+            self.value = raw
         else:
             self.value = _from_bytes(raw, dtype, tuple(shape), "F" if fortran else "C")
 
@@ -176,7 +201,9 @@ class _Unpickler(pickle._Unpickler):
         module = _PYTHON_2.get(module, module)
         found = _stand_in(module, name)
         if found is None:
-            raise BadInput(f"{self.path}: wants to run or build {module}.{name}, which no SMPL file needs; not read")
+            raise BadInput(
+                f"{self.path}: wants to run or build {module}.{name}, which no SMPL file or data set needs; not read"
+            )
         return found
 
     def persistent_load(self, _identity: object) -> Any:
@@ -192,7 +219,7 @@ def _plain(value: object, path: Path) -> Any:
     if isinstance(value, np.ndarray | int | float | str):
         return value
     if isinstance(value, _Array):
-        return _plain(value.value, path)
+        return _objects(value.value, path) if isinstance(value.value, list) else _plain(value.value, path)
     if not isinstance(value, _Stub):
         return None
     state = vars(value)
@@ -201,6 +228,30 @@ def _plain(value: object, path: Path) -> Any:
     if "idxs" in state and "a" in state:  # chumpy.reordering.Select: a view by flat index
         return _selected(_plain(state["a"], path), _plain(state["idxs"], path), state.get("preferred_shape"))
     return _plain(state.get("x", state.get("r")), path)  # chumpy.Ch: x is the value, r its last result
+
+
+def _objects(values: list[Any], path: Path) -> Any:
+    """What matters of an array of objects: strings, or a lone sparse matrix in an npz."""
+    if values and all(isinstance(value, str) for value in values):
+        return np.array(values)
+    return _plain(values[0], path) if len(values) == 1 else None
+
+
+def _nested(value: object, path: Path, done: dict[int, Any]) -> Any:
+    """`_plain` of everything in dicts, lists and tuples. `done` holds each container's result by its id: a container
+    that is in the file once is made once, however often others refer to it, and one inside itself is None there."""
+    if isinstance(value, _Array) and isinstance(value.value, list):
+        value = value.value
+    if not isinstance(value, dict | list | tuple):
+        return _plain(value, path)
+    if id(value) not in done:
+        done[id(value)] = None
+        done[id(value)] = (
+            {str(key): _nested(held, path, done) for key, held in value.items()}
+            if isinstance(value, dict)
+            else [_nested(held, path, done) for held in value]
+        )
+    return done[id(value)]
 
 
 def _selected(base: Any, indices: Any, shape: object) -> Any:

@@ -29,6 +29,8 @@ class Sample:
     part: NDArray[np.uint8]  # (16, 12) 0 background, else joint + 1, at the middle of each patch
     canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
     clip: str  # the recording that the pose comes from
+    gender: str = "neutral"  # this and landmarks: see `hmr.body.People`
+    landmarks: Array | None = None
 
     @property
     def bbox_info(self) -> Array:
@@ -165,9 +167,7 @@ def paint(
     wall, floor = room.textures
     shadow = contacts(np.concatenate(shadows))
     scale = room.scale * (size[0] / 256)
-    render.draw_room(
-        image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow
-    )
+    render.draw_room(image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow)
     firsts = np.cumsum([0, *(len(one.faces) for one in layers)]).tolist()
     for one, first in zip(layers, firsts, strict=False):
         render.rasterise(one.vertices, one.faces, focal, face_id, bary, near, first)

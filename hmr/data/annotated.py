@@ -1,0 +1,211 @@
+"""People in pictures whose poses somebody measured, drawn as samples; the files beside this one read the data sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import numpy as np
+import roma
+import torch
+from numpy.typing import NDArray
+
+from compress.errors import BadInput
+from hmr.conventions import CONVENTIONS
+from hmr.media import LIMITS, Focal, Photo, Picture, Segmenter, Side, picture, seen_by
+
+Doubles = NDArray[np.float64]
+GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": "neutral", "neutral": "neutral"}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Annotated frames of one video, in its order; rotations are local, the root's turns into camera axes."""
+
+    name: str
+    pictures: tuple[str, ...]  # (N,) paths in the data set's folder
+    boxes: Doubles  # (N, 4) left, top, right, bottom in pixels
+    rotations: Doubles  # (N, 24, 3, 3)
+    betas: Doubles  # (N, 10)
+    genders: tuple[str, ...]  # (N,)
+    focal: Doubles  # (N,) pixels; NaN where the camera is not known
+    landmarks: Doubles | None = None  # (N, R, 3) m, see `hmr.body.People`
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a data set's files say of one split, and how its errors are measured."""
+
+    recordings: tuple[Recording, ...]
+    root: Path  # of the pictures
+    convention: str  # a name in `hmr.conventions`
+    boxes: str  # where they come from
+    fps: float | None  # None where frames of one person do not follow each other
+    invalid: int = 0  # frames that the annotators say not to use
+
+    @property
+    def cameras_known(self) -> bool:
+        return all(np.isfinite(recording.focal).all() for recording in self.recordings)
+
+
+class AnnotatedFrames:
+    """The samples of one split, each cut out of its picture when it is asked for.
+
+    At most `frames`, spread evenly, else all of `test` and as many of other splits as the synthetic ones have.
+    Acceleration needs every frame, so fps is None where some are left out. Frames that the annotators call invalid are
+    not there, and those around them follow each other, as in WHAM's evaluation.
+
+    `focal` is how a model that has to know the focal length finds it itself, which is how CameraHMR is evaluated; where
+    it is None the camera's own counts. A frame in which the segmenter finds nobody stays, with an empty mask.
+    """
+
+    def __init__(
+        self,
+        found: Annotations,
+        split: str,
+        frames: int | None,
+        side: Side,
+        segmenter: Segmenter | None,
+        size: tuple[int, int],
+        focal: Focal | None = None,
+    ) -> None:
+        every = [(i, j) for i, recording in enumerate(found.recordings) for j in range(len(recording))]
+        if not every:
+            raise BadInput(f"{found.root}: no frame of split {split} is valid")
+        limit = len(every) if split == "test" else LIMITS.get(split, len(every))
+        count = min(frames or limit, len(every))
+        self.places = [every[k * len(every) // count] for k in range(count)]
+        self.fps = found.fps if len(self.places) == len(every) else None
+        self.found, self.side, self.segmenter, self.size, self.focal = found, side, segmenter, size, focal
+        self.unmasked: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [self.found.recordings[i].name for i, _ in self.places]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a report says of these frames."""
+        masks = {"without_mask": len(self.unmasked)} if self.segmenter else {}
+        return {
+            "mask_source": self.segmenter.name if self.segmenter else "none",
+            "boxes": self.found.boxes,
+            "convention": self.found.convention,
+            "convention_used_by": CONVENTIONS[self.found.convention].used_by,
+            "invalid_frames": self.found.invalid,
+            **masks,
+        }
+
+    def __getitem__(self, index: int) -> Picture:
+        i, j = self.places[index]
+        of = self.found.recordings[i]
+        photo = Photo(of.pictures[j], picture(self.found.root / of.pictures[j]))
+        focal = self.focal(photo.image) if self.focal else float(of.focal[j])
+        left, top, right, bottom = map(float, of.boxes[j])
+        for segmenter in (self.segmenter, None):
+            seen = seen_by(photo, (left, top, right, bottom), self.side, segmenter, of.name, self.size, focal)
+            if seen is not None:  # nobody is lost where nobody is looked for
+                break
+            self.unmasked.add(index)
+        return replace(
+            cast(Picture, seen),
+            rotations=of.rotations[j].astype(np.float32),
+            betas=of.betas[j].astype(np.float32),
+            gender=of.genders[j],
+            landmarks=None if of.landmarks is None else of.landmarks[j].astype(np.float32),
+        )
+
+
+def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> Doubles:
+    """`found[key]` as floats of `shape`, where None is any length. Raises BadInput naming file and key."""
+    value = found.get(key) if isinstance(found, dict) else None
+    if value is None:
+        held = ", ".join(sorted(found)[:20]) if isinstance(found, dict) else "no names"
+        raise BadInput(f"{path}: '{key}' is missing, so this is no annotation file of the version that is read: {held}")
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{path}: '{key}' does not hold numbers of one shape ({error})") from error
+    wanted = "(" + ", ".join("N" if length is None else str(length) for length in shape) + ")"
+    if array.ndim != len(shape) or any(b is not None and a != b for a, b in zip(array.shape, shape, strict=True)):
+        raise BadInput(f"{path}: '{key}' has shape {array.shape}, which has to be {wanted}")
+    return array
+
+
+def rotations(axis_angle: Doubles) -> Doubles:
+    """Axis-angle (N, 72) in radians -> matrices (N, 24, 3, 3)."""
+    vectors = torch.from_numpy(axis_angle.reshape(-1, 24, 3))  # (N, 72) -> (N, 24, 3)
+    return roma.rotvec_to_rotmat(vectors).numpy()
+
+
+def gender_of(word: Any, path: Path) -> str:
+    """neutral, female or male. Raises BadInput for another word."""
+    gender = GENDERS.get(str(word).lower())
+    if gender is None:
+        raise BadInput(f"{path}: gender '{word}' is none of {', '.join(GENDERS)}")
+    return gender
+
+
+def chosen(recording: Recording, keep: NDArray[np.bool_], path: Path, name: str = "") -> Recording:
+    """The frames of a recording that `keep` (N,) marks, with another `name` where one is given.
+
+    Raises BadInput where one of them holds a value that is not finite.
+    """
+    frames = np.flatnonzero(keep).tolist()
+    parts: dict[str, Any] = {"name": name or recording.name}
+    for field in fields(Recording):
+        value = getattr(recording, field.name)
+        if isinstance(value, np.ndarray):
+            parts[field.name] = value[frames]
+            if field.name != "focal" and not np.isfinite(value[frames]).all():
+                raise BadInput(f"{path}: '{field.name}' of a frame that counts as valid is not finite")
+        elif field.name not in parts:
+            parts[field.name] = value and tuple(value[i] for i in frames)
+    return Recording(**parts)
+
+
+def refuse_missing(root: Path, names: Sequence[str], path: Path) -> None:
+    """Raise BadInput where pictures that the annotations in `path` name are not in `root`, or lie outside of it."""
+    lies = {name: PurePosixPath(name) for name in names}
+    if outside := next((name for name, at in lies.items() if at.is_absolute() or ".." in at.parts), None):
+        raise BadInput(f"{path}: names the picture {outside}, which is outside the data set")
+    folders = {at.parent: root / at.parent for at in lies.values()}
+    held = {parent: {file.name for file in at.iterdir()} if at.is_dir() else set() for parent, at in folders.items()}
+    lost = [name for name, at in lies.items() if at.name not in held[at.parent]]
+    if lost:
+        raise BadInput(
+            f"{path}: {len(lost)} of the {len(lies)} pictures that it annotates are missing, such as {root / lost[0]}: "
+            "unpack all pictures of the data set"
+        )
+
+
+def boxes_of(points: Doubles, factor: float) -> Doubles:
+    """Boxes (N, 4) around points (N, P, 2) in pixels, `factor` times as large as they have to be."""
+    low, high = points.min(1), points.max(1)
+    middle, half = (low + high) / 2, factor * (high - low) / 2
+    return np.concatenate([middle - half, middle + half], 1)
+
+
+def unknown(count: int) -> Doubles:
+    """Focal lengths (N,) that nobody told."""
+    return np.full(count, math.nan)
+
+
+def boxes_at(found: Any, count: int, unit: float, path: Path) -> Doubles:
+    """Boxes (N, 4) of a file's `center` (N, 2) in pixels and `scale` (N,), (N, 1) or (N, 2) in `unit` pixels."""
+    centre, scale = numbers(found, "center", (count, 2), path), found.get("scale")
+    if isinstance(scale, np.ndarray) and scale.ndim == 1:
+        scale = scale[:, None]  # (N,) -> (N, 1)
+    size = unit * numbers({"scale": scale}, "scale", (count, None), path)
+    if size.shape[1] not in (1, 2) or not (size > 0).all():
+        raise BadInput(f"{path}: 'scale' has to be one or two numbers above zero for each row")
+    return np.concatenate([centre - size / 2, centre + size / 2], 1)

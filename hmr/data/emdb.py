@@ -1,0 +1,66 @@
+"""EMDB: `P*/<sequence>/*_data.pkl` beside `images/*.jpg`.
+
+test is EMDB 1, the 17 sequences whose file says `emdb1`. There is no other split: EMDB was made to test on, so nothing
+is decided on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.errors import BadInput
+from hmr.data.annotated import Annotations, Recording, chosen, gender_of, numbers, refuse_missing, rotations
+from hmr.safe_pickle import read_pickle
+
+SEQUENCES = 17
+
+
+def read_emdb(root: Path, split: str = "test") -> Annotations:
+    """EMDB 1. Raises BadInput for another split or folder, missing sequences or pictures, and other files."""
+    if split != "test":
+        raise BadInput(
+            f"emdb:{split}: EMDB is a test set alone: use another for this, as 3dpw:{split} or synth:{split}"
+        )
+    files = sorted(root.glob("P*/*/*_data.pkl"))
+    if not files:
+        raise BadInput(f"{root}: there is no P*/*/*_data.pkl: name the folder that holds EMDB's P0 to P9")
+    recordings: list[Recording] = []
+    invalid = 0
+    for file in files:
+        found = read_pickle(file)
+        if not numbers(found, "emdb1", (), file):
+            continue
+        whole, keep = sequence(found, root, file)
+        refuse_missing(root, whole.pictures, file)
+        invalid += int((~keep).sum())
+        recordings.append(chosen(whole, keep, file))
+    if len(recordings) < SEQUENCES:
+        raise BadInput(f"{root}: holds {len(recordings)} of the {SEQUENCES} sequences of EMDB 1: unpack P0 to P9")
+    return Annotations(tuple(recordings), root, "smpl24-hips", "EMDB's own", 30.0, invalid)
+
+
+def sequence(found: dict[str, Any], root: Path, path: Path) -> tuple[Recording, np.ndarray]:
+    """All frames of a sequence, and (N,) which of them are good and have a box."""
+    smpl, camera, boxes = (found.get(key) for key in ("smpl", "camera", "bboxes"))
+    poses = numbers(smpl, "poses_body", (None, 69), path)
+    count = len(poses)
+    cameras = numbers(camera, "extrinsics", (count, 4, 4), path)
+    turns = rotations(np.concatenate([numbers(smpl, "poses_root", (count, 3), path), poses], 1))
+    turns[:, 0] = cameras[:, :3, :3] @ turns[:, 0]
+    corners = numbers(boxes, "bboxes", (count, 4), path)
+    keep = numbers(found, "good_frames_mask", (count,), path) > 0
+    keep &= (corners[:, 2:] > corners[:, :2]).all(1)
+    keep &= ~np.isin(np.arange(count), numbers(boxes, "invalid_idxs", (None,), path))
+    folder = path.parent.relative_to(root).as_posix()
+    return Recording(
+        name=path.stem.removesuffix("_data"),
+        pictures=tuple(f"{folder}/images/{i:05d}.jpg" for i in range(count)),
+        boxes=corners,
+        rotations=turns,
+        betas=np.tile(numbers(smpl, "betas", (10,), path), (count, 1)),
+        genders=(gender_of(found.get("gender"), path),) * count,
+        focal=np.full(count, numbers(camera, "intrinsics", (3, 3), path)[0, 0]),
+    ), keep

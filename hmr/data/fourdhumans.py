@@ -1,0 +1,31 @@
+"""The .npz in which 4D-Humans and TokenHMR keep annotations: one row a person and picture, positions of 44 joints.
+
+It says nothing of gender, so its joints are the truth and nobody knows the truth's vertices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hmr.conventions import J19
+from hmr.data.annotated import Recording, boxes_at, numbers, rotations, unknown
+
+KEYS = ("center", "scale", "body_pose", "betas", "extra_keypoints_3d")
+CONVENTIONS = {"3dpw": "j19-mpii"}  # by data set
+
+
+def read_rows(found: dict[str, Any], pictures: tuple[str, ...], path: Path) -> Recording:
+    """Every row of the file, as one recording. `scale` is the box's width and height in pixels, or one for both."""
+    count = len(pictures)
+    landmarks = numbers(found, "extra_keypoints_3d", (count, J19.rows, 4), path)
+    return Recording(
+        name=path.stem,
+        pictures=pictures,
+        boxes=boxes_at(found, count, 1.0, path),
+        rotations=rotations(numbers(found, "body_pose", (count, 72), path)),
+        betas=numbers(found, "betas", (count, 10), path),
+        genders=("neutral",) * count,
+        focal=unknown(count),
+        landmarks=landmarks[..., :3],
+    )

@@ -1,0 +1,51 @@
+"""`3dpw` and `emdb` by name: their own files, or the .npz of a code base in their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from compress.errors import BadInput
+from hmr.data import camerahmr, fourdhumans
+from hmr.data.annotated import Annotations, chosen, refuse_missing
+from hmr.data.emdb import read_emdb
+from hmr.data.threedpw import read_3dpw
+from hmr.safe_pickle import read_arrays
+
+READERS = {"3dpw": read_3dpw, "emdb": read_emdb}
+NPZ: dict[str, ModuleType] = {"pose_cam": camerahmr, "extra_keypoints_3d": fourdhumans}  # by a key that no other has
+PICTURES = {"3dpw": ("", "imageFiles"), "emdb": ("",)}  # where an .npz's names of pictures may start from
+
+
+def read(name: str, split: str, root: Path) -> Annotations:
+    """What a data set's files say of a split; `root` is its folder, or 4D-Humans' or CameraHMR's .npz in that folder.
+
+    Raises BadInput, in one sentence, for files that are others, too few, or without their pictures.
+    """
+    if not root.exists():
+        raise BadInput(f"{root}: there is no such folder: name that of the data set, {name}@FOLDER")
+    return read_npz(name, split, root) if root.is_file() else READERS[name](root, split)
+
+
+def read_npz(name: str, split: str, path: Path) -> Annotations:
+    """A code base's own annotations, which are measured by its own convention; a recording is a folder of pictures.
+
+    What it says of two people in one picture stands row by row, so no frames follow each other.
+    """
+    if path.suffix != ".npz" or split != "test" or f"{name}_test" not in path.stem:
+        raise BadInput(f"{path}: of {name}, one file is read for the split test alone: a {name}_test*.npz")
+    wanted = {"imgname", *camerahmr.KEYS, *fourdhumans.KEYS}
+    found = read_arrays(path, only=wanted)
+    kind = next((module for key, module in NPZ.items() if key in found), None)
+    if kind is None or name not in kind.CONVENTIONS or not isinstance(found.get("imgname"), np.ndarray):
+        raise BadInput(f"{path}: neither 4D-Humans' nor CameraHMR's file of {name}: it holds {sorted(found)}")
+    pictures = tuple(found["imgname"].astype(str).tolist())
+    places = [path.parent / place for place in PICTURES[name]]
+    root = next((place for place in places if pictures and (place / pictures[0]).is_file()), path.parent)
+    refuse_missing(root, pictures, path)
+    rows = kind.read_rows(found, pictures, path)
+    folders = np.array([Path(picture).parent.as_posix() for picture in pictures])
+    recordings = [chosen(rows, folders == folder, path, folder) for folder in dict.fromkeys(folders.tolist())]
+    return Annotations(tuple(recordings), root, kind.CONVENTIONS[name], f"those of {path.name}", None)

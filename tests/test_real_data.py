@@ -1,0 +1,556 @@
+"""3DPW, EMDB and the npz of 4D-Humans and CameraHMR: files of their layout, and every metric worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from skimage.transform import SimilarityTransform
+
+from compress.errors import BadInput
+from experiments import evaluate
+from experiments.datasets import Frames, body_of, open_data, parse
+from experiments.depth import depth
+from experiments.label_free import labelled
+from experiments.models import resolve_model
+from experiments.run import Held
+from hmr.body import PARENTS, import_body
+from hmr.checkpoints import save
+from hmr.crop import cut
+from hmr.data.annotated import AnnotatedFrames
+from hmr.data.real import read
+from hmr.judge import JointJudge
+from hmr.model import build
+
+CPU = torch.device("cpu")
+WIDTH, HEIGHT, FOCAL = 48, 64, 60.0
+J14 = [6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10]
+Arrays = dict[str, np.ndarray]
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.fixture(scope="module")
+def bodies(tmp_path_factory) -> dict[str, Arrays]:
+    """SMPL files of three sizes in a home of their own, with the regressors of H36M and of 4D-Humans."""
+    home = tmp_path_factory.mktemp("home")
+    with np.load(str(files("hmr.assets").joinpath("open_body.npz"))) as held:
+        arrays = {key: held[key] for key in held.files}
+    out = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTHMR_HOME", str(home))
+        for gender, size in (("neutral", 1.0), ("female", 0.93), ("male", 1.06)):
+            out[gender] = {**arrays, "v_template": (arrays["v_template"] * size).astype(np.float32)}
+            np.savez(home / f"SMPL_{gender.upper()}.npz", **out[gender])
+            import_body(home / f"SMPL_{gender.upper()}.npz")
+    weights = np.random.default_rng(0).random((36, 6890)) ** 40
+    weights /= weights.sum(1, keepdims=True)
+    (home / "regressors").mkdir()
+    np.save(home / "regressors" / "J_regressor_h36m.npy", weights[:17])
+    (home / "regressors" / "SMPL_to_J19.pkl").write_bytes(pickle.dumps(weights[17:], protocol=2))
+    return {**out, "h36m": {"rows": weights[:17]}, "j19": {"rows": weights[17:]}, "home": {"path": np.array(str(home))}}
+
+
+@pytest.fixture
+def home(bodies, fasthmr, monkeypatch) -> Path:
+    monkeypatch.setenv("FASTHMR_HOME", str(bodies["home"]["path"]))
+    return Path(str(bodies["home"]["path"]))
+
+
+def draw(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((WIDTH, HEIGHT)).save(path, quality=95)
+
+
+def person(rng: np.random.Generator, frames: int) -> Arrays:
+    """Axis-angle poses (N, 72), betas (10,) and world joints (N, 72) in front of the camera of `camera`."""
+    joints = rng.normal([0.1, 0.2, 4], 0.3, (frames, 24, 3))
+    return {"poses": rng.normal(0, 0.3, (frames, 72)), "betas": rng.normal(size=10), "joints": joints.reshape(-1, 72)}
+
+
+def camera(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Extrinsics (N, 4, 4) that turn a little."""
+    out = np.tile(np.eye(4), (frames, 1, 1))
+    out[:, :3, :3] = Rotation.from_rotvec(rng.normal(0, 0.1, (frames, 3))).as_matrix()
+    out[:, :3, 3] = rng.normal(0, 0.05, (frames, 3))
+    return out
+
+
+INTRINSICS = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+
+
+def write_3dpw(root: Path, split: str = "test", count: int = 24, frames: int = 3) -> list[dict[str, Any]]:
+    """Sequences as 3DPW's: the first one shows two people, the second one's middle frame is not valid."""
+    out = []
+    for s in range(count):
+        rng = np.random.default_rng(s)
+        crowd = [person(rng, frames) for _ in range(2 if s == 0 else 1)]
+        held = {
+            "sequence": f"street_{s:02d}",
+            "poses": [p["poses"] for p in crowd],
+            "betas": [np.append(p["betas"], np.zeros(2)) for p in crowd],  # some files hold more than ten
+            "trans": [np.zeros((frames, 3)) for _ in crowd],
+            "jointPositions": [p["joints"] for p in crowd],
+            "genders": ["m", "f"][: len(crowd)] if s % 2 == 0 else ["f"],
+            "campose_valid": [np.array([1, int(s != 1), 1]) for _ in crowd],
+            "cam_poses": camera(rng, frames),
+            "cam_intrinsics": INTRINSICS,
+            "img_frame_ids": np.arange(frames) * 2,
+        }
+        file = root / "sequenceFiles" / split / f"street_{s:02d}.pkl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pickle.dumps(held, protocol=2))
+        for i in range(frames):
+            draw(root / "imageFiles" / f"street_{s:02d}" / f"image_{i:05d}.jpg", 10 * s + i)
+        out.append(held)
+    return out
+
+
+def write_emdb(root: Path, count: int = 17, frames: int = 4) -> list[dict[str, Any]]:
+    """Sequences as EMDB's, and one that belongs to EMDB 2; the first one's second frame is bad."""
+    out = []
+    for s in range(count + 1):
+        rng = np.random.default_rng(100 + s)
+        who, name = person(rng, frames), f"P{s // 2}/{s:02d}_walk"
+        good = np.ones(frames, bool)
+        good[1] = s != 0
+        held = {
+            "gender": ["female", "male", "neutral"][s % 3],
+            "name": name.replace("/", "_"),
+            "emdb1": s < count,
+            "emdb2": np.bool_(s >= count),
+            "n_frames": frames,
+            "good_frames_mask": good,
+            "smpl": {
+                "poses_root": who["poses"][:, :3],
+                "poses_body": who["poses"][:, 3:],
+                "betas": who["betas"],
+                "trans": np.zeros((frames, 3)),
+            },
+            "camera": {"intrinsics": INTRINSICS, "extrinsics": camera(rng, frames), "width": WIDTH, "height": HEIGHT},
+            "bboxes": {"bboxes": np.tile([8.0, 10, 30, 58], (frames, 1)), "invalid_idxs": np.flatnonzero(~good)},
+        }
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / f"{held['name']}_data.pkl").write_bytes(pickle.dumps(held))
+        for i in range(frames):
+            draw(folder / "images" / f"{i:05d}.jpg", 10 * s + i)
+        out.append(held)
+    return out[:count]
+
+
+def posed(body: Arrays, rotations: np.ndarray, betas: np.ndarray) -> np.ndarray:
+    """Vertices (V, 3) of one person: linear blend skinning as SMPL's paper writes it, joint by joint."""
+    shaped = body["v_template"].astype(float) + body["shapedirs"][..., :10].astype(float) @ betas
+    rest = body["J_regressor"].astype(float) @ shaped
+    world: list[np.ndarray] = []
+    for joint, parent in enumerate(PARENTS):
+        local = np.eye(4)
+        local[:3, :3] = rotations[joint]
+        local[:3, 3] = rest[joint] - (rest[parent] if joint else 0)
+        world.append(world[parent] @ local if joint else local)
+    vertices = np.zeros_like(shaped)
+    for joint, at in enumerate(world):
+        moved = (shaped - rest[joint]) @ at[:3, :3].T + at[:3, 3]
+        vertices += body["weights"][:, joint, None] * moved
+    return vertices
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> float:
+    return float(1000 * np.linalg.norm(a - b, axis=-1).mean())
+
+
+def by_hand(predicted: list[Any], true: list[Any], clips: list[str]) -> dict[str, float]:
+    """Means over frames of (joints, vertices, pelvis) pairs; acceleration over the frames of each clip in turn."""
+    out: dict[str, list[float]] = {"mpjpe_mm": [], "pa_mpjpe_mm": [], "pve_mm": [], "accel_mm_per_frame2": []}
+    gaps = []
+    for (p, pv, pp), (t, tv, tp) in zip(predicted, true, strict=True):
+        out["mpjpe_mm"].append(distances(p - pp, t - tp))
+        out["pve_mm"].append(distances(pv - pp, tv - tp))
+        out["pa_mpjpe_mm"].append(distances(SimilarityTransform.from_estimate(p, t)(p), t))
+        gaps.append((p - pp) - (t - tp))
+    for clip in dict.fromkeys(clips):
+        mine = [gap for gap, other in zip(gaps, clips, strict=True) if other == clip]
+        for a, b, c in zip(mine, mine[1:], mine[2:], strict=False):
+            out["accel_mm_per_frame2"].append(distances(a - 2 * b + c, np.zeros_like(a)))
+    return {key: float(np.mean(values)) for key, values in out.items()}
+
+
+def sides(left: float, top: float, right: float, bottom: float) -> tuple[tuple[float, float], float]:
+    """Centre and side of HMR2.0's square around a box: three by four, the longer side."""
+    width, height = right - left, bottom - top
+    return ((left + right) / 2, (top + bottom) / 2), max(height, width * 4 / 3)
+
+
+def said(model: Any, crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (N, 24, 3, 3) and betas (N, 10) of a model on crops."""
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    images = np.stack([((crop / 255 - mean) / std).transpose(2, 0, 1) for crop in crops])
+    with torch.no_grad():
+        out = model(torch.tensor(images, dtype=torch.float32))
+    return torch.cat((out.global_orient, out.body_pose), 1).numpy().astype(float), out.betas.numpy().astype(float)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A small model that listens to its picture."""
+    torch.manual_seed(0)
+    model = build("reference-small", {"depth": 1})
+    with torch.no_grad():
+        model.smpl_head.decpose.get_parameter("weight").mul_(100)
+    return save(model, tmp_path_factory.mktemp("model") / "mine.safetensors")
+
+
+def local(poses: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
+    """Rotations (24, 3, 3) of axis-angle (72,), the root in the axes of a camera (4, 4)."""
+    out = Rotation.from_rotvec(poses.reshape(24, 3)).as_matrix()
+    out[0] = extrinsics[:3, :3] @ out[0]
+    return out
+
+
+def notes(data: Frames) -> dict[str, Any]:
+    return cast(AnnotatedFrames, data).notes
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_3dpw_by_the_command_is_what_it_is_by_hand(fasthmr, home, bodies, weights, tmp_path):
+    rows, crops, clips = bodies["h36m"]["rows"], [], []
+    truth, picked = [], ([J14], [4, 1])
+    for s, held in enumerate(write_3dpw(tmp_path)):
+        for p, gender in enumerate(held["genders"]):
+            for i in np.flatnonzero(held["campose_valid"][p]):
+                out = held["cam_poses"][i]
+                joints = held["jointPositions"][p][i].reshape(24, 3) @ out[:3, :3].T + out[:3, 3]
+                spots = FOCAL * joints[:, :2] / joints[:, 2:] + (WIDTH / 2, HEIGHT / 2)
+                middle, half = (spots.max(0) + spots.min(0)) / 2, 0.6 * (spots.max(0) - spots.min(0))
+                picture = pixels(tmp_path / "imageFiles" / held["sequence"] / f"image_{i:05d}.jpg")
+                crops.append(cut(picture, *sides(*(middle - half), *(middle + half)), (256, 192)))
+                body = bodies[{"m": "male", "f": "female"}[gender]]
+                vertices = posed(body, local(held["poses"][p][i], out), held["betas"][p][:10])
+                truth.append((rows[J14] @ vertices, vertices, rows[[4, 1]].mean(0) @ vertices))
+                clips.append(f"street_{s:02d}_{p}")
+    guesses = []
+    for rotations, betas in zip(*said(resolve_model(str(weights)).model, crops), strict=True):
+        vertices = posed(bodies["neutral"], rotations, betas)
+        guesses.append((rows[picked[0][0]] @ vertices, vertices, rows[picked[1]].mean(0) @ vertices))
+    code, out, err = fasthmr("evaluate", weights, "--data", f"3dpw:test@{tmp_path}", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    for key, value in by_hand(guesses, truth, clips).items():
+        assert found["rows"][0][key]["mean"] == pytest.approx(value, rel=1e-4), key
+    assert [clip["clip"] for clip in found["rows"][0]["per_clip"]] == list(dict.fromkeys(clips))
+    assert len(found["rows"][0]["per_joint_mm"]) == 14
+    source = found["provenance"]
+    assert source["data"]["convention"] == "h36m14-hips" and source["data"]["fps"] == 30
+    assert (source["data"]["frames"], source["data"]["invalid_frames"]) == (len(crops), 1)
+    assert source["body"]["name"] == "smpl" and source["body"]["female"] != source["body"]["male"]
+
+
+def test_emdb_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
+    crops, clips, truth = [], [], []
+    for held in write_emdb(tmp_path):
+        for i in np.flatnonzero(held["good_frames_mask"]):
+            folder = tmp_path / held["name"].replace("_", "/", 1)
+            crops.append(cut(pixels(folder / "images" / f"{i:05d}.jpg"), *sides(8, 10, 30, 58), (256, 192)))
+            poses = np.concatenate([held["smpl"]["poses_root"][i], held["smpl"]["poses_body"][i]])
+            body = bodies[held["gender"]]
+            vertices = posed(body, local(poses, held["camera"]["extrinsics"][i]), held["smpl"]["betas"])
+            joints = body["J_regressor"] @ vertices
+            truth.append((joints, vertices, (joints[1] + joints[2]) / 2))
+            clips.append(held["name"])
+    guesses = []
+    model = resolve_model(str(weights)).model
+    for rotations, betas in zip(*said(model, crops), strict=True):
+        vertices = posed(bodies["neutral"], rotations, betas)
+        joints = bodies["neutral"]["J_regressor"] @ vertices
+        guesses.append((joints, vertices, (joints[1] + joints[2]) / 2))
+    data = open_data(parse(f"emdb@{tmp_path}"), model=model)
+    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)
+    for key, value in by_hand(guesses, truth, clips).items():
+        assert found["rows"][0][key]["mean"] == pytest.approx(value, rel=1e-4), key
+    assert next(iter(found["rows"][0]["per_joint_mm"])) == "pelvis" and data.clip_names == clips
+    assert found["rows"][0]["per_joint_mm"]["pelvis"] > 0  # it is not the point that is aligned
+
+
+def write_npz(root: Path, kind: str, name: str = "3dpw_test.npz") -> tuple[Path, Arrays]:
+    """Six rows of a code base's annotations, and their pictures."""
+    rng = np.random.default_rng(5)
+    pictures = [f"imageFiles/street_{i // 3}/image_{i % 3:05d}.jpg" for i in range(6)]
+    for i, picture in enumerate(pictures):
+        draw(root / picture, i)
+    held: dict[str, Any] = {"imgname": np.array(pictures), "center": rng.uniform(20, 40, (6, 2))}
+    if kind == "camerahmr":
+        held |= {"scale": rng.uniform(0.1, 0.3, 6), "pose_cam": rng.normal(0, 0.3, (6, 72))}
+        held |= {"shape": rng.normal(size=(6, 11)), "gender": np.array(list("mfmfmf"))}
+        held |= {"cam_int": np.tile(INTRINSICS, (6, 1, 1))}
+    else:
+        held |= {"scale": rng.uniform(20, 60, (6, 2)), "body_pose": rng.normal(0, 0.3, (6, 72))}
+        held |= {"betas": rng.normal(size=(6, 10)), "extra_keypoints_3d": rng.normal(0, 0.5, (6, 19, 4))}
+        held |= {"extra_info": np.array([{"a": i} for i in range(6)], dtype=object)}
+        held["imgname"] = held["imgname"].astype(object)
+    np.savez(root / name, **held)
+    return root / name, held
+
+
+def test_camerahmr_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
+    path, held = write_npz(tmp_path, "camerahmr")
+    rows, crops, truth, guesses = bodies["h36m"]["rows"], [], [], []
+    for i, name in enumerate(held["imgname"]):
+        (x, y), half = held["center"][i], 100 * held["scale"][i]
+        crops.append(cut(pixels(tmp_path / name), *sides(x - half, y - half, x + half, y + half), (256, 192)))
+        body = bodies["male" if held["gender"][i] == "m" else "female"]
+        vertices = posed(body, local(held["pose_cam"][i], np.eye(4)), held["shape"][i, :10])
+        truth.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
+    model = resolve_model(str(weights)).model
+    for rotations, betas in zip(*said(model, crops), strict=True):
+        vertices = posed(bodies["neutral"], rotations, betas)
+        guesses.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
+    data = open_data(parse(f"3dpw@{path}"), model=model)
+    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    wanted = by_hand(guesses, truth, data.clip_names)
+    for key in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"):
+        assert found[key]["mean"] == pytest.approx(wanted[key], rel=1e-4), key
+    assert found["accel_mm_per_frame2"] is None and set(data.clip_names) == {
+        "imageFiles/street_0",
+        "imageFiles/street_1",
+    }
+    assert notes(data)["convention"] == "h36m14-pelvis"
+
+
+def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
+    path, held = write_npz(tmp_path, "4dhumans")
+    chosen, crops, truth, guesses = [*range(13), 18], [], [], []
+    for i, name in enumerate(held["imgname"]):
+        (x, y), (w, h) = held["center"][i], held["scale"][i]
+        crops.append(cut(pixels(tmp_path / name), *sides(x - w / 2, y - h / 2, x + w / 2, y + h / 2), (256, 192)))
+        spots = held["extra_keypoints_3d"][i, :, :3]
+        truth.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
+    model = resolve_model(str(weights)).model
+    for rotations, betas in zip(*said(model, crops), strict=True):
+        spots = bodies["j19"]["rows"] @ posed(bodies["neutral"], rotations, betas)
+        guesses.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
+    data = open_data(parse(f"3dpw@{path}"), model=model)
+    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    wanted = by_hand(guesses, truth, data.clip_names)
+    for key in ("mpjpe_mm", "pa_mpjpe_mm"):
+        assert found[key]["mean"] == pytest.approx(wanted[key], rel=1e-4), key
+    assert found["pve_mm"] is None and found["per_clip"][0]["pve_mm"] is None  # nobody knows the gender
+    assert notes(data)["convention"] == "j19-mpii"
+
+
+def test_a_judge_decides_by_the_same_errors_as_reports(home, weights, tmp_path):
+    write_3dpw(tmp_path, "train")
+    model = resolve_model(str(weights)).model
+    data = open_data(parse(f"3dpw:calib@{tmp_path}"), frames=40, model=model)
+    body = body_of(data)
+    report = evaluate.evaluate(model, data, body, torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    samples = [data[i] for i in range(40)]
+    judge = JointJudge(model, samples, body)
+    with torch.no_grad():
+        tokens = [model.encode(crops) for crops in judge.crops]
+        errors = torch.cat([judge.errors(i, some) for i, some in enumerate(tokens)])
+    assert errors.mean().item() == pytest.approx(report["mpjpe_mm"]["mean"], rel=1e-4)
+    assert depth(model, data, body, CPU)["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
+    own = Held(labelled(model, data, CPU), None, data.clip_names)  # on the neutral body, whatever the people's gender
+    assert evaluate.evaluate(model, own, body, torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]["pve_mm"]["hi"] < 0.01
+    assert len(set(data.clip_names)) == 25 and data.fps is None and report["accel_mm_per_frame2"] is None
+
+
+def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, tmp_path):
+    for split in ("train", "test"):
+        write_3dpw(tmp_path, split)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        "schema_version: 1\nname: own\nsteps:\n  - {policy: merge_tokens, keep: 150, per_layer: 42, protect: none}\n"
+    )
+    words = ("compress", recipe, "--model", weights, "--data", f"3dpw@{tmp_path}", "--frames", 4, "--json")
+    code, out, err = fasthmr(*words, "--out", tmp_path / "out")
+    assert code == 0, err
+    source = json.loads(out)["provenance"]
+    assert source["data"]["split"] == "test" and source["data"]["convention"] == "h36m14-hips"
+    assert "joints and pelvis: h36m14-hips" in (tmp_path / "out" / "card.md").read_text()
+    code, out, err = fasthmr("compress", recipe, "--model", weights, "--data", f"emdb@{tmp_path}", "--out", "x")
+    assert (code, out) == (2, "") and "is a test set alone, and compressing looks at calib too" in err
+
+
+def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
+    write_emdb(tmp_path)
+    person = np.zeros((HEIGHT, WIDTH), np.uint8)
+    person[20:50, 12:26] = 255
+    folder = tmp_path / "masks" / "P0" / "01_walk" / "images"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(person).save(folder / f"{i:05d}.png")
+    data = open_data(parse(f"emdb@{tmp_path}", masks=str(tmp_path / "masks")))
+    seen = [data[i] for i in range(8)]
+    assert [bool(sample.mask.any()) for sample in seen] == [False] * 3 + [True] * 4 + [False]
+    assert notes(data)["without_mask"] == 4 and notes(data)["mask_source"] == "files in masks"
+
+
+def test_the_camera_of_a_data_set_tells_how_a_crop_lies(home, tmp_path):
+    write_emdb(tmp_path)
+    sample = open_data(parse(f"emdb@{tmp_path}"))[0]
+    side = max(48, 22 * 4 / 3)
+    np.testing.assert_allclose(sample.bbox_info, np.array([19 - 24, 34 - 32, side]) / FOCAL, rtol=1e-6)
+
+
+def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeypatch):
+    def told(data: str, words: str) -> None:
+        code, out, err = fasthmr("evaluate", weights, "--data", data)
+        assert (code, out) == (2, ""), err
+        assert words in err and err.count("\n") == 1 and "Traceback" not in err, err
+
+    root, emdb = tmp_path / "3DPW", tmp_path / "EMDB"
+    write_3dpw(root)
+    write_emdb(emdb)
+    told("3dpw", "name the folder that 3dpw lies in")
+    told(f"3dpw@{tmp_path}/nowhere", "no such folder")
+    told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
+    told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
+    told(f"emdb@{root}", "holds EMDB's P0 to P9")
+    told(f"emdb:calib@{emdb}", "EMDB is a test set alone")
+    told(f"3dpw:tset@{root}", "did you mean 'test'")
+    told(f"3dpw@{root}/imageFiles/street_00/image_00000.jpg", "a 3dpw_test*.npz")
+    file = root / "sequenceFiles" / "test" / "street_05.pkl"
+    held = pickle.loads(file.read_bytes())
+    for changed, words in (
+        ({"campose_valid": None}, "street_05.pkl: 'campose_valid' is missing"),
+        ({"poses": [np.zeros((3, 66))]}, "street_05.pkl: 'poses' has shape (3, 66), which has to be (3, 72)"),
+        ({"poses": [np.full((3, 72), np.nan)]}, "street_05.pkl: 'rotations' of a frame that counts as valid"),
+        ({"genders": ["x"]}, "gender 'x'"),
+        ({"cam_poses": "none"}, "'cam_poses' does not hold numbers"),
+        ({"betas": [Calls(os.system, "true")]}, "street_05.pkl: wants to run or build posix.system"),
+    ):
+        file.write_bytes(pickle.dumps({**held, **changed}, protocol=2))
+        told(f"3dpw@{root}", words)
+    file.unlink()
+    told(f"3dpw@{root}", "holds 23 of the 24 sequences of 3DPW")
+    file.write_bytes(pickle.dumps(held, protocol=2))
+    (root / "imageFiles" / "street_07" / "image_00001.jpg").unlink()
+    told(f"3dpw@{root}", "street_07.pkl: 1 of the 3 pictures that it annotates are missing")
+    (root / "imageFiles").rename(root / "elsewhere")
+    told(f"3dpw@{root}", "street_00.pkl: 3 of the 3 pictures that it annotates are missing")
+    sequence = emdb / "P1" / "03_walk" / "P1_03_walk_data.pkl"
+    kept = pickle.loads(sequence.read_bytes())
+    sequence.write_bytes(pickle.dumps({key: value for key, value in kept.items() if key != "emdb1"}))
+    told(f"emdb@{emdb}", "P1_03_walk_data.pkl: 'emdb1' is missing")
+    sequence.write_bytes(pickle.dumps({**kept, "emdb1": False}))
+    told(f"emdb@{emdb}", "holds 16 of the 17 sequences of EMDB 1")
+    sequence.write_bytes(pickle.dumps(kept))
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "empty"))
+    told(f"emdb@{emdb}", f"looked at {tmp_path}/empty/bodies/smpl/body.npz. Register at https://smpl.is.tue.mpg.de")
+
+
+def test_a_missing_regressor_is_named(home, weights, tmp_path, monkeypatch):
+    path, _ = write_npz(tmp_path, "camerahmr")
+    data = open_data(parse(f"3dpw@{path}"))
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
+    (tmp_path / "bodies").symlink_to(home / "bodies")
+    with pytest.raises(BadInput, match=r"looked at .*regressors/J_regressor_h36m\.npy; it comes with"):
+        body_of(data)
+    (tmp_path / "regressors").mkdir()
+    for content, words in ((np.zeros((17, 6890)), "do not sum to one"), (np.ones((14, 6890)), "not weights of shape")):
+        np.save(tmp_path / "regressors" / "J_regressor_h36m.npy", content)
+        with pytest.raises(BadInput, match=words):
+            body_of(data)
+
+
+def test_other_npz_are_refused(tmp_path):
+    path, held = write_npz(tmp_path, "camerahmr")
+    for changed, words in (
+        ({"imgname": np.array(["../../etc/passwd"] * 6)}, "outside the data set"),
+        ({"imgname": np.array([*held["imgname"][:5], "imageFiles/none.jpg"])}, "1 of the 6 pictures"),
+        ({"gender": np.array(["m"])}, "'gender' is missing or not one for each"),
+        ({"pose_cam": np.zeros((6, 66))}, "SMPL has 72"),
+        ({"scale": np.zeros(6)}, "above zero"),
+        ({"center": np.zeros((5, 2))}, "'center' has shape"),
+    ):
+        np.savez(path, **{**held, **changed})  # type: ignore[arg-type]  # numpy's stubs take every name for a flag
+        with pytest.raises(BadInput, match=words):
+            read("3dpw", "test", path)
+    np.savez(path, poses=np.zeros(3))
+    with pytest.raises(BadInput, match="neither 4D-Humans' nor CameraHMR's"):
+        read("3dpw", "test", path)
+    for split, file in (("calib", path), ("test", write_npz(tmp_path, "camerahmr", "rich_test.npz")[0])):
+        with pytest.raises(BadInput, match="for the split test alone"):
+            read("3dpw", split, file)
+
+
+HOSTILE = """
+import json, sys
+sys.path[:0] = [sys.argv[1]]
+import hostile_bodies as h
+from pathlib import Path
+from compress.errors import BadInput
+from hmr.safe_pickle import read_arrays, read_pickle
+try: read_pickle(Path("/no/such/file"))
+except BadInput: pass
+sys.addaudithook(h.watch)
+out = {}
+for name in json.load(sys.stdin):
+    h.seen.clear()
+    h.watching = True
+    try: said = str((read_arrays if name.endswith("z") else read_pickle)(Path(name)).get("n"))
+    except BadInput as error: said = str(error)
+    except RuntimeError as error: said = "ran"
+    h.watching = False
+    out[name] = [said, list(h.seen)]
+json.dump(out, sys.stdout)
+"""
+
+
+def test_hostile_annotations_run_nothing(tmp_path):
+    mark = tmp_path / "mark"
+    touch = Calls(os.system, f"touch {mark}")
+    deep: list[Any] = []
+    for _ in range(40):
+        deep = [deep, deep]  # 2 ** 40 lists if each reference were followed
+    ring: list[Any] = []
+    ring.append(ring)
+    np.savez(tmp_path / "object.npz", imgname=np.array([touch, 1], dtype=object))
+    files_ = {
+        "poses.pkl": ({"poses": [touch]}, "system"),
+        "smpl.pkl": ({"smpl": {"betas": touch}}, "system"),
+        "array.pkl": ({"genders": np.array(["m", touch], dtype=object)}, "system"),
+        "eval.pkl": ({"emdb1": Calls(eval, f"open({str(mark)!r}, 'w')")}, "eval"),
+        "deep.pkl": ({"poses": deep, "ring": ring, "n": 7}, "7"),
+    }
+    for name, (held, _) in files_.items():
+        (tmp_path / name).write_bytes(pickle.dumps(held, protocol=2))
+    names = [str(tmp_path / name) for name in (*files_, "object.npz")]
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, str(Path(__file__).parent)],
+        input=json.dumps(names),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    for name in names:
+        words = files_.get(Path(name).name, (None, "system"))[1]
+        assert words in outcomes[name][0] and outcomes[name][1] == [], (name, outcomes[name])
+    assert not mark.exists()
