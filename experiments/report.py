@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 import torch
 from jinja2 import Environment
 from torch import Tensor
@@ -134,9 +133,9 @@ def body_pictures(
 ) -> list[tuple[str, str, str]]:
     """(the original's mesh over the picture, the compressed model's, their errors) of each frame."""
     now = seen(model, samples)
-    truth = [torch.from_numpy(np.stack([getattr(s, field) for s in samples])) for field in ("rotations", "betas")]
     device = now.betas.device
-    joints = body.joints_from_pelvis(*(part.float().to(device) for part in truth), people(samples, device))
+    rotations, betas = (stacked(samples, field).float().to(device) for field in ("rotations", "betas"))
+    joints = body.joints_from_pelvis(rotations, betas, people(samples, device))
     errors = [
         metrics.mpjpe(
             body.joints_from_pelvis(said.rotations.float(), said.betas.float()), joints, aligned=True
