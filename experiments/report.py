@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import torch
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
 from compress.merge_layers import LayerPlan
@@ -28,6 +27,7 @@ from hmr.model import HMRModel
 SHOWN = 6  # frames as pictures
 COMPARED = 64  # frames that the similarity of layers is taken over
 BATCH = 16
+TOKENS = "Tokens: pixels where a patch has its own, one outlined colour where patches share one"
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def page(
     layers = next((plan for plan in plans if isinstance(plan, LayerPlan)), None)
     data = source["data"]
     decided = source["calib"] or {"name": data["name"], "split": "calib"}
-    environment = Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(template()).render(
+    calibrated = f"--calib-frames {source['calib']['frames']} " if source["calib"] else ""
+    return rendered(
+        "report.html",
         title=f"{source['model']['name']} after {recipe.name}",
         subtitle=f"{data['frames']} frames of {data['clips']} recordings of {data['name']}:{data['split']}, masks: "
         f"{data['mask_source']}; {source['device']}, {source['threads']} threads, {source['precision']}",
@@ -92,7 +93,7 @@ def page(
         frames=before.frames,
         strips=[(name, [pictures.data_uri(p) for p in row]) for name, row in strips(before, model, chosen, body)],
         command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data "
-        f"{data['name']}:{data['split']} --frames {data['frames']} --out DIR",
+        f"{data['name']}:{data['split']} --frames {data['frames']} {calibrated}--out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )
@@ -105,17 +106,21 @@ def strips(
     found = [("The crop, faded outside the person mask", [pictures.masked(sample) for sample in samples])]
     every = range(len(samples))
     if model.schedule != Schedule():
-        device = next(model.parameters()).device
-        crop, mask = stacked(samples, "image").to(device), stacked(samples, "mask").to(device)
-        with torch.no_grad():
-            tokens = model.encode(normalised(crop), mask)
-        drawn = [pictures.tokens_drawn(sample, tokens, i) for i, sample in enumerate(samples)]
-        found.append(("Tokens: pixels where a patch has its own, one outlined colour where patches share one", drawn))
+        found.append((TOKENS, tokens_strip(model, samples)))
     now = seen(model, samples)
     for who, output in (("original", before.output), ("compressed", now)):
         meshes = [pictures.body_drawn(samples[i], body, output, i, who) for i in every]
         found.append((f"Body that the {who} model sees", meshes))
     return found
+
+
+@torch.no_grad()
+def tokens_strip(model: HMRModel, samples: Sequence[Sample]) -> list[pictures.Picture]:
+    """Frames as the tokens of a model stand for them."""
+    device = next(model.parameters()).device
+    crop, mask = stacked(samples, "image").to(device), stacked(samples, "mask").to(device)
+    tokens = model.encode(normalised(crop), mask)
+    return [pictures.tokens_drawn(sample, tokens, i) for i, sample in enumerate(samples)]
 
 
 def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str]]:
@@ -163,5 +168,7 @@ def told(plan: LayerPlan) -> str:
     return f"Blocks {runs} became one block each, by operator {plan.operator}."
 
 
-def template() -> str:
-    return files("experiments").joinpath("templates", "report.html").read_text("utf-8")
+def rendered(template: str, **values: Any) -> str:
+    """A page from one of the templates."""
+    environment = Environment(loader=PackageLoader("experiments"), autoescape=True, trim_blocks=True)
+    return environment.get_template(template).render(**values)

@@ -20,7 +20,7 @@ import optuna
 import sqlalchemy
 import torch
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
@@ -36,6 +36,7 @@ from experiments.study import Study
 from experiments.trials import (
     BASELINE,
     CONSTRAINT,
+    IMPOSSIBLE,
     REASON,
     RECIPE,
     RECIPE_ID,
@@ -54,6 +55,7 @@ from hmr.home import fasthmr_home
 
 HEARTBEAT, GRACE = 5, 20  # seconds: how often a worker says that it is alive, and when it counts as dead
 POLL = 0.5  # seconds between looks at what other workers do
+FAR_MM = 1000.0  # how far from feasible an impossible recipe is
 IN_VAIN = 100  # trials in a row that failed, after which a search gives up
 DEATHS = 20  # workers in a row that died without a finished trial, after which a search gives up
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
@@ -162,11 +164,30 @@ def opened(job: Job, worker: int = 0) -> optuna.Study:
     return study
 
 
+def asked_for(asked: Study) -> dict[str, Any]:
+    """What of a study file its trials depend on, as JSON values; space, sampler and baselines may change."""
+    parts = {"frames": asked.frames.model_dump(), "objectives": list(asked.objectives)}
+    return {**parts, "steps": asked.recipe.id, "max_error_mm": asked.max_error_mm}
+
+
+def refuse_other(study: optuna.Study, mine: dict[str, Any], url: str) -> None:
+    """Raise BadInput where a study was made for something else than `mine`."""
+    theirs: dict[str, Any] = study.user_attrs.get(MADE_FOR, {})
+    unlike = [name for name in mine if theirs.get(name) != mine[name]]
+    if unlike:
+        raise BadInput(
+            f"the study '{study.study_name}' in {shown(url)} was made for other {', '.join(unlike)}: give this one "
+            "another name, or another --storage"
+        )
+
+
 def loaded(asked: Study, url: str) -> optuna.Study:
-    """The study as an earlier search left it; raises BadInput where there is none."""
+    """The study as an earlier search left it; raises BadInput where there is none or it is another one."""
     with reaching(url):
         try:
-            return optuna.load_study(study_name=asked.name, storage=connected(url))
+            study = optuna.load_study(study_name=asked.name, storage=connected(url))
+            refuse_other(study, asked_for(asked), url)
+            return study
         except KeyError as error:
             raise BadInput(f"--storage {shown(url)}: there is no study '{asked.name}' yet: search first") from error
 
@@ -174,25 +195,15 @@ def loaded(asked: Study, url: str) -> optuna.Study:
 def claimed(study: optuna.Study, job: Job, lab: Lab) -> None:
     """Write what the study is made for into it; raises BadInput where it was made for something else."""
     mine = {
+        **asked_for(job.asked),
         "model": lab.resolved.sha256,
-        "steps": job.asked.recipe.id,
-        "objectives": list(job.asked.objectives),
-        "max_error_mm": job.asked.max_error_mm,
         "data": str(lab.data),
-        "frames": job.asked.frames.model_dump(),
         "body": lab.body.sha256,
         "label_free": job.label_free,
     }
-    theirs = study.user_attrs.get(MADE_FOR)
-    if theirs is None and study.get_trials(deepcopy=False):
-        theirs = {}
-    unlike = [name for name in mine if theirs is not None and theirs.get(name) != mine[name]]
-    if unlike:
-        raise BadInput(
-            f"the study '{job.asked.name}' in {shown(job.storage)} was made for other {', '.join(unlike)}: give this "
-            "one another name, or another --storage"
-        )
-    if theirs is None:
+    if MADE_FOR in study.user_attrs or study.get_trials(deepcopy=False):
+        refuse_other(study, mine, job.storage)
+    else:
         study.set_metric_names(list(job.asked.objectives))
         study.set_user_attr(MADE_FOR, mine)
     study.set_user_attr(ASKED, {"label_free": job.label_free, "masks": job.masks})
@@ -289,7 +300,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
             if turn:
                 # optuna raises where this worker was silent for so long that another one has run its trial again
                 with suppress(UpdateFinishedTrialError):
-                    study.optimize(objective, n_trials=1, catch=FAILURES)
+                    study.optimize(objective, n_trials=1)
         parent = multiprocessing.parent_process()
         if turn is None or (parent is not None and not parent.is_alive()):
             return
@@ -337,7 +348,8 @@ def revive(study: optuna.Study) -> None:
 def measured(study: optuna.Study, trial: optuna.Trial, asked: Study, lab: Lab) -> tuple[float, ...]:
     """The values of a trial. A recipe that any worker has measured or measures now is not measured again.
 
-    Raises one of FAILURES where the recipe cannot be done or breaks the model.
+    Raises TrialPruned where the recipe cannot be done or breaks the model: optuna's samplers learn nothing from trials
+    that fail, and TPE would draw such recipes again and again; of a pruned one that is infeasible it keeps clear.
     """
     try:
         recipe = suggested(trial, asked)
@@ -346,7 +358,8 @@ def measured(study: optuna.Study, trial: optuna.Trial, asked: Study, lab: Lab) -
         record = earlier[1] if earlier else lab.measure(recipe)
     except FAILURES as error:
         trial.set_user_attr(REASON, str(error) if isinstance(error, BadInput) else repr(error))
-        raise
+        trial.set_constraint(IMPOSSIBLE, FAR_MM)
+        raise TrialPruned from error
     trial.set_user_attr(RECORD, written(record))
     if earlier:
         trial.set_user_attr(SAME_AS, earlier[0])

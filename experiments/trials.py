@@ -10,14 +10,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import pandas as pd
+import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from compress.artefact import AnyPlan
+from compress.artefact import PLANS, AnyPlan, checked
+from compress.errors import BadInput
 from compress.policy import Data
 from experiments.pareto import front
 from experiments.recipe import Recipe
@@ -25,7 +28,7 @@ from experiments.study import Objective, Study, words
 
 # User attributes of a trial.
 RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
-CONSTRAINT = "max_error_mm"
+CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
 State = Literal["complete", "infeasible", "failed"]
 Later = Literal["front", "recovered", "rival"]
 
@@ -223,6 +226,39 @@ def flat(record: Record) -> dict[str, float | None]:
         ends = (None, None, None) if value is None else (value.mean, value.lo, value.hi)
         found |= dict(zip((name, f"{name}_lo", f"{name}_hi"), ends, strict=True))
     return found
+
+
+def of_artefact(folder: Path) -> tuple[Record, Record]:
+    """The original and the last row of what `fasthmr compress` wrote; raises BadInput for anything else."""
+    _, contents = checked(folder)
+    try:
+        said = json.loads(contents["result.json"])
+        first, last = said["rows"][0], said["rows"][-1]
+        recipe = Recipe.model_validate_json(json.dumps(yaml.safe_load(contents["recipe.yaml"])))
+        plans = PLANS.validate_json(contents["plan.json"])
+        none = recipe.model_copy(update={"steps": ()})
+        return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
+
+
+def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[AnyPlan], source: dict[str, Any]) -> Record:
+    """A row of result.json as a record; what it does not say stays empty."""
+    same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
+            "tokens", "protected_merged_share")  # fmt: skip
+    nothing = {"mean": 0.0, "lo": 0.0, "hi": 0.0}
+    said = {
+        **{key: row[key] for key in same},
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_id": recipe.id,
+        "plans": [plan.model_dump(mode="json") for plan in plans],
+        "mpjpe_rise_mm": row["mpjpe_rise_mm"] or nothing,
+        "provenance": source,
+        **dict.fromkeys(("parts", "per_clip", "worst"), ()),
+        **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
+        "per_joint_mm": {},
+    }
+    return Record.model_validate_json(json.dumps(said))
 
 
 def csv(found: pd.DataFrame) -> bytes:
