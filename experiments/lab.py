@@ -102,8 +102,9 @@ class Lab:
         """What a step decides after the plans `before` it; what earlier trials found out is not looked at again."""
         if isinstance(step, MergeLayers) and step.strategy != "explicit":
             journal = journal_of(self.resolved, step.operator, self.body, self.frames("calib"))
-            with locked(journal.with_suffix(f".{step.strategy}.lock")):
-                return planned(step, model, self.judge, journal, self.tell)
+            kept = journal.parent / "studies" / journal.name  # `fasthmr compress` removes its own when it is done
+            with locked(kept.with_suffix(f".{step.strategy}.lock")):
+                return planned(step, model, self.judge, kept, self.tell)
         if isinstance(step, PruneWidth) and (step.mlp_ratio or step.head_ratio):
             key = json.dumps([plan.decided() for plan in before])
             if key not in self.ranks:

@@ -166,7 +166,7 @@ def cropped(axes: matplotlib.axes.Axes, groups: Mapping[str, Sequence[Point]]) -
     top = max(named) + 0.5 * (max(named) - min(named))
     above = sum(mm > top for mm in every)
     if above and top > min(every):
-        axes.set_ylim(top=top)
+        axes.set_ylim(min(every) - 0.08 * (top - min(every)), top)
         axes.text(1, 1.01, f"{above} more above", transform=axes.transAxes, ha="right", va="bottom", fontsize=8)
 
 
@@ -176,20 +176,16 @@ def name(axes: matplotlib.axes.Axes, points: Sequence[Point], line: Sequence[Poi
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[arg-type]  # the root figure
     figure.draw_without_rendering()  # type: ignore[union-attr]  # places everything
     dots, corners = (axes.transData.transform([(p.gmacs, p.mm) for p in some] or [(0, 0)]) for some in (points, line))
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    marks = [axes.transData.transform(np.asarray(collection.get_offsets())) for collection in axes.collections]
+    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for some in marks for x, y in some]
     for (x0, y0), (x1, y1) in pairwise(corners):
         taken += [Bbox.from_extents(x0, y0 - 1, x1, y0 + 1), Bbox.from_extents(x1 - 1, y1, x1 + 1, y0)]
-    for i, p in enumerate(points):
+    for p, dot in zip(points, dots, strict=True):
         for dx, dy, side in ((0, 7, "center"), (0, -15, "center"), (8, 2, "left"), (8, -11, "left"), (-8, -4, "right")):
             text = axes.annotate(p.name, (p.gmacs, p.mm), (dx, dy), textcoords="offset points", ha=side, fontsize=8)
             box = text.get_window_extent(renderer)
-            free = not any(box.overlaps(other) for j, other in enumerate(taken) if j != i)
-            if (
-                free
-                and axes.bbox.fully_containsx(box.x0)
-                and axes.bbox.fully_containsx(box.x1)
-                and (axes.bbox.fully_containsy(box.y0) and axes.bbox.fully_containsy(box.y1))
-            ):
+            inside = all(axes.bbox.contains(x, y) for x, y in (box.min, box.max))
+            if inside and not any(box.overlaps(other) for other in taken if not other.contains(*dot)):
                 taken.append(box)
                 break
             text.remove()

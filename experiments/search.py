@@ -111,7 +111,7 @@ def reaching(url: str) -> Iterator[None]:
     """Turn what goes wrong with a storage into a sentence. The URL is told without its password."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
         raise unreachable(url, error) from error
 
 
@@ -239,7 +239,7 @@ class Evolution(NSGAIISampler):
 
     def __init__(self, space: dict[str, BaseDistribution], seed: int) -> None:
         super().__init__(population_size=POPULATION, seed=seed)
-        self.space = space
+        self.space = {name: one for name, one in space.items() if not one.single()}  # no crossover of what is fixed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {} if RECIPE in trial.user_attrs else self.space
