@@ -254,13 +254,18 @@ def suggested(trial: optuna.Trial, asked: Study) -> Recipe:
     """The recipe of a trial: the baseline that it is, or one drawn from the space."""
     if RECIPE in trial.user_attrs:
         return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    values: dict[str, Any] = {}
+    return asked.drawn(turned(trial, asked))
+
+
+def turned(trial: optuna.Trial, asked: Study) -> dict[str, float]:
+    """What a trial's sampler draws for each knob."""
+    values: dict[str, float] = {}
     for name, knob in asked.ranges().items():
         if knob.whole:
             values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
         else:
             values[name] = trial.suggest_float(name, knob.low, knob.high, step=knob.step)
-    return asked.drawn(values)
+    return values
 
 
 # ---- a worker
