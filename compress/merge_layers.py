@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
 from compress.search import (
     Found,
     Journal,
@@ -98,11 +98,21 @@ class MergeLayers(Policy):
     policy: Literal["merge_layers"] = "merge_layers"
     strategy: Strategy = Field("window", description="how runs are found: Alg. 1, best first, most alike first, given")
     operator: Operator = Field("slm", description="how a run becomes one block")
-    threshold_mm: float = Field(0.1, ge=0, description="the error on calib rises by less; 0.1 is the paper's")
+    threshold_mm: float = Field(
+        0.1,
+        ge=0,
+        description="the error on calib rises by less; 0.1 is the paper's",
+        json_schema_extra=knob(0.0, 5.0, 0.25),
+    )
     windows: Annotated[tuple[tuple[int, int], ...], BeforeValidator(lambda given: tuples(given))] | None = Field(
         None, description="explicit: [first, last] block of each run, both included, blocks count from 0"
     )
-    layers: int | None = Field(None, ge=1, description="greedy, cka: blocks to leave, in the place of a threshold")
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="greedy, cka: blocks to leave, in the place of a threshold",
+        json_schema_extra=knob(1, 32, 1),
+    )
     commit_open_window: bool = Field(True, description="window: merge a run that reaches block 0; false: as printed")
 
     @model_validator(mode="after")
@@ -123,6 +133,10 @@ class MergeLayers(Policy):
         except BadInput as wrong:
             raise misuse("windows", str(wrong)) from wrong
         return self
+
+    def knobs(self) -> dict[str, Knob]:
+        idle = self.strategy == "explicit" or self.layers is not None
+        return {name: found for name, found in super().knobs().items() if not (name == "threshold_mm" and idle)}
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where `model` is too shallow for `windows` or `layers`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.errors import BadInput
 from compress.judge import Judge
-from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
 from compress.stack import Schedule
 from compress.tokens import DROPPED, Partition, Tokens
 
@@ -26,9 +26,14 @@ class MergeTokens(Policy):
     policy: Literal["merge_tokens"] = "merge_tokens"
     mode: Literal["merge", "drop"] = Field("merge", description="merge similar tokens, or drop background at the input")
     protect: Literal["mask", "none"] = Field("mask", description="mask: a person mask spares the person (Mask-ToMe)")
-    keep: int = Field(ge=1, description="tokens that are left")
-    per_layer: int = Field(40, ge=1, description="tokens that each block merges; the last one merges the rest")
-    start: int = Field(0, ge=0, description="the first block that merges, from 0")
+    keep: int = Field(ge=1, description="tokens that are left", json_schema_extra=knob(16, 192, 4))
+    per_layer: int = Field(
+        40,
+        ge=1,
+        description="tokens that each block merges; the last one merges the rest",
+        json_schema_extra=knob(8, 96, 8),
+    )
+    start: int = Field(0, ge=0, description="the first block that merges, from 0", json_schema_extra=knob(0, 24, 1))
     coverage: float = Field(0.0, ge=0, lt=1, description="a patch is the person's above this share of person pixels")
     partition: Partition = Field("parity", description="how tokens are split in two sides: as the paper, or evenly")
     proportional_attention: bool = Field(False, description="ToMe's log-size bias on attention logits")
@@ -43,6 +48,10 @@ class MergeTokens(Policy):
         elif self.protect == "none" and "coverage" in self.model_fields_set:
             raise misuse("coverage", "coverage has no meaning with protect: none, which looks at no mask")
         return self
+
+    def knobs(self) -> dict[str, Knob]:
+        idle = ONLY_MERGE if self.mode == "drop" else ()
+        return {name: found for name, found in super().knobs().items() if name not in idle}
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where this model's grid, depth or head make the schedule impossible."""

@@ -7,7 +7,8 @@ come back: no data and no search.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -30,6 +31,26 @@ class Compressible(Protocol):
 
     @property
     def stack(self) -> Stack: ...
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The values of a field that a search tries: low, low + step, ..., high. With `choices`, the places of words."""
+
+    low: float
+    high: float
+    step: float
+    choices: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        return all(isinstance(value, int) for value in (self.low, self.high, self.step))
+
+
+def knob(low: float, high: float, step: float) -> dict[str, Any]:
+    """For `Field(json_schema_extra=...)`: what a search tries stands beside a field and not in its type, so that a
+    recipe may ask for any other value. Steps that are powers of two add up without rounding."""
+    return {"knob": {"low": low, "high": high, "step": step}}
 
 
 def misuse(field: str, message: str) -> PydanticCustomError:
@@ -108,6 +129,16 @@ class Policy(Data, ABC):
     """What the user asked for: a step of a recipe. Subclasses name themselves in `policy: Literal[...]`."""
 
     policy: str
+
+    def knobs(self) -> dict[str, Knob]:
+        """What a search can turn: by field, those that have a meaning in this policy as it stands."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "knob" in extra and getattr(self, name) is not None:
+                words = tuple(word for word in get_args(field.annotation) if isinstance(word, str))
+                found[name] = Knob(**extra["knob"], choices=words)  # type: ignore[arg-type]  # as `knob` wrote it
+        return found
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where no plan for `model` can be made, as far as that is known without looking at data.

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.policy import Compressible, MadeFor, Plan, Policy, knob
 
 if TYPE_CHECKING:
     from compress.judge import Judge
@@ -33,7 +33,10 @@ class Precision(Policy):
     float32 tokens all the same."""
 
     policy: Literal["precision"] = "precision"
-    dtype: Dtype = Field(description="float32: as it is; int8: linear layers of the blocks, activations on the fly")
+    dtype: Dtype = Field(
+        description="float32: as it is; int8: linear layers of the blocks, activations on the fly",
+        json_schema_extra=knob(0, 2, 1),
+    )
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where int8 layers do not run here."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.merge_layers import evaluating
-from compress.policy import Compressible, Data, MadeFor, Plan, Policy
+from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
 from compress.stack import Stack, encode
 from compress.tokens import Tokens, coverage
 
@@ -79,22 +79,35 @@ class BlockWidth(Data):
     hidden: Kept
 
 
+RATIOS = knob(0.0, 0.75, 0.125)
+
+
 class PruneWidth(Policy):
     """Remove a share of the hidden units and of the heads of each block."""
 
     policy: Literal["prune_width"] = "prune_width"
-    mlp_ratio: float = Field(0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove")
-    head_ratio: float = Field(0.0, ge=0, lt=1, description="share of each block's heads to remove; one is always left")
+    mlp_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove", json_schema_extra=RATIOS
+    )
+    head_ratio: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of each block's heads to remove; one is always left",
+        json_schema_extra=RATIOS,
+    )
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned."""
         for block in model.stack.blocks:
             Layers.of(block)
 
-    def plan(self, model: Compressible, judge: Judge | None = None) -> WidthPlan:
+    def plan(
+        self, model: Compressible, judge: Judge | None = None, *, known: list[tuple[Tensor, Tensor]] | None = None
+    ) -> WidthPlan:
         """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
 
-        Raises BadInput as `Policy.plan`.
+        `known` are its `importances`, where a search has them from another ratio. Raises BadInput as `Policy.plan`.
         """
         self.check(model)
         widths = [Layers.of(block).widths for block in model.stack.blocks]
@@ -104,7 +117,7 @@ class PruneWidth(Policy):
         elif judge is None:
             raise BadInput("prune_width needs frames to see which units matter")
         else:
-            ranks = importances(model, judge)
+            ranks = known or importances(model, judge)
         blocks = [
             BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
             for (heads, hidden), (few, some) in zip(ranks, left, strict=True)

@@ -58,6 +58,7 @@ Masks = Annotated[
     typer.Option(help="For what lies in files: a folder of mask files, blazepose, rfdetr, or ultralytics (AGPL)."),
 ]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use no more than this many frames.")]
+CalibFrames = Annotated[int | None, typer.Option(min=1, help="Decide on no more than this many frames.")]
 Mocap = Annotated[
     Path | None,
     typer.Option(envvar="FASTHMR_MOCAP", help="Folder of more motion to train on: DeepMimic, ASF/AMC, BVH or AMASS."),
@@ -67,6 +68,11 @@ Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt, .pt, .pth or .safeten
 Tokenizer = Annotated[Path | None, typer.Option(help="TokenHMR's tokenizer.pth.")]
 CamModel = Annotated[Path | None, typer.Option(help="CameraHMR's cam_model_cleaned.ckpt.")]
 Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of the backbone, which no shape tells.")]
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="The .yaml file of a study.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME; a file in $FASTHMR_HOME where none is named."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -131,6 +137,7 @@ def compress(
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
     frames: FrameCount = None,
+    calib_frames: CalibFrames = None,
     label_free: LabelFree = False,
     masks: Masks = None,
     as_json: AsJson = False,
@@ -145,8 +152,49 @@ def compress(
     read_recipe(recipe)  # its mistakes are told before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
-        result = compress(recipe, resolve_model(model), spec, out, frames, shown_on(bar), label_free)
+        result = compress(recipe, resolve_model(model), spec, out, frames, shown_on(bar), label_free, calib_frames)
     tell(result, as_json, steps_table)
+
+
+@app.command()
+def search(
+    study: StudyFile,
+    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall have in all, measured to the end.")],
+    storage: Storage = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, of one thread each.")] = 1,
+    label_free: LabelFree = False,
+    masks: Masks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
+    from experiments.front import front_table, of_study, result
+    from experiments.search import Job, default_storage, search
+    from experiments.study import read_study
+
+    asked = read_study(study)
+    with progress_bar() as bar:
+        search(Job(asked, storage or default_storage(asked.name), trials, workers, label_free, masks), shown_on(bar))
+    told = of_study(study, storage)
+    tell(result(told), as_json, lambda _: front_table(told))
+
+
+@app.command()
+def report(
+    studies: Annotated[
+        list[str], typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, folders of `compress`.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write: page, front.json, tables, recipes.")],
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
+    from experiments.front import front_table, story, write
+
+    refuse_existing(out)
+    told = story(studies, storage)
+    with progress_bar() as bar:
+        found = write(told, out, shown_on(bar))
+    tell(found, as_json, lambda _: front_table(told))
 
 
 @app.command()
@@ -155,7 +203,7 @@ def paper(
     model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
     data: Data,
     frames: FrameCount = None,
-    calib_frames: Annotated[int | None, typer.Option(min=1, help="Decide on no more than this many frames.")] = None,
+    calib_frames: CalibFrames = None,
     recover_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 import torch
@@ -115,11 +116,11 @@ def focal_of(sample: Sample) -> float:
     return float(getattr(sample, "focal", FOCAL))
 
 
-def data_uri(picture: Picture) -> str:
-    """The picture as a PNG inside an address."""
+def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:
+    """The picture inside an address; a JPEG is a tenth as large, for pages of many."""
     stream = BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    Image.fromarray(picture).save(stream, kind, optimize=True, quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -38,6 +38,8 @@ STARTS = (
 )
 ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 Place = tuple[str | int, ...]
+Steps = tuple[Annotated[Step, Field(discriminator="policy")], ...]
+Page = TypeVar("Page", bound=Data)  # what a YAML file of ours says
 
 
 class Recipe(Data):
@@ -45,7 +47,7 @@ class Recipe(Data):
 
     schema_version: int = Field(ge=1, le=1)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$", max_length=80)
-    steps: tuple[Annotated[Step, Field(discriminator="policy")], ...]
+    steps: Steps
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
@@ -85,10 +87,15 @@ class Mistake:
 def read_recipe(name: str) -> tuple[Recipe, str]:
     """The recipe that `name` stands for, and its YAML text; raises BadInput with every mistake in it."""
     path, text = recipe_text(name)
-    recipe, mistakes = parsed(text, path)
-    if recipe is None:
+    return right(text, path, Recipe), text
+
+
+def right(text: str, file: str, kind: type[Page]) -> Page:
+    """What a file says; raises BadInput with every mistake in it."""
+    page, mistakes = said(text, file, kind)
+    if page is None:
         raise BadInput("; ".join(map(str, mistakes)))
-    return recipe, text
+    return page
 
 
 def check(name: str) -> dict[str, Any]:
@@ -104,12 +111,17 @@ def recipe_text(name: str) -> tuple[str, str]:
         shipped = sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir() if path.name.endswith(".yaml"))
         path = SHIPPED.joinpath(f"{one_of(name, shipped, 'recipe')}.yaml")
         return path.name, path.read_text("utf-8")
+    return name, page_text(name)
+
+
+def page_text(name: str) -> str:
+    """The text of a YAML file of ours; raises BadInput where it cannot be read or is no text of a page or so."""
     try:
         with Path(name).open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise BadInput(f"{name}: a recipe is at most {LARGEST} bytes long")
-        return name, content.decode()
+        return content.decode()
     except OSError as error:
         raise BadInput(f"{name}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -118,14 +130,19 @@ def recipe_text(name: str) -> tuple[str, str]:
 
 def parsed(text: str, file: str) -> tuple[Recipe | None, list[Mistake]]:
     """The recipe, or None and what is wrong with it."""
+    return said(text, file, Recipe)
+
+
+def said(text: str, file: str, kind: type[Page]) -> tuple[Page | None, list[Mistake]]:
+    """What a file says, or None and what is wrong with it."""
     reader = Reader(file)
     content = reader.read(text)
     if reader.mistakes:
         return None, reader.mistakes
     try:
-        return Recipe.model_validate_json(json.dumps(content)), []
+        return kind.model_validate_json(json.dumps(content)), []
     except ValidationError as error:
-        return None, [mistake(details, content, reader) for details in error.errors()]
+        return None, [mistake(details, reader, kind) for details in error.errors()]
 
 
 class Reader:
@@ -216,10 +233,10 @@ class Reader:
         return self.lines[place]
 
 
-def mistake(details: ErrorDetails, content: Any, reader: Reader) -> Mistake:
+def mistake(details: ErrorDetails, reader: Reader, kind: type[Data]) -> Mistake:
     """What pydantic found, in a recipe's words."""
     place = located(details)
-    message, hint = worded(details, place)
+    message, hint = worded(details, place, kind)
     if details["type"].startswith("union_tag"):
         place = (*place, "policy")
     return Mistake(reader.file, reader.line(place), dotted(place), message, hint)
@@ -236,13 +253,12 @@ def located(details: ErrorDetails) -> Place:
     return place
 
 
-def worded(details: ErrorDetails, place: Place) -> tuple[str, str]:
+def worded(details: ErrorDetails, place: Place, kind: type[Data]) -> tuple[str, str]:
     """(message, hint) of an error."""
     context, given = details.get("ctx", {}), details["input"]
     match details["type"]:
         case "extra_forbidden":
-            fields = Recipe.model_fields if len(place) == 1 else POLICIES[str(details["loc"][2])].model_fields
-            return f"there is no key '{place[-1]}' here", nearest(place[-1], fields)
+            return f"there is no key '{place[-1]}' here", nearest(place[-1], fields_at(details["loc"], kind))
         case "missing":
             return f"the key '{place[-1]}' is missing", ""
         case "union_tag_invalid":
@@ -256,6 +272,16 @@ def worded(details: ErrorDetails, place: Place) -> tuple[str, str]:
             return str(context.get("message") or context["error"]), ""
     message = details["msg"].replace("an object", "a mapping of keys").replace("valid array", "list")
     return f"{message[:1].lower()}{message[1:]} (got {shown(given)})", ""
+
+
+def fields_at(loc: Place, kind: type[Data]) -> Any:
+    """The keys that there are beside the one at `loc`, as pydantic writes it."""
+    if len(loc) == 1:
+        return kind.model_fields
+    if loc[0] == "steps":
+        return POLICIES[str(loc[2])].model_fields
+    inner = kind.model_fields[str(loc[0])].annotation
+    return next(part.model_fields for part in (inner, *get_args(inner)) if hasattr(part, "model_fields"))
 
 
 def nearest(word: object, known: Any) -> str:

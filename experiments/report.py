@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import torch
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
 from compress.merge_layers import LayerPlan
@@ -38,6 +37,7 @@ COLUMNS = (
     *("after", "layers", "tokens", "M params", "GMACs", "frames/s"),
     *("MPJPE mm", "rise mm", "PA-MPJPE mm", "PVE mm", "Accel mm/frame²", "person merged"),
 )
+TOKENS = "Tokens: pixels where a patch has its own, one outlined colour where patches share one"
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def page(
     layers = next((plan for plan in plans if isinstance(plan, LayerPlan)), None)
     data = source["data"]
     decided = source["calib"] or {"name": data["name"], "split": "calib"}
-    environment = Environment(autoescape=True, trim_blocks=True)
     changed = [point(i, row, rows[0]) for i, row in enumerate(rows) if row["changed"] or i == 0]
-    return environment.from_string(template()).render(
+    return rendered(
+        "report.html",
         title=f"{source['model']['name']} after {recipe.name}",
         subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
         f"{source['device']}, {source['threads']} threads, {source['precision']}",
@@ -101,18 +101,18 @@ def page(
         path=path_of(layers) if layers else "",
         similarity=plots.similarity_map(before.similarity, layers.windows if layers else ()),
         calib=f"linear CKA over {before.compared} frames of {decided['name']}:{decided['split']}",
-        tokens=token_pictures(model, chosen),
+        tokens=[(pictures.data_uri(picture), words) for picture, words in token_pictures(model, chosen)],
         masked=any(sample.mask.any() for sample in chosen),
         bodies=body_pictures(before, model, chosen, body),
         command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data {asked(data)} "
-        f"--frames {data['frames']}{' --label-free' if source['label_free'] else ''} --out DIR",
+        f"--frames {data['frames']}{calibrated(source)}{' --label-free' if source['label_free'] else ''} --out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )
 
 
 @torch.no_grad()
-def token_pictures(model: HMRModel, samples: Sequence[Sample]) -> list[tuple[str, str]]:
+def token_pictures(model: HMRModel, samples: Sequence[Sample]) -> list[tuple[pictures.Picture, str]]:
     """(picture, what is on it) of each frame's tokens; none where no token was merged or dropped."""
     if model.schedule == Schedule():
         return []
@@ -124,7 +124,7 @@ def token_pictures(model: HMRModel, samples: Sequence[Sample]) -> list[tuple[str
         alone, groups, grouped, gone = pictures.counted(tokens, i)
         counts = {f"{alone} kept": alone, f"{grouped} merged into {groups}": groups, f"{gone} dropped": gone}
         words = ", ".join(said for said, count in counts.items() if count)
-        found.append((pictures.data_uri(pictures.tokens_drawn(sample, tokens, i)), words))
+        found.append((pictures.tokens_drawn(sample, tokens, i), words))
     return found
 
 
@@ -156,6 +156,11 @@ def asked(data: dict[str, Any]) -> str:
     """The words of the command that name a data set and its masks."""
     place = f"@{data['path']}" if "path" in data else ""
     return f"{data['name']}:{data['split']}{place}" + (f" --masks {data['masks']}" if data.get("masks") else "")
+
+
+def calibrated(source: dict[str, Any]) -> str:
+    """The words of the command that say how many frames decided."""
+    return f" --calib-frames {source['calib']['frames']}" if source["calib"] else ""
 
 
 def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str]]:
@@ -257,5 +262,7 @@ def reduced(plan: TokenPlan) -> str:
     return f"Tokens {around} merge in blocks {merging[0][0]} to {merging[-1][0]}: {counts}."
 
 
-def template() -> str:
-    return files("experiments").joinpath("templates", "report.html").read_text("utf-8")
+def rendered(template: str, **values: Any) -> str:
+    """A page from one of the templates."""
+    environment = Environment(loader=PackageLoader("experiments"), autoescape=True, trim_blocks=True)
+    return environment.get_template(template).render(**values)

@@ -76,13 +76,14 @@ def compress(
     frames: int | None = None,
     tell: Tell = lambda what, word, done, total: None,
     label_free: bool = False,
+    calib_frames: int | None = None,
 ) -> dict[str, Any]:
     """Do what the recipe says to `model`, in place, and write the artefact `out`; returns what result.json says.
 
-    The calibration split of the data decides, the split of `spec` reports; `frames` makes both smaller. With
-    `label_free`, errors are distances to what `model` says before anything is done to it. Raises BadInput
-    for a recipe with a mistake or that does not fit the model, before anything is measured; for a model that was
-    compressed before; and where `out` has something in it.
+    The calibration split of the data decides, the split of `spec` reports; `frames` makes both smaller, and
+    `calib_frames` the first alone. With `label_free`, errors are distances to what `model` says before anything is done
+    to it. Raises BadInput for a recipe with a mistake or that does not fit the model, before anything is measured; for
+    a model that was compressed before; and where `out` has something in it.
     """
     recipe, text = read_recipe(recipe_name)
     artefact.refuse_taken(out)
@@ -104,7 +105,7 @@ def compress(
     own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
     looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps) or (own and recovers)
     deciding = f"{decide.name}:{decide.split}"
-    calib = held(open_data(decide, frames, model=model.model), deciding, tell) if looking else None
+    calib = held(open_data(decide, calib_frames or frames, model=model.model), deciding, tell) if looking else None
     if label_free:
         for data in (test, calib) if calib else (test,):
             data.samples = labelled(model.model, data, device)

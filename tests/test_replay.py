@@ -1,0 +1,61 @@
+"""Replaying samplers over a table of what was measured, and drawing the same recipes for every number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments import plots, speedup
+from experiments.pareto import hypervolume, reference_point
+from experiments.replay import cell_of, cells, curves, replayed
+from experiments.study import Study, said_of
+from tests.test_search_study import STUDY
+
+
+def study() -> Study:
+    found, mistakes = said_of(STUDY, "tiny.yaml")
+    assert found, mistakes
+    return found
+
+
+def table():
+    """Dearer is better: a made-up law of cost and error, impossible where a start is late."""
+    return {
+        cell: None if cell[-1] == 3 else (cell[0] * cell[3], 100 / cell[0] + 50 * cell[1] + 1e4 / cell[3])
+        for cell in cells(study())
+    }
+
+
+def test_cells_are_the_whole_space():
+    found = cells(study())
+    assert len(found) == len({*found}) == 4 * 3 * 1 * 3 * 1 * 4
+    names = list(study().ranges())
+    for cell in found[::17]:
+        values = dict(zip(names, cell, strict=True))
+        assert cell_of(values, names) == cell
+        study().drawn(values)
+
+
+def test_a_replay_sees_the_table_and_repeats():
+    for name in ("tpe", "nsga2", "random"):
+        seen = replayed(table(), study(), name, 0, 30)
+        assert seen == replayed(table(), study(), name, 0, 30) != replayed(table(), study(), name, 1, 30)
+        assert len(seen) == 30 and {*seen} <= {*table().values()}
+
+
+def test_curves_grow_towards_the_whole():
+    found = curves(table(), study(), 24, 2)
+    for values in found.values():
+        assert values.shape == (2, 24)
+        assert (np.diff(values, axis=1) >= 0).all() and values.max() <= 1 + 1e-12 and values[:, -1].min() > 0.3
+    possible = [value for value in table().values() if value]
+    assert hypervolume(possible, reference_point(possible)) > 0
+    assert plots.svg(plots.bands(found)).startswith("<svg")
+
+
+def test_every_number_of_workers_gets_the_same_recipes():
+    asked = study()
+    first = speedup.drawn(asked, 20)
+    assert first == speedup.drawn(asked, 20)
+    for values in first:
+        for name, knob in asked.ranges().items():
+            assert knob.low <= values[name] <= knob.high and ((values[name] - knob.low) / knob.step).is_integer()

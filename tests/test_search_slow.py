@@ -1,0 +1,117 @@
+"""What takes minutes: a worker killed ten times, and a PostgreSQL server for many machines."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from experiments import front, search
+from experiments.study import read_study
+from hmr.checkpoints import save
+from hmr.model import build
+from tests.test_search_study import STUDY, TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    torch.manual_seed(0)
+    save(build("reference", TINY), Path("tiny.safetensors"))
+    Path("tiny.yaml").write_text(STUDY.split("rivals")[0])
+    return tmp_path
+
+
+def started(home: Path, *words: object) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "FASTHMR_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.cli", "search", "tiny.yaml", *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def workers(parent: int) -> list[int]:
+    """Processes that a search has started, without Python's own tracker."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def complete(study: optuna.Study) -> dict[int, list[float]]:
+    return {t.number: t.values for t in study.get_trials() if t.state == TrialState.COMPLETE}
+
+
+def test_workers_killed_ten_times(place):
+    asked, storage, wanted = read_study("tiny.yaml"), search.default_storage("tiny"), 60
+    rng = random.Random(0)
+    process = started(place / "home", "--trials", wanted, "--workers", 2)
+    study = search.opened(search.Job(asked, storage, wanted))
+    seen: dict[int, list[float]] = {}
+    for _ in range(10):
+        while len(complete(study)) <= len(seen):
+            assert process.poll() is None
+            time.sleep(0.2)
+        time.sleep(rng.uniform(0, 3))
+        seen = complete(study)
+        alive = workers(process.pid)
+        if alive:
+            os.kill(rng.choice(alive), signal.SIGKILL)
+    assert process.wait() == 0
+    found = complete(study)
+    assert len(found) == wanted and {n: found[n] for n in seen} == seen
+    states = [t.state for t in study.get_trials()]
+    assert TrialState.RUNNING not in states and TrialState.FAIL in states
+    assert all(t.test for t in front.of_study("tiny.yaml", None).front)
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of a server of Debian's package `postgresql`, which refuses to run as root."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb") or (folders and folders[-1] / "initdb")
+    assert found, "install Debian's postgresql: make test-slow starts a server of its own"
+    user = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp())  # not below pytest's, which others may not enter
+    if user:
+        shutil.chown(folder, user)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def do(program: str, *words: object) -> None:
+        command = [str(Path(found).with_name(program)), "-D", str(folder / "data"), *map(str, words)]
+        subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+
+    do("initdb", "-A", "trust", "-U", "fasthmr", "--no-sync")
+    do("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
+    try:
+        yield f"postgresql://fasthmr@127.0.0.1:{port}/postgres"
+    finally:
+        do("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def test_machines_share_a_study_on_postgresql(place, postgresql):
+    wanted, machines = 12, 2
+    running = [started(place / f"home-{i}", "--trials", wanted, "--storage", postgresql) for i in range(machines)]
+    assert [process.wait() for process in running] == [0] * machines
+    asked = read_study("tiny.yaml")
+    study = search.loaded(asked, postgresql)
+    assert wanted <= len(complete(study)) < wanted + machines
+    assert TrialState.RUNNING not in [t.state for t in study.get_trials()]
+    told = front.of_study("tiny.yaml", postgresql)
+    ids = [t.record.recipe_id for t in told.trials if t.record and t.same_as is None]
+    assert len(ids) == len({*ids}) and all(t.test for t in told.front)

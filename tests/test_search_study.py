@@ -1,0 +1,521 @@
+"""`fasthmr search`: one study on a tiny model, looked at from all sides; and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sqlite3
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+import yaml
+from optuna.trial import TrialState
+
+from compress.errors import BadInput
+from experiments import cli, front, lab, search
+from experiments.locks import locked, machine
+from experiments.study import read_study, said_of
+from experiments.trials import Record, read, trials_of, written
+from hmr.checkpoints import save
+from hmr.model import build
+
+TINY = {
+    "dim": 32,
+    "depth": 5,
+    "heads": 2,
+    "mlp_dim": 32,
+    "head_dim": 16,
+    "head_depth": 1,
+    "head_heads": 2,
+    "head_dim_head": 8,
+    "head_mlp_dim": 16,
+}
+STUDY = """\
+schema_version: 1
+name: tiny
+model: tiny.safetensors
+data: synth
+frames: {calib: 4, val: 4, test: 4}
+steps:
+  - {policy: merge_layers, strategy: greedy, layers: 4}
+  - {policy: prune_width, mlp_ratio: 0.5}
+  - {policy: merge_tokens, keep: 100, per_layer: 48}
+space:
+  merge_layers.layers: [2, 5]
+  prune_width.mlp_ratio: [0.0, 0.5, 0.25]
+  prune_width.head_ratio: [0.0, 0.0]
+  merge_tokens.keep: [96, 192, 48]
+  merge_tokens.per_layer: [48, 48]
+  merge_tokens.start: [0, 3]
+rivals: [other.safetensors]
+recover: {points: 1, steps: 1}
+"""
+BASELINES = ["original", "merge_layers alone", "prune_width alone", "merge_tokens alone", "all steps", "FastHMR"]
+TRIALS = 12
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, patched):
+    """A folder with two tiny models and a study, where commands run."""
+    folder = tmp_path_factory.mktemp("study")
+    patched.chdir(folder)
+    patched.setenv("FASTHMR_HOME", str(folder / "home"))
+    patched.delenv("FASTHMR_MOCAP", raising=False)
+    patched.setattr(lab.Recovery, "__init__", few_pictures(lab.Recovery.__init__))
+    for i, name in enumerate(("tiny", "other")):
+        torch.manual_seed(i)
+        save(build("reference", TINY), Path(f"{name}.safetensors"))
+    Path("tiny.yaml").write_text(STUDY)
+    return folder
+
+
+def few_pictures(made):
+    """Recovery that learns from two pictures: thousands take a minute to open."""
+
+    def begin(self, model, body, *taught):
+        from experiments.datasets import open_data
+        from experiments.recover import DATA
+
+        made(self, model, body, DATA, open_data(DATA, 2, size=(256, 192)))
+
+    return begin
+
+
+def command(capsys, patch, *words: object) -> tuple[int | str | None, str, str]:
+    patch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, *capsys.readouterr()
+
+
+@pytest.fixture
+def run(place, patched, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    return lambda *words: command(capsys, monkeypatch, *words)
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    """(the study in optuna, trials, recipes that were measured) after TRIALS trials."""
+    measured: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab.Lab, "measure", counted(lab.Lab.measure, measured))
+        asked = read_study("tiny.yaml")
+        trials = search.search(search.Job(asked, search.default_storage("tiny"), TRIALS))
+    return search.loaded(asked, search.default_storage("tiny")), trials, measured
+
+
+def counted(measure, seen):
+    def both(self, recipe):
+        record = measure(self, recipe)
+        seen.append(recipe.id)
+        return record
+
+    return both
+
+
+def test_as_many_trials_as_asked_are_complete_and_none_is_left(done):
+    study, trials, _ = done
+    states = [t.state for t in study.trials]
+    assert states.count(TrialState.COMPLETE) == TRIALS
+    assert not {TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL} & {*states}
+    assert [t.number for t in trials] == list(range(len(study.trials)))
+
+
+def test_what_is_made_by_hand_goes_first(done):
+    assert [t.name for t in done[1][: len(BASELINES)]] == BASELINES
+    assert not any(t.name for t in done[1][len(BASELINES) :])
+    assert all(t.params for t in done[1][len(BASELINES) :])
+
+
+def test_a_recipe_is_measured_once(done):
+    _, trials, measured = done
+    assert len(measured) == len({*measured}) == sum(t.record is not None and t.same_as is None for t in trials)
+    for t in trials:
+        if t.same_as is not None:
+            first = trials[t.same_as]
+            assert first.record and t.record and first.record.recipe_id == t.record.recipe_id
+            assert first.record.values(("macs", "mpjpe_mm")) == t.record.values(("macs", "mpjpe_mm"))
+
+
+def test_a_recipe_that_cannot_be_done_is_told_and_does_not_count(done):
+    study, trials, _ = done
+    impossible = [t for t in trials if t.state == "failed"]
+    for t in impossible:
+        assert study.trials[t.number].state == TrialState.PRUNED and "merge_tokens" in t.reason
+    assert len(trials) == TRIALS + len(impossible)
+
+
+def test_a_record_can_be_traced(done):
+    for t in done[1]:
+        if t.record is None:
+            continue
+        source = t.record.provenance
+        assert t.record.recipe.id == t.record.recipe_id
+        assert {"commit", "seed", "device", "threads", "versions", "body", "model"} <= {*source}
+        assert (source["data"]["split"], source["calib"]["split"]) == ("val", "calib")
+        assert (source["data"]["frames"], source["calib"]["frames"], source["threads"]) == (4, 4, 1)
+        assert len(t.record.plans) == len(t.record.recipe.steps)
+        assert read(written(t.record)) == t.record
+
+
+def test_the_front_and_what_is_made_by_hand_are_measured_on_test_too(done):
+    told = front.of_study("tiny.yaml", None)
+    for t in told.trials:
+        if t.record and (t in told.front or t.name):
+            assert t.test and t.test.provenance["data"]["split"] == "test"
+            assert t.test.macs == t.record.macs and t.test.plans == t.record.plans
+    assert {*told.rivals["other.safetensors"]} == {"val", "test"}
+    recovered = [t for t in told.front if t.recovered]
+    assert len(recovered) == 1 and {*recovered[0].recovered} == {"val", "test"}
+    assert recovered[0].test and recovered[0].recovered["test"].macs == recovered[0].test.macs
+
+
+def test_nothing_is_measured_again(done, run, monkeypatch):
+    def never(self, recipe):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(lab.Lab, "measure", never)
+    monkeypatch.setattr(lab.Lab, "record", never)
+    code, out, _ = run("search", "tiny.yaml", "--trials", TRIALS, "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert {"objectives", "reference_point", "trials", "front", "hypervolume", "provenance"} <= {*said}
+    assert said["objectives"] == ["macs", "mpjpe_mm"]
+    assert len(said["trials"]) == len(said["hypervolume"]) == len(done[1])
+    assert said["hypervolume"] == sorted(said["hypervolume"]) and said["hypervolume"][-1] > 0
+    assert said["provenance"]["schema"] == "fasthmr.search/1"
+    values = {t["number"]: t["values"] for t in said["trials"] if t["state"] == "complete"}
+    best = [n for n in values if not any(better(values[m], values[n]) for m in values)]
+    assert {tuple(values[n]) for n in said["front"]} == {tuple(values[n]) for n in best}
+
+
+def better(one, two):
+    return one != two and all(a <= b for a, b in zip(one, two, strict=True))
+
+
+def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, monkeypatch, tmp_path):
+    told = front.of_study("tiny.yaml", None)
+    point = next(t for t in told.front if not t.name and t.record and len(t.record.recipe.steps) == 3)
+    assert point.record and point.test
+    Path(f"{point.number}.yaml").write_text(front.recipe_text(point.record.recipe, point.number))
+    words = front.command(told, point).split()
+    words[words.index("--out") + 1] = str(tmp_path / "made")
+    code, out, _ = run(*words[1:], "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["recipe_id"] == point.record.recipe_id
+    assert result["rows"][-1]["macs"]["true"] == point.test.macs.true
+    assert result["rows"][-1]["mpjpe_mm"]["mean"] == pytest.approx(point.test.mpjpe_mm.mean, abs=1e-3)
+
+
+def test_the_layer_search_is_walked_once(done, place):
+    journals = list((place / "home" / "searches" / "studies").glob("*.jsonl"))
+    lines = [line for journal in journals for line in journal.read_text().splitlines()]
+    assert len(lines) == len({json.dumps(json.loads(line)["windows"]) for line in lines}) > 5
+
+
+def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
+    code, _, _ = run("report", "tiny.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"report.html", "front.json", "front.png", "trials.csv", "trials.parquet"}
+    as_text, exact = pd.read_csv(tmp_path / "out/trials.csv"), pd.read_parquet(tmp_path / "out/trials.parquet")
+    assert list(as_text.columns) == list(exact.columns) and len(exact) == len(done[1])
+    for t, row in zip(done[1], exact.to_dict("records"), strict=True):
+        assert (row["number"], row["state"]) == (t.number, t.state)
+        if t.record:
+            assert row["macs_true"] == t.record.macs.true and row["val_mpjpe_mm"] == t.record.mpjpe_mm.mean
+            assert row["commit"] == t.record.provenance["commit"]
+    for t in front.of_study("tiny.yaml", None).front:
+        assert t.record
+        steps = yaml.safe_load((tmp_path / f"out/{t.number}.yaml").read_text())["steps"]
+        assert [step["policy"] for step in steps] == [step.policy for step in t.record.recipe.steps]
+
+
+# ---- what is asked of trials
+
+
+def small(name: str, *changes: tuple[str, str]) -> search.Job:
+    text = STUDY.replace("name: tiny", f"name: {name}").replace("rivals: [other.safetensors]\n", "")
+    text = text.replace("recover: {points: 1, steps: 1}\n", "")
+    for change in changes:
+        text = text.replace(*change)
+    Path(f"{name}.yaml").write_text(text)
+    asked, mistakes = said_of(text, f"{name}.yaml")
+    assert asked, mistakes
+    return search.Job(asked, search.default_storage(name), 3)
+
+
+def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
+    monkeypatch.chdir(place)
+    job = small("strict", ("space:", "max_error_mm: 1.0\nspace:"))
+    trials = search.search(job)
+    study = search.loaded(job.asked, job.storage)
+    assert [t.state for t in study.trials[:3]] == [TrialState.COMPLETE] * 3 and study.best_trials == []
+    for t in trials:
+        assert t.state == "infeasible" and t.record
+        assert t.violation == pytest.approx(t.record.mpjpe_mm.mean - 1.0)
+    assert front.result(front.of_study("strict.yaml", None))["front"] == []
+
+
+def test_without_labels_the_original_is_right(place, monkeypatch):
+    monkeypatch.chdir(place)
+    job = search.Job(**{**small("free").__dict__, "trials": 2, "label_free": True})
+    trials = search.search(job)
+    assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
+    assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
+    assert "--label-free" in front.command(front.of_study("free.yaml", None), trials[1])
+
+
+def test_latency_is_measured_alone(place, monkeypatch):
+    monkeypatch.chdir(place)
+    job = small("fast", ("space:", "objectives: [latency_ms, mpjpe_mm, peak_memory_bytes]\nspace:"))
+    with pytest.raises(BadInput, match="--workers 1"):
+        search.search(search.Job(**{**job.__dict__, "workers": 2}))
+    with machine(alone=False), pytest.raises(BadInput, match="another search runs"):
+        search.search(job)
+    trials = search.search(search.Job(**{**job.__dict__, "trials": 1}))
+    assert trials[0].record and trials[0].record.latency_ms and trials[0].record.peak_memory_bytes
+
+
+# ---- workers
+
+
+def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(search, "HEARTBEAT", 1)
+    monkeypatch.setattr(search, "GRACE", 1)
+    job = small("dead")
+    study = search.opened(job)
+    search.claimed(study, job, lab.Lab(job.asked))
+    search.enqueue_baselines(study, job.asked)
+    with_heartbeat, without = study.ask(), study.ask()
+    search.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
+    with_heartbeat.set_user_attr(search.RECIPE_ID, "what it was about to measure")
+    time.sleep(3.5)
+    trials = search.search(job)
+    states = {t.number: t.state for t in study.get_trials()}
+    assert states[with_heartbeat.number] == states[without.number] == TrialState.FAIL
+    assert TrialState.RUNNING not in states.values()
+    again = [t.name for t in trials if t.state != "failed"]
+    assert len(again) == 3 and {t.name for t in trials if t.state == "failed"} == {"original", "merge_layers alone"}
+
+
+def test_a_recipe_that_another_worker_measures_now_is_waited_for(done, monkeypatch):
+    monkeypatch.setattr(search, "POLL", 0.01)
+    study = optuna.create_study(directions=["minimize"] * 2)
+    record = done[1][0].record
+    one, two = study.ask(), study.ask()
+    found: list[tuple[int, Record] | None] = []
+    two.set_user_attr(search.RECIPE_ID, record.recipe_id)
+    waiting = threading.Thread(target=lambda: found.append(search.known(study, two.number, record.recipe_id)))
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive()  # the earlier one has not said yet what it measures
+    one.set_user_attr(search.RECIPE_ID, record.recipe_id)
+    assert search.known(study, one.number, record.recipe_id) is None  # so the earlier one does the work
+    one.set_user_attr(search.RECORD, written(record))
+    study.tell(one, [1.0, 1.0])
+    waiting.join(10)
+    assert found == [(one.number, record)]
+
+
+def test_workers_that_are_processes_finish_together(place, monkeypatch):
+    monkeypatch.chdir(place)
+    job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
+    trials = search.search(job)
+    study = search.loaded(job.asked, job.storage)
+    assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
+    assert not any(t.state == TrialState.RUNNING for t in study.trials)
+    ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
+    assert len(ids) == len({*ids})
+    assert all(t.test for t in front.of_study("both.yaml", None).front)
+
+
+def test_a_workers_bad_input_is_the_commands(place, run):
+    small("broken", ("frames: {calib: 4, val: 4, test: 4}", "frames: {calib: 4}"))
+    Path("gone.safetensors").write_bytes(Path("tiny.safetensors").read_bytes())
+    job = small("gone", ("model: tiny", "model: gone"))
+    pipe = Pipe()
+    Path("gone.safetensors").unlink()
+    with pytest.raises(SystemExit) as ended:
+        reporting(job, pipe)
+    assert ended.value.code == 2 and "no such file" in pipe.said
+
+
+class Pipe:
+    said = ""
+
+    def send(self, sentence: str) -> None:
+        self.said = sentence
+
+
+def reporting(job, pipe):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search.os, "_exit", sys.exit)
+        search.reporting(job, 0, pipe)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_samplers_learn_from_what_was_drawn_and_repeat(name):
+    asked, _ = said_of(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
+    assert asked
+
+    def drawn() -> list[dict[str, float]]:
+        search.quiet()
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(asked))
+        study.enqueue_trial({}, user_attrs={search.RECIPE: asked.recipe.model_dump(mode="json")})
+
+        def objective(trial):
+            search.suggested(trial, asked)
+            keep = trial.params.get("merge_tokens.keep", 0)
+            return keep, trial.params.get("merge_layers.layers", 9)
+
+        study.optimize(objective, n_trials=50)
+        assert not study.trials[0].params
+        if name == "nsga2":
+            generations = [t.system_attrs.get("Evolution:generation") for t in study.trials]
+            assert generations[0] is None and max(g for g in generations[1:] if g is not None) >= 1
+        return [t.params for t in study.trials[1:]]
+
+    first = drawn()
+    assert first == drawn()
+    late = sum(p["merge_tokens.keep"] for p in first[-15:]) / 15
+    assert name == "random" or late < 0.9 * 144  # the mean of the space
+
+
+def test_a_search_in_vain_ends(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(search, "IN_VAIN", 4)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda study, asked: None)
+    job = small("vain", ("merge_tokens.start: [0, 3]", "merge_tokens.start: [20, 24]"))
+    with pytest.raises(BadInput, match="the last 4 recipes drawn were impossible"):
+        search.search(job)
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize(
+    "storage, hint",
+    [
+        ("sqlite:////proc/nowhere/a.db", "unable to open"),
+        ("a.db", "sqlite:///PATH"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "127.0.0.1"),
+        ("sqlite:///tiny.safetensors", "not a database"),
+        ("oracle://me@host/x", "--storage"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached(run, storage, hint):
+    code, out, err = run("search", "tiny.yaml", "--trials", 1, "--storage", storage)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert hint in err and "secret" not in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (("mlp_ratio: 0.5}", "mlp_ratio: 0.25}"), "steps"),
+        (("model: tiny", "model: other"), "model"),
+        (("val: 4", "val: 5"), "frames"),
+        (("space:", "max_error_mm: 50\nspace:"), "max_error_mm"),
+    ],
+)
+def test_a_study_that_was_made_for_something_else(done, run, change, named):
+    Path("changed.yaml").write_text(STUDY.replace(*change))
+    code, _, err = run("search", "changed.yaml", "--trials", 20, "--storage", search.default_storage("tiny"))
+    assert code == 2 and f"made for other {named}" in err and err.count("\n") == 1
+
+
+def test_another_space_goes_on_with_the_same_study(done, run):
+    text = STUDY.replace("merge_layers.layers: [2, 5]", "merge_layers.layers: [3, 5]")
+    Path("narrower.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    code, _, _ = run("search", "narrower.yaml", "--trials", TRIALS)
+    assert code == 0
+
+
+def test_an_empty_study(run, tmp_path):
+    small("empty")
+    code, _, err = run("report", "empty.yaml", "--out", tmp_path / "out")
+    assert code == 2 and "there is no study 'empty' yet" in err and not (tmp_path / "out").exists()
+    search.opened(small("empty"))
+    code, _, err = run("report", "empty.yaml", "--out", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkeypatch):
+    monkeypatch.chdir(place)
+    job = small("half")
+    search.search(job)
+    path = search.default_storage("half").removeprefix("sqlite:///")
+    with sqlite3.connect(path) as database:
+        database.execute("update trial_user_attributes set value_json='{\"record\": 1}' where key='record'")
+    search.search(search.Job(**{**job.__dict__, "trials": 4}))
+    trials = trials_of(search.loaded(job.asked, job.storage), job.asked)
+    assert [t.state for t in trials] == ["failed"] * 3 + ["complete"]
+    assert all("damaged" in t.reason for t in trials[:3])
+    with sqlite3.connect(path) as database:
+        database.execute("update trial_user_attributes set value_json='{' where key='record'")
+    with pytest.raises(BadInput, match="--storage"):
+        search.search(job)
+
+
+def test_a_full_disk_loses_nothing(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    job = small("full")
+    search.search(search.Job(**{**job.__dict__, "trials": 2}))
+    path = Path(search.default_storage("full").removeprefix("sqlite:///"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        with pytest.raises(BadInput, match="--storage"):
+            search.search(search.Job(**{**job.__dict__, "trials": 5}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.setattr(search, "GRACE", 1)
+    trials = search.search(search.Job(**{**job.__dict__, "trials": 5}))
+    assert [t.name for t in trials if t.state == "complete"][:2] == BASELINES[:2]
+    assert sum(t.record is not None for t in trials) == 5
+
+
+def test_worst_frames_are_those_of_the_worst_recordings():
+    from experiments.evaluate import Errors
+
+    joints = torch.zeros(6, 24, 3)
+    zeros = torch.zeros(6)
+    rise = torch.tensor([1.0, 3.0, 9.0, 0.0, 5.0, 6.0])
+    now = Errors(rise[:, None].expand(6, 24) + 10, zeros, zeros, joints, joints)
+    original = Errors(torch.full((6, 24), 10.0), zeros, zeros, joints, joints)
+    clips = ["a", "a", "b", "b", "c", "c"]
+    found = lab.worst(now, original, clips)
+    assert [(w.clip, w.frame, w.rise_mm) for w in found] == [("c", 5, 6.0), ("b", 2, 9.0), ("a", 1, 3.0)]
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    path = tmp_path / "folder" / "a.lock"
+    entered: list[int] = []
+
+    def enter() -> None:
+        with locked(path):
+            entered.append(1)
+
+    with locked(path):
+        other = threading.Thread(target=enter)
+        other.start()
+        time.sleep(0.1)
+        assert not entered
+    other.join(10)
+    assert entered == [1]
