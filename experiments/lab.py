@@ -19,7 +19,7 @@ from compress.prune_width import PruneWidth, importances
 from compress.recover import Recover
 from experiments import evaluate
 from experiments.cost import frame_cost, measurements
-from experiments.datasets import DataSpec, open_data, parse
+from experiments.datasets import DataSpec, body_of, open_data, parse
 from experiments.evaluate import Errors
 from experiments.label_free import labelled
 from experiments.locks import locked
@@ -30,7 +30,7 @@ from experiments.recover import Recovery
 from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse
 from experiments.study import Best, Study
 from experiments.trials import Interval, Macs, Part, Record, Worst
-from hmr.body import BodyModel, load_body
+from hmr.body import BodyModel
 from hmr.judge import JointJudge
 from hmr.model import HMRModel
 
@@ -57,7 +57,6 @@ class Lab:
         self.resolved = resolve_model(asked.model)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = self.resolved.model.to(self.device)
-        self.body: BodyModel = load_body().to(self.device)
         self.ranks: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.frames, self.original = cache(self._frames), cache(self._original)
 
@@ -73,6 +72,11 @@ class Lab:
 
     def _original(self, split: str) -> Measured:
         return measured(self.model, self.frames(split), self.body, f"original on {split}", self.tell)
+
+    @cached_property
+    def body(self) -> BodyModel:
+        """What errors on these frames are measured on."""
+        return body_of(self.frames("calib")).to(self.device)
 
     @cached_property
     def judge(self) -> JointJudge:
