@@ -8,14 +8,19 @@ have three children, turn as fits those best. Li et al., HybrIK (CVPR 2021); Fas
 
 from __future__ import annotations
 
+from typing import Literal
+
 import roma
 import torch
 from torch import Tensor
 
 from hmr.body import LEAF_PARENTS, PARENTS, BodyModel
+from hmr.head import rotations_from_6d, sixd_from_rotations
 
+Representation = Literal["hybrik", "6d"]  # 6d, two columns of each rotation, is what the paper's Tab. 7 compares with
 JOINTS, TWISTS = 29, 23
 WIDTH = 3 * JOINTS + 2 * TWISTS  # 133
+WIDTHS: dict[Representation, int] = {"hybrik": WIDTH, "6d": 6 * len(PARENTS)}
 _SMALLEST = 1e-8  # m; a shorter bone has no direction
 
 _PARENTS29 = (*PARENTS, *LEAF_PARENTS)
@@ -35,6 +40,20 @@ def _groups() -> list[list[int]]:
 
 
 _GROUPS = _groups()
+
+
+def numbers_of(rotations: Tensor, betas: Tensor, body: BodyModel, kind: Representation = "hybrik") -> Tensor:
+    """Clips (B, F, 24, 3, 3) of bodies of betas (B, F, 10) -> (B, F, WIDTHS[kind])."""
+    if kind == "6d":
+        return sixd_from_rotations(rotations).flatten(2)
+    return encode(rotations.flatten(0, 1), betas.flatten(0, 1), body).unflatten(0, rotations.shape[:2])
+
+
+def rotations_of(numbers: Tensor, betas: Tensor, body: BodyModel, kind: Representation = "hybrik") -> Tensor:
+    """Clips (B, F, WIDTHS[kind]) and betas (B, F, 10) -> (B, F, 24, 3, 3)."""
+    if kind == "6d":
+        return rotations_from_6d(numbers.unflatten(-1, (len(PARENTS), 6)))
+    return decode(numbers.flatten(0, 1), betas.flatten(0, 1), body).unflatten(0, numbers.shape[:2])
 
 
 def encode(rotations: Tensor, betas: Tensor, body: BodyModel) -> Tensor:

@@ -193,22 +193,22 @@ class Videos(Dataset[Sample]):
         return draw(rng, room, shown.rotations[frame], shown.travel[frame], bystander.rotations[frame], name, self.size)
 
 
-def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
-    """VIDEO_FRAMES of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
-    clip = lengthened(clips[int(rng.integers(len(clips)))])
-    while len(clip.rotations) < VIDEO_FRAMES:
-        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))]))
-    start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
+def take(rng: np.random.Generator, clips: Sequence[MotionClip], frames: int = VIDEO_FRAMES) -> Take:
+    """`frames` of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
+    clip = lengthened(clips[int(rng.integers(len(clips)))], frames)
+    while len(clip.rotations) < frames:
+        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))], frames))
+    start = rng.integers(len(clip.rotations) - frames + 1)
     angle = best_seen(clip.rotations[start, 0])  # the first frame is seen as a single frame is
-    rotations = turned(clip.rotations[start : start + VIDEO_FRAMES], angle)
-    travel = clip.translation[start : start + VIDEO_FRAMES] @ yaw(angle).T
+    rotations = turned(clip.rotations[start : start + frames], angle)
+    travel = clip.translation[start : start + frames] @ yaw(angle).T
     travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)
     travel[:, 1] -= floor_height(rotations, travel)
     return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)
 
 
-def lengthened(clip: MotionClip) -> MotionClip:
-    return looped(clip, VIDEO_FRAMES) if clip.cyclic and len(clip.rotations) < VIDEO_FRAMES else clip
+def lengthened(clip: MotionClip, frames: int) -> MotionClip:
+    return looped(clip, frames) if clip.cyclic and len(clip.rotations) < frames else clip
 
 
 def floor_height(rotations: Array, travel: Array) -> float:
