@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffusion.train import TrainConfig, train
 from diffusion.vae import KIND, MotionVAE, vae_loss
 from diffusion.weights import save
 from hmr.body import BodyModel
-from hmr.data.motion import MotionClip, load_clips, mirrored
+from hmr.data.motion import MotionClip, load_clips, mirrored, resampled
 from hmr.data.synthetic import generator
 from hmr.head import sixd_from_rotations
 from hmr.metrics import Interval, interval, mpjpe
@@ -75,15 +76,20 @@ class VAECourse:
 
 
 def train_vae(
-    sizes: Sizes, config: TrainConfig, body: BodyModel, mocap: Path | None = None, pieces: int = PIECES
+    sizes: Sizes,
+    config: TrainConfig,
+    body: BodyModel,
+    mocap: Path | None = None,
+    pieces: int = PIECES,
+    clips: Sequence[MotionClip] | None = None,
 ) -> Path:
-    """Train on the shipped motion of the training families and that of `mocap`; returns the file of weights.
+    """Train on `clips`, else on the shipped motion of the training families and that of `mocap`; returns the weights.
 
     It holds averaged weights in half precision with the latent's mean and deviation. Raises as `train`.
     """
-    clips = load_clips("train", mocap)
+    clips = load_clips("train", mocap) if clips is None else [resampled(clip) for clip in clips]
     if not clips:
-        raise BadInput("there is no motion to train on: check --mocap")
+        raise BadInput("there is no motion of the split train to train on")
     motion = Motion([*clips, *map(mirrored, clips)], sizes.frames, pieces, body, seed=config.seed)
     course = VAECourse(sizes, motion, held(sizes.frames, "val", body), config.batch, config.seed)
     trainee = train(course, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from compress.errors import BadInput
+from diffusion.decoder import LatentDiffusionDecoder
+from diffusion.features import spans
+from diffusion.policy import decoder_in
 from experiments.datasets import SEED, Frames
 from hmr import metrics
 from hmr.body import JOINT_NAMES, BodyModel
@@ -59,21 +63,71 @@ def evaluate(
     found: dict[str, list[Errors]] = {}
     others: list[Errors] = []
     seconds = 0.0
+    look = None if against is None else lambda crop, mask: timed(against, crop, mask)[0]
     with torch.inference_mode():
-        for start, crop, mask, truth in batches(data, device):
-            if start == 0:
-                timed(model, crop, mask)
-            predicted, took = timed(model, crop, mask)
-            seconds += took
-            for name, guess in {"model": predicted, **trivial(truth, mean)}.items():
+        for predicted in predictions(model, data, device, look):
+            truth = predicted.truth
+            seconds += predicted.seconds
+            for name, guess in {"model": predicted.said, **trivial(truth, mean)}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
-            if against is not None:
-                others.append(errors(body, timed(against, crop, mask)[0], truth))
-            progress(len(crop))
+            if predicted.looked is not None:
+                others.append(errors(body, predicted.looked, truth))
+            progress(len(truth.betas))
     clips = data.clip_names
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
     return {"rows": rows, "frames_per_s": len(data) / seconds, **paired}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a batch of frames, what is true, the seconds that took, and what else was looked at."""
+
+    said: Body
+    truth: Body
+    seconds: float
+    looked: Any = None
+
+
+def predictions(
+    model: nn.Module,
+    data: Frames,
+    device: torch.device,
+    look: Callable[[Tensor, Tensor], Any] | None = None,
+) -> Iterator[Prediction]:
+    """A model's predictions batch by batch, after a warm-up; a model with a motion decoder sees whole videos first.
+
+    `look(crop, mask)` is what else is wanted of each batch.
+    """
+    decoder, seen, features = decoder_in(model), [], []
+    for start, crop, mask, truth in batches(data, device):
+        if start == 0:
+            timed(model, crop, mask)
+        began = _now(device)
+        output = model(crop, mask)
+        took = _now(device) - began
+        said = Body(output.rotations.float(), output.betas.float())
+        prediction = Prediction(said, truth, took, look and look(crop, mask))
+        if decoder is None:
+            yield prediction
+        else:
+            seen.append(prediction)
+            features.append(output.features.float())
+    if decoder is not None:
+        began = _now(device)
+        rotations = decoded(decoder, torch.cat(features), torch.cat([p.said.betas for p in seen]), data)
+        share = (_now(device) - began) / len(seen)
+        for prediction, part in zip(seen, rotations.split(BATCH), strict=True):
+            said = Body(part, prediction.said.betas)
+            yield replace(prediction, said=said, seconds=prediction.seconds + share)
+
+
+def decoded(decoder: LatentDiffusionDecoder, features: Tensor, betas: Tensor, data: Frames) -> Tensor:
+    """Rotations (N, 24, 3, 3) of each of a data set's videos; raises BadInput where its frames are single pictures."""
+    if data.fps is None:
+        raise BadInput("this model decodes motion, and these frames are no videos: name synth-video")
+    parts = [slice(frames.start, frames.stop) for frames in spans(data.clip_names)]
+    return torch.cat([decoder.video(features[part], betas[part], data.fps) for part in parts])
 
 
 def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any]:

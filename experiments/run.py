@@ -225,14 +225,12 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
     parts, merged, seconds = [], [], 0.0
     device = next(model.parameters()).device
     with torch.inference_mode():
-        for start, crop, mask, truth in evaluate.batches(data, device):
-            if start == 0:
-                evaluate.timed(model, crop, mask)
-            said, took = evaluate.timed(model, crop, mask)
-            seconds += took
-            parts.append(evaluate.errors(body, said, truth))
-            merged.append(lost_person(model, crop, mask))
-            tell(f"measuring {name}", "", start + len(crop), len(data))
+        found = evaluate.predictions(model, data, device, lambda crop, mask: lost_person(model, crop, mask))
+        for i, predicted in enumerate(found):
+            seconds += predicted.seconds
+            parts.append(evaluate.errors(body, predicted.said, predicted.truth))
+            merged.append(predicted.looked)
+            tell(f"measuring {name}", "", min(len(data), (i + 1) * evaluate.BATCH), len(data))
     shares = [share for share in merged if share is not None]
     return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(shares).cpu() if shares else None)
 
