@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import roma
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from torch import Tensor
 from compress.atomic import atomic_write
 from compress.errors import BadInput
 from compress.training import claim
+from diffusion.clips import FPS, resampled
 from hmr.crop import normalised
 from hmr.data.view import Sample
 from hmr.model import HMRModel
@@ -53,6 +55,16 @@ class Video:
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+def at_thirty(video: Video, fps: float) -> Video:
+    """A video of another rate at 30 frames/s, which is the rate that decoders know."""
+    if fps == FPS:
+        return video
+    count = round((len(video) - 1) * FPS / fps) + 1
+    parts = {name: resampled(value, count) for name, value in vars(video).items()}
+    turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "said_rotations")}
+    return Video(**{**parts, **turned})
 
 
 def spans(names: Sequence[str]) -> Iterator[range]:

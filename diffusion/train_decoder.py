@@ -79,14 +79,16 @@ class DecoderCourse:
 
     @torch.no_grad()
     def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
-        """Clips of features with the numbers and the latent of their true poses, warped and reversed alike."""
-        rng = generator("decoder", self.seed, step, process)
-        chosen = [self.videos[i] for i in rng.integers(len(self.videos), size=max(1, self.size // processes))]
-        sizes, decoder = self.vae.sizes, self.trainee.decoder
-        parts = [self.clip(video, rng) for video in chosen]
-        features, rotations, betas = (torch.cat(values).to(self.device) for values in zip(*parts, strict=True))
-        numbers = numbers_of(rotations, betas, decoder.body, sizes.representation)
+        """Clips of features with the numbers and the latent of their true poses."""
+        features, rotations, betas = self.clips(generator("decoder", self.seed, step, process), processes)
+        numbers = numbers_of(rotations, betas, self.trainee.decoder.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
+
+    def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:
+        """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
+        chosen = rng.integers(len(self.videos), size=max(1, self.size // processes))
+        parts = [self.clip(self.videos[i], rng) for i in chosen]
+        return tuple(torch.cat(values).to(self.device) for values in zip(*parts, strict=True))
 
     def clip(self, video: Video, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Features (1, F, W), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some part of a video."""

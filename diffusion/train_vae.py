@@ -52,8 +52,9 @@ class VAECourse:
         self.sizes, self.motion, self.held, self.size, self.seed = sizes, motion, held, batch, seed
         torch.manual_seed(seed)
         vae = MotionVAE(sizes)
-        numbers = self.some(STATISTICS, "statistics").flatten(0, 1)
-        vae.normalise(numbers.mean(0), numbers.std(0))
+        numbers = self.some(STATISTICS, "statistics")
+        vae.normalise(numbers.mean((0, 1)), numbers.flatten(0, 1).std(0))
+        vae.start_linear(numbers)
         self.trainee = VAETrainee(vae)
 
     def identity(self) -> dict[str, Any]:

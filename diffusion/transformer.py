@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hmr.vit import attention
 
-FAINT = 0.1  # of a wave's height: what a token holds is to outweigh where it is
+FAINT = 0.02  # of a wave's height: what a token holds is to outweigh where it is
 
 
 class Attention(nn.Module):
@@ -75,7 +75,8 @@ class SkipTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(dim, heads, hidden, dropout, cross, pre_norm) for _ in range(layers))
         self.joins = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(layers // 2))
-        self.norm = nn.LayerNorm(dim)
+        # With norms before the sums nothing is normalised at the end: what goes in can come out as it was.
+        self.norm = nn.Identity() if pre_norm else nn.LayerNorm(dim)
         self.start_straight()
 
     @torch.no_grad()

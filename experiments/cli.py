@@ -348,6 +348,52 @@ def training(out: Path, minutes: float | None, steps: int | None, lr: float, bat
 
 
 @app.command()
+def decoders(
+    table: Annotated[
+        str, typer.Argument(help="decoder, objectives, denoising-steps, representation, protection or noise-seeds.")
+    ],
+    model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
+    data: Data = "synth-video:test",
+    recipe: Annotated[str, typer.Option(help="Whose merge_layers and merge_tokens are used.")] = "fasthmr-reference",
+    out: Annotated[Path | None, typer.Option(help="A .json file to write: the record of this table.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    vae_steps: Annotated[int, typer.Option(min=0, help="Train VAEs for the rows, this long; 0 takes --vae.")] = 0,
+    frames: FrameCount = None,
+    train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
+    batch: Batch = 16,
+    mocap: Mocap = None,
+    as_json: AsJson = False,
+) -> None:
+    """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    from compress.atomic import atomic_write
+    from experiments.choices import one_of
+    from experiments.datasets import parse
+    from experiments.decoders import TABLES, Budget, compared, shown
+    from experiments.models import resolve_model
+
+    spec, name = parse(data), one_of(table, TABLES, "table")
+    if out is not None:
+        refuse_existing(out)
+    with progress_bar() as bar:
+        result = compared(
+            name,
+            resolve_model(model),
+            recipe,
+            spec,
+            Budget(steps, vae_steps, batch),
+            vae,
+            frames,
+            train_frames,
+            mocap,
+            shown_on(bar),
+        )
+    if out is not None:
+        atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode())
+    tell(result, as_json, shown)
+
+
+@app.command()
 def reconstruct(
     weights: Annotated[
         Path | None, typer.Argument(help="Weights of `fasthmr train vae`, else the shipped ones.")

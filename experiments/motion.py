@@ -13,8 +13,9 @@ import torch
 from rich.table import Table
 
 from compress.errors import BadInput
+from diffusion.clips import FPS
 from diffusion.decoder import Predictor
-from diffusion.features import Video, Videos, cache_bytes, cached_features
+from diffusion.features import Video, Videos, at_thirty, cache_bytes, cached_features
 from diffusion.policy import decoder_in, encoder_id, refuse_other_bodies
 from diffusion.schedule import Objective
 from diffusion.sizes import sizes_of
@@ -119,7 +120,8 @@ def features(model: Resolved, data: str, split: str, frames: int | None, mocap: 
     size = cache_bytes(model.model, videos) / 2**20
     what = f"features of {data} {split}, {size:.0f} MiB"
     tell(what, "", 0, len(videos))
-    return cached_features(model.model, videos, folder, identity, lambda n: tell(what, "", n, len(videos)))
+    found = cached_features(model.model, videos, folder, identity, lambda n: tell(what, "", n, len(videos)))
+    return [at_thirty(video, videos.fps or FPS) for video in found]
 
 
 def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Videos:
