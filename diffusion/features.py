@@ -25,6 +25,7 @@ from compress.training import claim
 from diffusion.clips import FPS, resampled
 from hmr.crop import normalised
 from hmr.data.view import Sample
+from hmr.media import Picture
 from hmr.model import HMRModel
 
 BATCH = 32
@@ -37,7 +38,7 @@ class Videos(Protocol):
     fps: float | None
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sample: ...
+    def __getitem__(self, index: int, /) -> Sample | Picture: ...
     @property
     def clip_names(self) -> list[str]: ...
 

@@ -120,7 +120,8 @@ def encoder_id(model: Compressible) -> str:
 
 
 _KINDS = get_args(artefact.AnyPlan)[0] | DecoderPlan
-PLANS: TypeAdapter[Any] = TypeAdapter(tuple[Annotated[_KINDS, Field(discriminator="policy")], ...])
+_ANY = Annotated[_KINDS, Field(discriminator="policy")]  # type: ignore[valid-type]  # a union made here
+PLANS: TypeAdapter[Any] = TypeAdapter(tuple[_ANY, ...])
 
 
 def load(folder: Path) -> HMRModel:

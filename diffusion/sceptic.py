@@ -62,8 +62,8 @@ class HeadCourse(DecoderCourse):
 
     def begin(self, head: FrameHead) -> HeadCourse:
         """Train `head` in the place of the decoder."""
-        self.body = self.trainee.decoder.body
-        self.trainee = HeadTrainee(head, self.body)  # type: ignore[assignment]  # another trainee, the same clips
+        self.body = self.decoder.body
+        self.trainee = HeadTrainee(head, self.body)
         return self
 
     @torch.no_grad()

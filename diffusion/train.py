@@ -60,7 +60,9 @@ class Course(Protocol):
     """What is learned: the trained module gives the scalars of a batch, `total` is what to make small."""
 
     noun: str  # what a message calls such a training
-    trainee: nn.Module  # batch -> dict of scalars
+    @property
+    def trainee(self) -> nn.Module:
+        """A batch -> its scalars."""
 
     def identity(self) -> dict[str, Any]:
         """What tells this training from others, as JSON values: its data, sizes and whatever it starts from."""

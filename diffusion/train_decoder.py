@@ -63,7 +63,8 @@ class DecoderCourse:
         if not videos:
             raise BadInput("there are no videos to train a decoder on")
         self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
-        self.trainee = DecoderTrainee(decoder)
+        self.decoder = decoder
+        self.trainee: nn.Module = DecoderTrainee(decoder)
         self.device = decoder.vae.mean.device
         every = torch.cat([video.features for video in videos])
         frames = decoder.predictor.frames
@@ -74,14 +75,14 @@ class DecoderCourse:
         digest = hashlib.sha256()
         for video in self.videos:
             digest.update(video.features.cpu().numpy().tobytes() + video.rotations.cpu().numpy().tobytes())
-        decoder = self.trainee.decoder
-        return {**facts_of(decoder), "sizes": decoder.sizes.model_dump(), "features": digest.hexdigest()}
+        sizes = self.decoder.sizes.model_dump()
+        return {**facts_of(self.decoder), "sizes": sizes, "features": digest.hexdigest()}
 
     @torch.no_grad()
     def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
         features, rotations, betas = self.clips(generator("decoder", self.seed, step, process), processes)
-        numbers = numbers_of(rotations, betas, self.trainee.decoder.body, self.vae.sizes.representation)
+        numbers = numbers_of(rotations, betas, self.decoder.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
     def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:

@@ -50,7 +50,7 @@ for _name, _group in (
 Model = Annotated[
     str, typer.Argument(help="reference, reference-small, a checkpoint, or a folder of `convert` or `compress`.")
 ]
-Data = Annotated[str, typer.Option(help="synth, synth-video, synth-shift, each with :split, or frames[:split]@PATH.")]
+Data = Annotated[str, typer.Option(help="synth, synth-shift, synth-video, synth-shift-video, each with :split, or frames[:split]@PATH.")]
 LabelFree = Annotated[bool, typer.Option("--label-free", help="Errors are distances to the original model's joints.")]
 Masks = Annotated[
     str | None,

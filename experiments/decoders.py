@@ -180,9 +180,9 @@ class Bench:
     def videos(self, form: Encoder, split: str) -> list[Video]:
         """Features of the videos of a split, in the cache."""
         named = Resolved(self.encoder(form), f"{self.resolved.name}, {form}", "")
-        frames = {"train": self.train_frames, "val": None}.get(split, self.frames)
-        data = self.spec.name if split == self.spec.split else "synth-video"
-        return features(named, data, split, frames, self.mocap, self.tell)
+        if split == self.spec.split:
+            return features(named, self.spec.name, split, self.frames, None, self.tell)
+        return features(named, "synth-video", split, self.train_frames, self.mocap, self.tell)
 
     def vae(self, way: Way) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""

@@ -105,7 +105,8 @@ def decoder_training(
     prior = load_vae(vae or shipped_vae())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
-    train, held = (features(model, data, split, frames, mocap, tell) for split in ("train", "val"))
+    train = features(model, data, "train", frames, mocap, tell)
+    held = features(model, data, "val", None, None, tell)
     return train_decoder(prior.to(device), train, held, encoder_id(model.model), config, predictor, objective)
 
 
@@ -129,8 +130,7 @@ def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Pa
     if data.endswith(".json"):
         return ClipVideos(Path(data), split, model.model.family.box.side)
     spec = parse(data if ":" in data else f"{data}:{split}")
-    mine = frames if split == "train" else None
-    return open_data(DataSpec(spec.name, split, spec.root), mine, mocap if split == "train" else None)
+    return open_data(DataSpec(spec.name, split, spec.root), frames, mocap)
 
 
 def data_id(data: str, split: str, videos: Videos) -> dict[str, Any]:

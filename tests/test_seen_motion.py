@@ -1,4 +1,4 @@
-"""Motion as the VAE learns it: the same axes and cameras as the pictures', and augmentation that keeps time in order."""
+"""Motion as the VAE learns it: in the axes and by the cameras of the pictures, and augmented with time in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The synthetic world as data sets: `synth`, `synth-shift` (single frames) and `synth-video` (one subject, one camera).
+"""The synthetic world as data sets: single frames (`synth`, `synth-shift`) and videos of one subject by one camera
+(`synth-video`, `synth-shift-video`).
 
 Every frame is a pure function of (world, split, seed, index): nothing is stored, and two processes agree to the bit.
 """
@@ -21,7 +22,7 @@ from hmr.data.motion import MotionClip, Split, blended, load_clips, looped, mirr
 from hmr.data.scene import SHIFT, SYNTH, Array, mesh, scene
 from hmr.data.view import Sample, draw, yaw
 
-WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH}
+WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH, "synth-shift-video": SHIFT}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
 VIDEOS = {"train": 400, "calib": 8, "val": 12, "test": 24}
 VIDEO_FRAMES = 81
@@ -241,7 +242,7 @@ def open_world(
     clips = load_clips(cast(Split, split), mocap if split == "train" else None)
     if split == "train":
         clips = clips + [mirrored(clip) for clip in clips]
-    if name == "synth-video":
+    if name.endswith("-video"):
         full = VIDEOS[split] * VIDEO_FRAMES
         return Videos(name, split, min(frames or full, full), seed, clips, size)
     full = FRAMES[split] if split != "train" or frames is None else frames
