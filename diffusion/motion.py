@@ -85,18 +85,18 @@ class Motion:
         roots = rotations[:, 0, 0].cpu().numpy()
         turns = [yaw(best_seen(root) + heading(rng, world)) for root, world in zip(roots, worlds, strict=True)]
         cameras = [place_camera(rng, world, rng.uniform(*DISTANCE)) for world in worlds]
-        betas = np.stack([shape(rng) for _ in worlds])
-        jitter = rng.normal(0, [[[world.box_jitter / 3]] for world in worlds], (count, self.frames, 2))
+        shapes = [shape(rng) for _ in worlds]
+        sway = rng.normal(0, [[[world.box_jitter / 3]] for world in worlds], (count, self.frames, 2))
         turn, view, centre, betas, jitter = (
             torch.as_tensor(np.asarray(values), dtype=torch.float32, device=travel.device)
-            for values in (turns, [r for r, _ in cameras], [c for _, c in cameras], betas, jitter)
+            for values in (turns, [r for r, _ in cameras], [c for _, c in cameras], shapes, sway)
         )
         travel = travel @ turn.mT
         middle = travel[..., ::2].mean(1, keepdim=True)
         place = torch.stack((travel[..., 0] - middle[..., 0], travel[..., 1], travel[..., 2] - middle[..., 1]), -1)
         world = torch.cat((turn[:, None, None] @ rotations[:, :, :1], rotations[:, :, 1:]), 2)
-        shapes = betas[:, None].expand(-1, self.frames, -1)
-        numbers = encode(world.flatten(0, 1), shapes.flatten(0, 1), self.body).unflatten(0, (count, self.frames))
+        each = betas[:, None].expand(-1, self.frames, -1)
+        numbers = encode(world.flatten(0, 1), each.flatten(0, 1), self.body).unflatten(0, (count, self.frames))
         joints = numbers[..., : 3 * JOINTS].unflatten(-1, (JOINTS, 3))
         points = (joints + place[..., None, :] - centre[:, None, None]) @ view[:, None].mT
         axes = crop_turn(points, jitter) @ view[:, None]  # (B, F, 3, 3) world -> crop camera

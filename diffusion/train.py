@@ -60,6 +60,7 @@ class Course(Protocol):
     """What is learned: the trained module gives the scalars of a batch, `total` is what to make small."""
 
     noun: str  # what a message calls such a training
+
     @property
     def trainee(self) -> nn.Module:
         """A batch -> its scalars."""

@@ -48,8 +48,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D), memory (B, M, D) where there is cross-attention -> (B, N, D)."""
         parts = [lambda y: self.attend(y, y), lambda y: self.fc2(self.dropout(F.gelu(self.fc1(y))))]
-        if self.cross is not None:
-            parts.insert(1, lambda y: self.cross(y, memory))
+        cross = self.cross
+        if cross is not None:
+            parts.insert(1, lambda y: cross(y, memory))
         for norm, part in zip(self.norms, parts, strict=True):
             x = x + self.dropout(part(norm(x))) if self.pre_norm else norm(x + self.dropout(part(x)))
         return x
@@ -92,7 +93,8 @@ class SkipTransformer(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D), memory (B, M, D) for cross-attention -> (B, N, D)."""
-        half, kept = len(self.joins), []
+        half = len(self.joins)
+        kept: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             if i > half:
                 x = self.joins[i - half - 1](torch.cat((x, kept.pop()), -1))

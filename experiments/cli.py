@@ -50,7 +50,9 @@ for _name, _group in (
 Model = Annotated[
     str, typer.Argument(help="reference, reference-small, a checkpoint, or a folder of `convert` or `compress`.")
 ]
-Data = Annotated[str, typer.Option(help="synth, synth-shift, synth-video, synth-shift-video, each with :split, or frames[:split]@PATH.")]
+Data = Annotated[
+    str, typer.Option(help="synth, synth-shift, synth-video or synth-shift-video, with :split, or frames[:split]@PATH.")
+]
 LabelFree = Annotated[bool, typer.Option("--label-free", help="Errors are distances to the original model's joints.")]
 Masks = Annotated[
     str | None,

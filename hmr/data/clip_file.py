@@ -92,7 +92,10 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
             raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE learns from clips without")
         arrays = arrays_of(path, entry, ("rotations", "translation"))
         family = family_of(entry.name)
-        found.append(MotionClip(**arrays, fps=entry.fps, name=entry.name, family=family, source=str(path), licence=""))
+        where, fps = str(path), entry.fps
+        found.append(
+            MotionClip(arrays["rotations"], arrays["translation"], fps, entry.name, family, source=where, licence="")
+        )
     return found
 
 
