@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.clips import FPS, decode_video
-from diffusion.denoiser import Denoiser, Frames
+from diffusion.denoiser import Denoiser, Frames, silent
 from diffusion.representation import rotations_of
 from diffusion.schedule import Objective, denoised, noise
 from diffusion.sizes import Sizes
@@ -38,7 +38,7 @@ class Regressor(nn.Module):
         self.queries = positions(sizes.tokens, sizes.dim, sizes.frames)
         shape = (sizes.denoiser_layers, sizes.dim, sizes.heads, sizes.hidden, sizes.denoiser_dropout)
         self.transformer = SkipTransformer(*shape, pre_norm=False)
-        self.out = nn.Linear(sizes.dim, sizes.dim if target == "latent" else sizes.width)
+        self.out = silent(nn.Linear(sizes.dim, sizes.dim if target == "latent" else sizes.width))
 
     def forward(self, features: Tensor) -> Tensor:
         frames = self.frames(features)

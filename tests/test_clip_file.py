@@ -67,7 +67,7 @@ def test_amass_becomes_motion_split_by_family(tmp_path):
         ({"split": "all"}, "split"),
         ({"colour": 1}, "colour"),
         ({"masks": []}, "frames of one"),
-        ({"frames": ["one.png"], "masks": ["one.png"]}, "rotations has to be finite"),
+        ({"frames": ["one.png"], "masks": ["one.png"]}, "has to be finite, of shape"),
         ({"arrays": "gone.safetensors"}, "gone.safetensors"),
     ],
 )

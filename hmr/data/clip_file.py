@@ -77,7 +77,7 @@ def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDAr
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
     count = len(entry.frames) or len(held.get("rotations", ()))
-    for name in {*wanted, *(held.keys() & SHAPES.keys())}:
+    for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
         shape = held[name].shape if name in held else None
         if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
             raise BadInput(f"{file}: {name} has to be finite, of shape {(count, *SHAPES[name])}; it is {shape}")
