@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
@@ -96,18 +97,20 @@ def train(course: Course, config: TrainConfig, after: Callable[[int], None] = la
     Raises BadInput where `out` holds something else, and where the loss is no number any more.
     """
     mine = {**course.identity(), "config": config.model_dump(mode="json", exclude={"out"})}
-    claim(config.out / "run.json", mine, course.noun)
-    with torch.random.fork_rng():
-        run = Run(course, config)
-        with SummaryWriter(config.out / "tensorboard") as board:
-            fit(run, board, after)
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
+        claim(config.out / "run.json", mine, course.noun)
+    tells = SummaryWriter(config.out / "tensorboard") if accelerator.is_main_process else nullcontext()
+    with torch.random.fork_rng(), tells as board:
+        run = Run(course, config, accelerator)
+        fit(run, board, after)
     return run.average.eval()
 
 
-def fit(run: Run, board: SummaryWriter, after: Callable[[int], None]) -> None:
-    """The loop: a step, and now and then a line, a validation, a checkpoint."""
+def fit(run: Run, board: SummaryWriter | None, after: Callable[[int], None]) -> None:
+    """The loop: a step, and now and then a line, a validation, a checkpoint; `board` is the main process's alone."""
     config, progress = run.config, run.progress
-    hidden = not (run.accelerator.is_main_process and sys.stderr.isatty())
+    hidden = board is None or not sys.stderr.isatty()
     bar = tqdm(total=1.0, initial=run.fraction, disable=hidden, bar_format="{percentage:5.1f}% {bar} {desc}")
     while run.fraction < 1:
         run.advance()
@@ -125,9 +128,9 @@ def fit(run: Run, board: SummaryWriter, after: Callable[[int], None]) -> None:
 class Run:
     """One training on its way."""
 
-    def __init__(self, course: Course, config: TrainConfig) -> None:
+    def __init__(self, course: Course, config: TrainConfig, accelerator: Accelerator) -> None:
         self.course, self.config, self.progress = course, config, Progress()
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator
         self.device = self.accelerator.device
         self.average = copy.deepcopy(course.trainee).to(self.device).eval().requires_grad_(False)
         self.trained = [p for p in course.trainee.parameters() if p.requires_grad]
@@ -187,10 +190,10 @@ class Run:
         return named
 
 
-def report(run: Run, board: SummaryWriter, bar: tqdm) -> None:
+def report(run: Run, board: SummaryWriter | None, bar: tqdm) -> None:
     """Means since the last report, to tensorboard and to whoever looks."""
     values = run.means()
-    if not run.accelerator.is_main_process:
+    if board is None:
         return
     for name, value in values.items():
         board.add_scalar(f"train/{name}", value, run.progress.step)
@@ -201,9 +204,9 @@ def report(run: Run, board: SummaryWriter, bar: tqdm) -> None:
         log.info("%5.1f%% %s", 100 * run.fraction, line)
 
 
-def validate(run: Run, board: SummaryWriter) -> None:
+def validate(run: Run, board: SummaryWriter | None) -> None:
     """Append the averaged weights' errors to curve.jsonl."""
-    if not run.accelerator.is_main_process:
+    if board is None:
         return
     with torch.no_grad():
         found = run.course.validate(run.average)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.table import Table
 
+from compress.atomic import atomic_write
 from compress.errors import BadInput
 from diffusion.clips import FPS
 from diffusion.decoder import Predictor
@@ -44,7 +46,7 @@ def vae_training(
     more = {} if pieces is None else {"pieces": pieces}
     path = train_vae(sizes_of(size), config, body, mocap, clips=clips, **more)
     result = reconstruction(path)
-    (config.out / "result.json").write_text(json.dumps(result, indent=1))
+    atomic_write(config.out / "result.json", json.dumps(result, indent=1).encode())
     return result
 
 
@@ -105,8 +107,9 @@ def decoder_training(
     prior = load_vae(vae or shipped_vae())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
-    train = features(model, data, "train", frames, mocap, tell)
-    held = features(model, data, "val", None, None, tell)
+    with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
+        train = features(model, data, "train", frames, mocap, tell)
+        held = features(model, data, "val", None, None, tell)
     return train_decoder(prior.to(device), train, held, encoder_id(model.model), config, predictor, objective)
 
 
