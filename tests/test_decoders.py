@@ -56,7 +56,7 @@ def test_every_row_of_the_main_table(place):
         assert row["mpjpe_rise_mm"]["mean"] == pytest.approx(rise, abs=1e-3)
         assert row["frames_per_s"] <= row["encoder_frames_per_s"]
     assert json.loads(json.dumps(result, allow_nan=False))["provenance"]["data"]["frames"] == 4
-    assert "paired" in (shown(result).caption or "")  # type: ignore[operator]
+    assert "paired" in (shown(result).caption or "")
 
 
 def test_what_is_trained_once_is_not_trained_again(place, monkeypatch):
