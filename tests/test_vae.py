@@ -162,7 +162,7 @@ def test_paper_size_takes_a_step_and_decodes():
     features = torch.randn(1, sizes.frames, sizes.features)
     loss = DecoderTrainee(decoder)(features, numbers, vae.target(numbers).detach())["total"]
     loss.backward()
-    assert decoder.predictor.out.weight.grad.abs().sum() > 0
+    assert any(p.grad is not None and p.grad.any() for p in decoder.predictor.parameters())
     said = decoder.eval().video(features[0, :7], torch.zeros(7, 10))
     assert said.shape == (7, 24, 3, 3) and said.isfinite().all()
 
