@@ -29,7 +29,7 @@ from compress.recover import RecoverPlan
 AnyPlan = Annotated[
     LayerPlan | TokenPlan | WidthPlan | RecoverPlan | PrecisionPlan, Field(discriminator="policy")
 ]
-PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
+PLANS: TypeAdapter[Any] = TypeAdapter(tuple[AnyPlan, ...])  # packages that know more kinds of plans bring their own
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 
 MANIFEST = "manifest.json"
@@ -138,15 +138,15 @@ def refuse_taken(folder: Path) -> None:
         raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
 
 
-def load(folder: Path, build: Build | nn.Module) -> nn.Module:
-    """The model that `save` wrote, in evaluation mode, with equal outputs.
+def load(folder: Path, build: Build | nn.Module, known: TypeAdapter[Any] = PLANS) -> nn.Module:
+    """The model that `save` wrote, in evaluation mode, with equal outputs; its plans are of the `known` kinds.
 
     `build(architecture, sizes)` makes the base model, with any weights; a base model itself may stand in its place and
     becomes the compressed one. Raises BadInput for a folder that is incomplete, changed by as little as a byte, or made
     from another model.
     """
-    manifest, contents = checked(folder)
-    plans = read_plans(folder, contents["plan.json"])
+    manifest, contents = checked(folder, known)
+    plans = read_plans(folder, contents["plan.json"], known)
     try:
         state = from_bytes(contents.pop("model.safetensors"))
     except SafetensorError as error:
@@ -161,7 +161,7 @@ def load(folder: Path, build: Build | nn.Module) -> nn.Module:
     return model.eval()
 
 
-def checked(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+def checked(folder: Path, known: TypeAdapter[Any] = PLANS) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the files of an artefact, every hash checked; raises BadInput as `load`."""
     manifest = read_manifest(folder)
     contents = {}
@@ -171,7 +171,7 @@ def checked(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
         contents[name] = read(folder / name)
         if sha256(contents[name]) != manifest.files[name]:
             raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
-    plans = read_plans(folder, contents["plan.json"])
+    plans = read_plans(folder, contents["plan.json"], known)
     if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
         raise BadInput(f"{folder / MANIFEST}: the id is not that of these plans and weights: the file was changed")
     return manifest, contents
@@ -192,9 +192,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_plans(folder: Path, content: bytes) -> tuple[Plan, ...]:
+def read_plans(folder: Path, content: bytes, known: TypeAdapter[Any] = PLANS) -> tuple[Plan, ...]:
     try:
-        return PLANS.validate_json(content)
+        found: tuple[Plan, ...] = known.validate_json(content)
+        return found
     except ValidationError as error:
         raise BadInput(f"{folder / 'plan.json'}: not a list of plans ({reason(error)})") from error
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,15 +24,14 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.atomic import atomic_write
 from compress.errors import BadInput
 from compress.judge import Judge
 from compress.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
 from compress.tokens import DROPPED, Tokens
+from compress.training import claim, learning_rate, resume, save_checkpoint
 
 WARMUP = 20  # steps
-FLOOR = 0.01  # share of the learning rate that is left at the end
 CLIP = 1.0  # largest norm of a gradient
 BETAS = (0.9, 0.98)
 
@@ -167,7 +164,7 @@ def distil(
         return plan.model_copy(update={"minutes": None, "steps": 0})
     if len(crops) < 2:
         raise BadInput(f"recover needs two crops at least, to learn from and to measure on: there are {len(crops)}")
-    claim(folder, identity(plan, student, teacher, crops, seed))
+    claim(folder / "recovery.json", identity(plan, student, teacher, crops, seed), "recovery")
     with torch.random.fork_rng(), evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
         run = Run(plan, student, teacher, crops, distance, folder, seed)
         last = run.progress.seconds
@@ -175,9 +172,9 @@ def distil(
             run.advance()
             progress(run.progress)
             if run.progress.seconds - last >= checkpoint_seconds:
-                run.save_checkpoint()
+                save_checkpoint(run.accelerator, folder, run.progress.step)
                 last = run.progress.seconds
-        run.save_checkpoint()
+        save_checkpoint(run.accelerator, folder, run.progress.step)
         return plan.model_copy(update={"measured": run.measured()})
 
 
@@ -205,10 +202,7 @@ class Run:
         optimizer = torch.optim.AdamW(self.trained, plan.lr, betas=BETAS, weight_decay=0.0)
         self.student, self.optimizer = self.accelerator.prepare(shell, optimizer)
         self.accelerator.register_for_checkpointing(self.progress)
-        found = checkpoints(folder)
-        if found:
-            self.accelerator.load_state(str(found[-1]))
-        else:
+        if not resume(self.accelerator, folder):
             self.progress.before = self.held_out()
         self.before, self.started = self.progress.seconds, time.monotonic()
 
@@ -223,7 +217,7 @@ class Run:
         """One optimizer step. Raises BadInput where the distance is no number any more."""
         step = self.progress.step
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.plan.lr, step, self.fraction)
+            group["lr"] = learning_rate(self.plan.lr, step, self.fraction, WARMUP)
         loss = self.apart(order(self.held, self.plan.batch, step, self.seed))
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.trained, CLIP)
@@ -261,25 +255,6 @@ class Run:
             "trained_params": sum(p.numel() for p in self.trained),
         }
 
-    def save_checkpoint(self) -> None:
-        """checkpoint-STEP, complete or not there at all; earlier ones go."""
-        final = self.folder / f"checkpoint-{self.progress.step:08d}"
-        beside = final.with_name(final.name + ".part")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(beside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(beside))
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        for file in beside.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
-        for old in checkpoints(self.folder)[:-1]:
-            shutil.rmtree(old)
-
 
 def token_distance(student: Tokens, teacher: Tokens) -> Tensor:
     """Mean squared distance between the student's tokens and what they stand for, in variances of the teacher's tokens.
@@ -315,12 +290,6 @@ def order(count: int, batch: int, step: int, seed: int) -> list[int]:
     epoch, place = divmod(step, count // batch)
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
     return torch.randperm(count, generator=generator)[place * batch : (place + 1) * batch].tolist()
-
-
-def learning_rate(peak: float, step: int, fraction: float) -> float:
-    """Linear warm-up over steps times a cosine over the budget, down to FLOOR of the peak."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
-    return peak * min(1.0, (step + 1) / WARMUP) * (FLOOR + (1 - FLOOR) * cosine)
 
 
 # ---- what changed
@@ -407,25 +376,3 @@ def fingerprint(model: Recoverable) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def claim(folder: Path, mine: dict[str, str | int]) -> None:
-    """Make `folder` this recovery's; raises BadInput where it holds another one, or something else."""
-    path = folder / "recovery.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise BadInput(f"{folder}: the folder is not empty and holds no recovery; remove it or name another one")
-        atomic_write(path, json.dumps(mine, indent=1).encode())
-        return
-    try:
-        theirs = json.loads(path.read_bytes())
-        unlike = [name for name in {**mine, **theirs} if theirs.get(name) != mine.get(name)]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(f"{path}: not what a recovery wrote ({error}); remove {folder}") from error
-    if unlike:
-        raise BadInput(f"{folder}: the recovery there has another {unlike[0]}; remove the folder to start a new one")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("checkpoint-*") if path.suffix != ".part")

@@ -23,6 +23,7 @@ from compress.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from diffusion.train import TrainConfig
     from experiments.datasets import DataSpec
     from experiments.models import Resolved
 
@@ -50,7 +51,10 @@ Model = Annotated[
     str, typer.Argument(help="reference, reference-small, a checkpoint, or a folder of `convert` or `compress`.")
 ]
 Data = Annotated[
-    str, typer.Option(help="synth, synth-video, synth-shift, each with :split, or 3dpw, emdb, frames[:split]@PATH.")
+    str,
+    typer.Option(
+        help="synth, synth-shift, synth-video, synth-shift-video, with :split, or 3dpw, emdb, frames[:split]@PATH."
+    ),
 ]
 LabelFree = Annotated[bool, typer.Option("--label-free", help="Errors are distances to the original model's joints.")]
 Masks = Annotated[
@@ -73,6 +77,11 @@ Storage = Annotated[
     str | None,
     typer.Option(help="sqlite:///PATH or postgresql://USER@HOST/NAME; a file in $FASTHMR_HOME where none is named."),
 ]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Wall clock to train for; or --steps.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps: what is resumed ends in the same weights.")]
+Rate = Annotated[float, typer.Option(min=0, help="Learning rate after warm-up.")]
+Batch = Annotated[int, typer.Option(min=1, help="Clips of a step.")]
+Products = Annotated[str, typer.Option("--precision", help="Of products: float32 or bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
@@ -117,16 +126,19 @@ def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson =
 
 @app.command()
 def cost(
-    model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, or the name of an architecture, as hmr2.")],
+    model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, an architecture, as hmr2, or decoder-paper.")],
     recipe: Annotated[
         str | None, typer.Option(help="Count it after this recipe: one that does not have to look at data.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Parameters, multiply-accumulates, time and memory of MODEL per frame."""
-    from experiments.cost import cost_table, model_cost
+    from experiments.cost import PREFIX, cost_table, decoder_cost, decoder_table, model_cost
     from experiments.recipe import read_recipe
 
+    if model.startswith(PREFIX):
+        tell(decoder_cost(model), as_json, decoder_table)
+        return
     tell(model_cost(model, read_recipe(recipe)[0].steps if recipe is not None else ()), as_json, cost_table)
 
 
@@ -342,6 +354,149 @@ def hmr(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of every checkpoint
     typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
+
+
+@train_app.command()
+def vae(
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    minutes: Minutes = None,
+    steps: Steps = None,
+    size: Annotated[str, typer.Option(help="reference or paper.")] = "reference",
+    mocap: Mocap = None,
+    data: Annotated[Path | None, typer.Option(help="A file of clips to learn from, of `fasthmr data clips`.")] = None,
+    lr: Rate = 2e-3,
+    batch: Batch = 16,
+    precision: Products = "float32",
+    pieces: Annotated[int | None, typer.Option(min=1, help="Pieces of motion that are cut from recordings.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
+    from experiments.motion import reconstruction_table, vae_training
+
+    config = training(out, minutes, steps, lr, batch, precision)
+    tell(vae_training(size, config, mocap, data, pieces), as_json, reconstruction_table)
+
+
+@train_app.command()
+def decoder(
+    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere, or a folder of `compress`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    data: Annotated[str, typer.Option(help="synth-video, or a file of clips (.json).")] = "synth-video",
+    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    frames: FrameCount = None,
+    mocap: Mocap = None,
+    lr: Rate = 1e-3,
+    batch: Batch = 16,
+    precision: Products = "float32",
+) -> None:
+    """Train a motion decoder on the features of one encoder; prints the file of weights."""
+    from experiments.models import resolve_model
+    from experiments.motion import decoder_training
+
+    config = training(out, minutes, steps, lr, batch, precision)
+    with progress_bar() as bar:
+        path = decoder_training(resolve_model(model), data, vae, config, mocap, frames, tell=shown_on(bar))
+    typer.echo(path)
+
+
+def training(out: Path, minutes: float | None, steps: int | None, lr: float, batch: int, precision: str) -> TrainConfig:
+    """How to train, with lines about it on stderr; raises BadInput for neither or both of minutes and steps."""
+    import logging
+
+    from pydantic import ValidationError
+
+    from diffusion.train import TrainConfig
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of every checkpoint
+    try:
+        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise BadInput(f"training: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+@app.command()
+def decoders(
+    table: Annotated[
+        str, typer.Argument(help="decoder, objectives, denoising-steps, representation, protection or noise-seeds.")
+    ],
+    model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
+    data: Data = "synth-video:test",
+    recipe: Annotated[str, typer.Option(help="Whose merge_layers and merge_tokens are used.")] = "fasthmr-reference",
+    out: Annotated[Path | None, typer.Option(help="A .json file to write: the record of this table.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    vae_steps: Annotated[int, typer.Option(min=0, help="Train VAEs for the rows, this long; 0 takes --vae.")] = 0,
+    frames: FrameCount = None,
+    train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
+    batch: Batch = 16,
+    mocap: Mocap = None,
+    as_json: AsJson = False,
+) -> None:
+    """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    from compress.atomic import atomic_write
+    from experiments.choices import one_of
+    from experiments.datasets import parse
+    from experiments.decoders import TABLES, Budget, compared, shown
+    from experiments.models import resolve_model
+
+    spec, name = parse(data), one_of(table, TABLES, "table")
+    if out is not None:
+        refuse_existing(out)
+    with progress_bar() as bar:
+        result = compared(
+            name,
+            resolve_model(model),
+            recipe,
+            spec,
+            Budget(steps, vae_steps, batch),
+            vae,
+            frames,
+            train_frames,
+            mocap,
+            shown_on(bar),
+        )
+    if out is not None:
+        atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode())
+    tell(result, as_json, shown)
+
+
+@app.command()
+def reconstruct(
+    weights: Annotated[
+        Path | None, typer.Argument(help="Weights of `fasthmr train vae`, else the shipped ones.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far motion that a VAE reconstructs is from what it was given, on families it never saw."""
+    from experiments.motion import reconstruction, reconstruction_table
+
+    tell(reconstruction(weights), as_json, reconstruction_table)
+
+
+@data_app.command()
+def clips(
+    source: Annotated[str, typer.Argument(help="A folder of AMASS .npz files, or synth-video with :split.")],
+    out: Annotated[Path, typer.Option(help="The .json file to write; what it names is written beside it.")],
+    frames: FrameCount = None,
+    mocap: Mocap = None,
+) -> None:
+    """A file of clips to train on, as a user would write for data of their own."""
+    from experiments.datasets import open_data, parse
+    from hmr.data.clip_file import from_amass, from_videos
+
+    if out.suffix != ".json":
+        raise BadInput(f"{out}: a file of clips ends in .json")
+    refuse_existing(out.parent)
+    if Path(source).is_dir():
+        typer.echo(from_amass(Path(source), out))
+        return
+    drawn = open_data(parse(source), frames, mocap)
+    with progress_bar() as bar:
+        task = bar.add_task(f"drawing {source}", total=len(drawn))
+        typer.echo(from_videos(drawn, out, lambda n: bar.update(task, completed=n)))  # type: ignore[arg-type]
 
 
 def evaluation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
@@ -12,15 +12,19 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from compress.cost import Cost, cost, peak_memory, timed
+from compress.cost import Cost, Macs, Part, cost, macs, operators, peak_memory, timed
 from compress.policy import Policy
+from diffusion.decoder import LatentDiffusionDecoder
+from diffusion.policy import NAME, decoder_in
+from diffusion.sizes import sizes_of
 from experiments.models import resolve_model
-from experiments.provenance import provenance
+from experiments.provenance import commit, provenance, versions
 from hmr.architectures.camerahmr import IMAGE_SIDE
 from hmr.model import HMRModel
 from hmr.vit import PATCH
 
 RUNS, WARMUP = 30, 3
+PREFIX = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`
 
 
 def model_cost(name: str, steps: Sequence[Policy] = ()) -> dict[str, Any]:
@@ -45,8 +49,74 @@ def model_cost(name: str, steps: Sequence[Policy] = ()) -> dict[str, Any]:
 
 
 def frame_cost(model: HMRModel, device: torch.device) -> Cost:
-    """The cost of one frame with one person, the networks beside the backbone included; `model` is on `device`."""
-    return cost(model, *frame(model, device), beside=whole_images(model, device))
+    """The cost of one frame with one person, the networks beside the backbone included; `model` is on `device`.
+
+    A motion decoder's clip counts by its frames, and a third of them twice: clips of a long video overlap.
+    """
+    decoder = decoder_in(model)
+    if decoder is None:
+        return cost(model, *frame(model, device), beside=whole_images(model, device))
+    model._modules.pop(NAME)
+    try:
+        encoder = frame_cost(model, device)
+    finally:
+        model.add_module(NAME, decoder)
+    sizes, clip = decoder.sizes, clip_cost(decoder)
+    new = sizes.frames - sizes.frames // 3  # frames that a clip adds
+    part = Part(NAME, clip.params, Macs(**{name: -(-count // new) for name, count in asdict(clip.macs).items()}))
+    total = Macs(**{name: count + asdict(part.macs)[name] for name, count in asdict(encoder.macs).items()})
+    return replace(
+        encoder,
+        params=encoder.params + clip.params,
+        params_thop=encoder.params_thop + clip.params,
+        macs=total,
+        parts=(*encoder.parts, part),
+    )
+
+
+def clip_cost(decoder: LatentDiffusionDecoder) -> Part:
+    """Parameters and MACs of the networks that decode one clip, all denoising steps counted.
+
+    Inverse kinematics has no weights and a few products of 3 x 3 matrices a joint: not counted.
+    """
+    sizes, device = decoder.sizes, decoder.vae.mean.device
+    latent, time, features = (
+        torch.zeros(1, *shape, device=device)
+        for shape in ((sizes.tokens, sizes.dim), (), (sizes.frames, sizes.features))
+    )
+    inputs = (latent, time, features) if decoder.kind == "diffusion" else (features,)
+    steps = decoder.steps if decoder.kind == "diffusion" else 1
+    counted = macs(operators(decoder.predictor, *inputs)[""])
+    back = macs(operators(decoder.vae.decoder, latent)[""]) if decoder.kind != "numbers" else Macs(0, 0, 0)
+    found = {name: steps * count + asdict(back)[name] for name, count in asdict(counted).items()}
+    return Part(NAME, sum(p.numel() for p in decoder.parameters()), Macs(**found))
+
+
+def decoder_cost(name: str) -> dict[str, Any]:
+    """What `fasthmr cost decoder-SIZE --json` prints: a clip's cost, and a frame's share of it."""
+    decoder = LatentDiffusionDecoder(sizes_of(name.removeprefix(PREFIX)), encoder="").eval()
+    clip, frames = clip_cost(decoder), decoder.sizes.frames
+    halves = (("denoiser", decoder.predictor), ("decoder of the VAE", decoder.vae.decoder))
+    return {
+        "name": name,
+        "frames": frames,
+        "params": clip.params,
+        "macs_clip": asdict(clip.macs),
+        "macs": {name: count / frames for name, count in asdict(clip.macs).items()},
+        "parts": [{"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves],
+        "provenance": {"schema": "fasthmr.cost/1", "commit": commit(), "versions": versions()},
+    }
+
+
+def decoder_table(result: dict[str, Any]) -> Table:
+    """The cost of a decoder as people read it."""
+    parts = ", ".join(f"{part['name']} {part['params']:,}" for part in result["parts"])
+    shown = Table(title=f"cost of {result['name']}", caption=f"parameters {result['params']:,}: {parts}")
+    for heading in ("", "MACs", "linear, conv", "thop"):
+        shown.add_column(heading, justify="right")
+    shown.add_row(f"clip of {result['frames']}", *(f"{n:,}" for n in result["macs_clip"].values()))
+    shown.add_row("frame", *(f"{n:,.0f}" for n in result["macs"].values()))
+    return shown
 
 
 def shaped(model: HMRModel, steps: Sequence[Policy]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from compress.errors import BadInput
+from diffusion.decoder import LatentDiffusionDecoder
+from diffusion.features import spans
+from diffusion.policy import decoder_in
 from experiments.datasets import SEED, Frames
 from hmr import metrics
 from hmr.body import BodyModel, People
@@ -21,6 +25,7 @@ from hmr.head import HMROutput
 from hmr.judge import people
 
 BATCH = 32
+Given = tuple[Tensor, Tensor, Tensor]  # what models take: crops, masks, conditions
 POSES = 1000  # training frames that the mean pose is taken over
 
 
@@ -64,21 +69,72 @@ def evaluate(
     found: dict[str, list[Errors]] = {}
     others: list[Errors] = []
     seconds = 0.0
+    look = None if against is None else lambda given: timed(against, *given)[0]
     with torch.inference_mode():
-        for start, given, truth in batches(data, device):
-            if start == 0:
-                timed(model, *given)
-            predicted, took = timed(model, *given)
-            seconds += took
-            for name, guess in {"model": predicted, **trivial(truth, mean)}.items():
+        for predicted in predictions(model, decoder_in(model), data, device, look):
+            truth = predicted.truth
+            seconds += predicted.seconds
+            for name, guess in {"model": predicted.said, **trivial(truth, mean)}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
-            if against is not None:
-                others.append(errors(body, timed(against, *given)[0], truth))
+            if predicted.looked is not None:
+                others.append(errors(body, predicted.looked, truth))
             progress(len(truth.betas))
     clips = data.clip_names
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
     return {"rows": rows, "frames_per_s": len(data) / seconds, **paired}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a batch of frames, what is true, the seconds that took, and what else was looked at."""
+
+    said: Body
+    truth: Body
+    seconds: float
+    looked: Any = None
+
+
+def predictions(
+    model: Callable[..., HMROutput],
+    decoder: LatentDiffusionDecoder | None,
+    data: Frames,
+    device: torch.device,
+    look: Callable[[Given], Any] | None = None,
+) -> Iterator[Prediction]:
+    """A model's predictions batch by batch, after a warm-up; with a motion decoder, whole videos are seen first.
+
+    `look(given)` is what else is wanted of each batch, after the model has seen it.
+    """
+    seen, features = [], []
+    for start, given, truth in batches(data, device):
+        if start == 0:
+            timed(model, *given)
+        began = _now(device)
+        output = model(*given)
+        took = _now(device) - began
+        said = Body(output.rotations.float(), output.betas.float())
+        prediction = Prediction(said, truth, took, look and look(given))
+        if decoder is None:
+            yield prediction
+        else:
+            seen.append(prediction)
+            features.append(output.features.float())
+    if decoder is not None:
+        began = _now(device)
+        rotations = decoded(decoder, torch.cat(features), torch.cat([p.said.betas for p in seen]), data)
+        share = (_now(device) - began) / len(seen)
+        for prediction, part in zip(seen, rotations.split(BATCH), strict=True):
+            said = Body(part, prediction.said.betas)
+            yield replace(prediction, said=said, seconds=prediction.seconds + share)
+
+
+def decoded(decoder: LatentDiffusionDecoder, features: Tensor, betas: Tensor, data: Frames) -> Tensor:
+    """Rotations (N, 24, 3, 3) of each of a data set's videos; raises BadInput where its frames are single pictures."""
+    if data.fps is None:
+        raise BadInput("this model decodes motion, and these frames are no videos: name synth-video")
+    parts = [slice(frames.start, frames.stop) for frames in spans(data.clip_names)]
+    return torch.cat([decoder.video(features[part], betas[part], data.fps) for part in parts])
 
 
 def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any]:
@@ -87,7 +143,7 @@ def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any
     return {"mpjpe_mm": asdict(rise)}
 
 
-def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor], Body]]:
+def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Given, Body]]:
     """(index of the first frame, what models take: crops (B, 3, H, W), masks (B, H, W) and conditions (B, 3), what is
     true), in order.
 

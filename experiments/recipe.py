@@ -21,12 +21,13 @@ from compress.policy import Data, Policy, misuse
 from compress.precision import Precision
 from compress.prune_width import PruneWidth
 from compress.recover import Recover
+from diffusion.policy import DiffusionDecoder
 from experiments.choices import one_of
 
-Step = MergeLayers | MergeTokens | PruneWidth | Recover | Precision
+Step = MergeLayers | MergeTokens | PruneWidth | Recover | Precision | DiffusionDecoder
 POLICIES: dict[str, type[Policy]] = {step.model_fields["policy"].default: step for step in get_args(Step)}
 # When a recipe may use them; tokens and width may be reduced in either order.
-RANK = {"merge_layers": 0, "merge_tokens": 1, "prune_width": 1, "recover": 2, "precision": 3}
+RANK = {"merge_layers": 0, "merge_tokens": 1, "prune_width": 1, "recover": 2, "precision": 3, "diffusion_decoder": 4}
 SHIPPED = files("experiments").joinpath("recipes")
 LARGEST = 1 << 16  # bytes; a recipe is a page
 DEEPEST = 20  # lists and mappings in each other; a recipe has 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compress.prune_width import PruneWidth
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
 from compress.tokens import Tokens, coverage
+from diffusion.policy import decoder_in
 from experiments import evaluate
 from experiments.cost import frame_cost
 from experiments.datasets import SEED, DataSpec, Frames, body_of, open_data
@@ -232,6 +234,7 @@ def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Sched
 def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell) -> Measured:
     """Errors, speed and merged persons of `model` on every frame."""
     parts, merged, seconds = [], [], 0.0
+    looked = model.schedule != Schedule() and data.notes.get("mask_source") != "none"
     tokens: list[Tokens] = []  # of the newest batch
 
     def forward(crop: Tensor, mask: Tensor, condition: Tensor) -> HMROutput:
@@ -239,16 +242,20 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
         return model.read(tokens[0], condition)
 
     with torch.inference_mode():
-        for start, given, truth in evaluate.batches(data, next(model.parameters()).device):
-            if start == 0:
-                evaluate.timed(forward, *given)
-            said, took = evaluate.timed(forward, *given)
-            seconds += took
-            parts.append(evaluate.errors(body, said, truth))
-            merged.append(person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0)))
-            tell(f"measuring {name}", "", start + len(truth.betas), len(data))
-    looked = model.schedule != Schedule() and data.notes.get("mask_source") != "none"
-    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(merged).cpu() if looked else None)
+        look = partial(lost_person, model, tokens) if looked else None
+        device = next(model.parameters()).device
+        found = evaluate.predictions(forward, decoder_in(model), data, device, look)
+        for i, predicted in enumerate(found):
+            seconds += predicted.seconds
+            parts.append(evaluate.errors(body, predicted.said, predicted.truth))
+            merged += [] if predicted.looked is None else [predicted.looked]
+            tell(f"measuring {name}", "", min(len(data), (i + 1) * evaluate.BATCH), len(data))
+    return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(merged).cpu() if merged else None)
+
+
+def lost_person(model: HMRModel, tokens: list[Tokens], given: evaluate.Given) -> Tensor:
+    """Share (B,) of the person's patches without a token of their own in the newest of `tokens`."""
+    return person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0))
 
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:

@@ -127,15 +127,16 @@ class BodyModel(nn.Module):
         """Joints (B, 24, 3) in metres, equal to `forward(...).joints`, from the kinematic chain alone: one matrix
         product per level of the tree (nine), whatever the batch. Same arguments and errors as `forward`."""
         matrices, betas = _pose(rotations, betas)
-        rest = self.rest_joints(betas)
-        rotation, position = matrices[:, :1], rest[:, :1]
-        levels = [position]
-        for children, parents, slots in _LEVELS:
-            offset = (rest[:, children] - rest[:, parents]).unsqueeze(-1)
-            position = position[:, slots] + (rotation[:, slots] @ offset).squeeze(-1)
-            rotation = rotation[:, slots] @ matrices[:, children]
-            levels.append(position)
-        return torch.cat(levels, dim=1)[:, _JOINT_SLOTS]
+        return _chain(matrices, self.rest_joints(betas))[0]
+
+    def skeleton29(self, rotations: Tensor, betas: Tensor) -> Tensor:
+        """Joints and leaves (B, 29, 3) in metres, equal to `forward(...).joints29`, without the other vertices."""
+        matrices, betas = _pose(rotations, betas)
+        rest = self.rest_joints29(betas)
+        joints, turned = _chain(matrices, rest[:, :_JOINTS])
+        offset = (rest[:, _JOINTS:] - rest[:, LEAF_PARENTS]).unsqueeze(-1)
+        leaves = joints[:, LEAF_PARENTS] + (turned[:, LEAF_PARENTS] @ offset).squeeze(-1)
+        return torch.cat([joints, leaves], dim=1)
 
     def positions(self, rotations: Tensor, betas: Tensor, people: People | None = None) -> Positions:
         """What errors are measured on: here the 24 joints, from the first one. Arguments and errors as `forward`.
@@ -159,6 +160,11 @@ class BodyModel(nn.Module):
         """Joints (B, 24, 3) of the zero pose in metres, for betas (B, 10)."""
         return self.rest_template + blend_shapes(betas, self.rest_shapedirs)
 
+    def rest_joints29(self, betas: Tensor) -> Tensor:
+        """Joints and leaves (B, 29, 3) of the zero pose in metres, for betas (B, 10)."""
+        leaves = self.v_template[LEAF_VERTICES, :] + blend_shapes(betas, self.shapedirs[LEAF_VERTICES, :])
+        return torch.cat([self.rest_joints(betas), leaves], dim=1)
+
 
 def _tree_levels() -> list[tuple[list[int], list[int], list[int]]]:
     """Per depth below the root: joints, their parents, and each parent's place in the level above."""
@@ -172,6 +178,19 @@ def _tree_levels() -> list[tuple[list[int], list[int], list[int]]]:
 
 _LEVELS = _tree_levels()
 _JOINT_SLOTS = np.argsort([0, *(joint for children, _, _ in _LEVELS for joint in children)]).tolist()
+
+
+def _chain(matrices: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints (B, 24, 3) m and their rotations in the world (B, 24, 3, 3), of local ones on resting joints."""
+    rotation, position = matrices[:, :1], rest[:, :1]
+    positions, rotations = [position], [rotation]
+    for children, parents, slots in _LEVELS:
+        offset = (rest[:, children] - rest[:, parents]).unsqueeze(-1)
+        position = position[:, slots] + (rotation[:, slots] @ offset).squeeze(-1)
+        rotation = rotation[:, slots] @ matrices[:, children]
+        positions.append(position)
+        rotations.append(rotation)
+    return torch.cat(positions, dim=1)[:, _JOINT_SLOTS], torch.cat(rotations, dim=1)[:, _JOINT_SLOTS]
 
 
 def _pose(rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -160,9 +160,18 @@ def seen_by(
     image, share = (cut(pixels, centre, square, size) for pixels in (photo.image, mask.astype(np.uint8) * 255))
     if segmenter and not (share > 127).any():
         return None
-    lies = bbox_info(*(torch.tensor([value]) for value in (centre, square, (float(width), float(height)), focal)))
+    lies = place_of(centre, square, (height, width), focal)
     unknown = np.full((24, 3, 3), np.nan, np.float32), np.full(10, np.nan, np.float32)
-    return Picture(image, share > 127, clip, lies[0].numpy(), *unknown)
+    return Picture(image, share > 127, clip, lies, *unknown)
+
+
+def place_of(
+    centre: tuple[float, float], side: float, size: tuple[int, int], focal: float
+) -> NDArray[np.float32]:
+    """`hmr.camera.bbox_info` (3,) of one square crop of a picture of `size` (height, width), all in pixels."""
+    height, width = size
+    given = (centre, side, (float(width), float(height)), focal)
+    return bbox_info(*(torch.tensor([value]) for value in given))[0].numpy()
 
 
 def around(mask: NDArray[np.bool_]) -> Corners:

@@ -10,8 +10,6 @@ import copy
 import json
 import logging
 import math
-import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from compress.errors import BadInput
+from compress.training import follow, resume, save_checkpoint
 from hmr.augment import augmented
 from hmr.body import BodyModel, load_body
 from hmr.checkpoints import load, save
@@ -37,7 +36,7 @@ from hmr.head import JOINTS, HMROutput, sixd_from_rotations
 from hmr.metrics import mpjpe, pa_mpjpe
 from hmr.model import HMRModel, build
 from hmr.supervision import TokenHeads, TokenOutput, losses, total
-from hmr.train_config import Stage, TrainConfig, checkpoints, claim, stages_of
+from hmr.train_config import Stage, TrainConfig, claim, stages_of
 from hmr.vit import PATCH
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,6 @@ LOG_STEPS = 100
 PATHS = ("out", "start", "half_cache", "full_cache", "half_val_cache", "full_val_cache")
 FLOOR = 0.01  # share of the learning rate that is left at the end
 DECAY = 0.4  # share of the budget, at its end, over which the learning rate goes down
-LONGEST_MEMORY = 0.999  # decay of the averaged weights once the ramp is over
 
 
 @dataclass
@@ -182,7 +180,7 @@ class Run:
         self.optimizer.zero_grad()
         progress.step += 1
         progress.images += len(crop)
-        self.update_average()
+        follow(self.average, self.trainee.model, progress.step)
         self.add_up({"loss": loss, **parts, "joint_error_mm": error, "gradient_norm": norm})
 
     def batch(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -192,16 +190,6 @@ class Run:
         chosen = order(len(stage.frames), stage.batch, progress.step - progress.stage_from, seed)
         images, target = stage.frames.read(chosen, self.device)
         return normalised(augmented(images)), target
-
-    def update_average(self) -> None:
-        """Exponential moving average of the weights, with a memory that grows with the run; counters are copied."""
-        step = self.progress.step
-        decay = min(LONGEST_MEMORY, (1 + step) / (40 + step))
-        model = self.trainee.model
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - decay)
-            for mine, theirs in zip(self.average.buffers(), model.buffers(), strict=True):
-                mine.copy_(theirs)
 
     def add_up(self, values: dict[str, Tensor]) -> None:
         self.added += 1
@@ -245,26 +233,15 @@ class Run:
     def save_checkpoint(self) -> None:
         """checkpoint-STEP, complete or not there at all; earlier ones go."""
         self.progress.seconds, self.started = self.seconds, time.monotonic()
-        final = self.config.out / f"checkpoint-{self.progress.step:08d}"
-        beside = final.with_name(final.name + ".part")
-        shutil.rmtree(beside, ignore_errors=True)
-        self.accelerator.save_state(str(beside))
-        for file in beside.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
-        for old in checkpoints(self.config.out)[:-1]:
-            shutil.rmtree(old)
+        save_checkpoint(self.accelerator, self.config.out, self.progress.step)
 
     def resume(self) -> bool:
-        found = checkpoints(self.config.out)
-        if not found:
+        found = resume(self.accelerator, self.config.out)
+        if found is None:
             return False
-        self.accelerator.load_state(str(found[-1]))
         self.started = time.monotonic()
         self.logged_at = (self.seconds, self.progress.images)
-        log.info("going on from %s", found[-1])
+        log.info("going on from %s", found)
         return True
 
 

@@ -115,8 +115,3 @@ def stages_of(config: TrainConfig) -> list[Stage]:
         validation = CachedFrames(config.full_val_cache, size) if config.full_val_cache else None
         stages.append(Stage("full", CachedFrames(config.full_cache, size), validation, config.full_batch, 1.0))
     return stages
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """Finished checkpoints, the latest last."""
-    return sorted(path for path in out.glob("checkpoint-*") if path.suffix != ".part")

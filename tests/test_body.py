@@ -57,6 +57,10 @@ def mirrored_name(name: str) -> str:
     return name.replace("left", "@").replace("right", "left").replace("@", "right")
 
 
+def test_joints_and_leaves_come_without_vertices(body, poses):
+    assert torch.allclose(body.skeleton29(*poses), body(*poses).joints29, atol=1e-6)
+
+
 def test_file_is_small_and_of_smpl_size(arrays):
     assert OPEN_BODY.stat().st_size < 1_000_000
     assert arrays["v_template"].shape == (6890, 3) and arrays["shapedirs"].shape == (6890, 3, 10)

@@ -328,15 +328,15 @@ def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
     plan = Recover(minutes=10.0, batch=2).plan(student)
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(recover.time, "monotonic", lambda: float(next(clock)))
-    kept = Run.save_checkpoint
+    kept = recover.save_checkpoint
 
-    def killing(run):
-        kept(run)
-        if run.progress.step == 2:
+    def killing(accelerator, folder, step):
+        kept(accelerator, folder, step)
+        if step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_checkpoint", killing)
+        patch.setattr(recover, "save_checkpoint", killing)
         with pytest.raises(KeyboardInterrupt):
             distil(plan, student, teacher, CROPS, DISTANCE, folder)
     again = distil(plan, compressed(teacher), teacher, CROPS, DISTANCE, folder)

@@ -181,9 +181,20 @@ def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[fl
 
 
 def person(rng: np.random.Generator, body: Mesh, world: World, kit: bool, place: Array) -> Person:
-    betas = np.clip(rng.normal(size=10), -2.5, 2.5).astype(np.float32)
-    heading = rng.uniform(0, 2 * np.pi) if rng.random() < world.any_side else np.radians(rng.normal(0, world.facing))
-    return Person(betas, dress(rng, body.where, kit, world.hue_jitter), float(heading), place)
+    betas, angle = shape(rng), heading(rng, world)
+    return Person(betas, dress(rng, body.where, kit, world.hue_jitter), angle, place)
+
+
+def shape(rng: np.random.Generator) -> Array:
+    """Betas (10,) of somebody."""
+    return np.clip(rng.normal(size=10), -2.5, 2.5).astype(np.float32)
+
+
+def heading(rng: np.random.Generator, world: World) -> float:
+    """Radians about y between somebody and the camera."""
+    if rng.random() < world.any_side:
+        return float(rng.uniform(0, 2 * np.pi))
+    return float(np.radians(rng.normal(0, world.facing)))
 
 
 def place_camera(rng: np.random.Generator, world: World, away: float) -> tuple[Array, Array]:

@@ -1,4 +1,5 @@
-"""The synthetic world as data sets: `synth`, `synth-shift` (single frames) and `synth-video` (one subject, one camera).
+"""The synthetic world as data sets: single frames (`synth`, `synth-shift`) and videos of one subject by one camera
+(`synth-video`, `synth-shift-video`).
 
 Every frame is a pure function of (world, split, seed, index): nothing is stored, and two processes agree to the bit.
 """
@@ -21,7 +22,7 @@ from hmr.data.motion import MotionClip, Split, blended, load_clips, looped, mirr
 from hmr.data.scene import SHIFT, SYNTH, Array, mesh, scene
 from hmr.data.view import Sample, draw, yaw
 
-WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH}
+WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH, "synth-shift-video": SHIFT}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
 VIDEOS = {"train": 400, "calib": 8, "val": 12, "test": 24}
 VIDEO_FRAMES = 81
@@ -193,22 +194,22 @@ class Videos(Dataset[Sample]):
         return draw(rng, room, shown.rotations[frame], shown.travel[frame], bystander.rotations[frame], name, self.size)
 
 
-def take(rng: np.random.Generator, clips: Sequence[MotionClip]) -> Take:
-    """VIDEO_FRAMES of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
-    clip = lengthened(clips[int(rng.integers(len(clips)))])
-    while len(clip.rotations) < VIDEO_FRAMES:
-        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))]))
-    start = rng.integers(len(clip.rotations) - VIDEO_FRAMES + 1)
+def take(rng: np.random.Generator, clips: Sequence[MotionClip], frames: int = VIDEO_FRAMES) -> Take:
+    """`frames` of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
+    clip = lengthened(clips[int(rng.integers(len(clips)))], frames)
+    while len(clip.rotations) < frames:
+        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))], frames))
+    start = rng.integers(len(clip.rotations) - frames + 1)
     angle = best_seen(clip.rotations[start, 0])  # the first frame is seen as a single frame is
-    rotations = turned(clip.rotations[start : start + VIDEO_FRAMES], angle)
-    travel = clip.translation[start : start + VIDEO_FRAMES] @ yaw(angle).T
+    rotations = turned(clip.rotations[start : start + frames], angle)
+    travel = clip.translation[start : start + frames] @ yaw(angle).T
     travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)
     travel[:, 1] -= floor_height(rotations, travel)
     return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)
 
 
-def lengthened(clip: MotionClip) -> MotionClip:
-    return looped(clip, VIDEO_FRAMES) if clip.cyclic and len(clip.rotations) < VIDEO_FRAMES else clip
+def lengthened(clip: MotionClip, frames: int) -> MotionClip:
+    return looped(clip, frames) if clip.cyclic and len(clip.rotations) < frames else clip
 
 
 def floor_height(rotations: Array, travel: Array) -> float:
@@ -241,7 +242,7 @@ def open_world(
     clips = load_clips(cast(Split, split), mocap if split == "train" else None)
     if split == "train":
         clips = clips + [mirrored(clip) for clip in clips]
-    if name == "synth-video":
+    if name.endswith("-video"):
         full = VIDEOS[split] * VIDEO_FRAMES
         return Videos(name, split, min(frames or full, full), seed, clips, size)
     full = FRAMES[split] if split != "train" or frames is None else frames

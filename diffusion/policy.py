@@ -1,0 +1,134 @@
+"""The policy `diffusion_decoder`: a clip of motion is decoded from the model's features, in its pose head's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+
+from pydantic import Field, PrivateAttr, TypeAdapter
+from torch import nn
+
+from compress import artefact
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.recover import fingerprint
+from diffusion.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
+from diffusion.schedule import Objective
+from diffusion.sizes import Sizes
+from diffusion.weights import digest
+from hmr.head import JOINTS
+from hmr.model import HMRModel, build
+
+NAME = "decoder"  # of the module in a model
+
+
+class DiffusionDecoder(Policy):
+    """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
+
+    policy: Literal["diffusion_decoder"] = "diffusion_decoder"
+    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")
+    steps: int = Field(1, ge=1, le=1000, description="denoising steps; one is the paper's")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of the noise that decoding starts from")
+
+    def check(self, model: Compressible) -> None:
+        """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand."""
+        refuse_other_bodies(model)
+
+    def plan(self, model: Compressible, judge: Judge | None = None) -> DecoderPlan:
+        """The decoder of the file; raises BadInput where it is none, or was trained on another encoder's features."""
+        self.check(model)
+        decoder = load_decoder(Path(self.weights), steps=self.steps, seed=self.seed)
+        decoder.refuse_other(encoder_id(model))
+        plan = DecoderPlan(
+            made_for=MadeFor.of(model),
+            sizes=decoder.sizes,
+            weights=digest(Path(self.weights)),
+            steps=self.steps,
+            seed=self.seed,
+            **facts_of(decoder),
+        )
+        plan._decoder = decoder
+        return plan
+
+
+class DecoderPlan(Plan):
+    """Which decoder a model has: its sizes, whose features it knows, the hash of the file that it came from."""
+
+    noun: ClassVar[str] = "the decoder"
+    remedy: ClassVar[str] = "train one for this model with `fasthmr train decoder`"
+
+    policy: Literal["diffusion_decoder"] = "diffusion_decoder"
+    sizes: Sizes
+    predictor: Predictor
+    objective: Objective
+    encoder: str
+    weights: str  # sha256
+    steps: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    _decoder: LatentDiffusionDecoder | None = PrivateAttr(None)
+
+    @property
+    def empty(self) -> bool:
+        return False
+
+    def shape(self, model: Compressible) -> None:
+        """Raises as `check`."""
+        self.check(model)
+        put(
+            model,
+            LatentDiffusionDecoder(
+                self.sizes, self.predictor, self.objective, encoder=self.encoder, steps=self.steps, seed=self.seed
+            ),
+        )
+
+    def apply(self, model: Compressible) -> None:
+        """Raises as `check`, and BadInput where the plan came back without the weights it was made with."""
+        self.check(model)
+        if self._decoder is None:
+            raise BadInput("a decoder does not follow from its plan: load the artefact with the weights")
+        put(model, self._decoder)
+
+
+def put(model: Compressible, decoder: LatentDiffusionDecoder) -> None:
+    """Make `decoder` the model's."""
+    module = cast(nn.Module, model)
+    module.add_module(NAME, decoder.to(next(module.parameters()).device).eval())
+
+
+def decoder_in(model: nn.Module) -> LatentDiffusionDecoder | None:
+    """The decoder of a model that has one."""
+    return cast(LatentDiffusionDecoder | None, getattr(model, NAME, None))
+
+
+def refuse_other_bodies(model: Compressible) -> None:
+    """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
+    joints = cast(HMRModel, model).head.joints
+    if joints != JOINTS:
+        raise BadInput(f"the motion decoder knows SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
+
+
+def encoder_id(model: Compressible) -> str:
+    """What tells one encoder from all others: sha256 of weights, token schedule and mask threshold, decoder apart."""
+    modules = cast(nn.Module, model)._modules
+    decoder = modules.pop(NAME, None)
+    try:
+        return fingerprint(cast(Any, model))
+    finally:
+        if decoder is not None:
+            modules[NAME] = decoder
+
+
+_KINDS = get_args(artefact.AnyPlan)[0] | DecoderPlan
+_ANY = Annotated[_KINDS, Field(discriminator="policy")]  # type: ignore[valid-type]  # a union made here
+PLANS: TypeAdapter[Any] = TypeAdapter(tuple[_ANY, ...])
+
+
+def load(folder: Path) -> HMRModel:
+    """The model of an artefact, with its decoder where it has one; raises as `compress.artefact.load`, and BadInput
+    where the decoder is another encoder's."""
+    model = cast(HMRModel, artefact.load(folder, build, PLANS))
+    decoder = decoder_in(model)
+    if decoder is not None:
+        decoder.refuse_other(encoder_id(model))
+    return model

@@ -1,0 +1,144 @@
+"""`fasthmr train vae`, `fasthmr train decoder`, `fasthmr reconstruct`: data, caches and files around `diffusion`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.table import Table
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from diffusion.clips import FPS
+from diffusion.decoder import Predictor
+from diffusion.features import Video, Videos, at_thirty, cache_bytes, cached_features
+from diffusion.policy import decoder_in, encoder_id, refuse_other_bodies
+from diffusion.schedule import Objective
+from diffusion.sizes import sizes_of
+from diffusion.train import TrainConfig
+from diffusion.train_decoder import train_decoder
+from diffusion.train_vae import gate, train_vae
+from diffusion.vae import load_vae
+from diffusion.weights import digest
+from experiments.datasets import SEED, DataSpec, open_data, parse
+from experiments.models import Resolved
+from experiments.provenance import commit, versions
+from experiments.run import Tell
+from hmr.body import load_body
+from hmr.data.clip_file import ClipVideos, motion_in
+from hmr.home import fasthmr_home
+
+GATE_MM = 15.0  # a VAE that reconstructs unseen families worse than this is no prior to decode with
+
+
+def vae_training(
+    size: str, config: TrainConfig, mocap: Path | None, data: Path | None, pieces: int | None = None
+) -> dict[str, Any]:
+    """Train a motion VAE and measure its gate; returns, and writes beside its weights, what came out."""
+    body = load_body()
+    clips = motion_in(data, "train") if data else None
+    more = {} if pieces is None else {"pieces": pieces}
+    path = train_vae(sizes_of(size), config, body, mocap, clips=clips, **more)
+    result = reconstruction(path)
+    atomic_write(config.out / "result.json", json.dumps(result, indent=1).encode())
+    return result
+
+
+def reconstruction(path: Path | None) -> dict[str, Any]:
+    """What `fasthmr reconstruct --json` prints: how far bodies that a VAE reconstructs are from the true ones."""
+    path = path or shipped_vae()
+    vae, body = load_vae(path), load_body()
+    rows = {split: asdict(gate(vae, split, body)) for split in ("val", "test")}
+    return {
+        "weights": {"path": str(path), "sha256": digest(path)},
+        "sizes": vae.sizes.model_dump(),
+        "mpjpe_mm": rows,
+        "passes": rows["test"]["mean"] <= GATE_MM,
+        "gate_mm": GATE_MM,
+        "provenance": {"schema": "fasthmr.reconstruct/1", "commit": commit(), "seed": SEED, "versions": versions()},
+    }
+
+
+def reconstruction_table(result: dict[str, Any]) -> Table:
+    """The gate, for people."""
+    held = "families of motion never seen in training, 95 % bootstrap intervals over pieces"
+    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
+    shown.add_column("split")
+    shown.add_column("MPJPE mm", justify="right")
+    for split, found in result["mpjpe_mm"].items():
+        shown.add_row(split, f"{found['mean']:.1f} \\[{found['lo']:.1f}, {found['hi']:.1f}]")
+    shown.add_row(f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed")
+    return shown
+
+
+def shipped_vae() -> Path:
+    """The weights of the reference VAE; raises BadInput where this installation has none."""
+    path = Path(str(files("diffusion").joinpath("assets", "vae.safetensors")))
+    if not path.is_file():
+        raise BadInput("no VAE is shipped with this installation: train one with `fasthmr train vae` and name it")
+    return path
+
+
+def decoder_training(
+    model: Resolved,
+    data: str,
+    vae: Path | None,
+    config: TrainConfig,
+    mocap: Path | None = None,
+    frames: int | None = None,
+    predictor: Predictor = "diffusion",
+    objective: Objective = "hybrid",
+    tell: Tell = lambda what, word, done, total: None,
+) -> Path:
+    """Train a decoder on the features of `model`; returns the file of weights.
+
+    Raises BadInput, before anything is computed, for a model of other bodies, or with a decoder, and data without
+    videos.
+    """
+    refuse_other_bodies(model.model)
+    if decoder_in(model.model) is not None:
+        raise BadInput(f"{model.name} has a decoder already: name the encoder it was made for")
+    prior = load_vae(vae or shipped_vae())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.model.to(device)
+    with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
+        train = features(model, data, "train", frames, mocap, tell)
+        held = features(model, data, "val", None, None, tell)
+    return train_decoder(prior.to(device), train, held, encoder_id(model.model), config, predictor, objective)
+
+
+def features(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None, tell: Tell) -> list[Video]:
+    """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it."""
+    videos = opened(model, data, split, frames, mocap)
+    if model.model.protect is not None and getattr(videos, "masked", True) is False:
+        raise BadInput(f"{model.name} looks at person masks and the clips of {data} have none")
+    identity = {"encoder": encoder_id(model.model), "data": data_id(data, split, videos)}
+    named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = fasthmr_home() / "features" / named[:32]
+    size = cache_bytes(model.model, videos) / 2**20
+    what = f"features of {data} {split}, {size:.0f} MiB"
+    tell(what, "", 0, len(videos))
+    found = cached_features(model.model, videos, folder, identity, lambda n: tell(what, "", n, len(videos)))
+    return [at_thirty(video, videos.fps or FPS) for video in found]
+
+
+def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Videos:
+    """Videos by a data set's name, or by the path of a file of clips."""
+    if data.endswith(".json"):
+        return ClipVideos(Path(data), split, model.model.family.box.side)
+    spec = parse(data if ":" in data else f"{data}:{split}")
+    return open_data(DataSpec(spec.name, split, spec.root), frames, mocap)
+
+
+def data_id(data: str, split: str, videos: Videos) -> dict[str, Any]:
+    """What tells a data set's frames from others'; of a file of clips, its hash."""
+    if data.endswith(".json"):
+        return {"clips": digest(Path(data)), "split": split}
+    drawn = sorted({clip.name for clip in getattr(videos, "clips", ())})
+    return {"name": data.partition(":")[0], "split": split, "frames": len(videos), "motion": drawn, "seed": SEED}

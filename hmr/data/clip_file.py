@@ -1,0 +1,209 @@
+"""A file of clips: videos with SMPL labels, or motion alone, that a user trains on; and converters that write one.
+
+`clips.json` lists the clips; the arrays of each lie in a safetensors file beside it, pictures and masks in files that
+it names. All paths are relative to the folder of `clips.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from hmr.crop import cut
+from hmr.data.amass import read_amass
+from hmr.data.clip import MotionClip, family_of
+from hmr.data.motion import split_of
+from hmr.data.view import Sample
+from hmr.media import Picture, Side, picture, place_of
+
+SHAPES = {"rotations": (24, 3, 3), "betas": (10,), "translation": (3,), "boxes": (4,), "camera": (3,)}
+
+
+class Entry(BaseModel):
+    """One clip of N frames, one after the other at `fps`.
+
+    The file `arrays` holds rotations (N, 24, 3, 3), local, and betas (N, 10); with pictures, the root is in camera axes
+    (x right, y down, z forward) and boxes (N, 4) are left, top, right, bottom in pixels; without, the root is in a
+    world of y up and translation (N, 3) is the pelvis in m. There may be camera (N, 3), a crop's weak perspective.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    split: Literal["train", "calib", "val", "test"]
+    fps: float = Field(gt=0)
+    arrays: str
+    frames: tuple[str, ...] = ()  # pictures
+    masks: tuple[str, ...] = ()  # grey pictures as large as the frames, the person bright
+    focal: float | None = Field(None, gt=0)  # pixels of the frames; only CameraHMR asks
+
+
+class ClipFile(BaseModel):
+    """What `clips.json` says."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    clips: tuple[Entry, ...]
+
+
+def read_file(path: Path) -> ClipFile:
+    """A file of clips; raises BadInput, naming the field, where it is none."""
+    try:
+        return ClipFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{path}: not a file of clips: {where}: {first['msg']}") from error
+
+
+def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The arrays of a clip of a file `path`; raises BadInput where one that is wanted is missing or odd."""
+    file = path.parent / entry.arrays
+    try:
+        held = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
+    count = len(entry.frames) or len(held.get("rotations", ()))
+    for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
+        shape = held[name].shape if name in held else None
+        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
+            raise BadInput(f"{file}: {name} has to be finite, of shape {(count, *SHAPES[name])}; it is {shape}")
+    return {name: held[name].astype(np.float32) for name in wanted}
+
+
+def motion_in(path: Path, split: str) -> list[MotionClip]:
+    """The clips of a split as motion; raises BadInput where a clip has pictures, whose world is a camera's."""
+    found = []
+    for entry in (entry for entry in read_file(path).clips if entry.split == split):
+        if entry.frames:
+            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE learns from clips without")
+        arrays = arrays_of(path, entry, ("rotations", "translation"))
+        family = family_of(entry.name)
+        where, fps = str(path), entry.fps
+        found.append(
+            MotionClip(arrays["rotations"], arrays["translation"], fps, entry.name, family, source=where, licence="")
+        )
+    return found
+
+
+class ClipVideos:
+    """The videos of one split of a file of clips: a list of `Picture`, as a data set of videos."""
+
+    def __init__(self, path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192)) -> None:
+        self.path, self.side, self.size = path, side, size
+        entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
+        rates = sorted({entry.fps for entry in entries})
+        if len(rates) != 1:
+            raise BadInput(f"{path}: split {split} needs clips with pictures at one rate: found {rates or 'none'}")
+        self.fps: float | None = rates[0]
+        self.masked = all(entry.masks for entry in entries)
+        odd = [entry.name for entry in entries if len(entry.masks) != (len(entry.frames) if self.masked else 0)]
+        if odd:
+            raise BadInput(f"{path}: {odd[0]} needs one mask for each frame, as every clip or as none")
+        self.places = [(entry, i) for entry in entries for i in range(len(entry.frames))]
+        self.held = {entry.name: arrays_of(path, entry, ("rotations", "betas", "boxes")) for entry in entries}
+        if len(self.held) != len(entries):
+            raise BadInput(f"{path}: two clips of split {split} have one name")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [entry.name for entry, _ in self.places]
+
+    def __getitem__(self, index: int) -> Picture:
+        entry, i = self.places[index]
+        arrays = self.held[entry.name]
+        image = picture(self.path.parent / entry.frames[i])
+        left, top, right, bottom = map(float, arrays["boxes"][i])
+        centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
+        mask = np.zeros(self.size, np.uint8)
+        if self.masked:
+            mask = cut(picture(self.path.parent / entry.masks[i])[..., 0], centre, square, self.size)
+        lies = place_of(centre, square, image.shape[:2], entry.focal or math.nan)
+        crop = cut(image, centre, square, self.size)
+        return Picture(crop, mask > 127, entry.name, lies, arrays["rotations"][i], arrays["betas"][i])
+
+
+def write_file(path: Path, clips: Sequence[Entry]) -> Path:
+    """Write a file of clips, last of all: what it names is there already."""
+    return atomic_write(path, ClipFile(clips=tuple(clips)).model_dump_json(indent=1).encode())
+
+
+def from_amass(folder: Path, out: Path) -> Path:
+    """A file of motion from a folder of AMASS .npz files, split by family as `hmr.data.motion` splits."""
+    files = sorted(folder.rglob("*.npz"))
+    if not files:
+        raise BadInput(f"{folder}: holds no AMASS .npz files")
+    entries = []
+    for i, file in enumerate(files):
+        clip, betas = read_amass(file), np.zeros(10, np.float32)
+        with np.load(file, allow_pickle=False) as stored:
+            if "betas" in stored and stored["betas"].ndim == 1:
+                betas[: min(10, len(stored["betas"]))] = stored["betas"][:10]
+        arrays = {
+            "rotations": clip.rotations,
+            "translation": clip.translation,
+            "betas": np.tile(betas, (len(clip), 1)),
+        }
+        name = f"{i:05d}.safetensors"
+        atomic_write(out.parent / name, to_bytes(arrays))
+        entries.append(Entry(name=clip.name, split=split_of(clip.family), fps=clip.fps, arrays=name))
+    return write_file(out, entries)
+
+
+class Drawn(Protocol):
+    """Videos that are drawn."""
+
+    fps: float | None
+    split: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+    @property
+    def clip_names(self) -> list[str]: ...
+
+
+def from_videos(videos: Drawn, out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
+    """A file of clips from synthetic videos: pictures, masks and labels as a user's own data would come.
+
+    Pictures are crops already: the box is the whole of each.
+    """
+    if videos.fps is None:
+        raise BadInput("a clip file holds videos: name synth-video")
+    entries, names = [], videos.clip_names
+    for clip in dict.fromkeys(names):
+        samples: list[Sample] = []
+        for i in (i for i, name in enumerate(names) if name == clip):
+            samples.append(videos[i])
+            tell(i + 1)
+        frames, masks = (tuple(f"{clip}/{what}-{i:04d}.png" for i in range(len(samples))) for what in ("frame", "mask"))
+        (out.parent / clip).mkdir(parents=True, exist_ok=True)
+        for sample, frame, mask in zip(samples, frames, masks, strict=True):
+            Image.fromarray(sample.image).save(out.parent / frame)
+            Image.fromarray(sample.mask.astype(np.uint8) * 255).save(out.parent / mask)
+        height, width = samples[0].mask.shape
+        arrays = {name: np.stack([getattr(s, name) for s in samples]) for name in ("rotations", "betas", "camera")}
+        arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
+        atomic_write(out.parent / f"{clip}.safetensors", to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+        held = f"{clip}.safetensors"
+        entries.append(
+            Entry(name=clip, split=videos.split, fps=videos.fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]
+        )
+    return write_file(out, entries)

@@ -1,0 +1,36 @@
+"""A training in a process of its own that kills itself some time after its first step: for `test_train_motion`.
+
+python -m tests.killed vae|decoder FOLDER SECONDS; 0 seconds let it live.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from diffusion.train import train
+from tests.test_train_motion import COURSES, config
+
+
+def main(kind: str, out: Path, seconds: float) -> None:
+    torch.set_num_threads(1)
+    began: list[float] = []
+
+    def after(step: int) -> None:
+        if not began and seconds:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        began.append(time.monotonic())
+
+    trained = train(COURSES[kind](), config(out, steps=600, checkpoint_steps=10, val_steps=200), after)
+    torch.save(trained.state_dict(), out / "final.pt")
+    (out / "seconds").write_text(str(time.monotonic() - began[0]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

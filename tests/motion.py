@@ -1,0 +1,33 @@
+"""Tiny sizes and made-up data that the tests of `diffusion` share."""
+
+from __future__ import annotations
+
+import torch
+
+from diffusion.features import Video
+from diffusion.sizes import Sizes
+from hmr.data.motion import shipped_clips
+
+TINY = Sizes(
+    frames=12,
+    stride=3,
+    tokens=4,
+    dim=16,
+    encoder_layers=1,
+    decoder_layers=1,
+    denoiser_layers=1,
+    heads=2,
+    hidden=16,
+    dropout=0.1,
+    features=6,
+)
+
+
+def video(frames: int = 20, seed: int = 0) -> Video:
+    """Features that say something of a shipped clip's pose."""
+    generator = torch.Generator().manual_seed(seed)
+    clip = shipped_clips()[seed % 15]
+    rotations = torch.from_numpy(clip.rotations[:frames])
+    mix = torch.randn(9, TINY.features, generator=generator)
+    betas = torch.randn(1, 10, generator=generator).expand(frames, 10).contiguous()
+    return Video(rotations[:, 1].flatten(1) @ mix, betas, rotations, rotations, betas)

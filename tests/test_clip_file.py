@@ -1,0 +1,91 @@
+"""A user's file of clips: what converters write is what comes out, and mistakes are told."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from compress.errors import BadInput
+from diffusion.features import cached_features
+from hmr.architectures.family import Box
+from hmr.data.clip_file import ClipVideos, from_amass, from_videos, motion_in, read_file
+from hmr.data.motion import shipped_clips
+from hmr.data.synthetic import open_world
+from tests.test_train_motion import small_model
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Three frames of a synthetic video, and the file of clips made of them."""
+    data = open_world("synth-video", "train", frames=3)
+    return data, from_videos(data, tmp_path_factory.mktemp("clips") / "clips.json")
+
+
+def test_synthetic_videos_come_back(drawn):
+    data, path = drawn
+    clips = ClipVideos(path, "train", Box().side)
+    assert len(clips) == 3 and clips.fps == 30 and clips.clip_names == data.clip_names and clips.masked
+    for ours, theirs in zip((clips[i] for i in range(3)), (data[i] for i in range(3)), strict=True):
+        assert np.array_equal(ours.image, theirs.image) and np.array_equal(ours.mask, theirs.mask)
+        assert np.array_equal(ours.rotations, theirs.rotations) and np.array_equal(ours.betas, theirs.betas)
+
+
+def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
+    data, path = drawn
+    model = small_model()
+    ours = cached_features(model, ClipVideos(path, "train", Box().side), tmp_path / "one", {})
+    theirs = cached_features(model, data, tmp_path / "two", {})
+    assert torch.equal(ours[0].features, theirs[0].features)
+
+
+def test_amass_becomes_motion_split_by_family(tmp_path):
+    clip = shipped_clips()[0]
+    poses = np.zeros((5, 156))
+    poses[:, 3:6] = 0.1 * np.arange(5)[:, None]
+    for name in ("walk1_poses.npz", "kick_poses.npz"):
+        np.savez(tmp_path / name, poses=poses, trans=np.zeros((5, 3)), mocap_framerate=60.0, betas=np.arange(16.0))
+    path = from_amass(tmp_path, tmp_path / "out" / "clips.json")
+    assert {entry.name: entry.split for entry in read_file(path).clips} == {"walk1": "train", "kick": "test"}
+    (found,) = motion_in(path, "train")
+    assert found.fps == 60 and len(found) == 5 and found.rotations.dtype == clip.rotations.dtype
+    assert np.allclose(
+        found.rotations[3, 1], torch.matrix_exp(torch.tensor([[0, -0.3, 0.3], [0.3, 0, -0.3], [-0.3, 0.3, 0]]))
+    )
+    with pytest.raises(BadInput, match="needs clips with pictures"):
+        ClipVideos(path, "train", Box().side)
+    with pytest.raises(BadInput, match="no AMASS"):
+        from_amass(tmp_path / "empty", tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": 0}, "fps"),
+        ({"split": "all"}, "split"),
+        ({"colour": 1}, "colour"),
+        ({"masks": []}, "frames of one"),
+        ({"frames": ["one.png"], "masks": ["one.png"]}, "has to be finite, of shape"),
+        ({"arrays": "gone.safetensors"}, "gone.safetensors"),
+    ],
+)
+def test_mistakes_are_named(drawn, tmp_path, change, message):
+    _, path = drawn
+    content = json.loads(path.read_text())
+    content["clips"][0].update(change)
+    odd = path.parent / "odd.json"
+    odd.write_text(json.dumps(content))
+    if message == "frames of one":  # no masks at all is a file without masks
+        assert not ClipVideos(odd, "train", Box().side).masked
+        return
+    with pytest.raises(BadInput, match=message):
+        ClipVideos(odd, "train", Box().side)
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_file(tmp_path / "none.json")
+
+
+def test_motion_with_pictures_teaches_no_vae(drawn):
+    with pytest.raises(BadInput, match="learns from clips without"):
+        motion_in(drawn[1], "train")

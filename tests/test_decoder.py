@@ -1,0 +1,181 @@
+"""The decoder: what it reads, what it refuses, and that it belongs to one encoder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from compress import artefact
+from compress.errors import BadInput
+from compress.merge_tokens import MergeTokens
+from diffusion import policy
+from diffusion.decoder import KIND, LatentDiffusionDecoder, facts_of, load_decoder
+from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id
+from diffusion.weights import save
+from experiments import evaluate
+from experiments.cost import clip_cost, frame_cost
+from experiments.run import Held
+from hmr.body import load_body
+from hmr.data.synthetic import open_world
+from hmr.model import build
+from tests.motion import TINY
+
+SIZES = {
+    "dim": 32,
+    "depth": 4,
+    "heads": 2,
+    "mlp_dim": 48,
+    "head_dim": 6,
+    "head_depth": 1,
+    "head_heads": 2,
+    "head_dim_head": 8,
+    "head_mlp_dim": 24,
+}
+
+
+def decoder(**kind) -> LatentDiffusionDecoder:
+    torch.manual_seed(0)
+    made = LatentDiffusionDecoder(TINY, **{"encoder": "e" * 64, **kind})
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made.eval()
+
+
+def encoder():
+    torch.manual_seed(0)
+    model = build("reference", SIZES).eval()
+    MergeTokens(keep=90, per_layer=40).plan(model).apply(model)
+    return model
+
+
+def weights_for(model, folder, **kind):
+    made = decoder(encoder=encoder_id(model), **kind)
+    return made, save(folder / "decoder.safetensors", made, KIND, TINY, facts_of(made))
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
+def test_a_clip_does_not_depend_on_the_clips_beside_it(kind):
+    made, features, betas = decoder(predictor=kind), torch.randn(3, 12, 6), torch.randn(3, 12, 10)
+    with torch.no_grad():
+        together, alone = made(features, betas), made(features[1:2], betas[1:2])
+    assert together.shape == (3, 12, 24, 3, 3)
+    assert torch.allclose(together[1:2], alone, atol=1e-4)
+    assert torch.allclose(together @ together.mT, torch.eye(3).expand_as(together), atol=1e-3)
+
+
+def test_noise_and_steps_matter_and_are_repeated():
+    features, betas = torch.randn(20, 6), torch.zeros(20, 10)
+    one, same, other, more = (
+        decoder(seed=s, steps=n).video(features, betas) for s, n in ((0, 1), (0, 1), (1, 1), (0, 5))
+    )
+    assert torch.equal(one, same) and not torch.allclose(one, other) and not torch.allclose(one, more)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 11, 12, 13, 50])
+def test_videos_of_any_length(frames):
+    assert decoder().video(torch.randn(frames, 6), torch.zeros(frames, 10), 25.0).shape == (frames, 24, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("features", "betas", "fps", "message"),
+    [
+        (torch.zeros(0, 6), torch.zeros(0, 10), 30.0, "needs frames"),
+        (torch.zeros(4, 7), torch.zeros(4, 10), 30.0, "reads 6 features a frame"),
+        (torch.zeros(4, 6), torch.zeros(3, 10), 30.0, "needs frames with betas"),
+        (torch.tensor([[0.0] * 6, [float("nan")] * 6]), torch.zeros(2, 10), 30.0, "frame 1 has a feature"),
+        (torch.zeros(4, 6), torch.full((4, 10), float("inf")), 30.0, "frame 0"),
+        (torch.zeros(4, 6), torch.zeros(4, 10), 0.0, "more than 0 frames/s"),
+    ],
+)
+def test_what_is_no_video_is_refused(features, betas, fps, message):
+    with pytest.raises(BadInput, match=message):
+        decoder().video(features, betas, fps)
+
+
+def test_betas_are_the_bodys_alone():
+    """Metrics come from forward kinematics with the encoder's betas: joints of the prediction are not looked at."""
+    made, features = decoder(), torch.randn(1, 12, 6)
+    short, tall = (made(features, torch.full((1, 12, 10), b)) for b in (-1.0, 1.0))
+    assert torch.equal(made.numbers(features), made.numbers(features)) and not torch.allclose(short, tall)
+
+
+def test_a_decoder_comes_back_and_knows_its_encoder(tmp_path):
+    model = encoder()
+    made, path = weights_for(model, tmp_path)
+    again = load_decoder(path, seed=3)
+    assert (again.encoder, again.kind, again.objective, again.seed) == (encoder_id(model), "diffusion", "hybrid", 3)
+    assert all(torch.equal(a.half(), b.half()) for a, b in zip(again.parameters(), made.parameters(), strict=True))
+    torch.manual_seed(9)
+    with pytest.raises(BadInput, match="was trained on the features of encoder"):
+        DiffusionDecoder(weights=str(path)).plan(build("reference", SIZES))
+
+
+def test_artefact_holds_encoder_and_decoder(tmp_path):
+    model = encoder()
+    tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
+    _, path = weights_for(model, tmp_path)
+    plan = DiffusionDecoder(weights=str(path), steps=2, seed=5).plan(model)
+    plan.apply(model)
+    base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
+    origin = artefact.Origin(base=base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
+    again = policy.load(tmp_path / "out")
+    features, betas = torch.randn(20, 6), torch.zeros(20, 10)
+    mine, theirs = decoder_in(model), decoder_in(again)
+    assert mine is not None and theirs is not None and (theirs.steps, theirs.seed) == (2, 5)
+    assert torch.equal(mine.video(features, betas), theirs.video(features, betas))
+    assert encoder_id(again) == encoder_id(model) == theirs.encoder
+    kept = policy.PLANS.validate_json(json.dumps([plan.model_dump(mode="json")]))[0]
+    with pytest.raises(BadInput, match="does not follow from its plan"):
+        kept.apply(encoder())
+    assert isinstance(kept, DecoderPlan) and not kept.empty
+    with pytest.raises(BadInput, match="not a list of plans"):
+        artefact.load(tmp_path / "out", build)  # a reader that knows no motion
+
+
+def test_another_encoders_weights_in_the_folder_are_found_out(tmp_path, monkeypatch):
+    model = encoder()
+    _, path = weights_for(model, tmp_path)
+    plan = DiffusionDecoder(weights=str(path)).plan(model)
+    model.backbone.pos_embed.data += 0.01  # somebody trains on, after the decoder was made
+    plan.apply(model)
+    base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
+    origin = artefact.Origin(base=base, seed=0, commit="", versions={})
+    tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
+    artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
+    with pytest.raises(BadInput, match="this one is"):
+        policy.load(tmp_path / "out")
+
+
+def test_a_hand_is_refused():
+    with torch.device("meta"):
+        hand = build("hamer")
+    with pytest.raises(BadInput, match="a hand"):
+        DiffusionDecoder(weights="decoder.safetensors").check(hand)
+
+
+def test_measured_on_videos_and_counted_in_the_cost():
+    model, data = encoder(), open_world("synth-video", "test", frames=83)
+    small = Held([data[i] for i in (0, 1, 2, 81, 82)], 30.0, [data.clip_names[i] for i in (0, 1, 2, 81, 82)])
+    bare = frame_cost(model, torch.device("cpu"))
+    made = decoder(encoder=encoder_id(model))
+    policy.put(model, made)
+    with torch.inference_mode():
+        (found,) = evaluate.predictions(model, made, small, torch.device("cpu"))
+        _, given, _ = next(evaluate.batches(small, torch.device("cpu")))
+        said = model(*given)
+        each = [made.video(said.features[part], said.betas[part]) for part in (slice(0, 3), slice(3, 5))]
+    assert torch.allclose(found.said.rotations, torch.cat(each), atol=1e-4)
+    whole, clip = frame_cost(model, torch.device("cpu")), clip_cost(made)
+    assert whole.params == bare.params + clip.params == sum(p.numel() for p in model.parameters())
+    assert whole.macs.true - bare.macs.true == -(-clip.macs.true // 8)  # 12 frames, of which 4 overlap
+    assert decoder_in(model) is made
+    with pytest.raises(BadInput, match="no videos"):
+        list(evaluate.predictions(model, made, Held(small.samples, None, small.clip_names), torch.device("cpu")))
+
+
+def test_the_body_is_no_part_of_the_weights():
+    assert not any("template" in name for name in decoder().state_dict())
+    assert decoder().body.sha256 == load_body().sha256

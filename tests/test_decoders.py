@@ -1,0 +1,92 @@
+"""The tables of what a decoder is worth: every row is measured on the same frames, and what is trained is shared."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from compress.errors import BadInput
+from diffusion.vae import KIND, MotionVAE
+from diffusion.weights import save
+from experiments.datasets import parse
+from experiments.decoders import FILTERS, TABLES, Bench, Budget, Way, compared, shown
+from experiments.models import Resolved
+from hmr.model import build
+from tests.motion import TINY
+from tests.test_decoder import SIZES
+
+RECIPE = """
+schema_version: 1
+name: two
+steps:
+  - {policy: merge_layers, strategy: explicit, windows: [[1, 2]]}
+  - {policy: merge_tokens, keep: 90, per_layer: 40}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A recipe, a VAE and a home."""
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    (tmp_path / "two.yaml").write_text(RECIPE)
+    save(tmp_path / "vae.safetensors", MotionVAE(TINY), KIND, TINY, {})
+    return tmp_path
+
+
+def original() -> Resolved:
+    torch.manual_seed(0)
+    return Resolved(build("reference", SIZES).eval(), "own", "0")
+
+
+def table(name, place, **other):
+    size = {"frames": 4, "train_frames": 4, **other}
+    spec, budget = parse(size.pop("data", "synth-video:test")), Budget(steps=2, vae_steps=0, batch=2)
+    return compared(name, original(), str(place / "two.yaml"), spec, budget, place / "vae.safetensors", **size)
+
+
+def test_every_row_of_the_main_table(place):
+    result = table("decoder", place)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["baseline", *(way.name for way in TABLES["decoder"])]
+    assert rows["baseline"]["mpjpe_rise_mm"] == {"mean": 0, "lo": 0, "hi": 0}
+    for row in rows.values():
+        rise = row["mpjpe_mm"]["mean"] - rows["baseline"]["mpjpe_mm"]["mean"]
+        assert row["mpjpe_rise_mm"]["mean"] == pytest.approx(rise, abs=1e-3)
+        assert row["frames_per_s"] <= row["encoder_frames_per_s"]
+    assert json.loads(json.dumps(result, allow_nan=False))["provenance"]["data"]["frames"] == 4
+    assert "paired" in (shown(result).caption or "")
+
+
+def test_what_is_trained_once_is_not_trained_again(place, monkeypatch):
+    first = table("noise-seeds", place)
+    trained = {way.name for way in TABLES["noise-seeds"]}
+    assert len(list((place / "home" / "decoders").iterdir())) == 1 and len(trained) == 10
+    errors = [row["mpjpe_mm"]["mean"] for row in first["rows"][1:]]
+    assert first["spread_mm"] == pytest.approx(max(errors) - min(errors))
+
+
+def test_a_filter_is_chosen_on_the_validation_split(place):
+    bench = Bench(
+        original(), str(place / "two.yaml"), parse("synth-video:test"), Budget(2, 0, 2), None, 4, 4, None,
+        lambda *_: None,
+    )  # fmt: skip
+    way = Way("smooth", head="savitzky-golay")
+    chosen = bench.head(way)
+    (video,) = bench.videos("merged", "test")
+    scores = [bench.score(one, bench.videos("merged", "val")) for one in FILTERS["savitzky-golay"]]
+    best = FILTERS["savitzky-golay"][scores.index(min(scores))]
+    assert torch.equal(chosen(video), best(video, 30.0))
+
+
+def test_what_cannot_be_compared_is_refused(place):
+    with pytest.raises(BadInput, match="cannot report"):
+        table("decoder", place, data="synth-video:val")
+    with pytest.raises(BadInput, match="pictures"):
+        table("decoder", place, data="synth:test")
+    with pytest.raises(BadInput, match="equal training"):
+        table("representation", place)
+    (place / "two.yaml").write_text("schema_version: 1\nname: none\nsteps: []\n")
+    with pytest.raises(BadInput, match="no step merge_tokens"):
+        table("decoder", place)

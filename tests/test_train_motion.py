@@ -1,0 +1,261 @@
+"""Training of VAE and decoder: it learns, goes on after kill -9 to the same bits, and shares nobody else's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress.errors import BadInput
+from diffusion import features
+from diffusion.decoder import LatentDiffusionDecoder, load_decoder
+from diffusion.features import cached_features, spans
+from diffusion.motion import Motion
+from diffusion.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay, share
+from diffusion.train import TrainConfig, train
+from diffusion.train_decoder import DecoderCourse, train_decoder
+from diffusion.train_vae import VAECourse, gate, held, train_vae
+from diffusion.vae import MotionVAE, load_vae
+from hmr.body import load_body
+from hmr.data.motion import shipped_clips
+from hmr.data.synthetic import open_world
+from hmr.model import build
+from tests.motion import TINY, video
+
+BODY = load_body()
+STEPS = 24
+
+
+def vae_course(batch: int = 4) -> VAECourse:
+    return VAECourse(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held(12, "val", BODY), batch)
+
+
+def decoder_course(kind: str = "diffusion") -> DecoderCourse:
+    torch.manual_seed(0)
+    vae = MotionVAE(TINY)
+    decoder = LatentDiffusionDecoder(TINY, kind, encoder="e", vae=vae)  # type: ignore[arg-type]
+    return DecoderCourse(decoder, vae, [video(20, 0), video(30, 1), video(5, 2)], [video(12, 3)], 4)
+
+
+COURSES: dict[str, Callable[[], Any]] = {"vae": vae_course, "decoder": decoder_course}
+
+
+def config(out: Path, **other) -> TrainConfig:
+    return TrainConfig(**{"out": out, "steps": STEPS, "lr": 2e-3, "checkpoint_steps": 5, "val_steps": 12, **other})
+
+
+def states_equal(one, two) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("kind", COURSES)
+def test_resumed_training_ends_in_the_same_bits(kind, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill_at(step):
+        def after(done):
+            if done == step:
+                raise Killed
+
+        return after
+
+    whole = train(COURSES[kind](), config(tmp_path / "whole"))
+    for step in (3, 13):
+        with pytest.raises(Killed):
+            train(COURSES[kind](), config(tmp_path / "parts"), kill_at(step))
+    again = train(COURSES[kind](), config(tmp_path / "parts"))
+    assert states_equal(whole, again)
+    curve = [json.loads(line) for line in (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve] == [12, 24] and curve[-1]["mpjpe_mm"] > 0
+
+
+def test_another_trainings_folder_is_refused(tmp_path):
+    train(vae_course(), config(tmp_path / "run", steps=2))
+    with pytest.raises(BadInput, match="another config"):
+        train(vae_course(), config(tmp_path / "run", steps=3))
+    with pytest.raises(BadInput, match="there has another"):
+        train(decoder_course(), config(tmp_path / "run", steps=2))
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
+def test_training_brings_the_loss_down(kind, tmp_path):
+    course = decoder_course(kind)
+    batch = course.batch(0, 0, 1)
+
+    def loss(trainee):
+        torch.manual_seed(0)
+        return trainee.eval()(*batch)["total"].item()
+
+    before = loss(course.trainee)
+    assert loss(train(course, config(tmp_path / "run", steps=120, lr=5e-3, val_steps=1000))) < 0.8 * before
+
+
+def test_the_vae_is_frozen_while_a_decoder_trains(tmp_path):
+    course = decoder_course()
+    before = [p.clone() for p in course.decoder.vae.parameters()]
+    trained: Any = train(course, config(tmp_path / "run", steps=3))
+    after = list(trained.decoder.vae.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_processes_draw_their_own_share():
+    course = vae_course(batch=8)
+    (one,), (two,) = course.batch(3, 0, 2), course.batch(3, 1, 2)
+    assert len(one) == len(two) == 4 and not torch.equal(one, two)
+    assert torch.equal(one, course.batch(3, 0, 2)[0])
+
+
+def test_from_mocap_to_a_decoder_that_loads(tmp_path):
+    path = train_vae(TINY, config(tmp_path / "vae", steps=2), BODY, pieces=3)
+    vae = load_vae(path)
+    assert vae.latent_deviation.gt(0).all() and gate(vae, "val", BODY).lo > 0
+    videos = [video(20, 0), video(30, 1)]
+    made = load_decoder(train_decoder(vae, videos, [video(12, 3)], "f" * 64, config(tmp_path / "dec", steps=2)))
+    frames = torch.cat([v.features for v in videos])
+    assert made.encoder == "f" * 64
+    assert torch.allclose(made.predictor.frames.mean, frames.mean(0), atol=1e-2, rtol=1e-2)
+    with pytest.raises(BadInput, match="no videos"):
+        train_decoder(vae, [], [], "f", config(tmp_path / "none", steps=2))
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
+    with pytest.raises(BadInput, match="lower lr"):
+        train(vae_course(), config(tmp_path / "run", steps=60, lr=1e12, log_steps=5))
+
+
+# ---- features
+
+
+def small_model():
+    torch.manual_seed(0)
+    sizes = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_dim": 6, "head_depth": 1, "head_heads": 2}
+    return build("reference", {**sizes, "head_dim_head": 8, "head_mlp_dim": 24}).eval()
+
+
+class Short:
+    """Three videos of the synthetic world, a few frames of each."""
+
+    fps: float | None = 30.0
+
+    def __init__(self) -> None:
+        self.data = open_world("synth-video", "val", frames=200)
+        self.frames = [0, 1, 2, 81, 82, 162]
+        self.drawn: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int):
+        self.drawn.append(index)
+        return self.data[self.frames[index]]
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [self.data.clip_names[i] for i in self.frames]
+
+
+def test_features_are_computed_once_and_resumed(tmp_path):
+    model, data = small_model(), Short()
+    found = cached_features(model, data, tmp_path / "cache", {"data": 1})
+    assert [len(v) for v in found] == [3, 2, 1] and sorted(data.drawn) == list(range(6))
+    said = model(*(x for x in [features.normalised(torch.from_numpy(data[3].image)[None])]))
+    assert torch.allclose(found[1].features[0], said.features[0], atol=1e-4)
+    (tmp_path / "cache" / "00001.safetensors").unlink()
+    data.drawn.clear()
+    again = cached_features(model, data, tmp_path / "cache", {"data": 1})
+    assert data.drawn == [3, 4] and torch.equal(again[1].rotations, found[1].rotations)
+    with pytest.raises(BadInput, match="another data"):
+        cached_features(model, data, tmp_path / "cache", {"data": 2})
+    (tmp_path / "cache" / "00000.safetensors").write_bytes(b"x")
+    with pytest.raises(BadInput, match="00000"):
+        cached_features(model, data, tmp_path / "cache", {"data": 1})
+
+
+def test_the_promised_size_is_the_size(tmp_path):
+    model, data = small_model(), Short()
+    cached_features(model, data, tmp_path / "cache", {})
+    written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.safetensors"))
+    assert abs(written - features.cache_bytes(model, data)) < 1000 * 3  # and three headers
+
+
+def test_pictures_are_no_videos(tmp_path):
+    data = Short()
+    data.fps = None
+    with pytest.raises(BadInput, match="pictures"):
+        cached_features(small_model(), data, tmp_path / "cache", {})
+    assert [list(s) for s in spans(["a", "a", "b", "a"])] == [[0, 1], [2], [3]]
+
+
+# ---- what a sceptic tries
+
+
+def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
+    model = small_model()
+    torch.nn.init.normal_(model.smpl_head.decpose.weight, std=0.1)
+    head = FrameHead(model.smpl_head)
+    crop = torch.randn(2, 3, 256, 192)
+    said = model(crop)
+    assert torch.allclose(head(said.features), said.rotations, atol=1e-5)
+    vae = MotionVAE(TINY)
+    decoder = LatentDiffusionDecoder(TINY, encoder="e", vae=vae)
+    course = HeadCourse(decoder, vae, [video(20, 0)], [video(12, 3)], 4).begin(head)
+    batch = course.batch(0, 0, 1)
+    before = course.trainee(*batch)["total"].item()
+    trained = train(course, config(tmp_path / "run", steps=30, val_steps=1000))
+    assert trained(*batch)["total"].item() < before
+
+
+def test_filters_leave_what_is_still_and_calm_what_shakes():
+    still = video(20, 0)
+    still = features.Video(**{**vars(still), "said_rotations": still.rotations[:1].expand(20, -1, -1, -1)})
+    for found in (savitzky_golay(still, 30.0, 0.4), one_euro(still, 30.0, 1.0, 0.3)):
+        assert torch.allclose(found, still.said_rotations, atol=1e-5)
+    torch.manual_seed(0)
+    shaky = features.Video(**{**vars(still), "said_rotations": still.said_rotations + 0.05 * torch.randn(20, 24, 3, 3)})
+    for found in (savitzky_golay(shaky, 30.0, 0.6), one_euro(shaky, 30.0, 1.0, 0.0)):
+        assert found.diff(2, 0).norm() < 0.5 * shaky.said_rotations.diff(2, 0).norm()
+    assert torch.equal(savitzky_golay(video(2, 0), 30.0, 0.4), video(2, 0).said_rotations)
+
+
+def test_a_causal_filter_does_not_look_ahead():
+    one, two = video(20, 0), video(20, 0)
+    changed = two.said_rotations.clone()
+    changed[12:] = torch.eye(3)
+    two = features.Video(**{**vars(two), "said_rotations": changed})
+    assert torch.equal(one_euro(one, 30.0, 1.0, 0.5)[:12], one_euro(two, 30.0, 1.0, 0.5)[:12])
+    # an RC low pass of cutoff f takes dt / (dt + RC), RC = 1 / (2 pi f)
+    assert share(2.0, 30.0) == pytest.approx((1 / 30) / (1 / 30 + 1 / (2 * torch.pi * 2.0)))
+
+
+# ---- kill -9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", COURSES)
+def test_killed_at_ten_random_points(kind, tmp_path):
+    """A process that is killed anywhere, in a write too, goes on to the weights of one that was never stopped."""
+
+    def run(name: str, seconds: float) -> int:
+        command = [sys.executable, "-m", "tests.killed", kind, str(tmp_path / name), str(seconds)]
+        return subprocess.run(
+            command, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ).returncode
+
+    assert run("whole", 0) == 0
+    took = float((tmp_path / "whole" / "seconds").read_text())
+    clock = random.Random(0)
+    assert [run("parts", clock.uniform(0.01, took / 7)) for _ in range(10)] == [-signal.SIGKILL] * 10
+    assert run("parts", 0) == 0
+    one, two = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("whole", "parts"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
