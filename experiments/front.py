@@ -189,7 +189,8 @@ def beaten(told: Story) -> list[str]:
         mine = record.values(told.objectives)
         worse = [t.number for t in against if t.test and dominates(mine, t.test.values(told.objectives))]
         if worse:
-            found.append(f"{name} beats point{'s' * (len(worse) > 1)} {', '.join(map(str, worse))} of the front on test")
+            noun = "points" if len(worse) > 1 else "point"
+            found.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
     return found
 
 

@@ -100,7 +100,7 @@ def test_front_json_says_every_trial():
 def test_what_beats_the_front_on_test_is_said():
     assert front.beaten(story()) == ["by hand beats point 1 of the front on test"]
     rival = {"small": {"val": record(390, 100.0), "test": record(390, 100.0, "test")}}
-    assert front.beaten(story(rivals=rival))[1] == "small beats points 3, 1 of the front on test"
+    assert front.beaten(story(rivals=rival))[1] == "small beats points 3, 1, 0 of the front on test"
 
 
 @pytest.mark.parametrize(
