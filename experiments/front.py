@@ -178,16 +178,19 @@ def entry(t: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
 
 
 def beaten(told: Story) -> list[str]:
-    """Where something that no search drew is better on test, in every objective, than points that the search drew."""
-    drawn = [t for t in told.front if not t.name and t.test]
-    by_hand = {t.name: t.test for t in told.trials if t.name and t.test and t.record and t.record.recipe.steps}
-    others = {name: records["test"] for name, records in told.rivals.items() if "test" in records}
+    """Where on test another model is better in every objective than points of the front, or a recipe made by hand is
+    better than those that were drawn."""
+    points = [t for t in told.front if t.test]
+    drawn = [t for t in points if not t.name]
+    by_hand = [(t.name, t.test, drawn) for t in told.trials if t.name and t.test and t.test.recipe.steps]
+    others = [(name, records["test"], points) for name, records in told.rivals.items() if "test" in records]
     found = []
-    for name, record in {**by_hand, **others}.items():
+    for name, record, against in [*by_hand, *others]:
         mine = record.values(told.objectives)
-        worse = [t.number for t in drawn if t.test and dominates(mine, t.test.values(told.objectives))]
+        worse = [t.number for t in against if t.test and dominates(mine, t.test.values(told.objectives))]
         if worse:
-            found.append(f"{name} beats {', '.join(map(str, worse))} of the front on test")
+            noun = "points" if len(worse) > 1 else "point"
+            found.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
     return found
 
 

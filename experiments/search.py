@@ -24,7 +24,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPr
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from compress.errors import BadInput
 from experiments.lab import Lab
@@ -130,7 +130,7 @@ def shown(url: str) -> str:
         return url
 
 
-def connected(url: str) -> RDBStorage:
+def connected(url: str, again: bool = True) -> RDBStorage:
     """The storage; workers that fell silent have their trials run again. Raises as SQLAlchemy, see `reaching`."""
     quiet()
     waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds for another worker's write
@@ -142,6 +142,11 @@ def connected(url: str) -> RDBStorage:
             grace_period=GRACE,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
+    except (IntegrityError, ProgrammingError, OperationalError) as error:
+        if again and any(word in str(error) for word in ("already exists", "duplicate key")):
+            time.sleep(1)  # another machine has made the tables just now
+            return connected(url, again=False)
+        raise
     except (RuntimeError, ValueError, ImportError) as error:  # tables of another version of optuna; a driver is missing
         raise unreachable(url, error) from error
 

@@ -98,9 +98,9 @@ def test_front_json_says_every_trial():
 
 
 def test_what_beats_the_front_on_test_is_said():
-    assert front.beaten(story()) == ["by hand beats 1 of the front on test"]
+    assert front.beaten(story()) == ["by hand beats point 1 of the front on test"]
     rival = {"small": {"val": record(390, 100.0), "test": record(390, 100.0, "test")}}
-    assert front.beaten(story(rivals=rival))[1] == "small beats 3, 1 of the front on test"
+    assert front.beaten(story(rivals=rival))[1] == "small beats points 3, 1, 0 of the front on test"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):
     for number in said["front"]:
         recipe = (tmp_path / f"out/{number}.yaml").read_text()
         assert recipe in html.replace("&#39;", "'") and f"fasthmr compress {number}.yaml --model" in html
-    assert "by hand beats 1 of the front on test" in html
+    assert "by hand beats point 1 of the front on test" in html
     with pytest.raises(BadInput, match="cannot be written"):
         front.write(story(), tmp_path / "out")
 

@@ -221,6 +221,21 @@ def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, mo
     assert result["rows"][-1]["mpjpe_mm"]["mean"] == pytest.approx(point.test.mpjpe_mm.mean, abs=1e-3)
 
 
+def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, run, tmp_path):
+    words = ("--model", "tiny.safetensors", "--data", "synth", "--out")
+    for name, frames in (("same", 4), ("fewer", 3)):
+        assert run("compress", "mask-tome", *words, tmp_path / name, "--frames", frames)[0] == 0
+    code, out, _ = run("report", tmp_path / "same", "--out", tmp_path / "alone", "--json")
+    said = json.loads(out)
+    assert code == 0 and [t["name"] for t in said["trials"]] == ["tiny.safetensors", str(tmp_path / "same")]
+    rows = json.loads((tmp_path / "same/result.json").read_text())["rows"]
+    assert [t["values"] for t in said["trials"]] == [[r["macs"]["true"], r["mpjpe_mm"]["mean"]] for r in rows]
+    code, out, _ = run("report", "tiny.yaml", tmp_path / "same", "--out", tmp_path / "both", "--json")
+    assert code == 0 and json.loads(out)["rivals"][-1]["test_values"] == said["trials"][1]["values"]
+    code, _, err = run("report", "tiny.yaml", tmp_path / "fewer", "--out", tmp_path / "mixed")
+    assert code == 2 and "cannot stand in one front" in err and not (tmp_path / "mixed").exists()
+
+
 def test_the_layer_search_is_walked_once(done, place):
     journals = list((place / "home" / "searches" / "studies").glob("*.jsonl"))
     lines = [line for journal in journals for line in journal.read_text().splitlines()]
