@@ -68,7 +68,7 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
         if not root:
             raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
         if not label_free:
-            raise BadInput("frames has pictures and no labels: only compress and evaluate take it, with --label-free")
+            raise BadInput("frames has pictures and no labels: only compress, evaluate and search take it, with --label-free")
         return DataSpec(name, one_of(split, tuple(PARTS), "split of frames") if colon else "test", Path(root), masks)
     if name in READERS:
         if not root:
