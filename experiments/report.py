@@ -105,7 +105,7 @@ def page(
         masked=any(sample.mask.any() for sample in chosen),
         bodies=body_pictures(before, model, chosen, body),
         command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data {asked(data)} "
-        f"--frames {data['frames']}{calibrated(source)}{' --label-free' if source['label_free'] else ''} --out DIR",
+        f"--frames {data['frames']}{' --label-free' if source['label_free'] else ''}{calibrated(source)} --out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )
