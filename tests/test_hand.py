@@ -110,7 +110,7 @@ def test_a_hand_is_posed_as_by_hand(home, tmp_path):
         hand(torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10))
 
 
-def spoiled(key: str, value: float) -> dict[str, np.ndarray]:
+def spoiled(key: str, value: float) -> dict[str, object]:
     arrays = mano()
     arrays[key].ravel()[7] = value
     return {key: arrays[key]}
