@@ -64,7 +64,7 @@ class Bench:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.resolved, self.model, self.tell = model, model.model.to(device), tell
         opened = open_data(spec, frames, model=self.model)
-        self.body: BodyModel = body_of(opened).to(device)
+        self.body: BodyModel = body_of(opened, self.model).to(device)
         decide = DataSpec(spec.name, "calib", spec.root)
         self.test = held(opened, f"{spec.name}:{spec.split}", tell)
         self.calib = held(open_data(decide, calib_frames, model=self.model), f"{decide.name}:{decide.split}", tell)

@@ -290,8 +290,8 @@ def schema() -> None:
 
 
 @body_app.command("import")
-def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL .pkl or .npz file.")]) -> None:
-    """Convert an SMPL file to plain arrays in $FASTHMR_HOME, without running anything in it."""
+def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")]) -> None:
+    """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without running anything in it."""
     from hmr.body import import_body
 
     typer.echo(import_body(path))
@@ -509,20 +509,23 @@ def evaluation(
 ) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
     from experiments import evaluate
-    from experiments.datasets import DataSpec, body_of, open_data
+    from experiments.datasets import DataSpec, body_of, open_data, poses_hand
     from experiments.label_free import labelled
     from experiments.provenance import provenance
     from experiments.run import Held
 
     device = best_device()
     model.model.to(device)
+    if other and poses_hand(other.model) != poses_hand(model.model):
+        raise BadInput(f"{model.name} and {other.name}: one poses a hand and one a body; name two of a kind")
     opened = open_data(spec, frames, mocap, model=model.model)
-    body = body_of(opened).to(device)
+    body = body_of(opened, model.model).to(device)
     if spec.mask_source == "none" and model.model.protect is not None:
         raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
     # and small crops: of the training frames only the poses are looked at
-    mean = evaluate.mean_rotations(open_data(DataSpec("synth", "train"), size=(32, 24)))
+    bodies = None if poses_hand(model.model) else open_data(DataSpec("synth", "train"), size=(32, 24))
+    mean = None if bodies is None else evaluate.mean_rotations(bodies)
     rival = other.model.to(device) if other else None
     if label_free and rival:
         notes = getattr(opened, "notes", {})
@@ -545,7 +548,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
 
     device = best_device()
     opened = open_data(spec, frames, model=model.model)
-    body = body_of(opened).to(device)
+    body = body_of(opened, model.model).to(device)
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))

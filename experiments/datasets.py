@@ -68,7 +68,9 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
         if not root:
             raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
         if not label_free:
-            raise BadInput("frames has pictures and no labels: only compress, evaluate and search take it, with --label-free")
+            raise BadInput(
+                "frames has pictures and no labels: only compress, evaluate and search take it, with --label-free"
+            )
         return DataSpec(name, one_of(split, tuple(PARTS), "split of frames") if colon else "test", Path(root), masks)
     if name in READERS:
         if not root:
@@ -91,12 +93,12 @@ def open_data(
     """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
 
     `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
-    as `model` has to see them; BadInput where it cannot see them, or says nothing of a body.
+    as `model` has to see them; BadInput where it cannot see them, or poses a hand and the data shows bodies.
     """
-    if model and model.head.joints != JOINTS:
+    if model and poses_hand(model) and spec.name != "frames":
         raise BadInput(
-            f"{model.architecture} poses {model.head.joints} joints of a hand, and errors are measured on the {JOINTS} "
-            "of a body: it can be counted (cost), converted, and compressed from Python"
+            f"{model.architecture} poses {model.head.joints} joints of a hand, and {spec.name} shows bodies: name "
+            "pictures of right hands, frames@PATH, with --label-free"
         )
     finder = segmenter(spec.masks) if spec.masks else None
     side = model.family.box.side if model else Box().side
@@ -112,9 +114,16 @@ def open_data(
     return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
 
 
-def body_of(data: Frames) -> BodyModel:
-    """What errors on these frames are measured on: SMPL by their convention, or the open body. Raises BadInput where
-    files of SMPL are missing."""
+def poses_hand(model: HMRModel) -> bool:
+    """Whether a model's joints are a hand's and not a body's."""
+    return model.head.joints != JOINTS
+
+
+def body_of(data: Frames, model: HMRModel | None = None) -> BodyModel:
+    """What errors of `model` on these frames are measured on: MANO's right hand for a model of hands, else SMPL by the
+    data's convention, or the open body. Raises BadInput where files of MANO or SMPL are missing."""
+    if model and poses_hand(model):
+        return load_body("mano")
     convention = getattr(data, "notes", {}).get("convention")
     return Yardstick(CONVENTIONS[convention]) if convention else load_body()
 

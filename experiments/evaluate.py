@@ -54,17 +54,17 @@ def evaluate(
     model: nn.Module,
     data: Frames,
     body: BodyModel,
-    mean: Tensor,
+    mean: Tensor | None,
     device: torch.device,
     progress: Callable[[int], None] = lambda frames: None,
     against: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Rows of errors and the model's frames/s on `data`, as contracts.md's `evaluate` without its provenance.
 
-    `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`. frames_per_s is of the model alone, in
-    batches of BATCH, after a warm-up: rendering, body and metrics are left out. With a second model, `paired` says by
-    how much `model` errs more than `against` on the same frames. Raises BadInput where a model predicts a value that is
-    not finite.
+    `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`; without it there are none. frames_per_s
+    is of the model alone, in batches of BATCH, after a warm-up: rendering, body and metrics are left out. With a second
+    model, `paired` says by how much `model` errs more than `against` on the same frames. Raises BadInput where a model
+    predicts a value that is not finite.
     """
     found: dict[str, list[Errors]] = {}
     others: list[Errors] = []
@@ -74,7 +74,7 @@ def evaluate(
         for predicted in predictions(model, decoder_in(model), data, device, look):
             truth = predicted.truth
             seconds += predicted.seconds
-            for name, guess in {"model": predicted.said, **trivial(truth, mean)}.items():
+            for name, guess in {"model": predicted.said, **({} if mean is None else trivial(truth, mean))}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
             if predicted.looked is not None:
                 others.append(errors(body, predicted.looked, truth))

@@ -76,7 +76,7 @@ class Lab:
     @cached_property
     def body(self) -> BodyModel:
         """What errors on these frames are measured on."""
-        return body_of(self.frames("calib")).to(self.device)
+        return body_of(self.frames("calib"), self.model).to(self.device)
 
     @cached_property
     def judge(self) -> JointJudge:

@@ -99,7 +99,7 @@ def compress(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.model.to(device)
     opened = open_data(spec, frames, model=model.model)
-    body = body_of(opened).to(device)
+    body = body_of(opened, model.model).to(device)
     test = held(opened, f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)

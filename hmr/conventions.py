@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from hmr.body import JOINT_NAMES, BodyModel, People, Positions, body_arrays, load_body
+from hmr.body import HAND_JOINT_NAMES, JOINT_NAMES, BodyModel, People, Positions, body_arrays, load_body
 from hmr.home import fasthmr_home
 from hmr.safe_pickle import read_pickle
 
@@ -23,7 +23,7 @@ J14: tuple[str, ...] = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
     "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head",
 )  # fmt: skip
-NAMES = {len(names): names for names in (JOINT_NAMES, J14)}  # of joints, by how many there are
+NAMES = {len(names): names for names in (JOINT_NAMES, J14, HAND_JOINT_NAMES)}  # of joints, by how many there are
 H36M_TO_J14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 J19_TO_J14 = (*range(13), 18)  # 4D-Humans' 44 joints are 25 of OpenPose and these 19: [25..37, 43]
 BODIES = {"neutral": "smpl", "female": "smpl-female", "male": "smpl-male"}

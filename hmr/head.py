@@ -30,7 +30,7 @@ class HMROutput:
 
     @property
     def rotations(self) -> Tensor:
-        """(B, 24, 3, 3), as BodyModel takes them."""
+        """(B, 24, 3, 3), of a hand (B, 16, 3, 3), as BodyModel takes them."""
         return torch.cat((self.global_orient, self.body_pose), 1)
 
 

@@ -29,6 +29,6 @@ def distance(body: BodyModel, student: HMROutput, teacher: HMROutput) -> Tensor:
 
 
 def joints(body: BodyModel, output: HMROutput) -> Tensor:
-    """(B, 24, 3) m from the pelvis."""
+    """(B, 24, 3) m from the pelvis; of a hand (B, 16, 3) from the wrist."""
     found = body.skeleton(output.rotations.float(), output.betas.float())
     return found - found[:, :1]

@@ -148,7 +148,7 @@ def test_without_masks_nothing_is_said_of_the_person(fasthmr, folder, tmp_path):
 def test_models_that_these_pictures_do_not_suit_say_why(fasthmr, folder, tmp_path):
     for architecture, sizes, told in (
         ("camerahmr", {"fov_width": 0}, "--cam-model"),
-        ("hamer", {}, "16 joints of a hand"),
+        ("hamer", {}, "https://mano.is.tue.mpg.de"),
     ):
         file = tiny(architecture, tmp_path / f"{architecture}.safetensors", **sizes)
         for words in (asked(folder, tmp_path, "none", model=file),
