@@ -53,15 +53,14 @@ class Tokens:
         """Merge: token i goes to place assign[:, i] (B, N) of `count`; features are means weighted by size."""
         batch, _, width = self.x.shape
         size = self.size.new_zeros(batch, count).scatter_add(1, assign, self.size)
-        # Scatter-add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong numbers.
-        row = rows(assign, count).flatten()  # (B * N,)
+        # Add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong numbers.
         weighted = (self.x * self.size[..., None].to(self.x.dtype)).flatten(0, 1)  # (B * N, C)
-        x = weighted.new_zeros(batch * count, width).scatter_add(0, row[:, None].expand(-1, width), weighted)
+        x = weighted.new_zeros(batch * count, width).index_add_(0, rows(assign, count).flatten(), weighted)
         x = x.unflatten(0, (batch, count))
         held = torch.zeros_like(size).scatter_add(1, assign, self.protected.to(size.dtype))
         return replace(
             self,
-            x=x / size[..., None].to(x.dtype),
+            x=x.div_(size[..., None].to(x.dtype)),  # in place, as above: fresh memory costs more than the division
             size=size,
             protected=held > 0,
             source=moved(self.source, assign),
@@ -110,7 +109,12 @@ class Matching(NamedTuple):
     """One layer's merge as an index map."""
 
     assign: Tensor  # (B, N) the place of each token among the N - r that are left, in their old order
-    forced: Tensor  # (B,) merges that took a protected token, because too few unprotected pairs were left
+    score: Tensor  # (B, r) cosine of each pair that merges, less TIER for each protected token in it
+
+    @property
+    def forced(self) -> Tensor:
+        """Merges (B,) that took a protected token, because too few unprotected pairs were left."""
+        return (self.score < -TIER / 2).sum(1)  # well between two tiers: a cosine may round to above 1
 
 
 def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition: Partition = "parity") -> Matching:
@@ -128,15 +132,17 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
         raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
     unit = F.normalize(key.float(), dim=-1)
     tier = protected.float() * TIER
-    score = taken(unit, a) @ taken(unit, b).transpose(1, 2) - tier.gather(1, b)[:, None]  # (B, A, B)
-    best, partner = score.max(-1)
+    if partition == "parity":  # views: two copies cost as much as the product
+        left, right = unit[:, prefix::2], unit[:, prefix + 1 :: 2]
+    else:
+        left, right = taken(unit, a), taken(unit, b)
+    best, partner = torch.baddbmm(-tier.gather(1, b)[:, None], left, right.transpose(1, 2)).max(-1)  # over (B, A, B)
     best = best - tier.gather(1, a)  # the same for every partner
-    chosen = best.argsort(dim=1, descending=True, stable=True)[:, :r]  # (B, r)
+    best, chosen = (found[:, :r] for found in best.sort(dim=1, descending=True, stable=True))  # (B, r)
     source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
     survives = torch.ones_like(protected, dtype=torch.long).scatter(1, source, 0)
     place = survives.cumsum(1) - 1  # (B, N): order is kept, so that the next layer's parity still means neighbours
-    forced = (best.gather(1, chosen) < -TIER / 2).sum(1)  # well between two tiers: a cosine may round to above 1
-    return Matching(place.scatter(1, source, place.gather(1, target)), forced)
+    return Matching(place.scatter(1, source, place.gather(1, target)), best)
 
 
 def places(protected: Tensor, prefix: int, partition: Partition) -> Tensor:
