@@ -83,8 +83,8 @@ def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
 
     Their sum, that is: a cosine asks for no scale. Head by head in float32, which is faster than a strided reduction.
     """
-    mean = sum(key.float() for key in keys.unbind(1))
-    found = match(mean, tokens.protected, r, prefix=tokens.prefix, partition=partition)
+    first, *others = (key.float() for key in keys.unbind(1))
+    found = match(sum(others, first), tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 
