@@ -23,12 +23,11 @@ from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
 from compress.prune_width import PruneWidth
 from compress.recover import Recover
-from experiments import finding
 from experiments.cost import frame_cost, shaped
 from experiments.datasets import DataSpec, body_of, open_data
 from experiments.evaluate import paired_rise
 from experiments.evaluate import row as errors_row
-from experiments.finding import Finding
+from experiments.finding import Finding, sentence
 from experiments.models import Resolved, resolve_model
 from experiments.provenance import commit, counted, dataset, provenance
 from experiments.recipe import Recipe, Step
@@ -104,8 +103,8 @@ class Table:
     name: str
     title: str
     question: str
+    finding: Finding
     rows: tuple[Row, ...] = ()
-    finding: Finding | None = None
     columns: tuple[str, ...] = USUAL
     trained: Trained | None = None
     original: Row = Row("original")
@@ -332,14 +331,14 @@ def ablate(table: Table, bench: Bench, recover_minutes: float | None = None) -> 
     by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
     return {
         **named(table),
-        "columns": table.columns,
+        "columns": list(table.columns),
         "paper_model": table.paper_model,
         "rows": rows,
         "impossible": impossible,
         **looked,
         "trained": trained,
-        "holds": table.finding and table.finding.holds(by_name),
-        "sentence": table.finding and finding.sentence(table.finding, by_name),
+        "holds": table.finding.holds(by_name),
+        "sentence": sentence(table.finding, by_name),
         "provenance": bench.source(),
     }
 

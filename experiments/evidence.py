@@ -21,22 +21,22 @@ FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half
 
 
 def ablate_all(tables: Sequence[Table], bench: Bench, recover_minutes: float | None = None) -> dict[str, Any]:
-    """What `fasthmr paper all --json` prints. Of several tables, one that cannot be made says what is missing in its
-    place; one alone raises that as BadInput."""
+    """What `fasthmr paper all --json` prints. A table that cannot be made says in its place what is missing; where that
+    is every table, BadInput says it."""
     found = []
     for table in tables:
         try:
             found.append(ablate(table, bench, recover_minutes))
         except BadInput as error:
-            if len(tables) == 1:
-                raise
             found.append(absent(table, str(error)))
+    if all("missing" in table for table in found):
+        raise BadInput(found[0]["missing"])
     return {"tables": found, "provenance": bench.source()}
 
 
 def absent(table: Table, missing: str) -> dict[str, Any]:
     """A table of which nothing was measured."""
-    said = f"Nothing was measured: {table.finding.claim} {VERDICTS[None]}." if table.finding else None
+    said = f"Nothing was measured: {table.finding.claim} {VERDICTS[None]}."
     return {**named(table), "missing": missing, "holds": None, "sentence": said}
 
 

@@ -40,8 +40,14 @@ def read_record(trained: Trained, model: str) -> dict[str, Any]:
     path = place(trained.table)
     if not path.is_file():
         how = command(trained, {}, model)
-        missing = f"Not trained yet: {path} is missing, which in a checkout `{how}` writes"
-        return {"record": trained.table, "command": how, "missing": missing, "columns": trained.columns, "rows": []}
+        missing = f"Not trained yet: there is no {path}; in a checkout, `{how}` writes it"
+        return {
+            "record": trained.table,
+            "command": how,
+            "missing": missing,
+            "columns": list(trained.columns),
+            "rows": [],
+        }
     record = json.loads(path.read_bytes())
     data = record["provenance"]["data"]["name"]
     rows = [{**row, "paper": figures(trained.rows[row["name"]], data)} for row in record["rows"]
@@ -50,7 +56,7 @@ def read_record(trained: Trained, model: str) -> dict[str, Any]:
         "record": trained.table,
         "command": command(trained, record, record["provenance"]["model"]["name"]),
         "missing": None,
-        "columns": trained.columns,
+        "columns": list(trained.columns),
         "rows": rows,
         **{key: record[key] for key in ("run", "budget", "provenance")},
     }

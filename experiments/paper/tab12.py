@@ -34,7 +34,7 @@ def printed(rows: Rows) -> bool:
 
 def shows(rows: Rows) -> str:
     before, after = (rows[row.name]["macs"]["thop"] / 1e9 for row in (HMR2[0], HMR2[-1]))
-    share = rows[MERGED.name]["macs_share"]
+    share = rows.get(MERGED.name, rows[LAYERS.name])["macs_share"]
     return f"HMR2.0 goes from {before:.1f} to {after:.1f} GMACs, and the model at hand to {share:.0%} of its own"
 
 
