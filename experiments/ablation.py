@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table as Shown
 
+from compress.cost import Cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
@@ -29,7 +29,7 @@ from experiments.evaluate import paired_rise
 from experiments.evaluate import row as errors_row
 from experiments.finding import Finding, sentence
 from experiments.models import Resolved, resolve_model
-from experiments.provenance import commit, counted, dataset, provenance
+from experiments.provenance import commit, dataset, provenance
 from experiments.recipe import Recipe, Step
 from experiments.record import Figures, Trained, figures, read_record
 from experiments.recover import DATA, Recovery
@@ -50,27 +50,8 @@ from hmr.judge import JointJudge
 from hmr.mask_errors import with_masks
 from hmr.model import HMRModel
 
-# a row's key -> heading, and the text of a value
-COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "masks": ("masks", str),
-    "layers": ("layers", str),
-    "tokens": ("tokens", lambda n: str(n[-1])),
-    "params_thop": ("M params, thop", lambda n: f"{n / 1e6:.1f}"),
-    "macs_thop": ("GMACs, thop", lambda n: f"{n / 1e9:.1f}"),
-    "macs_true": ("GMACs", lambda n: f"{n / 1e9:.3f}"),
-    "macs_share": ("of MACs", lambda share: f"{share:.0%}"),
-    "frames_per_s": ("frames/s", lambda n: f"{n:.1f}"),
-    "mpjpe_mm": ("MPJPE mm", lambda mm: f"{mm:.1f}"),
-    "mpjpe_rise_mm": ("rise mm", lambda mm: f"{mm:+.1f}"),
-    "pa_mpjpe_mm": ("PA-MPJPE mm", lambda mm: f"{mm:.1f}"),
-    "pve_mm": ("PVE mm", lambda mm: f"{mm:.1f}"),
-    "accel_mm_per_frame2": ("Accel mm/frame²", lambda mm: f"{mm:.1f}"),
-    "vae_mm": ("VAE mm", lambda mm: f"{mm:.1f}"),
-    "protected_merged_share": ("person merged", lambda share: f"{share:.1%}"),
-    "cka": ("CKA", lambda share: f"{share:.3f}"),
-}
 USUAL = (
-    *("masks", "layers", "tokens", "macs_true", "macs_share", "frames_per_s"),
+    *("layers", "tokens", "macs_true", "macs_share", "frames_per_s"),
     *("mpjpe_mm", "mpjpe_rise_mm", "protected_merged_share"),
 )
 
@@ -157,6 +138,11 @@ class Bench:
         return measured(self.model, self.test, self.body, "original", self.tell)
 
     @cached_property
+    def cost(self) -> Cost:
+        """What the original costs."""
+        return frame_cost(self.model, self.device)
+
+    @cached_property
     def recovery(self) -> Recovery:
         return Recovery(self.model, self.body)
 
@@ -178,10 +164,7 @@ class Bench:
     def measure(self, way: Row, model: HMRModel, plans: Sequence[Plan]) -> dict[str, Any]:
         """The figures of a row's model, taken from an earlier row where that came to the same one."""
         self.depths.setdefault(way.name, len(model.stack.blocks))
-        recipe, decided = (
-            Recipe(schema_version=1, name="row", steps=self.steps(way)),
-            [plan.decided() for plan in plans],
-        )
+        recipe = Recipe(schema_version=1, name="row", steps=self.steps(way))
         done = [plan.decided() for plan in plans if not plan.empty]
         key = json.dumps([done, way.masks, way.model and [way.model, recipe.id]])
         if key not in self.known:
@@ -191,7 +174,7 @@ class Bench:
             "masks": way.masks,
             "model": way.model or self.resolved.name,
             "recipe_id": recipe.id,
-            "plans": decided,
+            "plans": [plan.decided() for plan in plans],
             **self.known[key],
             "paper": figures(way.paper, self.spec.name),
         }
@@ -226,14 +209,14 @@ class Bench:
 
     def counted(self, model: HMRModel) -> dict[str, Any]:
         """What a model costs a frame."""
-        found, original = (frame_cost(one, next(one.parameters()).device) for one in (model, self.model))
+        found = frame_cost(model, next(model.parameters()).device)
         return {
             "layers": found.layers,
             "tokens": list(found.tokens),
             "params": found.params,
             "params_thop": found.params_thop,
             "macs": asdict(found.macs),
-            "macs_share": None if meta(model) else found.macs.true / original.macs.true,
+            "macs_share": None if meta(model) else found.macs.true / self.cost.macs.true,
         }
 
     def errors(self, way: Row, model: HMRModel) -> dict[str, Any]:
@@ -358,73 +341,3 @@ def measured_rows(bench: Bench, ways: Sequence[Row]) -> tuple[list[dict[str, Any
 
 def named(table: Table) -> dict[str, str]:
     return {"table": table.name, "title": table.title, "question": table.question}
-
-
-def grid(
-    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], paper_model: str
-) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of rows; beside a figure of ours stands the paper's, where one of the rows has it."""
-    beside = {key for row in rows for key in row["paper"]}
-    headings, cells = ["row"], [[row["name"]] for row in rows]
-    for key in columns:
-        heading, text = COLUMNS[key]
-        headings += [heading, f"{paper_model} in the paper"] if key in beside else [heading]
-        for row, line in zip(rows, cells, strict=True):
-            line.append(cell(value(row, key), text))
-            if key in beside:
-                line.append(cell(row["paper"].get(key), text))
-    return headings, cells
-
-
-def value(row: Mapping[str, Any], key: str) -> Any:
-    """A figure of a row; tokens only where they became fewer or stayed, macs by what was counted."""
-    kind = key.removeprefix("macs_")
-    return row["macs"][kind] if "macs" in row and kind in row["macs"] else row.get(key)
-
-
-def cell(value: Any, text: Callable[[Any], str]) -> str:
-    """A value, or an interval, for people."""
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, dict):
-        return f"{text(value['mean'])} [{text(value['lo'])}, {text(value['hi'])}]"
-    return text(value)
-
-
-def shown(result: dict[str, Any]) -> Shown:
-    """The rows of a table, for people."""
-    trained = result["trained"]
-    lines = [result["question"], measured_on(result["provenance"])]
-    lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
-    if trained:
-        lines.append(trained["missing"] or trained_on(trained))
-    found = Shown(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
-    found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
-    rows = [*result["rows"], *(trained["rows"] if trained else ())]
-    columns = result["columns"] if result["rows"] or not trained else trained["columns"]
-    headings, cells = grid(columns, rows, result["paper_model"])
-    for heading in headings:
-        found.add_column(heading, justify="left" if heading == "row" else "right")
-    for line in cells:
-        found.add_row(*(cell.replace("[", "\\[") for cell in line))
-    return found
-
-
-def measured_on(source: dict[str, Any]) -> str:
-    """The frames that report and those that decide, in words; nothing where none were looked at."""
-    data, calib = source["data"], source["calib"]
-    reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % bootstrap intervals over recordings"
-    decided = calib and f"decided on {calib['frames']} frames of {calib['name']}:{calib['split']}"
-    found = [part for part in (reported, decided) if part]
-    return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""
-
-
-def trained_on(trained: dict[str, Any]) -> str:
-    """What a record's rows are, in words."""
-    source, run, budget = trained["provenance"], trained["run"], trained["budget"]
-    data, model = source["data"], source["model"]
-    return (
-        f"Trained: run {run['id']} of {run['date']}, {budget['steps']} steps a row, on {model['name']} "
-        f"({(model['sha256'] or '')[:12]}); {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} "
-        f"recordings. Again: {trained['command']}"
-    )

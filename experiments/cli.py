@@ -230,7 +230,8 @@ def paper(
     as_json: AsJson = False,
 ) -> None:
     """A table of the paper of MODEL, and whether what the paper finds holds in it; one that was killed goes on."""
-    from experiments import ablation, evidence
+    from experiments import evidence, grid
+    from experiments.ablation import Bench
     from experiments.datasets import deciding, parse
     from experiments.models import resolve_model
     from experiments.paper import ALL, tables
@@ -243,7 +244,7 @@ def paper(
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
-        bench = ablation.Bench(resolve_model(model), spec, frames, calib_frames, shown_on(bar), decide)
+        bench = Bench(resolve_model(model), spec, frames, calib_frames, shown_on(bar), decide)
         result = evidence.ablate_all(chosen, bench, recover_minutes)
     if out is not None:
         evidence.write(result, out)
@@ -251,7 +252,7 @@ def paper(
     if table == ALL:
         tell(result, as_json, evidence.shown)
     else:
-        tell(result["tables"][0], as_json, ablation.shown)
+        tell(result["tables"][0], as_json, grid.shown)
 
 
 @app.command()

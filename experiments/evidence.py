@@ -13,8 +13,9 @@ from rich.table import Table as Shown
 from compress.atomic import atomic_folder
 from compress.errors import BadInput
 from experiments import plots
-from experiments.ablation import Bench, Table, ablate, grid, measured_on, named, trained_on
+from experiments.ablation import Bench, Table, ablate, named
 from experiments.finding import VERDICTS
+from experiments.grid import grid, measured_on, trained_on
 from experiments.report import rendered
 
 FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half an hour on two cores

@@ -40,7 +40,7 @@ def read_record(trained: Trained, model: str) -> dict[str, Any]:
     path = place(trained.table)
     if not path.is_file():
         how = command(trained, {}, model)
-        missing = f"Not trained yet: there is no {path}; in a checkout, `{how}` writes it"
+        missing = f"Not trained yet: there is no {path}; it is written, in a checkout, by `{how}`"
         return {
             "record": trained.table,
             "command": how,

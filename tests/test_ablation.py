@@ -10,10 +10,11 @@ import torch
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
-from experiments.ablation import Bench, Row, Table, ablate, shown, with_recovery
+from experiments.ablation import Bench, Row, Table, ablate, with_recovery
 from experiments.cost import frame_cost, shaped
 from experiments.datasets import parse
 from experiments.finding import Finding
+from experiments.grid import shown
 from experiments.models import Resolved
 from experiments.paper import tables
 from hmr.model import build

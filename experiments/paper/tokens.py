@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.merge_tokens import MergeTokens
-from experiments.ablation import Row, Table
+from experiments.ablation import USUAL, Row, Table
 from experiments.finding import Finding, Rows, below, every, rise, told
 from hmr.mask_errors import MASKS
 from hmr.metrics import Interval
@@ -34,6 +34,7 @@ TABLE = Table(
     title="Token policies",
     question="Is a token budget better spent around the person, and what does a wrong mask cost?",
     rows=tuple(row for keep, (per_layer, dropped_to) in SCHEDULES.items() for row in rows(keep, per_layer, dropped_to)),
+    columns=("masks", *USUAL),
     finding=Finding(
         claim="the paper's finding that tokens are better spent on the person",
         holds=lambda rows: every(*(below(spared(rows, keep)) for keep in CLAIMED)),
