@@ -338,6 +338,21 @@ def test_every_table_is_on_one_page_or_says_what_is_missing(fasthmr, records, we
     assert left and all(line.startswith('{"windows"') for text in left for line in text.splitlines())  # and no rows
 
 
+def test_what_is_missing_stands_in_the_place_of_each_table(fasthmr, records, weights, tmp_path):
+    """Half a data set: there is nothing to decide on. Where that leaves no table at all, it is a mistake."""
+    words = asked("all", "--model", weights, "--calib", f"3dpw@{tmp_path}", "--out", tmp_path / "out", "--json")
+    code, said, err = fasthmr(*words)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "holds 3DPW's sequenceFiles and imageFiles" in err and not (tmp_path / "out").exists()
+    (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
+    code, said, err = fasthmr(*words)
+    assert code == 0, err
+    found = {table["table"]: table for table in json.loads(said)["tables"]}
+    assert "missing" not in found["tab5"]
+    for name in ("fig2", "tab2", "tab6", "tab10", "tab11", "tab12"):
+        assert "holds 3DPW's sequenceFiles and imageFiles" in found[name]["missing"] and found[name]["holds"] is None
+
+
 def test_what_a_search_made_impossible_leaves_a_claim_open():
     """ECLM may leave fewer layers than Mask-ToMe needs."""
     for name in ("tab6", "tab10", "tab11"):
