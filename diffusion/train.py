@@ -30,6 +30,7 @@ from compress.training import claim, follow, learning_rate, resume, save_checkpo
 
 log = logging.getLogger(__name__)
 CLIP = 1.0  # largest norm of a gradient
+Precision = Literal["float32", "bfloat16"]
 
 
 class TrainConfig(BaseModel):
@@ -44,7 +45,7 @@ class TrainConfig(BaseModel):
     lr: float = Field(2e-3, gt=0)
     warmup: int = Field(100, ge=0)  # steps
     weight_decay: float = Field(0.0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"  # of products
     log_steps: int = Field(50, ge=1)
     checkpoint_steps: int = Field(200, ge=1)
     val_steps: int = Field(400, ge=1)

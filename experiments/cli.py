@@ -456,17 +456,22 @@ def decoders(
     frames: FrameCount = None,
     train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
     batch: Batch = 16,
+    precision: Products = "float32",
     mocap: Mocap = None,
     as_json: AsJson = False,
 ) -> None:
     """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    from typing import get_args
+
     from compress.atomic import atomic_write
+    from diffusion.train import Precision
     from experiments.choices import one_of
     from experiments.datasets import parse
     from experiments.decoders import TABLES, Budget, compared, shown
     from experiments.models import resolve_model
 
     spec, name = parse(data), one_of(table, TABLES, "table")
+    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))  # type: ignore[arg-type]
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
@@ -475,7 +480,7 @@ def decoders(
             resolve_model(model),
             recipe,
             spec,
-            Budget(steps, vae_steps, batch),
+            budget,
             vae,
             frames,
             train_frames,

@@ -34,7 +34,7 @@ from diffusion.policy import encoder_id, refuse_other_bodies
 from diffusion.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay
 from diffusion.schedule import Objective
 from diffusion.sizes import sizes_of
-from diffusion.train import TrainConfig, train
+from diffusion.train import Precision, TrainConfig, train
 from diffusion.train_decoder import train_decoder
 from diffusion.train_vae import gate, train_vae
 from diffusion.vae import MotionVAE, load_vae
@@ -122,6 +122,7 @@ class Budget:
     vae_steps: int  # of VAEs that are trained for a row, where representations are compared
     batch: int = 16
     lr: float = 1e-3
+    precision: Precision = "float32"  # of products
 
 
 class Bench:
@@ -174,7 +175,7 @@ class Bench:
         layers = [self.steps[MergeLayers]] if MergeLayers in self.steps else []
         tokens = self.steps[MergeTokens]
         bare = tokens.model_copy(update={"protect": "none", "partition": "parity"})
-        recover = Recover(steps=self.budget.steps, batch=self.budget.batch)
+        recover = Recover(steps=self.budget.steps, batch=self.budget.batch, precision=self.budget.precision)
         steps: dict[Encoder, list[Any]] = {
             "original": [],
             "layers": layers,
@@ -201,7 +202,7 @@ class Bench:
             latent = dict(zip(("tokens", "dim"), way.latent or (), strict=False))
             sizes = sizes_of("reference", representation=way.representation, **latent)
             out = self.place("vae", way.representation, way.latent)
-            config = TrainConfig(out=out, steps=self.budget.vae_steps, lr=VAE_LR)
+            config = TrainConfig(out=out, steps=self.budget.vae_steps, lr=VAE_LR, precision=self.budget.precision)
             path = train_vae(sizes, config, self.body, self.mocap)
         else:
             path = self.vae_path or shipped_vae()
@@ -218,7 +219,13 @@ class Bench:
         videos, val = (self.videos(way.encoder, split) for split in ("train", "val"))
         encoder = encoder_id(model)
         out = self.place(encoder, way.head, way.objective, sha256, self.train_frames)
-        config = TrainConfig(out=out, steps=self.budget.steps, batch=self.budget.batch, lr=self.budget.lr)
+        config = TrainConfig(
+            out=out,
+            steps=self.budget.steps,
+            batch=self.budget.batch,
+            lr=self.budget.lr,
+            precision=self.budget.precision,
+        )
         if way.head == "head":
             decoder = LatentDiffusionDecoder(vae.sizes, encoder=encoder, vae=vae)
             course = HeadCourse(decoder, vae, videos, val, config.batch).begin(FrameHead(model.head))

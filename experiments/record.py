@@ -76,7 +76,7 @@ def command(trained: Trained, record: Mapping[str, Any], model: str) -> str:
     if record:
         source = record["provenance"]
         words.append(f"--data {source['data']['name']}:{source['data']['split']} --recipe {source['recipe']}")
-        words.append(f"--batch {budget['batch']}")
+        words.append(f"--batch {budget['batch']} --precision {budget['precision']}")
     if record.get("train_frames"):
         words.append(f"--train-frames {record['train_frames']}")
     return " ".join([*words, f"--out experiments/paper/records/{trained.table}.json"])

@@ -210,7 +210,7 @@ def stored(model: str) -> dict:
     held = [{**row(name, mm), "pa_mpjpe_mm": None, "mpjpe_rise_mm": None} for name, mm in CASES["tab5"][0].items()]
     data = {"name": "synth-video", "split": "test", "frames": 243, "clips": 3}
     source = {"model": {"name": "reference", "sha256": model}, "data": data, "recipe": "fasthmr-reference"}
-    budget = {"steps": 700, "vae_steps": 0, "batch": 8, "lr": 0.001}
+    budget = {"steps": 700, "vae_steps": 0, "batch": 8, "lr": 0.001, "precision": "bfloat16"}
     run = {"id": "0123456789ab", "date": "2026-11-24"}
     return {
         "rows": [row("baseline", 60), *held],
@@ -250,7 +250,7 @@ def test_a_record_is_shown_with_its_run_and_the_command_to_train_it_again(fasthm
     assert found["trained"]["run"] == {"id": "0123456789ab", "date": "2026-11-24"}
     assert found["trained"]["command"] == (
         "fasthmr decoders objectives --model reference --steps 700 --data synth-video:test --recipe fasthmr-reference "
-        "--batch 8 --train-frames 810 --out experiments/paper/records/objectives.json"
+        "--batch 8 --precision bfloat16 --train-frames 810 --out experiments/paper/records/objectives.json"
     )
     assert found["holds"] is None  # another model's rows say nothing of this one
     assert found["provenance"]["data"] is None
