@@ -29,8 +29,7 @@ from compress.search import (
     runs_of,
 )
 from compress.similarity import layer_similarity, neighbours
-from compress.stack import Stack
-from compress.stretch import through
+from compress.stack import Stack, through
 from compress.tokens import Tokens
 
 if TYPE_CHECKING:

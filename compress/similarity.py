@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.stack import Stack
-from compress.stretch import through
+from compress.stack import Stack, through
 
 MEMORY = 2 * 1024**3  # bytes
 Pair = tuple[int, int]
