@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
 from compress.search import (
     Found,
@@ -31,9 +32,6 @@ from compress.search import (
 from compress.similarity import layer_similarity, neighbours
 from compress.stack import Stack, through
 from compress.tokens import Tokens
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 State = Mapping[str, Tensor]
 Operator = Literal["slm", "mean", "drop"]
@@ -93,6 +91,8 @@ def merged_block(blocks: Sequence[nn.Module], operator: Operator) -> nn.Module:
 
 class MergeLayers(Policy):
     """Merge runs of blocks into one block each, found by a search or given (see `compress.search`)."""
+
+    rank: ClassVar[int] = 0
 
     policy: Literal["merge_layers"] = "merge_layers"
     strategy: Strategy = Field("window", description="how runs are found: Alg. 1, best first, most alike first, given")

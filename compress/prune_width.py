@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch_pruning
@@ -16,13 +16,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.merge_layers import evaluating
 from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
 from compress.stack import Stack, encode
 from compress.tokens import Tokens, coverage
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 
 class Layers(NamedTuple):

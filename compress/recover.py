@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 from accelerate import Accelerator
@@ -61,6 +61,8 @@ Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) 
 
 class Recover(Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
+
+    rank: ClassVar[int] = 2
 
     policy: Literal["recover"] = "recover"
     minutes: float | None = Field(None, gt=0, description="wall clock to train for")

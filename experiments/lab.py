@@ -25,7 +25,7 @@ from experiments.label_free import labelled
 from experiments.locks import locked
 from experiments.models import resolve_model
 from experiments.provenance import dataset, provenance
-from experiments.recipe import RANK, Recipe
+from experiments.recipe import Recipe
 from experiments.recover import Recovery
 from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse
 from experiments.study import Best, Study
@@ -130,7 +130,7 @@ class Lab:
     def recovered(self, record: Record) -> dict[str, Record]:
         """The model of a record after the study's recovery, on val and on test. What is rounded is rounded after it."""
         step = cast(Best, self.asked.recover).step
-        steps = sorted((*record.recipe.steps, step), key=lambda one: RANK[one.policy])
+        steps = sorted((*record.recipe.steps, step), key=lambda one: one.rank)
         recipe = record.recipe.model_copy(update={"steps": tuple(steps)})
         model, plans = self.copy(), []  # type: tuple[HMRModel, list[Plan]]
         bits = [plan for plan in record.plans if isinstance(plan, PrecisionPlan)]
@@ -166,7 +166,7 @@ class Lab:
         return Record(
             recipe=recipe,
             recipe_id=recipe.id,
-            plans=tuple(plans),  # type: ignore[arg-type]  # of the kinds in AnyPlan, every one
+            plans=tuple(plans),
             layers=counted.layers,
             tokens=tuple(counted.tokens),
             params=counted.params,
