@@ -103,7 +103,7 @@ class MergeLayers(Policy):
         description="the error on calib rises by less; 0.1 is the paper's",
         json_schema_extra=knob(0.0, 5.0, 0.25),
     )
-    windows: Annotated[tuple[tuple[int, int], ...], BeforeValidator(lambda given: tuples(given))] | None = Field(
+    windows: Annotated[Windows, BeforeValidator(lambda given: tuples(given))] | None = Field(
         None, description="explicit: [first, last] block of each run, both included, blocks count from 0"
     )
     layers: int | None = Field(
@@ -191,7 +191,7 @@ class LayerPlan(Plan):
     noun: ClassVar[str] = "the plan to merge layers"
 
     policy: Literal["merge_layers"] = "merge_layers"
-    windows: Annotated[tuple[tuple[int, int], ...], BeforeValidator(lambda given: tuples(given))]
+    windows: Windows
     operator: Operator = "slm"
 
     @model_validator(mode="after")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch_pruning
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compress.errors import BadInput
@@ -57,7 +57,7 @@ class Kept(Data):
     """Which of `of` units are left."""
 
     of: int = Field(ge=1)
-    units: Annotated[tuple[int, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)]
+    units: tuple[int, ...]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -135,9 +135,7 @@ class WidthPlan(Plan):
     remedy: ClassVar[str] = "put prune_width after merge_layers"
 
     policy: Literal["prune_width"] = "prune_width"
-    blocks: Annotated[
-        tuple[BlockWidth, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
-    ]
+    blocks: tuple[BlockWidth, ...]
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
