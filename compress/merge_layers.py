@@ -29,13 +29,12 @@ from compress.search import (
     explicit,
     runs_of,
 )
-from compress.similarity import layer_similarity, neighbours
+from compress.similarity import MEMORY, layer_similarity, neighbours
 from compress.stack import Stack, through
 from compress.tokens import Tokens
 
 State = Mapping[str, Tensor]
 Operator = Literal["slm", "mean", "drop"]
-MEMORY = 2 * 1024**3  # bytes
 
 
 def slm(run: Sequence[State]) -> dict[str, Tensor]:
@@ -95,7 +94,9 @@ class MergeLayers(Policy):
     rank: ClassVar[int] = 0
 
     policy: Literal["merge_layers"] = "merge_layers"
-    strategy: Strategy = Field("window", description="how runs are found: Alg. 1, best first, most alike first, given")
+    strategy: Literal[Strategy, "explicit"] = Field(
+        "window", description="how runs are found: Alg. 1, best or most alike first, or given"
+    )
     operator: Operator = Field("slm", description="how a run becomes one block")
     threshold_mm: float = Field(
         0.1,
@@ -257,16 +258,14 @@ class Trials:
         """Mean error in mm over all frames of the judge."""
         self._settle(runs_of(settled, len(self.blocks)))
         runs = runs_of(windows, len(self.blocks))
-        self.merged = {window: self._merge(window) for window in windows}
+        self.merged = {window: self.merged.get(window) or self._merged(window) for window in windows}
         blocks = [self.merged[run] if run in self.merged else self.blocks[run[0]] for run in runs]
         shared = min(common(runs, self.settled), len(self.settled) - 2)  # any further, and nothing is left to try
         errors = [self._errors(index, blocks, shared) for index in range(len(self.judge.crops))]
         self.plain += len(blocks) * len(errors)
         return torch.cat(errors).double().mean().item()
 
-    def _merge(self, window: Window) -> nn.Module:
-        if window in self.merged:
-            return self.merged[window]
+    def _merged(self, window: Window) -> nn.Module:
         return merged_block(self.blocks[window[0] : window[1] + 1], self.operator)
 
     def _settle(self, runs: list[Window]) -> None:
@@ -335,9 +334,9 @@ def measurements(found: Found) -> dict[str, Any]:
     return {"error_mm": finite(found.error), "original_mm": finite(found.path[0].error), "path": path}
 
 
-def finite(error: float | None) -> float | None:
+def finite(error: float) -> float | None:
     """JSON knows no infinity."""
-    return error if error is not None and math.isfinite(error) else None
+    return error if math.isfinite(error) else None
 
 
 def refuse_schedule(model: Compressible) -> None:

@@ -107,13 +107,10 @@ class TokenPlan(Plan):
             raise BadInput("tokens were dropped by this schedule, and this model's head needs the full grid of them")
 
     def shape(self, model: Compressible) -> None:
+        """No weight changes. Raises as `check`."""
         self.check(model)
         if not self.empty:
             model.schedule, model.protect = self.schedule, self.coverage
-
-    def apply(self, model: Compressible) -> None:
-        """No weight changes."""
-        self.shape(model)
 
 
 def merges_to(keep: int, patches: int, per_layer: int) -> tuple[int, ...]:

@@ -108,9 +108,10 @@ class Plan(Data, ABC):
     def shape(self, model: Compressible) -> None:
         """Give `model` the planned structure, in place; its weights may be anything. Raises as `check`."""
 
-    @abstractmethod
     def apply(self, model: Compressible) -> None:
-        """Give `model` the planned structure and weights, in place. Raises as `check`."""
+        """Give `model` the planned structure and weights, in place: `shape`, where weights follow from that alone.
+        Raises as `check`."""
+        self.shape(model)
 
     def verify(self, model: Compressible) -> None:
         """Raise BadInput where `model`, of the planned structure and with its weights again, is not the planned one."""

@@ -159,10 +159,6 @@ class WidthPlan(Plan):
                 )
 
     def shape(self, model: Compressible) -> None:
-        """Raises as `check`."""
-        self.apply(model)
-
-    def apply(self, model: Compressible) -> None:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
         self.check(model)
         with evaluating(model):

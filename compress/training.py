@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_write, synced
 from compress.errors import BadInput
 from compress.policy import Data, misuse
 
@@ -135,8 +135,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
     if not accelerator.is_main_process:
         return
     for file in beside.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+        synced(file)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(beside, final)
     for old in checkpoints(folder)[:-1]:
