@@ -99,19 +99,13 @@ class MergeLayers(Policy):
     )
     operator: Operator = Field("slm", description="how a run becomes one block")
     threshold_mm: float = Field(
-        0.1,
-        ge=0,
-        description="the error on calib rises by less; 0.1 is the paper's",
-        json_schema_extra=knob(0.0, 5.0, 0.25),
+        0.1, ge=0, description="the error on calib rises by less; paper: 0.1", json_schema_extra=knob(0.0, 5.0, 0.25)
     )
     windows: Annotated[Windows, BeforeValidator(lambda given: tuples(given))] | None = Field(
         None, description="explicit: [first, last] block of each run, both included, blocks count from 0"
     )
     layers: int | None = Field(
-        None,
-        ge=1,
-        description="greedy, cka: blocks to leave, in the place of a threshold",
-        json_schema_extra=knob(1, 32, 1),
+        None, ge=1, description="greedy, cka: blocks to leave, instead of a threshold", json_schema_extra=knob(1, 32, 1)
     )
     commit_open_window: bool = Field(True, description="window: merge a run that reaches block 0; false: as printed")
 

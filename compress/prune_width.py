@@ -35,10 +35,9 @@ class Layers(NamedTuple):
     @classmethod
     def of(cls, block: nn.Module) -> Layers:
         """Raises BadInput for a block of another kind."""
+        names = ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         try:
-            attention, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
-            found = [attention.get_submodule(name) for name in ("qkv", "proj")]
-            found += [mlp.get_submodule(name) for name in ("fc1", "fc2")]
+            attention, *found = map(block.get_submodule, names)
         except AttributeError as error:
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
         if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(
@@ -88,11 +87,7 @@ class PruneWidth(Policy):
         0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove", json_schema_extra=RATIOS
     )
     head_ratio: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of each block's heads to remove; one is always left",
-        json_schema_extra=RATIOS,
+        0.0, ge=0, lt=1, description="share of each block's heads to remove; one always stays", json_schema_extra=RATIOS
     )
 
     def check(self, model: Compressible) -> None:
