@@ -91,7 +91,7 @@ def merged_block(blocks: Sequence[nn.Module], operator: Operator) -> nn.Module:
 class MergeLayers(Policy):
     """Merge runs of blocks into one block each, found by a search or given (see `compress.search`)."""
 
-    rank: ClassVar[int] = 0
+    stage: ClassVar[int] = 0
 
     policy: Literal["merge_layers"] = "merge_layers"
     strategy: Literal[Strategy, "explicit"] = Field(

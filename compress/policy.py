@@ -141,7 +141,7 @@ class Policy(Data, ABC):
 
     # Its place in a recipe: 0 for layers, 1 for tokens and width, 2 for training, 3 for precision, 4 for what reads the
     # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
-    rank: ClassVar[int] = 1
+    stage: ClassVar[int] = 1
 
     policy: str
 

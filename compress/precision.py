@@ -30,7 +30,7 @@ class Precision(Policy):
     """Change the numbers that the blocks compute with. `bfloat16` asks of the stack that its `attend` and `feed` take
     float32 tokens all the same."""
 
-    rank: ClassVar[int] = 3
+    stage: ClassVar[int] = 3
 
     policy: Literal["precision"] = "precision"
     dtype: Dtype = Field(

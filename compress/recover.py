@@ -60,7 +60,7 @@ Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) 
 class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
-    rank: ClassVar[int] = 2
+    stage: ClassVar[int] = 2
 
     policy: Literal["recover"] = "recover"
 

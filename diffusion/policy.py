@@ -25,7 +25,7 @@ NAME = "decoder"  # of the module in a model
 class DiffusionDecoder(Policy):
     """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
 
-    rank: ClassVar[int] = 4
+    stage: ClassVar[int] = 4
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
     weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")

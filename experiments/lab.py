@@ -130,7 +130,7 @@ class Lab:
     def recovered(self, record: Record) -> dict[str, Record]:
         """The model of a record after the study's recovery, on val and on test. What is rounded is rounded after it."""
         step = cast(Best, self.asked.recover).step
-        steps = sorted((*record.recipe.steps, step), key=lambda one: one.rank)
+        steps = sorted((*record.recipe.steps, step), key=lambda one: one.stage)
         recipe = record.recipe.model_copy(update={"steps": tuple(steps)})
         model, plans = self.copy(), []  # type: tuple[HMRModel, list[Plan]]
         bits = [plan for plan in record.plans if isinstance(plan, PrecisionPlan)]

@@ -54,13 +54,13 @@ class Recipe(Data):
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
-        """Each policy at most once, and in the order of their ranks."""
+        """Each policy at most once, and in the order of their stages."""
         names = [step.policy for step in self.steps]
         for i in range(1, len(names)):
             before, step = names[i - 1], names[i]
             if step in names[:i]:
                 raise misuse(f"steps.{i}.policy", f"there are two steps of {step}: make them one")
-            if self.steps[i].rank < self.steps[i - 1].rank:
+            if self.steps[i].stage < self.steps[i - 1].stage:
                 raise misuse(f"steps.{i}.policy", f"{step} comes after {before}: put {before} after {step}")
         return self
 
