@@ -128,6 +128,10 @@ class MergeLayers(Policy):
             raise misuse("windows", str(wrong)) from wrong
         return self
 
+    @property
+    def looks(self) -> bool:
+        return self.strategy != "explicit"
+
     def knobs(self) -> dict[str, Knob]:
         idle = self.strategy == "explicit" or self.layers is not None
         return {name: found for name, found in super().knobs().items() if not (name == "threshold_mm" and idle)}

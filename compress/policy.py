@@ -145,6 +145,11 @@ class Policy(Data, ABC):
 
     policy: str
 
+    @property
+    def looks(self) -> bool:
+        """Whether `plan` has to look at frames."""
+        return False
+
     def knobs(self) -> dict[str, Knob]:
         """What a search can turn: by field, those that have a meaning in this policy as it stands."""
         found = {}

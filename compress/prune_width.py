@@ -90,6 +90,10 @@ class PruneWidth(Policy):
         0.0, ge=0, lt=1, description="share of each block's heads to remove; one always stays", json_schema_extra=RATIOS
     )
 
+    @property
+    def looks(self) -> bool:
+        return self.mlp_ratio > 0 or self.head_ratio > 0
+
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned."""
         for block in model.stack.blocks:

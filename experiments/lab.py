@@ -104,12 +104,12 @@ class Lab:
 
     def plan(self, step: Policy, model: HMRModel, before: Sequence[Plan]) -> Plan:
         """What a step decides after the plans `before` it; what earlier trials found out is not looked at again."""
-        if isinstance(step, MergeLayers) and step.strategy != "explicit":
+        if isinstance(step, MergeLayers) and step.looks:
             journal = journal_of(self.resolved, step.operator, self.body, self.frames("calib"))
             kept = journal.parent / "studies" / journal.name  # `fasthmr compress` removes its own when it is done
             with locked(kept.with_suffix(f".{step.strategy}.lock")):
                 return planned(step, model, self.judge, kept, self.tell)
-        if isinstance(step, PruneWidth) and (step.mlp_ratio or step.head_ratio):
+        if isinstance(step, PruneWidth) and step.looks:
             key = json.dumps([plan.decided() for plan in before])
             if key not in self.ranks:
                 self.ranks[key] = importances(model, self.judge)

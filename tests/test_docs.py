@@ -49,7 +49,7 @@ LONG = {
     "train decoder": "--minutes 0.01 --frames 90",
     "search": "--trials 2 --workers 1",
     "report": "",
-    "paper": "--frames 8 --calib-frames 4",
+    "paper": "--frames 8 --calib-frames 4 --recover-minutes 0.01",
     "decoders": "--steps 2 --frames 90 --train-frames 90",
 }
 STUDY = """
