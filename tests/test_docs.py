@@ -1,7 +1,7 @@
 """Every command in README.md and docs/ is one of the real command line; short ones are run, in the order of the pages.
 
 What a command takes long for is made small by options behind its own, of which the last one counts. A command runs
-where the files that it names are there: those of `place`, and those that commands before it have written.
+where the files that it names are there: those of `place`, and those that commands of the page before it have written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -117,31 +118,38 @@ def runnable(words: list[str]) -> bool:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Where the commands of the pages run, with the files of a user's that they name."""
-    monkeypatch.chdir(tmp_path)
+def through(fasthmr, tmp_path, monkeypatch):
+    """Run what can be run of each page, in its order; gives the names of the commands that did.
+
+    tests/test_extending.py has that page.
+    """
     mean = evaluate.mean_rotations(open_world("synth", "train", size=(32, 24)))
     monkeypatch.setattr(evaluate, "mean_rotations", lambda data: mean)  # each evaluation would draw the same again
+
+    def run(smoke: dict[str, str]) -> set[str]:
+        names = set()
+        for page, lines in groupby(LINES, lambda line: line.page):
+            monkeypatch.chdir(place(tmp_path / page))
+            for line in dict.fromkeys(lines):
+                _, name, rest = found(line.words)
+                if page != "extending.md" and name in smoke and runnable(rest):
+                    code, _, said = fasthmr(*line.words[1:], *smoke[name].split())
+                    assert code == 0, f"{line}: {said}"
+                    names.add(name)
+        return names
+
+    return run
+
+
+def place(folder: Path) -> Path:
+    """Where the commands of a page run, with the files of a user's that they name."""
     torch.manual_seed(0)
-    torch.save({"state_dict": build("hmr2", TINY).state_dict()}, "epoch=35.ckpt")
-    Path("mine.yaml").write_text(SHIPPED.joinpath("quickstart.yaml").read_text())
     for study in ("STUDY.yaml", "experiments/studies/reference.yaml"):
-        Path(study).parent.mkdir(parents=True, exist_ok=True)
-        Path(study).write_text(STUDY)
-    return tmp_path
-
-
-def through(fasthmr, smoke: dict[str, str]) -> set[str]:
-    """Run what can be run, in its order; the names of the commands that did. tests/test_extending.py has its page."""
-    done, names = set(), set()
-    for line in LINES:
-        _, name, rest = found(line.words)
-        if name in smoke and line.page != "extending.md" and line.words not in done and runnable(rest):
-            code, _, said = fasthmr(*line.words[1:], *smoke[name].split())
-            assert code == 0, f"{line}: {said}"
-            done.add(line.words)
-            names.add(name)
-    return names
+        (folder / study).parent.mkdir(parents=True, exist_ok=True)
+        (folder / study).write_text(STUDY)
+    torch.save({"state_dict": build("hmr2", TINY).state_dict()}, folder / "epoch=35.ckpt")
+    (folder / "mine.yaml").write_text(SHIPPED.joinpath("quickstart.yaml").read_text())
+    return folder
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)
@@ -161,14 +169,14 @@ def test_a_mentioned_command_has_the_options_that_are_mentioned(line):
     assert {word for word in rest if word.startswith("--")} <= {name for p in command.params for name in p.opts}
 
 
-def test_short_commands_run(fasthmr, place):
-    assert {"evaluate", "compress", "recipe check", "inspect", "convert"} <= through(fasthmr, SHORT)
+def test_short_commands_run(through):
+    assert {"evaluate", "compress", "recipe check", "inspect", "convert"} <= through(SHORT)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_long_commands_run(fasthmr, place):
-    assert {"train hmr", "train vae", "train decoder", "search", "report"} <= through(fasthmr, SHORT | LONG)
+def test_long_commands_run(through):
+    assert {"train hmr", "train vae", "train decoder", "search", "report"} <= through(SHORT | LONG)
 
 
 def test_every_picture_has_its_command():

@@ -126,9 +126,7 @@ def test_merged_tokens_are_compared_with_the_mean_of_their_patches(pair: tuple[T
                 wanted = torch.stack([teacher.x[b, teacher.prefix + p] for p in patches]).mean(0)
             torch.testing.assert_close(found[b, i], wanted)
     assert token_distance(teacher, teacher) == 0
-    torch.testing.assert_close(
-        token_distance(student, teacher), (student.x - found).square().mean() / teacher.x.var()
-    )
+    torch.testing.assert_close(token_distance(student, teacher), (student.x - found).square().mean() / teacher.x.var())
 
 
 def test_nothing_can_be_learnt_of_a_teacher_that_dropped_tokens() -> None:
