@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +94,8 @@ def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
 
     Their sum, that is: a cosine asks for no scale. Head by head in float32, which is faster than a strided reduction.
     """
-    mean = cast(Tensor, sum(key.float() for key in keys.unbind(1)))
-    found = match(mean, tokens.protected, r, prefix=tokens.prefix, partition=partition)
+    first, *others = (key.float() for key in keys.unbind(1))
+    found = match(sum(others, first), tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 

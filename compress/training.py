@@ -20,6 +20,7 @@ from compress.atomic import atomic_write, synced
 from compress.errors import BadInput
 from compress.policy import Data, misuse
 
+Precision = Literal["float32", "bfloat16"]
 CLIP = 1.0  # largest norm of a gradient
 BETAS = (0.9, 0.98)
 FLOOR = 0.01  # share of the learning rate that is left at the end
@@ -33,7 +34,7 @@ class Budget(Data):
     steps: int | None = Field(None, ge=1, description="optimizer steps, in the place of minutes: repeats to the bit")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up; a cosine brings it down")
     batch: int = Field(16, ge=1, description="what a step learns from")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of products in training, not of weights")
+    precision: Precision = Field("float32", description="of products in training, not of weights")
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -1,35 +1,59 @@
 """Tables that compare ways to compress one model on the same frames, as the paper's tables do.
 
 A table is data: rows with the steps of a recipe each. What rows share (frames, activations of a search's trials, the
-original's errors) is made once.
+original's errors, rows of other tables) is made once.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table as Shown
 
+from compress.cost import Cost
+from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
+from compress.prune_width import PruneWidth
 from compress.recover import Recover
+from experiments.cost import frame_cost, shaped
 from experiments.datasets import DataSpec, body_of, open_data
 from experiments.evaluate import paired_rise
+from experiments.evaluate import row as errors_row
+from experiments.finding import Finding, sentence
 from experiments.models import Resolved, resolve_model
-from experiments.provenance import dataset, provenance
+from experiments.provenance import commit, dataset, provenance
 from experiments.recipe import Recipe, Step
+from experiments.record import Figures, Trained, figures, read_record
 from experiments.recover import DATA, Recovery
-from experiments.run import Held, Measured, Tell, applied, held, interval, journal_of, measured, planned, refuse, row
+from experiments.run import (
+    ERRORS,
+    Held,
+    Measured,
+    Tell,
+    applied,
+    held,
+    journal_of,
+    measured,
+    planned,
+    refuse,
+)
 from hmr.body import BodyModel
 from hmr.judge import JointJudge
 from hmr.mask_errors import with_masks
 from hmr.model import HMRModel
+
+USUAL = (
+    *("layers", "tokens", "macs_true", "macs_share", "frames_per_s"),
+    *("mpjpe_mm", "mpjpe_rise_mm", "protected_merged_share"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +61,8 @@ class Row:
     """One way to compress: steps as in a recipe, on masks of a kind of `hmr.mask_errors.MASKS`.
 
     `as_deep_as` names an earlier row whose number of layers a search of this row has to come down to. `model` is
-    another model to measure as it is, in the place of the table's own.
+    another model in the place of the table's own; an architecture without weights is counted and not measured. `paper`
+    holds the paper's figures of this row.
     """
 
     name: str
@@ -45,59 +70,134 @@ class Row:
     masks: str = "exact"
     as_deep_as: str | None = None
     model: str | None = None
+    paper: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A question and the rows that answer it."""
+    """A question, the rows that answer it, and what is claimed of them.
+
+    `trained` names rows that are read from a record; `look` measures something of the original model in the place of
+    rows, for `columns` and for a figure. `paper_model` is whose figures the rows hold.
+    """
 
     name: str
     title: str
     question: str
-    rows: tuple[Row, ...]
+    finding: Finding
+    rows: tuple[Row, ...] = ()
+    columns: tuple[str, ...] = USUAL
+    trained: Trained | None = None
+    original: Row = Row("original")
+    look: Callable[[Bench], dict[str, Any]] | None = None
+    paper_model: str = "CameraHMR"
 
 
 class Bench:
-    """A model, the frames that decide and those that report, drawn once for all rows."""
+    """A model, the frames that decide and those that report, drawn once for all rows of all tables."""
 
-    def __init__(self, model: Resolved, spec: DataSpec, frames: int | None, calib_frames: int | None, tell: Tell):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.resolved, self.model, self.tell = model, model.model.to(device), tell
-        opened = open_data(spec, frames, model=self.model)
-        self.body: BodyModel = body_of(opened, self.model).to(device)
-        decide = DataSpec(spec.name, "calib", spec.root)
-        self.test = held(opened, f"{spec.name}:{spec.split}", tell)
-        self.calib = held(open_data(decide, calib_frames, model=self.model), f"{decide.name}:{decide.split}", tell)
-        self.judge = JointJudge(self.model, self.calib.samples, self.body)
-        self.original = measured(self.model, self.test, self.body, "original", tell)
-        self.recovery = Recovery(self.model, self.body)
+    def __init__(
+        self,
+        model: Resolved,
+        spec: DataSpec,
+        frames: int | None = None,
+        calib_frames: int | None = None,
+        tell: Tell = lambda what, word, done, total: None,
+        decide: DataSpec | None = None,
+    ) -> None:
+        refuse(Recipe(schema_version=1, name="original", steps=()), model, spec)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.resolved, self.model, self.spec, self.tell = model, model.model.to(self.device), spec, tell
+        self.opened = open_data(spec, frames, model=self.model)
+        self.body: BodyModel = body_of(self.opened, self.model).to(self.device)
+        self.decide, self.calib_frames = decide or replace(spec, split="calib"), calib_frames
         self.depths: dict[str, int] = {}
         self.latest: tuple[tuple[Step, ...], HMRModel, list[Plan]] = ((), self.model, [])
 
-    def measure(self, way: Row) -> dict[str, Any]:
-        """The figures of one row."""
-        model, plans = self.made(way)
+    @cached_property
+    def test(self) -> Held:
+        return held(self.opened, f"{self.spec.name}:{self.spec.split}", self.tell)
+
+    @cached_property
+    def calib(self) -> Held:
+        """Raises BadInput where there is nothing to decide on."""
+        if self.decide.test_only:
+            raise BadInput(
+                f"{self.decide.name}@{self.decide.root} is a test set alone, and this table decides on other frames: "
+                "name them, as --calib synth or --calib 3dpw@FOLDER"
+            )
+        opened = open_data(self.decide, self.calib_frames, model=self.model)
+        return held(opened, f"{self.decide.name}:{self.decide.split}", self.tell)
+
+    @cached_property
+    def judge(self) -> JointJudge:
+        return JointJudge(self.model, self.calib.samples, body_of(self.calib, self.model).to(self.device))
+
+    @cached_property
+    def original(self) -> Measured:
+        return measured(self.model, self.test, self.body, "original", self.tell)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the original costs."""
+        return frame_cost(self.model, self.device)
+
+    @cached_property
+    def recovery(self) -> Recovery:
+        return Recovery(self.model, self.body)
+
+    @cached_property
+    def known(self) -> Known:
+        """Rows by what was done, of this code, these frames and this model."""
+        return Known(journal_of(self.resolved, f"rows of {commit()}", self.body, self.test))
+
+    def refuse(self, rows: Sequence[Row]) -> None:
+        """Raise BadInput, before anything is measured, where a row cannot be done."""
+        for way in rows:
+            if way.model is None:
+                refuse(Recipe(schema_version=1, name="row", steps=way.steps), self.resolved, self.spec)
+            else:
+                resolve_model(way.model, weightless=True)
+        if any(decides(step) for way in rows for step in way.steps):
+            _ = self.judge
+
+    def measure(self, way: Row, model: HMRModel, plans: Sequence[Plan]) -> dict[str, Any]:
+        """The figures of a row's model, taken from an earlier row where that came to the same one."""
         self.depths.setdefault(way.name, len(model.stack.blocks))
-        seen = Held(with_masks(self.test.samples, way.masks), self.test.fps, self.test.clip_names)
-        return self.told(way, model, measured(model, seen, self.body, way.name, self.tell), plans)
+        recipe = Recipe(schema_version=1, name="row", steps=self.steps(way))
+        done = [plan.decided() for plan in plans if not plan.empty]
+        key = json.dumps([done, way.masks, way.model and [way.model, recipe.id]])
+        if key not in self.known:
+            self.known[key] = self.counted(model) | self.errors(way, model)
+        return {
+            "name": way.name,
+            "masks": way.masks,
+            "model": way.model or self.resolved.name,
+            "recipe_id": recipe.id,
+            "plans": [plan.decided() for plan in plans],
+            **self.known[key],
+            "paper": figures(way.paper, self.spec.name),
+        }
 
     def made(self, way: Row) -> tuple[HMRModel, list[Plan]]:
         """A row's model; that of the row before, where the two differ in masks alone."""
         if way.model is not None:
-            return resolve_model(way.model).model.to(next(self.model.parameters()).device), []
+            other = resolve_model(way.model, weightless=True).model
+            shaped(other, way.steps)
+            return other if meta(other) else other.to(self.device), []
         steps = self.steps(way)
         if steps != self.latest[0]:
             model, plans = copy.deepcopy(self.model), []
             for step in steps:
-                chosen = planned(step, model, self.judge, self.journal(step), self.tell)
-                plans.append(applied(chosen, model, self.recovery, self.tell))
+                chosen = planned(step, model, self.judge if decides(step) else None, self.journal(step), self.tell)
+                plans.append(applied(chosen, model, self.recovery if isinstance(step, Recover) else None, self.tell))
             self.latest = steps, model, plans
         return self.latest[1:]
 
     def journal(self, step: Policy) -> Path | None:
         """Where a search finds the trials of the rows before it."""
-        if isinstance(step, MergeLayers) and step.strategy != "explicit":
-            return journal_of(self.resolved, step.operator, self.body, self.calib)
+        if isinstance(step, MergeLayers) and decides(step):
+            return journal_of(self.resolved, step.operator, self.judge.body, self.calib)
         return None
 
     def steps(self, way: Row) -> tuple[Step, ...]:
@@ -107,20 +207,77 @@ class Bench:
         layers = self.depths[way.as_deep_as]
         return tuple(s.model_copy(update={"layers": layers}) if isinstance(s, MergeLayers) else s for s in way.steps)
 
-    def told(self, way: Row, model: HMRModel, now: Measured, plans: list[Plan]) -> dict[str, Any]:
-        found = row(way.name, plans[-1] if plans else None, model, now, self.original, self.test)
-        rise = paired_rise(now.errors, self.original.errors, self.test.clip_names)
-        kept = {key: value for key, value in found.items() if key not in ("step", "changed", "measured")}
-        recipe = Recipe(schema_version=1, name="row", steps=self.steps(way))
+    def counted(self, model: HMRModel) -> dict[str, Any]:
+        """What a model costs a frame."""
+        found = frame_cost(model, next(model.parameters()).device)
         return {
-            "name": way.name,
-            "masks": way.masks,
-            "model": way.model or self.resolved.name,
-            "recipe_id": recipe.id,
-            "plans": [plan.decided() for plan in plans],
-            **kept,
-            "mpjpe_rise_mm": rise["mpjpe_mm"],
+            "layers": found.layers,
+            "tokens": list(found.tokens),
+            "params": found.params,
+            "params_thop": found.params_thop,
+            "macs": asdict(found.macs),
+            "macs_share": None if meta(model) else found.macs.true / self.cost.macs.true,
         }
+
+    def errors(self, way: Row, model: HMRModel) -> dict[str, Any]:
+        """How wrong and how fast a model is; of one without weights nobody knows."""
+        if meta(model):
+            return dict.fromkeys(("frames_per_s", *ERRORS, "mpjpe_rise_mm", "protected_merged_share"))
+        seen = Held(with_masks(self.test.samples, way.masks), self.test.fps, self.test.clip_names, self.test.notes)
+        now = self.original if model is self.model else measured(model, seen, self.body, way.name, self.tell)
+        found = errors_row(way.name, now.errors, self.test.clip_names, self.test.fps is not None)
+        person = now.person_merged
+        return {
+            "frames_per_s": now.frames_per_s,
+            **{key: found[key] for key in (*ERRORS, "per_clip")},
+            "protected_merged_share": None if person is None else person.mean().item(),
+            "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),
+            "mpjpe_rise_mm": paired_rise(now.errors, self.original.errors, self.test.clip_names)["mpjpe_mm"],
+        }
+
+    def source(self) -> dict[str, Any]:
+        """Where the figures of all rows come from."""
+        drawn = {key: self.__dict__.get(key) for key in ("test", "calib", "recovery")}  # what rows had to make
+        found = provenance("paper", self.resolved, self.body, self.spec, drawn["test"], self.device)
+        found["calib"] = drawn["calib"] and dataset(self.decide, drawn["calib"])
+        found["recover"] = drawn["recovery"] and dataset(DATA, drawn["recovery"].crops.data)
+        return found
+
+    def forget(self) -> None:
+        """Remove what a run that is killed would have gone on from; searches stay, for other tables."""
+        if "recovery" in self.__dict__:
+            self.recovery.forget()
+        if "known" in self.__dict__:
+            self.known.path.unlink(missing_ok=True)
+
+
+class Known(dict[str, dict[str, Any]]):
+    """Rows that were measured, kept in a file of JSON lines; a line that a crash tore is not there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                super().__setitem__(*json.loads(line))
+            except ValueError:
+                continue
+
+    def __setitem__(self, key: str, row: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write("\n" + json.dumps([key, row]))  # begun on a new line, for the one before may be torn
+        super().__setitem__(key, row)
+
+
+def meta(model: HMRModel) -> bool:
+    """Whether a model has no weights."""
+    return next(model.parameters()).is_meta
+
+
+def decides(step: Policy) -> bool:
+    """Whether a step looks at frames before it says what to do."""
+    return isinstance(step, PruneWidth) or (isinstance(step, MergeLayers) and step.strategy != "explicit")
 
 
 def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
@@ -130,62 +287,57 @@ def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
     for _, group in groupby(rows, key=lambda way: (way.steps, way.as_deep_as)):
         alike = list(group)
         found += alike
-        found += [replace(w, name=f"{w.name}, recovered", steps=(*w.steps, step)) for w in alike if w.steps]
+        found += [
+            replace(w, name=f"{w.name}, recovered", steps=(*w.steps, step), paper={})
+            for w in alike
+            if w.steps and w.model is None
+        ]
     return found
 
 
-def ablate(
-    table: Table,
-    model: Resolved,
-    spec: DataSpec,
-    frames: int | None = None,
-    calib_frames: int | None = None,
-    tell: Tell = lambda what, word, done, total: None,
-    recover_minutes: float | None = None,
-) -> dict[str, Any]:
-    """Measure every row of `table` on `spec`, decided on its calibration split.
+def ablate(table: Table, bench: Bench, recover_minutes: float | None = None) -> dict[str, Any]:
+    """Measure every row of `table`, and say what the table shows.
 
-    `frames` and `calib_frames` make them smaller; with `recover_minutes`, every row is there with recovery too. A run
-    that was killed goes on where it stopped: searches and recoveries stand in $FASTHMR_HOME until the table is whole.
-    Raises BadInput where a row's steps cannot be done with this model, before anything is measured.
+    With `recover_minutes`, every row is there with recovery too. A run that was killed goes on where it stopped:
+    searches, recoveries and rows stand in $FASTHMR_HOME until `bench.forget()`. Raises BadInput, before anything is
+    measured, where a row cannot be done with this model or on these frames, and where all rows had to be trained and
+    nobody has.
     """
+    trained = read_record(table.trained, bench.resolved.name) if table.trained else None
+    if trained and trained["missing"] and not table.rows:
+        raise BadInput(trained["missing"])
     ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
+    bench.refuse(ways)
+    looked = table.look(bench) if table.look else {}
+    rows, impossible = measured_rows(bench, [table.original, *ways]) if ways else (looked.pop("rows", []), {})
+    same = trained and trained["rows"] and trained["provenance"]["model"]["sha256"] == bench.resolved.sha256
+    by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
+    return {
+        **named(table),
+        "columns": list(table.columns),
+        "paper_model": table.paper_model,
+        "rows": rows,
+        "impossible": impossible,
+        **looked,
+        "trained": trained,
+        "holds": table.finding.holds(by_name),
+        "sentence": sentence(table.finding, by_name),
+        "provenance": bench.source(),
+    }
+
+
+def measured_rows(bench: Bench, ways: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows, and why others cannot be: a search may leave fewer layers than a later step needs."""
+    rows, impossible = [], {}
     for way in ways:
-        refuse(Recipe(schema_version=1, name=table.name, steps=way.steps), model, spec)
-    bench = Bench(model, spec, frames, calib_frames, tell)
-    rows = [bench.measure(way) for way in (Row("original"), *ways)]
-    source = provenance("paper", model, bench.body, spec, bench.test, next(bench.model.parameters()).device)
-    source["calib"] = dataset(DataSpec(spec.name, "calib", spec.root), bench.calib)
-    source["recover"] = dataset(DATA, bench.recovery.crops.data) if recover_minutes else None
-    bench.recovery.forget()
-    return {"table": table.name, "title": table.title, "question": table.question, "rows": rows, "provenance": source}
+        try:
+            made = bench.made(way)
+        except BadInput as error:
+            impossible[way.name] = str(error)
+            continue
+        rows.append(bench.measure(way, *made))
+    return rows, impossible
 
 
-def shown(result: dict[str, Any]) -> Shown:
-    """The rows of a table, for people."""
-    source = result["provenance"]
-    data, calib = source["data"], source["calib"]
-    found = Shown(
-        title=f"{result['title']}: {source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{result['question']}\n{data['frames']} frames of {data['clips']} recordings, 95 % bootstrap "
-        f"intervals over them; decided on {calib['frames']} frames of {calib['name']}:{calib['split']}; commit "
-        f"{source['commit'][:12]}",
-    )
-    found.add_column("row")
-    for heading in ("masks", "layers", "tokens", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):
-        found.add_column(heading, justify="right")
-    base = result["rows"][0]["macs"]["true"]
-    for r in result["rows"]:
-        share = r["protected_merged_share"]
-        found.add_row(
-            r["name"],
-            r["masks"],
-            str(r["layers"]),
-            str(r["tokens"][-1] if r["tokens"] else "-"),
-            f"{r['macs']['true'] / 1e9:.3f} ({r['macs']['true'] / base:.0%})",
-            f"{r['frames_per_s']:.1f}",
-            interval(r["mpjpe_mm"]).replace("[", "\\["),
-            interval(r["mpjpe_rise_mm"]).replace("[", "\\["),
-            "-" if share is None else f"{share:.1%}",
-        )
-    return found
+def named(table: Table) -> dict[str, str]:
+    return {"table": table.name, "title": table.title, "question": table.question}

@@ -213,27 +213,48 @@ def report(
 
 @app.command()
 def paper(
-    table: Annotated[str, typer.Argument(help="thresholds, operators, tokens or budgets.")],
-    model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    table: Annotated[
+        str,
+        typer.Argument(help="all, one of the paper's (tab2, fig2, ...), or a sceptic's: operators, tokens, budgets."),
+    ],
+    model: Annotated[str, typer.Option(help="reference, reference-small or a checkpoint.")],
     data: Data,
+    out: Annotated[Path | None, typer.Option(help="The folder to write: the page and its figures.")] = None,
     frames: FrameCount = None,
+    calib: Annotated[
+        str | None, typer.Option(metavar="DATA", help="What decides, for data that has a test split alone, as emdb.")
+    ] = None,
     calib_frames: CalibFrames = None,
+    masks: Masks = None,
     recover_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A table that compares ways to compress MODEL on the same frames; one that was killed goes on."""
-    from experiments import ablation
-    from experiments.datasets import parse
+    """A table of the paper of MODEL, and whether what the paper finds holds in it; one that was killed goes on."""
+    from experiments import evidence, grid
+    from experiments.ablation import Bench
+    from experiments.datasets import deciding, parse
     from experiments.models import resolve_model
-    from experiments.paper import table as named
+    from experiments.paper import ALL, tables
 
-    chosen, spec = named(table), parse(data)
+    chosen, spec, decide = tables(table), parse(data, masks=masks), deciding(calib) if calib else None
+    if table == ALL:
+        frames, calib_frames = frames or evidence.FRAMES, calib_frames or evidence.CALIB_FRAMES
+        if out is None:
+            raise BadInput("all tables make one page: name a folder for it with --out")
+    if out is not None:
+        refuse_existing(out)
     with progress_bar() as bar:
-        limits = frames, calib_frames, shown_on(bar), recover_minutes
-        result = ablation.ablate(chosen, resolve_model(model), spec, *limits)
-    tell(result, as_json, ablation.shown)
+        bench = Bench(resolve_model(model), spec, frames, calib_frames, shown_on(bar), decide)
+        result = evidence.ablate_all(chosen, bench, recover_minutes)
+    if out is not None:
+        evidence.write(result, out)
+    bench.forget()
+    if table == ALL:
+        tell(result, as_json, evidence.shown)
+    else:
+        tell(result["tables"][0], as_json, grid.shown)
 
 
 @app.command()
@@ -422,7 +443,10 @@ def training(out: Path, minutes: float | None, steps: int | None, lr: float, bat
 @app.command()
 def decoders(
     table: Annotated[
-        str, typer.Argument(help="decoder, objectives, denoising-steps, representation, protection or noise-seeds.")
+        str,
+        typer.Argument(
+            help="decoder, objectives, denoising-steps, representation, protection, latents or noise-seeds."
+        ),
     ],
     model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
@@ -434,17 +458,22 @@ def decoders(
     frames: FrameCount = None,
     train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
     batch: Batch = 16,
+    precision: Products = "float32",
     mocap: Mocap = None,
     as_json: AsJson = False,
 ) -> None:
     """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    from typing import get_args
+
     from compress.atomic import atomic_write
+    from diffusion.train import Precision
     from experiments.choices import one_of
     from experiments.datasets import parse
     from experiments.decoders import TABLES, Budget, compared, shown
     from experiments.models import resolve_model
 
     spec, name = parse(data), one_of(table, TABLES, "table")
+    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))  # type: ignore[arg-type]
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
@@ -453,7 +482,7 @@ def decoders(
             resolve_model(model),
             recipe,
             spec,
-            Budget(steps, vae_steps, batch),
+            budget,
             vae,
             frames,
             train_frames,

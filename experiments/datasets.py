@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -81,6 +81,17 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
     if at:
         raise BadInput(f"'{text}': {name} is rendered, not read from files: leave '@{root}' out")
     return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
+
+
+def deciding(text: str) -> DataSpec:
+    """`name[:split][@root]` of frames that decide: calib where no split is given. Raises BadInput as `parse`, and for
+    test, which reports."""
+    spec = parse(text)
+    if ":" not in text.partition("@")[0]:
+        return replace(spec, split="calib")
+    if spec.split == "test":
+        raise BadInput(f"{text} reports and cannot decide: name {spec.name} alone, for its calib")
+    return spec
 
 
 def open_data(

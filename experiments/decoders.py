@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,9 +34,9 @@ from diffusion.policy import encoder_id, refuse_other_bodies
 from diffusion.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay
 from diffusion.schedule import Objective
 from diffusion.sizes import sizes_of
-from diffusion.train import TrainConfig, train
+from diffusion.train import Precision, TrainConfig, train
 from diffusion.train_decoder import train_decoder
-from diffusion.train_vae import train_vae
+from diffusion.train_vae import gate, train_vae
 from diffusion.vae import MotionVAE, load_vae
 from diffusion.weights import digest
 from experiments import evaluate
@@ -73,6 +74,7 @@ class Way:
     representation: Literal["hybrik", "6d"] = "hybrik"
     denoising_steps: int = 1
     noise_seed: int = 0
+    latent: tuple[int, int] | None = None  # tokens and width of a VAE of its own
 
 
 BASELINE = Way("baseline", "original")
@@ -103,6 +105,11 @@ TABLES: dict[str, tuple[Way, ...]] = {
         Way("Mask-ToMe"),
         Way("Mask-ToMe + diffusion", head="diffusion"),
     ),
+    # FastHMR Tab. 3 has 256, 512 and 1024 beside 27 x 512: the same shares of the reference's width
+    "latents": tuple(
+        Way(f"{tokens} x {dim}", head="diffusion", latent=(tokens, dim))
+        for tokens, dim in ((9, 96), (9, 192), (9, 384), (27, 192))
+    ),
     "noise-seeds": tuple(Way(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
 }
 
@@ -115,6 +122,7 @@ class Budget:
     vae_steps: int  # of VAEs that are trained for a row, where representations are compared
     batch: int = 16
     lr: float = 1e-3
+    precision: Precision = "float32"  # of products
 
 
 class Bench:
@@ -167,7 +175,7 @@ class Bench:
         layers = [self.steps[MergeLayers]] if MergeLayers in self.steps else []
         tokens = self.steps[MergeTokens]
         bare = tokens.model_copy(update={"protect": "none", "partition": "parity"})
-        recover = Recover(steps=self.budget.steps, batch=self.budget.batch)
+        recover = Recover(steps=self.budget.steps, batch=self.budget.batch, precision=self.budget.precision)
         steps: dict[Encoder, list[Any]] = {
             "original": [],
             "layers": layers,
@@ -186,11 +194,15 @@ class Bench:
 
     def vae(self, way: Way) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
-        if way.representation != "hybrik" and not self.budget.vae_steps:
-            raise BadInput("representations are compared by VAEs of equal training: say how long with --vae-steps")
+        if (way.latent or way.representation != "hybrik") and not self.budget.vae_steps:
+            raise BadInput(
+                "representations and latents are compared by VAEs of equal training: say how long with --vae-steps"
+            )
         if self.budget.vae_steps:
-            sizes = sizes_of("reference", representation=way.representation)
-            config = TrainConfig(out=self.place("vae", way.representation), steps=self.budget.vae_steps, lr=VAE_LR)
+            latent = dict(zip(("tokens", "dim"), way.latent or (), strict=False))
+            sizes = sizes_of("reference", representation=way.representation, **latent)
+            out = self.place("vae", way.representation, way.latent)
+            config = TrainConfig(out=out, steps=self.budget.vae_steps, lr=VAE_LR, precision=self.budget.precision)
             path = train_vae(sizes, config, self.body, self.mocap)
         else:
             path = self.vae_path or shipped_vae()
@@ -207,7 +219,13 @@ class Bench:
         videos, val = (self.videos(way.encoder, split) for split in ("train", "val"))
         encoder = encoder_id(model)
         out = self.place(encoder, way.head, way.objective, sha256, self.train_frames)
-        config = TrainConfig(out=out, steps=self.budget.steps, batch=self.budget.batch, lr=self.budget.lr)
+        config = TrainConfig(
+            out=out,
+            steps=self.budget.steps,
+            batch=self.budget.batch,
+            lr=self.budget.lr,
+            precision=self.budget.precision,
+        )
         if way.head == "head":
             decoder = LatentDiffusionDecoder(vae.sizes, encoder=encoder, vae=vae)
             course = HeadCourse(decoder, vae, videos, val, config.batch).begin(FrameHead(model.head))
@@ -253,7 +271,9 @@ class Bench:
         row = {
             **asdict(way),
             **{key: errors[key] for key in ERRORS},
+            "per_clip": errors["per_clip"],
             "mpjpe_rise_mm": rise,
+            "vae_mm": asdict(gate(self.vae(way)[0], "test", self.body)) if way.latent else None,
             "frames_per_s": 1 / (before + behind / len(longest)),
             "encoder_frames_per_s": 1 / before,
             "head_frames_per_s": len(longest) / behind if way.head != "own" else None,
@@ -285,11 +305,14 @@ def compared(
     first, baseline = bench.measure(BASELINE, None)
     rows = [first, *(bench.measure(way, baseline)[0] for way in TABLES[table])]
     source = provenance("decoders", model, bench.body, spec, bench.test, torch.device("cpu"))
+    run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     return {
         "table": table,
+        "run": {"id": run[:12], "date": datetime.now(UTC).date().isoformat()},
         "rows": rows,
         "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
         "budget": asdict(budget),
+        "train_frames": train_frames,
         "provenance": {**source, "recipe": recipe, "data": dataset(spec, bench.test), "seed": SEED},
     }
 

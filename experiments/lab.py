@@ -27,7 +27,7 @@ from experiments.models import resolve_model
 from experiments.provenance import dataset, provenance
 from experiments.recipe import Recipe
 from experiments.recover import Recovery
-from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse
+from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse, refuse_test_only
 from experiments.study import Best, Study
 from experiments.trials import Interval, Macs, Part, Record, Worst
 from hmr.body import BodyModel
@@ -89,6 +89,7 @@ class Lab:
 
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
+        refuse_test_only(self.data)
         refuse(recipe, self.resolved, self.spec("val"))
 
     def copy(self) -> HMRModel:

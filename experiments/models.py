@@ -49,6 +49,11 @@ def resolve_model(name: str, weightless: bool = False) -> Resolved:
         if not path.is_file() and not any((path / held).is_file() for held in (WEIGHTS, INDEX)):
             raise BadInput(f"{path}: there is no such file of weights, and no folder of a compressed model")
     else:
+        if name in ARCHITECTURES and name not in SHIPPED and not weightless:
+            raise BadInput(
+                f"'{name}' is an architecture whose weights do not ship: name the checkpoint that its authors hand "
+                f"out, or a folder of `fasthmr convert`, as ./{name}"
+            )
         if one_of(name, ARCHITECTURES if weightless else SHIPPED, "model") not in SHIPPED:
             with torch.device("meta"):
                 return Resolved(build(name).eval(), name, "")

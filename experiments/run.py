@@ -88,6 +88,7 @@ def compress(
     """
     recipe, text = read_recipe(recipe_name)
     artefact.refuse_taken(out)
+    refuse_test_only(spec)
     refuse(recipe, model, spec)
     base = artefact.Base(
         name=model.name,
@@ -161,15 +162,19 @@ def refuse(recipe: Recipe, model: Resolved, spec: DataSpec) -> None:
         raise BadInput(f"{model.name} was compressed already, and merges are made from original weights: name those")
     if spec.split in ("train", "calib"):
         raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test or :val")
+    for step in recipe.steps:
+        step.check(model.model)
+        if spec.mask_source == "none" and isinstance(step, MergeTokens) and step.protect == "mask":
+            raise BadInput("merge_tokens protects the person and these pictures have no masks: name some with --masks")
+
+
+def refuse_test_only(spec: DataSpec) -> None:
+    """Raise BadInput for data that has no split to decide on."""
     if spec.test_only:
         raise BadInput(
             f"{spec.name}@{spec.root} is a test set alone, and compressing looks at calib too: compress on synth or "
             "on the folder of 3dpw, then evaluate what comes out here"
         )
-    for step in recipe.steps:
-        step.check(model.model)
-        if spec.mask_source == "none" and isinstance(step, MergeTokens) and step.protect == "mask":
-            raise BadInput("merge_tokens protects the person and these pictures have no masks: name some with --masks")
 
 
 def held(data: Frames, name: str, tell: Tell) -> Held:

@@ -10,20 +10,34 @@ import torch
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
-from experiments.ablation import Row, Table, ablate, shown, with_recovery
+from experiments.ablation import Bench, Row, Table, ablate, with_recovery
 from experiments.cost import frame_cost, shaped
 from experiments.datasets import parse
+from experiments.finding import Finding
+from experiments.grid import shown
 from experiments.models import Resolved
-from experiments.paper import table
+from experiments.paper import tables
 from hmr.model import build
 
+OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")
 SMALL = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
 MERGED = Row("pairs", (MergeLayers(strategy="explicit", windows=((0, 1),)),))
+SLOW = (MergeTokens(keep=150, per_layer=21),)
 TOKENS = (MergeTokens(keep=90, per_layer=51),)
 
 
 def small() -> Resolved:
     return Resolved(name="small", model=build("reference", SMALL).eval(), sha256="0" * 64, compressed=False)
+
+
+def bench(tell=lambda *_: None) -> Bench:
+    return Bench(small(), parse("synth:val"), 4, 3, tell)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    """Rows are known by the hash of a model, and those here have none."""
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +48,9 @@ def result(tmp_path_factory):
         Row("exact", TOKENS),
         Row("box", TOKENS, "box"),
     )
-    return ablate(Table("t", "Title", "Why?", rows), small(), parse("synth:val"), 4, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTHMR_HOME", str(tmp_path_factory.mktemp("home")))
+        return ablate(Table("t", "Title", "Why?", OPEN, rows), bench())
 
 
 def test_the_first_row_is_the_original_and_rises_by_nothing(result):
@@ -48,7 +64,7 @@ def test_a_search_comes_down_to_the_depth_of_the_row_it_names(result):
 
 
 def test_rows_do_not_see_each_other(result):
-    alone = ablate(Table("t", "", "", (Row("exact", TOKENS),)), small(), parse("synth:val"), 4, 3)
+    alone = ablate(Table("t", "", "", OPEN, (Row("exact", TOKENS),)), bench())
     kept = [[row["tokens"], row["macs"], row["layers"]] for row in (result["rows"][3], alone["rows"][1])]
     assert kept[0] == kept[1] and result["rows"][3]["layers"] == 4
 
@@ -61,49 +77,54 @@ def test_masks_reach_the_model(result):
 
 def test_a_table_is_json_and_text(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert shown(result).row_count == 5
+    assert shown(result).row_count == 5 and "5 rows; the claim cannot be told here." in str(shown(result).caption)
 
 
 def test_steps_that_do_not_fit_are_refused_before_anything_is_measured():
-    too_deep = Table("t", "", "", (Row("no", (MergeLayers(strategy="explicit", windows=((0, 9),)),)),))
+    too_deep = Table("t", "", "", OPEN, (Row("no", (MergeLayers(strategy="explicit", windows=((0, 9),)),)),))
     told: list[str] = []
     with pytest.raises(BadInput, match="block"):
-        ablate(too_deep, small(), parse("synth:val"), 4, 3, lambda *said: told.append(said[0]))
+        ablate(too_deep, bench(lambda *said: told.append(said[0])))
     assert not told
 
 
 def test_an_unknown_table_is_named_with_its_nearest():
     with pytest.raises(BadInput, match="tokens"):
-        table("token")
+        tables("token")
 
 
-@pytest.mark.parametrize("name", ["thresholds", "operators", "tokens", "budgets"])
-def test_shipped_tables_fit_the_reference_model(name):
+SHIPPED = [table for name in ("all", "operators", "tokens", "budgets") for table in tables(name)]
+
+
+@pytest.mark.parametrize("chosen", SHIPPED, ids=lambda chosen: chosen.name)
+def test_shipped_tables_fit_the_reference_model(chosen):
     model = build("reference")
-    chosen = table(name)
-    assert chosen.name == name
+    (named,) = tables(chosen.name)
+    assert named is chosen
     names = [row.name for row in chosen.rows]
     for row in chosen.rows:
         assert row.as_deep_as is None or row.as_deep_as in names[: names.index(row.name)]
-        for step in row.steps:
+        for step in row.steps if row.model is None else ():
             step.check(model)
+    assert not {"original", *names} & {*(chosen.trained.rows if chosen.trained else ())}
 
 
 def test_token_policies_are_compared_at_equal_macs():
     """Where background goes at the input, fewer layers see it: the budget is met by keeping a few tokens more."""
-    macs = {row.name: counted(row.steps) for row in table("tokens").rows if row.masks == "exact"}
+    macs = {row.name: counted(row.steps) for row in tables("tokens")[0].rows if row.masks == "exact"}
     for keep, dropped in ((130, 135), (90, 100), (60, 74)):
         assert macs[f"drop to {dropped}"] == pytest.approx(macs[f"Mask-ToMe {keep}"], rel=0.01)
 
 
-def test_recovered_rows_stand_beside_their_own_and_train_once(monkeypatch, tmp_path):
+def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
     """Masks are for measuring: rows that differ in them alone are one model, which is recovered once."""
-    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
     ways = (Row("exact", TOKENS), Row("box", TOKENS, "box"), Row("no steps"))
     rows = with_recovery(ways, 0.01)
     assert [row.name for row in rows] == ["exact", "box", "exact, recovered", "box, recovered", "no steps"]
     told: list[str] = []
-    found = ablate(Table("t", "", "", ways), small(), parse("synth:val"), 4, 3, lambda *say: told.append(say[0]), 0.01)
+    made = bench(lambda *say: told.append(say[0]))
+    found = ablate(Table("t", "", "", OPEN, ways), made, 0.01)
+    made.forget()
     measured = found["rows"]
     assert [row["name"] for row in measured] == ["original", *(row.name for row in rows)]
     first, again = (row["plans"] for row in measured[3:5])
@@ -111,13 +132,48 @@ def test_recovered_rows_stand_beside_their_own_and_train_once(monkeypatch, tmp_p
     ids = [row["recipe_id"] for row in measured]
     assert ids[1] == ids[2] != ids[3] == ids[4]
     assert "recovering" in told and "recovering" not in told[told.index("measuring box, recovered") :]
-    assert not list(tmp_path.rglob("checkpoint-*"))
+    assert not list(tmp_path.rglob("checkpoint-*")) and not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_rows_that_come_to_the_same_model_are_measured_once():
+    told: list[str] = []
+    again = Row("again", (MergeLayers(strategy="explicit", windows=((0, 1),)), MergeTokens(keep=192)))
+    found = ablate(Table("t", "", "", OPEN, (MERGED, again)), bench(lambda *said: told.append(said[0])))
+    assert "measuring pairs" in told and "measuring again" not in told
+    first, second = found["rows"][1:]
+    assert first["mpjpe_mm"] == second["mpjpe_mm"] and first["recipe_id"] != second["recipe_id"]
+
+
+def test_a_table_that_was_killed_goes_on():
+    table = Table("t", "", "", OPEN, (MERGED, Row("exact", TOKENS)))
+    begun = bench()
+    before = [begun.measure(way, *begun.made(way)) for way in (table.original, MERGED)]
+    with begun.known.path.open("a") as file:
+        file.write('\n["torn", {"mpj')
+    told: list[str] = []
+    resumed = bench(lambda *said: told.append(said[0]))
+    rows = ablate(table, resumed)["rows"]
+    assert rows[:2] == before and rows[2]["name"] == "exact"
+    assert [name for name in dict.fromkeys(told) if name.startswith("measuring")] == [
+        "measuring exact",
+        "measuring original",
+    ]
+    resumed.forget()
+    assert not resumed.known.path.exists()
+
+
+def test_a_row_that_the_search_left_no_room_for_says_so():
+    """Ten tokens a layer take more layers than a search may leave; the other rows are there all the same."""
+    ways = (Row("room", TOKENS), Row("none", (MergeLayers(strategy="greedy", layers=1), *SLOW)))
+    found = ablate(Table("t", "", "", OPEN, ways), bench())
+    assert [row["name"] for row in found["rows"]] == ["original", "room"]
+    assert "this model's last block is 0" in found["impossible"]["none"]
 
 
 def test_budgets_are_kept():
     """Rows are named after the share of multiply-accumulates they may take; layers cost the same, found or given."""
     original = counted(())
-    for row in table("budgets").rows:
+    for row in tables("budgets")[0].rows:
         if row.model is None:
             given = [as_given(step) for step in row.steps]
             assert counted(given) <= int(row.name.split()[0]) / 100 * original

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from compress.errors import BadInput
 from diffusion.vae import KIND, MotionVAE
 from diffusion.weights import save
+from experiments import decoders
 from experiments.datasets import parse
 from experiments.decoders import FILTERS, TABLES, Bench, Budget, Way, compared, shown
 from experiments.models import Resolved
@@ -55,6 +58,9 @@ def test_every_row_of_the_main_table(place):
         rise = row["mpjpe_mm"]["mean"] - rows["baseline"]["mpjpe_mm"]["mean"]
         assert row["mpjpe_rise_mm"]["mean"] == pytest.approx(rise, abs=1e-3)
         assert row["frames_per_s"] <= row["encoder_frames_per_s"]
+        mean = sum(clip["frames"] * clip["mpjpe_mm"] for clip in row["per_clip"]) / 4
+        assert row["mpjpe_mm"]["mean"] == pytest.approx(mean)
+    assert len(result["run"]["id"]) == 12 and date.fromisoformat(result["run"]["date"]) <= date.today()
     assert json.loads(json.dumps(result, allow_nan=False))["provenance"]["data"]["frames"] == 4
     assert "paired" in (shown(result).caption or "")
 
@@ -65,6 +71,25 @@ def test_what_is_trained_once_is_not_trained_again(place, monkeypatch):
     assert len(list((place / "home" / "decoders").iterdir())) == 1 and len(trained) == 10
     errors = [row["mpjpe_mm"]["mean"] for row in first["rows"][1:]]
     assert first["spread_mm"] == pytest.approx(max(errors) - min(errors))
+
+
+def test_latents_are_compared_by_vaes_of_their_own(place, monkeypatch):
+    asked: list[tuple[int, int]] = []
+    folders: set[Path] = set()
+
+    def train_vae(sizes, config, *_):
+        asked.append((sizes.tokens, sizes.dim))
+        folders.add(config.out)
+        return place / "vae.safetensors"
+
+    monkeypatch.setattr(decoders, "train_vae", train_vae)
+    bench = Bench(
+        original(), str(place / "two.yaml"), parse("synth-video:test"), Budget(2, 2, 2), None, 4, 4, None,
+        lambda *_: None,
+    )  # fmt: skip
+    for way in TABLES["latents"]:
+        bench.vae(way)
+    assert asked == [(9, 96), (9, 192), (9, 384), (27, 192)] and len(folders) == 4
 
 
 def test_a_filter_is_chosen_on_the_validation_split(place):
@@ -85,8 +110,9 @@ def test_what_cannot_be_compared_is_refused(place):
         table("decoder", place, data="synth-video:val")
     with pytest.raises(BadInput, match="pictures"):
         table("decoder", place, data="synth:test")
-    with pytest.raises(BadInput, match="equal training"):
-        table("representation", place)
+    for name in ("representation", "latents"):
+        with pytest.raises(BadInput, match="equal training"):
+            table(name, place)
     (place / "two.yaml").write_text("schema_version: 1\nname: none\nsteps: []\n")
     with pytest.raises(BadInput, match="no step merge_tokens"):
         table("decoder", place)

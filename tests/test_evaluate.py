@@ -224,7 +224,10 @@ def test_a_model_file_is_resolved_with_its_hash(tmp_path):
         assert torch.allclose(found.model.state_dict()[key], value, atol=1e-2)
 
 
-@pytest.mark.parametrize("name, hint", [("refrence", "did you mean 'reference'"), ("a/b", "no such file")])
+@pytest.mark.parametrize(
+    "name, hint",
+    [("refrence", "did you mean 'reference'"), ("a/b", "no such file"), ("camerahmr", "its authors hand out")],
+)
 def test_unknown_models_are_told(name, hint):
     with pytest.raises(BadInput, match=hint):
         resolve_model(name)

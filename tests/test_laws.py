@@ -25,8 +25,9 @@ from compress import artefact
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Policy
-from experiments.ablation import Row, Table, ablate
+from experiments.ablation import Bench, Row, Table, ablate
 from experiments.datasets import parse
+from experiments.finding import Finding
 from experiments.models import Resolved
 from hmr.artefact import load
 from hmr.model import HMRModel, build
@@ -155,10 +156,12 @@ def test_law_9_nothing_is_unpickled(path):
     assert not re.search(r"import (pickle|dill|joblib)|torch\.load\(|pickle\.loads?\(", path.read_text())
 
 
-def test_law_13_every_row_of_a_table_can_be_traced():
-    rows = (Row("layers", (LAYERS,)), Row("tokens", (TOKENS,)))
+def test_law_13_every_row_of_a_table_can_be_traced(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
+    rows = (Row("layers", (MergeLayers(threshold_mm=1.0),)), Row("tokens", (TOKENS,)))
+    nothing = Finding("nothing", lambda rows: None, lambda rows: "nothing")
     model = Resolved(name="tiny", model=original(), sha256="0" * 64)
-    result = ablate(Table("t", "", "", rows), model, parse("synth:val"), 3, 2)
+    result = ablate(Table("t", "", "", nothing, rows), Bench(model, parse("synth:val"), 3, 2))
     source = result["provenance"]
     assert (source["data"]["split"], source["data"]["frames"], source["calib"]["split"]) == ("val", 3, "calib")
     assert all(source[key] is not None for key in ("schema", "commit", "seed", "device", "threads", "versions", "body"))

@@ -396,6 +396,26 @@ def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, t
     assert (code, out) == (2, "") and "is a test set alone, and compressing looks at calib too" in err
 
 
+def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr, home, weights, tmp_path):
+    write_emdb(tmp_path)
+    words = ("paper", "tab2", "--model", weights, "--data", f"emdb@{tmp_path}", "--frames", 20, "--calib-frames", 3)
+    code, out, err = fasthmr(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is a test set alone" in err and "--calib synth" in err
+    code, out, err = fasthmr(*words, "--calib", "synth", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["rows"][0]["paper"] == {"mpjpe_mm": 73.3, "layers": 32} and found["paper_model"] == "CameraHMR"
+    source = found["provenance"]
+    assert (source["data"]["convention"], source["data"]["split"]) == ("smpl24-hips", "test")
+    assert (source["calib"]["name"], source["calib"]["split"], source["calib"]["frames"]) == ("synth", "calib", 3)
+    printed = fasthmr(*words, "--calib", "synth")[1]
+    assert "CameraHMR in" in printed and "73.3" in printed
+    deep = save(build("reference-small", {"depth": 3}), tmp_path / "deep.safetensors")
+    code, out, err = fasthmr("paper", "tab11", "--model", deep, *words[4:], "--calib", "synth")
+    assert (code, out) == (2, "") and "these pictures have no masks: name some with --masks" in err
+
+
 def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
     write_emdb(tmp_path)
     person = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -418,10 +438,12 @@ def test_the_camera_of_a_data_set_tells_how_a_crop_lies(home, tmp_path):
 
 
 def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeypatch):
-    def told(data: str, words: str) -> None:
-        code, out, err = fasthmr("evaluate", weights, "--data", data)
-        assert (code, out) == (2, ""), err
-        assert words in err and err.count("\n") == 1 and "Traceback" not in err, err
+    def told(data: str, words: str, of_a_table: str = "") -> None:
+        asked = (("evaluate", weights), words), (("paper", "tab12", "--model", weights), of_a_table or words)
+        for command, wanted in asked:
+            code, out, err = fasthmr(*command, "--data", data)
+            assert (code, out) == (2, ""), err
+            assert wanted in err and err.count("\n") == 1 and "Traceback" not in err, err
 
     root, emdb = tmp_path / "3DPW", tmp_path / "EMDB"
     write_3dpw(root)
@@ -431,7 +453,7 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
     told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
     told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
     told(f"emdb@{root}", "holds EMDB's P0 to P9")
-    told(f"emdb:calib@{emdb}", "EMDB is a test set alone")
+    told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib cannot report, because it decides")
     told(f"3dpw:tset@{root}", "did you mean 'test'")
     told(f"3dpw@{root}/imageFiles/street_00/image_00000.jpg", "a 3dpw_test*.npz")
     file = root / "sequenceFiles" / "test" / "street_05.pkl"

@@ -1,4 +1,8 @@
-"""The paper's tables and those that a sceptic asks for: one file each, which says what is compared."""
+"""The paper's tables (FastHMR, arXiv:2510.10868) and those that a sceptic asks for: one file each.
+
+A file says what is compared on which frames, what the paper found, in figures and in a sentence, and how to see in
+measured rows whether it is so here. A new table is a new file.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,15 @@ from pkgutil import iter_modules
 from experiments.ablation import Table
 from experiments.choices import one_of
 
+ALL = "all"
 
-def table(name: str) -> Table:
-    """The table called `name`; raises BadInput, with the nearest that exists, where there is none."""
-    known = sorted(module.name.replace("_", "-") for module in iter_modules(__path__))
-    chosen: Table = import_module(f"{__name__}.{one_of(name, known, 'table').replace('-', '_')}").TABLE
-    return chosen
+
+def tables(name: str) -> list[Table]:
+    """The table called `name`, or with `all` every one of the paper, by its number there.
+
+    Raises BadInput, with the nearest that exists, where there is none.
+    """
+    known = sorted((module.name for module in iter_modules(__path__)), key=lambda name: (len(name), name))
+    one_of(name, [ALL, *known], "table")
+    chosen = [other for other in known if other[-1].isdigit()] if name == ALL else [name]
+    return [import_module(f"{__name__}.{one}").TABLE for one in chosen]

@@ -1,0 +1,386 @@
+"""The paper's tables: claims are decided by paired intervals, and one page holds every table or what it misses."""
+
+from __future__ import annotations
+
+import json
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from compress.errors import BadInput
+from experiments import record
+from experiments.datasets import deciding
+from experiments.decoders import TABLES
+from experiments.finding import VERDICTS, Finding, below, every, rise, sentence, told
+from experiments.paper import tables
+from hmr.checkpoints import save
+from hmr.metrics import Interval, paired_interval
+from hmr.model import build
+
+SIZES = {"dim": 16, "depth": 14, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
+CLIPS = {"walk": 3, "sit": 5, "jump": 2}  # recordings, by their frames
+SHIPPED = {table.name: table for name in ("all", "operators", "tokens", "budgets") for table in tables(name)}
+
+
+def row(name: str, mm: float, clips: dict[str, float] | None = None, **other: object) -> dict:
+    """A measured row: `mm` off in each recording, or as much more as `clips` says."""
+    errors = {clip: mm + (clips or {}).get(clip, 0.0) for clip in CLIPS}
+    per_clip = [{"clip": clip, "frames": CLIPS[clip], "mpjpe_mm": errors[clip]} for clip in CLIPS]
+    mean = {"mean": mm, "lo": mm, "hi": mm}
+    wide = 1.0 if clips else 0.0
+    vae = {"mean": mm, "lo": mm - wide, "hi": mm + wide}
+    usual = {"layers": 14, "frames_per_s": 10.0, "vae_mm": vae, "macs_share": 0.5, "macs": {"thop": 0}}
+    return {"name": name, "per_clip": per_clip, "mpjpe_mm": mean, **usual, **other}
+
+
+def rows(*some: dict) -> dict[str, dict]:
+    return {one["name"]: one for one in some}
+
+
+# ---- what a claim is decided by
+
+
+def test_a_rise_over_recordings_is_the_paired_bootstrap_over_frames():
+    rng = np.random.default_rng(0)
+    clips = [clip for clip, frames in CLIPS.items() for _ in range(frames)]
+    mine, theirs = rng.normal(80, 9, (2, len(clips)))
+    found = rows(*(row(name, 0, means(errors, clips)) for name, errors in (("a", mine), ("b", theirs))))
+    gap = rise(found, "a", "b")
+    wanted = paired_interval(mine, theirs, clips)
+    assert gap is not None
+    assert (gap.mean, gap.lo, gap.hi) == pytest.approx((wanted.mean, wanted.lo, wanted.hi))
+
+
+def means(errors: np.ndarray, clips: list[str]) -> dict[str, float]:
+    return {clip: float(errors[np.array(clips) == clip].mean()) for clip in CLIPS}
+
+
+def test_one_recording_decides_nothing():
+    alone = {name: {"per_clip": [{"clip": "walk", "frames": 9, "mpjpe_mm": mm}]} for name, mm in (("a", 9), ("b", 5))}
+    gap = rise(alone, "a", "b")
+    assert gap is not None and gap.mean == 4 and below(gap, 100) is None
+    assert told(gap) == "+4.0 mm, of one recording"
+
+
+def test_what_was_not_measured_decides_nothing():
+    assert rise(rows(row("a", 1)), "a", "b") is None and below(None) is None
+
+
+@pytest.mark.parametrize(
+    "ends, verdict",
+    [((-3, -1), True), ((1, 3), False), ((-1, 1), None), ((-1, 0), None), ((-math.inf, math.inf), None)],
+)
+def test_a_difference_is_below_zero_where_its_whole_interval_is(ends, verdict):
+    assert below(Interval(sum(ends) / 2, *ends)) is verdict
+
+
+def test_one_that_fails_decides_and_one_unknown_leaves_open():
+    assert every(True, True) is True and every() is True
+    assert every(True, None) is None
+    assert every(True, None, False) is False
+
+
+def test_a_sentence_says_the_figures_and_the_verdict():
+    for verdict, words in VERDICTS.items():
+        found = Finding("the claim", lambda rows: rows["a"]["verdict"], lambda rows: "it shows 1 mm")
+        assert sentence(found, {"a": {"verdict": verdict}}) == f"It shows 1 mm; the claim {words}."
+
+
+# ---- the claims of the shipped tables
+
+SPREAD = {"walk": -4.0, "sit": 0.0, "jump": 5.0}  # around a mean: no sign is sure
+CASES: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # table -> MPJPE of rows where it holds, and where not
+    "tab2": ({"original": 80, "window, slm, 0.1 mm": 80.3}, {"original": 80, "window, slm, 0.1 mm": 83}),
+    "tab3": ({"9 x 96": 90, "27 x 192": 85}, {"9 x 96": 85, "27 x 192": 90}),
+    "tab5": ({"v": 70, "noise": 180, "hybrid": 69}, {"v": 180, "noise": 70, "hybrid": 69}),
+    "tab6": (
+        {"original": 80, "ECLM": 80, "ECLM, Mask-ToMe": 90, "baseline": 130, "+ diffusion decoder": 128},
+        {"original": 80, "ECLM": 80, "ECLM, Mask-ToMe": 90, "baseline": 130, "+ diffusion decoder": 140},
+    ),
+    "tab7": ({"HybrIK": 62, "6D rotations": 95}, {"HybrIK": 95, "6D rotations": 62}),
+    "tab8": (
+        {"+ diffusion decoder": 62, "decoder without merging": 60.5},
+        {"+ diffusion decoder": 72, "decoder without merging": 60.5},
+    ),
+    "tab10": (
+        {"10 a layer": 85, "40 a layer": 84, "96 a layer": 93},
+        {"10 a layer": 83, "40 a layer": 84, "96 a layer": 93},
+    ),
+    "tab11": (
+        {"ECLM, ToMe": 98, "ECLM, Mask-ToMe": 84, "ToMe + diffusion": 75, "Mask-ToMe + diffusion": 71},
+        {"ECLM, ToMe": 84, "ECLM, Mask-ToMe": 98, "ToMe + diffusion": 75, "Mask-ToMe + diffusion": 71},
+    ),
+    "tokens": (
+        {"ToMe 130": 90, "Mask-ToMe 130": 80, "ToMe 90": 99, "Mask-ToMe 90": 85},
+        {"ToMe 130": 90, "Mask-ToMe 130": 91, "ToMe 90": 99, "Mask-ToMe 90": 85},
+    ),
+    "operators": (
+        {"greedy, slm, as deep as window, drop, 1.0 mm": 80, "greedy, drop, as deep as window, drop, 1.0 mm": 82},
+        {"greedy, slm, as deep as window, drop, 1.0 mm": 82, "greedy, drop, as deep as window, drop, 1.0 mm": 80},
+    ),
+    "budgets": (
+        {"60 %: 8 layers, 192 tokens": 70, "60 %: 16 layers, 90 tokens": 90, "reference-small, as trained": 75},
+        {"60 %: 8 layers, 192 tokens": 80, "60 %: 16 layers, 90 tokens": 90, "reference-small, as trained": 75},
+    ),
+}
+OTHER = {  # beside the error
+    "original": {"layers": 16, "frames_per_s": 5.0},
+    "ECLM": {"frames_per_s": 6.0},
+    "ECLM, Mask-ToMe": {"frames_per_s": 9.0},
+}
+
+
+def measured(errors: dict[str, float], spread: dict[str, float] | None = None) -> dict[str, dict]:
+    """Rows of a table; with a spread, their errors differ from recording to recording, each in its own way."""
+    turned = [spread, None] * len(errors)
+    return rows(*(row(name, mm, turned[i], **OTHER.get(name, {})) for i, (name, mm) in enumerate(errors.items())))
+
+
+def trained(name: str) -> record.Trained:
+    found = SHIPPED[name].trained
+    assert found is not None
+    return found
+
+
+def test_every_table_has_a_case():
+    assert {*CASES, "fig2", "tab12"} == {*SHIPPED}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_claim_holds_fails_or_stays_open(name):
+    finding = SHIPPED[name].finding
+    good, bad = CASES[name]
+    assert finding.holds(measured(good)) is True
+    assert finding.holds(measured(bad)) is False
+    near = {row: 80.0 + i % 2 / 10 for i, row in enumerate(good)}
+    assert finding.holds(measured(near, SPREAD)) is None
+    for errors in (good, bad, near):
+        text = sentence(finding, measured(errors))
+        assert "mm" in text and text.endswith(".") and text.count("here") == 1
+
+
+@pytest.mark.parametrize("name", ["tab3", "tab5", "tab7", "tab8"])
+def test_without_training_a_claim_stays_open(name):
+    assert SHIPPED[name].finding.holds({}) is None
+    assert "an unmeasured amount" in sentence(SHIPPED[name].finding, {})
+
+
+@pytest.mark.parametrize("name", ["tab6", "tab11"])
+def test_rows_that_need_no_training_do_not_make_up_for_those_that_do(name):
+    good = {row: mm for row, mm in CASES[name][0].items() if row not in trained(name).rows}
+    assert SHIPPED[name].finding.holds(measured(good)) is None
+
+
+def test_no_layer_less_is_no_finding():
+    good = measured(CASES["tab2"][0])
+    good["window, slm, 0.1 mm"]["layers"] = 16
+    assert SHIPPED["tab2"].finding.holds(good) is False
+
+
+def test_likeness_falls_with_distance_or_does_not():
+    def apart(values: dict[int, float]) -> dict[str, dict]:
+        per_clip = {n: [{"clip": c, "frames": 1, "cka": v} for c in CLIPS] for n, v in values.items()}
+        return {f"{n} apart": {"cka": {"mean": v}, "per_clip": per_clip[n]} for n, v in values.items()}
+
+    finding = SHIPPED["fig2"].finding
+    assert finding.holds(apart({1: 0.99, 2: 0.9, 16: 0.5})) is True
+    assert finding.holds(apart({1: 0.5, 2: 0.9, 16: 0.99})) is False
+    assert "0.990 between neighbours and 0.500 between layers 16 apart" in finding.shows(apart({16: 0.5, 1: 0.99}))
+
+
+def test_counts_hold_to_the_printed_digit():
+    def counts(more: float) -> dict[str, dict]:
+        figures = {way.name: way.paper["any"] for way in SHIPPED["tab12"].rows if way.model}
+        made = [row(name, 0, params_thop=f["params_thop"], macs={"thop": f["macs_thop"] + more})
+                for name, f in figures.items()]  # fmt: skip
+        return rows(row("ECLM, Mask-ToMe", 0), *made)
+
+    assert SHIPPED["tab12"].finding.holds(counts(0.04e9)) is True
+    assert SHIPPED["tab12"].finding.holds(counts(0.06e9)) is False
+
+
+# ---- what had to be trained
+
+
+def stored(model: str) -> dict:
+    """A record as `fasthmr decoders objectives` writes it."""
+    held = [{**row(name, mm), "pa_mpjpe_mm": None, "mpjpe_rise_mm": None} for name, mm in CASES["tab5"][0].items()]
+    data = {"name": "synth-video", "split": "test", "frames": 243, "clips": 3}
+    source = {"model": {"name": "reference", "sha256": model}, "data": data, "recipe": "fasthmr-reference"}
+    budget = {"steps": 700, "vae_steps": 0, "batch": 8, "lr": 0.001, "precision": "bfloat16"}
+    run = {"id": "0123456789ab", "date": "2026-11-24"}
+    return {
+        "rows": [row("baseline", 60), *held],
+        "run": run,
+        "budget": budget,
+        "train_frames": 810,
+        "provenance": source,
+    }
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "place", lambda table: tmp_path / "records" / f"{table}.json")
+    (tmp_path / "records").mkdir()
+    return tmp_path / "records"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build("reference", SIZES)
+    with torch.no_grad():
+        model.smpl_head.decpose.get_parameter("weight").mul_(30)  # it listens to its picture
+    return save(model, tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def asked(*words: object) -> list[object]:
+    return ["paper", *words, "--data", "synth:test", "--frames", 4, "--calib-frames", 3]
+
+
+def test_a_record_is_shown_with_its_run_and_the_command_to_train_it_again(fasthmr, records, weights):
+    (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
+    code, out, err = fasthmr(*asked("tab5", "--model", weights, "--json"))
+    assert code == 0, err
+    found = json.loads(out)
+    assert [one["name"] for one in found["trained"]["rows"]] == ["v", "noise", "hybrid"]
+    assert found["trained"]["run"] == {"id": "0123456789ab", "date": "2026-11-24"}
+    assert found["trained"]["command"] == (
+        "fasthmr decoders objectives --model reference --steps 700 --data synth-video:test --recipe fasthmr-reference "
+        "--batch 8 --precision bfloat16 --train-frames 810 --out experiments/paper/records/objectives.json"
+    )
+    assert found["holds"] is None  # another model's rows say nothing of this one
+    assert found["provenance"]["data"] is None
+    printed = fasthmr(*asked("tab5", "--model", weights))[1]
+    assert "run 0123456789ab of 2026-11-24, 700 steps a row, on reference (ffffffffffff)" in " ".join(printed.split())
+
+
+def test_a_record_of_the_same_weights_decides(fasthmr, records, weights):
+    from experiments.models import digest
+
+    (records / "objectives.json").write_text(json.dumps(stored(digest(weights))))
+    found = json.loads(fasthmr(*asked("tab5", "--model", weights, "--json"))[1])
+    assert found["holds"] is True and "-110.0 mm" in found["sentence"]
+
+
+def test_without_a_record_a_table_says_which_file_and_which_command(fasthmr, records, weights):
+    code, out, err = fasthmr(*asked("tab7", "--model", weights))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"Not trained yet: there is no {records}/representation.json" in err
+    assert "`fasthmr decoders representation --model" in err and "--steps 1000 --vae-steps 1000" in err
+
+
+def test_records_hold_rows_that_decoders_has():
+    for table in SHIPPED.values():
+        if table.trained:
+            known = {"baseline", *(way.name for way in TABLES[table.trained.table])}
+            assert {*table.trained.rows} <= known, table.name
+
+
+def test_shipped_records_are_whole():
+    """Whatever lies in records/ can be shown: its rows, its run and its budget."""
+    for table in SHIPPED.values():
+        if table.trained and record.place(table.trained.table).is_file():
+            found = record.read_record(table.trained, "reference")
+            assert [one["name"] for one in found["rows"]] == [*table.trained.rows]
+            assert found["run"]["date"] and found["budget"]["steps"]
+
+
+# ---- one page
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
+        self.ids += [value for name, value in attributes if name == "id" and value]
+
+
+def test_every_table_is_on_one_page_or_says_what_is_missing(fasthmr, records, weights, tmp_path):
+    (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
+    out = tmp_path / "out"
+    code, said, err = fasthmr(*asked("all", "--model", weights, "--out", out, "--json"))
+    assert code == 0, err
+    found = json.loads(said)
+    names = ["fig2", "tab2", "tab3", "tab5", "tab6", "tab7", "tab8", "tab10", "tab11", "tab12"]
+    assert [table["table"] for table in found["tables"]] == names
+    by_name = {table["table"]: table for table in found["tables"]}
+    assert {name for name in names if "missing" in by_name[name]} == {"tab3", "tab7", "tab8"}
+    assert by_name["tab12"]["holds"] is True  # HMR2.0's counts are the paper's, whatever the weights here
+    assert "decoder.json" in by_name["tab6"]["trained"]["missing"] and by_name["tab6"]["holds"] is not True
+    assert found["provenance"]["data"]["frames"] == 4 and found["provenance"]["calib"]["frames"] == 3
+    assert json.loads((out / "paper.json").read_text()) == found
+
+    html = (out / "paper.html").read_text()
+    text = Links()
+    text.feed(html)
+    inside = [link for link in text.found if not link.startswith("data:image/png;base64,")]
+    assert inside and all(link[0] == "#" and link[1:] in text.ids for link in inside)
+    assert not {"script", "link", "iframe", "img"} & {*text.tags} and "svg" in text.tags
+    for table in found["tables"]:
+        assert html.count(table["sentence"].replace("'", "&#39;")) == 1
+        for one in table.get("rows", []):
+            error = one.get("mpjpe_mm")
+            assert error is None or f"{error['mean']:.1f} [{error['lo']:.1f}, {error['hi']:.1f}]" in html
+        for name in table.get("impossible", {}):
+            assert f"Impossible: {name}, because" in html
+    assert "run 0123456789ab of 2026-11-24" in html
+    left = [path.read_text() for path in (tmp_path / "home" / "searches").iterdir()]
+    assert left and all(line.startswith('{"windows"') for text in left for line in text.splitlines())  # and no rows
+
+
+def test_what_is_missing_stands_in_the_place_of_each_table(fasthmr, records, weights, tmp_path):
+    """Half a data set: there is nothing to decide on. Where that leaves no table at all, it is a mistake."""
+    words = asked("all", "--model", weights, "--calib", f"3dpw@{tmp_path}", "--out", tmp_path / "out", "--json")
+    code, said, err = fasthmr(*words)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "holds 3DPW's sequenceFiles and imageFiles" in err and not (tmp_path / "out").exists()
+    (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
+    code, said, err = fasthmr(*words)
+    assert code == 0, err
+    found = {table["table"]: table for table in json.loads(said)["tables"]}
+    assert "missing" not in found["tab5"]
+    for name in ("fig2", "tab2", "tab6", "tab10", "tab11", "tab12"):
+        assert "holds 3DPW's sequenceFiles and imageFiles" in found[name]["missing"] and found[name]["holds"] is None
+
+
+def test_what_a_search_made_impossible_leaves_a_claim_open():
+    """ECLM may leave fewer layers than Mask-ToMe needs."""
+    for name in ("tab6", "tab10", "tab11"):
+        left = measured({row: mm for row, mm in CASES[name][0].items() if row in ("original", "ECLM")})
+        assert SHIPPED[name].finding.holds(left) is None and "unmeasured" in sentence(SHIPPED[name].finding, left)
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["all", "--model", "reference", "--data", "synth"], "name a folder for it with --out"),
+        (["tab22", "--model", "reference", "--data", "synth"], "did you mean 'tab2'"),
+        (["tab2", "--model", "refrence", "--data", "synth"], "did you mean 'reference'"),
+        (["tab2", "--model", "reference", "--data", "synth:calib"], "cannot report, because it decides"),
+        (["tab2", "--model", "reference", "--data", "synth", "--calib", "synth:test"], "reports and cannot decide"),
+        (["tab2", "--model", "reference", "--data", "synth", "--masks", "rfdetr"], "has exact masks of its own"),
+        (["tab2", "--model", "reference", "--data", "emdb@nowhere"], "nowhere: there is no such folder"),
+        (["all", "--model", "reference", "--data", "3dpw@nowhere", "--out", "out"], "nowhere: there is no such folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fasthmr("paper", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and hint in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_decides_is_calib_unless_another_split_is_named():
+    assert (deciding("synth").split, deciding("synth:val").split) == ("calib", "val")
+    with pytest.raises(BadInput, match="cannot decide"):
+        deciding("synth:test")
