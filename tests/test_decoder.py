@@ -21,19 +21,10 @@ from hmr.artefact import load
 from hmr.body import load_body
 from hmr.data.synthetic import open_world
 from hmr.model import build
+from tests import sizes
 from tests.motion import TINY
 
-SIZES = {
-    "dim": 32,
-    "depth": 4,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 6,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 24,
-}
+SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
 
 def decoder(**kind) -> LatentDiffusionDecoder:

@@ -20,20 +20,11 @@ from compress.policy import PLANS, MadeFor
 from hmr.artefact import load
 from hmr.checkpoints import save
 from hmr.model import build
+from tests import sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TINY = {
-    "dim": 32,
-    "depth": 3,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 16,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "head_dim": 16}
 
 
 @pytest.fixture

@@ -26,18 +26,9 @@ from hmr.body import load_body
 from hmr.checkpoints import save
 from hmr.model import HMRModel, build
 from hmr.recover import distance
+from tests import sizes
 
-SIZES = {
-    "dim": 32,
-    "depth": 4,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 24,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 24,
-}
+SIZES = {**sizes.TINY, "depth": 4, "head_mlp_dim": 24}
 DISTANCE = partial(distance, load_body("open"))
 
 

@@ -24,18 +24,9 @@ from experiments.study import read_study, said_of
 from experiments.trials import Record, read, trials_of, written
 from hmr.checkpoints import save
 from hmr.model import build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 5,
-    "heads": 2,
-    "mlp_dim": 32,
-    "head_dim": 16,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
 STUDY = """\
 schema_version: 1
 name: tiny
