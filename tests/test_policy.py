@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from compress import artefact
 from compress.artefact import read_plans
 from compress.errors import BadInput
 from compress.merge_layers import LayerPlan, MergeLayers
 from compress.merge_tokens import MergeTokens, TokenPlan
-from compress.policy import MadeFor, Plan
+from compress.policy import PLANS, MadeFor, Plan
+from experiments.recipe import OURS
 from hmr.model import build
 
 GRID = (16, 12)
@@ -71,3 +74,13 @@ def test_plans_are_strict(change):
     TokenPlan.model_validate_json(json.dumps(said))
     with pytest.raises(ValidationError):
         TokenPlan.model_validate_json(json.dumps({**said, **change}))
+
+
+def test_who_loads_artefacts_knows_every_plan_of_the_package():
+    """Plans are known once their files are imported, and `compress.artefact` imports those beside it."""
+    path = Path(artefact.__file__)
+    plans = re.compile(r"^class .*Plan\):$", re.MULTILINE)
+    files = {beside.stem for beside in path.parent.glob("*.py") if plans.search(beside.read_text())}
+    (imported,) = re.findall(r"^from compress import ([\w, ]+\w)", path.read_text(), re.MULTILINE)
+    assert files == set(imported.split(", "))
+    assert {step.model_fields["policy"].default for step in OURS} <= {*PLANS}
