@@ -8,28 +8,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from compress import merge_layers, merge_tokens, precision, prune_width, recover  # noqa: F401  # their plans are known
 from compress.atomic import atomic_folder
 from compress.errors import BadInput
-from compress.merge_layers import LayerPlan
-from compress.merge_tokens import TokenPlan
-from compress.policy import Data, Plan
-from compress.precision import PrecisionPlan
-from compress.prune_width import WidthPlan
-from compress.recover import RecoverPlan
+from compress.policy import PLANS, Data, Plan, installed
 
-AnyPlan = Annotated[
-    LayerPlan | TokenPlan | WidthPlan | RecoverPlan | PrecisionPlan, Field(discriminator="policy")
-]
-PLANS: TypeAdapter[Any] = TypeAdapter(tuple[AnyPlan, ...])  # packages that know more kinds of plans bring their own
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 
 MANIFEST = "manifest.json"
@@ -138,15 +130,14 @@ def refuse_taken(folder: Path) -> None:
         raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
 
 
-def load(folder: Path, build: Build | nn.Module, known: TypeAdapter[Any] = PLANS) -> nn.Module:
-    """The model that `save` wrote, in evaluation mode, with equal outputs; its plans are of the `known` kinds.
+def load(folder: Path, build: Build | nn.Module) -> nn.Module:
+    """The model that `save` wrote, in evaluation mode, with equal outputs.
 
     `build(architecture, sizes)` makes the base model, with any weights; a base model itself may stand in its place and
     becomes the compressed one. Raises BadInput for a folder that is incomplete, changed by as little as a byte, or made
-    from another model.
+    from another model, and for plans of a policy that is not installed.
     """
-    manifest, contents = checked(folder, known)
-    plans = read_plans(folder, contents["plan.json"], known)
+    manifest, plans, contents = checked(folder)
     try:
         state = from_bytes(contents.pop("model.safetensors"))
     except SafetensorError as error:
@@ -158,11 +149,13 @@ def load(folder: Path, build: Build | nn.Module, known: TypeAdapter[Any] = PLANS
     model = shaped(build, plans)
     fit(folder, model, state)
     model.load_state_dict(state)
+    for plan in plans:
+        plan.verify(cast(Any, model))
     return model.eval()
 
 
-def checked(folder: Path, known: TypeAdapter[Any] = PLANS) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the files of an artefact, every hash checked; raises BadInput as `load`."""
+def checked(folder: Path) -> tuple[Manifest, tuple[Plan, ...], dict[str, bytes]]:
+    """The manifest, the plans and the files of an artefact, every hash checked; raises BadInput as `load`."""
     manifest = read_manifest(folder)
     contents = {}
     for name in (*NEEDED, *sorted(set(manifest.files) - set(NEEDED))):
@@ -171,10 +164,10 @@ def checked(folder: Path, known: TypeAdapter[Any] = PLANS) -> tuple[Manifest, di
         contents[name] = read(folder / name)
         if sha256(contents[name]) != manifest.files[name]:
             raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
-    plans = read_plans(folder, contents["plan.json"], known)
+    plans = read_plans(folder, contents["plan.json"])
     if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
         raise BadInput(f"{folder / MANIFEST}: the id is not that of these plans and weights: the file was changed")
-    return manifest, contents
+    return manifest, plans, contents
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -192,12 +185,29 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_plans(folder: Path, content: bytes, known: TypeAdapter[Any] = PLANS) -> tuple[Plan, ...]:
+def read_plans(folder: Path, content: bytes) -> tuple[Plan, ...]:
     try:
-        found: tuple[Plan, ...] = known.validate_json(content)
-        return found
-    except ValidationError as error:
+        found = json.loads(content)
+        if not isinstance(found, list):
+            raise ValueError("it is no list")
+        return tuple(map(plan_of, found))
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"{folder / 'plan.json'}: not a list of plans ({reason(error)})") from error
+
+
+def plan_of(said: Any) -> Plan:
+    """The plan that JSON values say; raises ValueError or TypeError where no installed policy makes such a plan."""
+    if isinstance(said, Plan):
+        return said
+    name = said.get("policy") if isinstance(said, dict) else None
+    if name not in PLANS:
+        installed()
+    if name not in PLANS:
+        raise ValueError(f"there is no policy {name!r} here: install the package that has it")
+    return PLANS[name].model_validate_json(json.dumps(said))
+
+
+AnyPlan = Annotated[SerializeAsAny[Plan], BeforeValidator(plan_of)]  # for what holds plans beside other values
 
 
 def read(path: Path) -> bytes:

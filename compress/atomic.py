@@ -29,7 +29,7 @@ def atomic_write(path: Path, content: bytes) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    synced(path.parent)
     return path
 
 
@@ -49,23 +49,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         for file in unfinished.iterdir():
-            _sync(file, os.O_RDWR)
-        _sync_folder(unfinished)
+            synced(file)
+        synced(unfinished)
         unfinished.replace(path)  # over an empty folder too, never over a full one
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    synced(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
+def synced(path: Path) -> None:
+    """Wait until a file or a folder is on the disk; only POSIX systems can open a folder."""
+    if path.is_dir() and os.name != "posix":
         return
-    _sync(folder, os.O_RDONLY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,37 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from compress import search
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
-from compress.search import (
-    Found,
-    Journal,
-    Progress,
-    Strategy,
-    Window,
-    Windows,
-    blocks_left,
-    error_constrained,
-    explicit,
-    runs_of,
-)
-from compress.similarity import layer_similarity, neighbours
-from compress.stack import Stack
-from compress.stretch import through
+from compress.similarity import MEMORY, layer_similarity, neighbours
+from compress.stack import Stack, through
 from compress.tokens import Tokens
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 State = Mapping[str, Tensor]
 Operator = Literal["slm", "mean", "drop"]
-MEMORY = 2 * 1024**3  # bytes
 
 
 def slm(run: Sequence[State]) -> dict[str, Tensor]:
@@ -95,23 +80,21 @@ def merged_block(blocks: Sequence[nn.Module], operator: Operator) -> nn.Module:
 class MergeLayers(Policy):
     """Merge runs of blocks into one block each, found by a search or given (see `compress.search`)."""
 
+    stage: ClassVar[int] = 0
+
     policy: Literal["merge_layers"] = "merge_layers"
-    strategy: Strategy = Field("window", description="how runs are found: Alg. 1, best first, most alike first, given")
+    strategy: Literal[search.Strategy, "explicit"] = Field(
+        "window", description="how runs are found: Alg. 1, best or most alike first, or given"
+    )
     operator: Operator = Field("slm", description="how a run becomes one block")
     threshold_mm: float = Field(
-        0.1,
-        ge=0,
-        description="the error on calib rises by less; 0.1 is the paper's",
-        json_schema_extra=knob(0.0, 5.0, 0.25),
+        0.1, ge=0, description="the error on calib rises by less; paper: 0.1", json_schema_extra=knob(0.0, 5.0, 0.25)
     )
-    windows: Annotated[tuple[tuple[int, int], ...], BeforeValidator(lambda given: tuples(given))] | None = Field(
+    windows: Annotated[search.Windows, BeforeValidator(lambda given: tuples(given))] | None = Field(
         None, description="explicit: [first, last] block of each run, both included, blocks count from 0"
     )
     layers: int | None = Field(
-        None,
-        ge=1,
-        description="greedy, cka: blocks to leave, in the place of a threshold",
-        json_schema_extra=knob(1, 32, 1),
+        None, ge=1, description="greedy, cka: blocks to leave, instead of a threshold", json_schema_extra=knob(1, 32, 1)
     )
     commit_open_window: bool = Field(True, description="window: merge a run that reaches block 0; false: as printed")
 
@@ -129,10 +112,14 @@ class MergeLayers(Policy):
             if self.strategy not in strategies and getattr(self, field) != default:
                 raise misuse(field, f"{field} has no meaning with strategy: {self.strategy}")
         try:
-            explicit(self.windows or ())
+            search.explicit(self.windows or ())
         except BadInput as wrong:
             raise misuse("windows", str(wrong)) from wrong
         return self
+
+    @property
+    def looks(self) -> bool:
+        return self.strategy != "explicit"
 
     def knobs(self) -> dict[str, Knob]:
         idle = self.strategy == "explicit" or self.layers is not None
@@ -141,7 +128,7 @@ class MergeLayers(Policy):
     def check(self, model: Compressible) -> None:
         """Raise BadInput where `model` is too shallow for `windows` or `layers`."""
         depth = len(model.stack.blocks)
-        explicit(self.windows or (), depth)
+        search.explicit(self.windows or (), depth)
         if self.layers is not None and self.layers > depth:
             raise BadInput(f"layers: {self.layers} blocks cannot be left of {depth}")
 
@@ -151,7 +138,7 @@ class MergeLayers(Policy):
         judge: Judge | None = None,
         *,
         journal: Path | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[search.Progress], None] = lambda _: None,
         memory: int = MEMORY,
     ) -> LayerPlan:
         """Search for the windows to merge; `model` stays as it is.
@@ -164,13 +151,15 @@ class MergeLayers(Policy):
         refuse_schedule(model)
         depth, made_for = len(model.stack.blocks), MadeFor.of(model)
         if self.strategy == "explicit":
-            return LayerPlan(made_for=made_for, windows=explicit(self.windows or (), depth), operator=self.operator)
+            return LayerPlan(
+                made_for=made_for, windows=search.explicit(self.windows or (), depth), operator=self.operator
+            )
         if judge is None:
             raise BadInput(f"merge_layers with strategy: {self.strategy} needs frames to measure errors on")
         with evaluating(model):
             trials = Trials(model.stack, judge, self.operator, memory)
             near = neighbours(layer_similarity(model.stack, judge.crops, band=1)) if self.strategy == "cka" else ()
-            found = error_constrained(
+            found = search.error_constrained(
                 trials,
                 depth,
                 self.strategy,
@@ -178,7 +167,7 @@ class MergeLayers(Policy):
                 layers=self.layers,
                 similarity=near,
                 commit_open_window=self.commit_open_window,
-                known=None if journal is None else Journal(journal),
+                known=None if journal is None else search.Journal(journal),
                 progress=progress,
             )
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": memory}
@@ -192,12 +181,12 @@ class LayerPlan(Plan):
     noun: ClassVar[str] = "the plan to merge layers"
 
     policy: Literal["merge_layers"] = "merge_layers"
-    windows: Annotated[tuple[tuple[int, int], ...], BeforeValidator(lambda given: tuples(given))]
+    windows: search.Windows
     operator: Operator = "slm"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        explicit(self.windows, self.made_for.depth)
+        search.explicit(self.windows, self.made_for.depth)
         return self
 
     @property
@@ -207,7 +196,7 @@ class LayerPlan(Plan):
     @property
     def left(self) -> int:
         """Blocks after merging."""
-        return blocks_left(self.windows, self.made_for.depth)
+        return search.blocks_left(self.windows, self.made_for.depth)
 
     def check(self, model: Compressible) -> None:
         super().check(model)
@@ -225,7 +214,7 @@ class LayerPlan(Plan):
         self.check(model)
         if self.empty:
             return
-        blocks, runs = list(model.stack.blocks), runs_of(self.windows, self.made_for.depth)
+        blocks, runs = list(model.stack.blocks), search.runs_of(self.windows, self.made_for.depth)
         left = [block(blocks[low : high + 1]) if low < high else blocks[low] for low, high in runs]
         model.stack.blocks = nn.ModuleList(left)
         if len(model.stack.blocks) != self.left:
@@ -247,30 +236,28 @@ class Trials:
     def __init__(self, stack: Stack, judge: Judge, operator: Operator, memory: int = MEMORY) -> None:
         self.stack, self.judge, self.operator, self.memory = stack, judge, operator, memory
         self.blocks = list(stack.blocks)
-        self.settled = runs_of((), len(self.blocks))
+        self.settled = search.runs_of((), len(self.blocks))
         self.kept: list[dict[int, Tokens]] = [{} for _ in judge.crops]  # per batch: what goes into the i-th settled run
         self.places = range(0)  # the blocks whose input is kept
-        self.merged: dict[Window, nn.Module] = {}
+        self.merged: dict[search.Window, nn.Module] = {}
         self.run = self.plain = 0
 
     @torch.no_grad()
-    def __call__(self, windows: Windows, settled: Windows = ()) -> float:
+    def __call__(self, windows: search.Windows, settled: search.Windows = ()) -> float:
         """Mean error in mm over all frames of the judge."""
-        self._settle(runs_of(settled, len(self.blocks)))
-        runs = runs_of(windows, len(self.blocks))
-        self.merged = {window: self._merge(window) for window in windows}
+        self._settle(search.runs_of(settled, len(self.blocks)))
+        runs = search.runs_of(windows, len(self.blocks))
+        self.merged = {window: self.merged.get(window) or self._merged(window) for window in windows}
         blocks = [self.merged[run] if run in self.merged else self.blocks[run[0]] for run in runs]
         shared = min(common(runs, self.settled), len(self.settled) - 2)  # any further, and nothing is left to try
         errors = [self._errors(index, blocks, shared) for index in range(len(self.judge.crops))]
         self.plain += len(blocks) * len(errors)
         return torch.cat(errors).double().mean().item()
 
-    def _merge(self, window: Window) -> nn.Module:
-        if window in self.merged:
-            return self.merged[window]
+    def _merged(self, window: search.Window) -> nn.Module:
         return merged_block(self.blocks[window[0] : window[1] + 1], self.operator)
 
-    def _settle(self, runs: list[Window]) -> None:
+    def _settle(self, runs: list[search.Window]) -> None:
         """Forget what the model that is settled now does not share."""
         same, self.settled = common(runs, self.settled), runs
         self.kept = [{i: tokens for i, tokens in kept.items() if i <= same} for kept in self.kept]
@@ -317,7 +304,7 @@ def frame_bytes(tokens: Tokens) -> int:
     return sum(part.nbytes for part in parts) // len(tokens.x)
 
 
-def common(runs: Sequence[Window], others: Sequence[Window]) -> int:
+def common(runs: Sequence[search.Window], others: Sequence[search.Window]) -> int:
     """How many runs are the same, from the first on."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(runs, others, strict=False)))
 
@@ -327,7 +314,7 @@ def tuples(given: Any) -> Any:
     return tuple(tuple(x) if isinstance(x, list) else x for x in given) if isinstance(given, list | tuple) else given
 
 
-def measurements(found: Found) -> dict[str, Any]:
+def measurements(found: search.Found) -> dict[str, Any]:
     """What a search measured, as JSON values."""
     path = [
         {"layers": step.depth, "windows": [list(window) for window in step.windows], "error_mm": finite(step.error)}
@@ -336,9 +323,9 @@ def measurements(found: Found) -> dict[str, Any]:
     return {"error_mm": finite(found.error), "original_mm": finite(found.path[0].error), "path": path}
 
 
-def finite(error: float | None) -> float | None:
+def finite(error: float) -> float | None:
     """JSON knows no infinity."""
-    return error if error is not None and math.isfinite(error) else None
+    return error if math.isfinite(error) else None
 
 
 def refuse_schedule(model: Compressible) -> None:

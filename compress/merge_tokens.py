@@ -28,10 +28,7 @@ class MergeTokens(Policy):
     protect: Literal["mask", "none"] = Field("mask", description="mask: a person mask spares the person (Mask-ToMe)")
     keep: int = Field(ge=1, description="tokens that are left", json_schema_extra=knob(16, 192, 4))
     per_layer: int = Field(
-        40,
-        ge=1,
-        description="tokens that each block merges; the last one merges the rest",
-        json_schema_extra=knob(8, 96, 8),
+        40, ge=1, description="tokens that each block merges, the last one the rest", json_schema_extra=knob(8, 96, 8)
     )
     start: int = Field(0, ge=0, description="the first block that merges, from 0", json_schema_extra=knob(0, 24, 1))
     coverage: float = Field(0.0, ge=0, lt=1, description="a patch is the person's above this share of person pixels")
@@ -107,13 +104,10 @@ class TokenPlan(Plan):
             raise BadInput("tokens were dropped by this schedule, and this model's head needs the full grid of them")
 
     def shape(self, model: Compressible) -> None:
+        """No weight changes. Raises as `check`."""
         self.check(model)
         if not self.empty:
             model.schedule, model.protect = self.schedule, self.coverage
-
-    def apply(self, model: Compressible) -> None:
-        """No weight changes."""
-        self.shape(model)
 
 
 def merges_to(keep: int, patches: int, per_layer: int) -> tuple[int, ...]:

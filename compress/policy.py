@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.stack import Schedule, Stack
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 
 class Compressible(Protocol):
@@ -77,6 +76,9 @@ class MadeFor(Data):
         return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
 
 
+PLANS: dict[str, type[Plan]] = {}  # by the name in plan.json: a kind of plan is known once its file is imported
+
+
 class Plan(Data, ABC):
     """What was decided for one model; as JSON it is an entry of an artefact's plan.json.
 
@@ -93,6 +95,10 @@ class Plan(Data, ABC):
     # decide the same are the same.
     measured: dict[str, Any] = Field(default_factory=dict)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        PLANS[cls.model_fields["policy"].default] = cls
+
     @property
     @abstractmethod
     def empty(self) -> bool:
@@ -102,9 +108,14 @@ class Plan(Data, ABC):
     def shape(self, model: Compressible) -> None:
         """Give `model` the planned structure, in place; its weights may be anything. Raises as `check`."""
 
-    @abstractmethod
     def apply(self, model: Compressible) -> None:
-        """Give `model` the planned structure and weights, in place. Raises as `check`."""
+        """Give `model` the planned structure and weights, in place: `shape`, where weights follow from that alone.
+        Raises as `check`."""
+        self.shape(model)
+
+    def verify(self, model: Compressible) -> None:
+        """Raise BadInput where `model`, of the planned structure and with its weights again, is not the planned one."""
+        return
 
     def decided(self) -> dict[str, Any]:
         """The plan as JSON values, without what was measured."""
@@ -128,7 +139,16 @@ class Plan(Data, ABC):
 class Policy(Data, ABC):
     """What the user asked for: a step of a recipe. Subclasses name themselves in `policy: Literal[...]`."""
 
+    # Its place in a recipe: 0 for layers, 1 for tokens and width, 2 for training, 3 for precision, 4 for what reads the
+    # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
+    stage: ClassVar[int] = 1
+
     policy: str
+
+    @property
+    def looks(self) -> bool:
+        """Whether `plan` has to look at frames."""
+        return False
 
     def knobs(self) -> dict[str, Knob]:
         """What a search can turn: by field, those that have a meaning in this policy as it stands."""
@@ -154,3 +174,8 @@ class Policy(Data, ABC):
 
         Raises BadInput where it cannot be done, and where the policy measures and there is no judge.
         """
+
+
+def installed() -> list[type[Policy]]:
+    """What other packages name under the entry point `fasthmr.policies`: see docs/extending.md."""
+    return [point.load() for point in entry_points(group="fasthmr.policies")]

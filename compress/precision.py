@@ -11,7 +11,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.policy import Compressible, MadeFor, Plan, Policy, knob
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 WORKFLOWS = "torchao.quantization.quantize_.workflows"
 Dtype = Literal["float32", "bfloat16", "int8"]
@@ -31,6 +29,8 @@ Dtype = Literal["float32", "bfloat16", "int8"]
 class Precision(Policy):
     """Change the numbers that the blocks compute with. `bfloat16` asks of the stack that its `attend` and `feed` take
     float32 tokens all the same."""
+
+    stage: ClassVar[int] = 3
 
     policy: Literal["precision"] = "precision"
     dtype: Dtype = Field(

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch_pruning
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.judge import Judge
 from compress.merge_layers import evaluating
 from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
 from compress.stack import Stack, encode
 from compress.tokens import Tokens, coverage
-
-if TYPE_CHECKING:
-    from compress.judge import Judge
 
 
 class Layers(NamedTuple):
@@ -37,10 +35,9 @@ class Layers(NamedTuple):
     @classmethod
     def of(cls, block: nn.Module) -> Layers:
         """Raises BadInput for a block of another kind."""
+        names = ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         try:
-            attention, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
-            found = [attention.get_submodule(name) for name in ("qkv", "proj")]
-            found += [mlp.get_submodule(name) for name in ("fc1", "fc2")]
+            attention, *found = map(block.get_submodule, names)
         except AttributeError as error:
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
         if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(
@@ -59,7 +56,7 @@ class Kept(Data):
     """Which of `of` units are left."""
 
     of: int = Field(ge=1)
-    units: Annotated[tuple[int, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)]
+    units: tuple[int, ...]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -90,12 +87,12 @@ class PruneWidth(Policy):
         0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove", json_schema_extra=RATIOS
     )
     head_ratio: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of each block's heads to remove; one is always left",
-        json_schema_extra=RATIOS,
+        0.0, ge=0, lt=1, description="share of each block's heads to remove; one always stays", json_schema_extra=RATIOS
     )
+
+    @property
+    def looks(self) -> bool:
+        return self.mlp_ratio > 0 or self.head_ratio > 0
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned."""
@@ -137,9 +134,7 @@ class WidthPlan(Plan):
     remedy: ClassVar[str] = "put prune_width after merge_layers"
 
     policy: Literal["prune_width"] = "prune_width"
-    blocks: Annotated[
-        tuple[BlockWidth, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
-    ]
+    blocks: tuple[BlockWidth, ...]
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -163,10 +158,6 @@ class WidthPlan(Plan):
                 )
 
     def shape(self, model: Compressible) -> None:
-        """Raises as `check`."""
-        self.apply(model)
-
-    def apply(self, model: Compressible) -> None:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
         self.check(model)
         with evaluating(model):

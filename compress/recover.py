@@ -17,23 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.judge import Judge
 from compress.merge_layers import evaluating
-from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.policy import Compressible, MadeFor, Plan, Policy
 from compress.tokens import DROPPED, Tokens
-from compress.training import claim, learning_rate, resume, save_checkpoint
+from compress.training import Budget, Progress, Training, claim, save_checkpoint
 
 WARMUP = 20  # steps
-CLIP = 1.0  # largest norm of a gradient
-BETAS = (0.9, 0.98)
 
 
 class Recoverable(Compressible, Protocol):
@@ -59,42 +57,23 @@ class Crops(Protocol):
 Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) -> scalar, 0 where they are equal
 
 
-class Recover(Policy):
+class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
-    policy: Literal["recover"] = "recover"
-    minutes: float | None = Field(None, gt=0, description="wall clock to train for")
-    steps: int | None = Field(None, ge=1, description="optimizer steps, in the place of minutes: repeats to the bit")
-    lr: float = Field(3e-4, gt=0, description="learning rate after warm-up; a cosine brings it down")
-    batch: int = Field(16, ge=1, description="crops of a step")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of products in training, not of weights")
+    stage: ClassVar[int] = 2
 
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if (self.minutes is None) == (self.steps is None):
-            raise misuse("minutes" if self.steps else "policy", "recover needs either minutes or steps, and not both")
-        return self
+    policy: Literal["recover"] = "recover"
 
     def plan(self, model: Compressible, judge: Judge | None = None) -> RecoverPlan:
         """The training that was asked for; `distil` does it."""
         return RecoverPlan(made_for=MadeFor.of(model), **self.model_dump())
 
 
-class RecoverPlan(Plan):
+class RecoverPlan(Budget, Plan):
     """A training: what it was allowed. What it learnt are weights, so an artefact comes back without it."""
 
     policy: Literal["recover"] = "recover"
-    minutes: float | None = Field(gt=0)
-    steps: int | None = Field(ge=0, description="0: there was nothing to recover")
-    lr: float = Field(gt=0)
-    batch: int = Field(ge=1)
-    precision: Literal["float32", "bfloat16"]
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("either minutes or steps")
-        return self
+    steps: int | None = Field(None, ge=0, description="0: there was nothing to recover")
 
     @property
     def empty(self) -> bool:
@@ -112,19 +91,11 @@ class RecoverPlan(Plan):
 
 
 @dataclass
-class Progress:
-    """How far a recovery is: all that it remembers besides weights and optimizer."""
+class Approach(Progress):
+    """How far a recovery is, and how far the student from its teacher."""
 
-    step: int = 0
-    seconds: float = 0.0
     distance: float = math.nan  # of the last step's batch
     before: float = math.nan  # of the crops that are held out, before the first step
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
 
 
 class Student(nn.Module):
@@ -149,7 +120,7 @@ def distil(
     *,
     seed: int = 0,
     checkpoint_seconds: float = 60.0,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[Approach], None] = lambda _: None,
 ) -> RecoverPlan:
     """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns the plan, measured.
 
@@ -178,8 +149,10 @@ def distil(
         return plan.model_copy(update={"measured": run.measured()})
 
 
-class Run:
+class Run(Training):
     """One recovery on its way."""
+
+    progress: Approach
 
     def __init__(
         self,
@@ -191,53 +164,35 @@ class Run:
         folder: Path,
         seed: int,
     ) -> None:
-        self.plan, self.crops, self.distance, self.folder, self.seed = plan, crops, distance, folder, seed
-        self.progress, self.accelerator = Progress(), Accelerator(device_placement=False)  # all stays where it is
-        self.teacher = Student(teacher)
+        self.crops, self.distance, self.seed, self.teacher = crops, distance, seed, Student(teacher)
         self.held = len(crops) - max(1, min(plan.batch, len(crops) // 5))  # crops from here on are held out
-        shell = Student(student)
-        self.trained = [p for p in shell.parameters() if p.requires_grad]
+        accelerator = Accelerator(device_placement=False)  # all stays where it is
+        super().__init__(Student(student), plan, folder, Approach(), accelerator)
         self.device = self.trained[0].device
-        # No weight decay: the weights are to stay near the original's.
-        optimizer = torch.optim.AdamW(self.trained, plan.lr, betas=BETAS, weight_decay=0.0)
-        self.student, self.optimizer = self.accelerator.prepare(shell, optimizer)
-        self.accelerator.register_for_checkpointing(self.progress)
-        if not resume(self.accelerator, folder):
+        if self.resumed is None:
             self.progress.before = self.held_out()
-        self.before, self.started = self.progress.seconds, time.monotonic()
-
-    @property
-    def fraction(self) -> float:
-        """Share of the budget that is spent."""
-        if self.plan.steps is not None:
-            return self.progress.step / self.plan.steps
-        return self.progress.seconds / (60 * cast(float, self.plan.minutes))
+            self.started = time.monotonic()  # to look is no part of the budget
 
     def advance(self) -> None:
         """One optimizer step. Raises BadInput where the distance is no number any more."""
-        step = self.progress.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.plan.lr, step, self.fraction, WARMUP)
-        loss = self.apart(order(self.held, self.plan.batch, step, self.seed))
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.trained, CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        elapsed = loss.new_tensor([self.before + time.monotonic() - self.started, loss.item()], dtype=torch.float64)
+        loss = self.apart(order(self.held, self.budget.batch, self.progress.step, self.seed))
+        self.descend(loss, WARMUP)
+        elapsed = loss.new_tensor([self.seconds, loss.item()], dtype=torch.float64)
         # All processes have to stop and to save at the same step, so they agree on the time.
-        seconds, distance = cast(Tensor, self.accelerator.reduce(elapsed, "mean")).tolist()
+        self.progress.seconds, distance = cast(Tensor, self.accelerator.reduce(elapsed, "mean")).tolist()
         if not math.isfinite(distance):
-            raise BadInput(f"recover: the distance to the original is {distance} after {step + 1} steps: lower lr")
-        self.progress.step, self.progress.seconds, self.progress.distance = step + 1, seconds, distance
+            step = self.progress.step
+            raise BadInput(f"recover: the distance to the original is {distance} after {step} steps: lower lr")
+        self.progress.distance = distance
 
     def apart(self, indices: Sequence[int]) -> Tensor:
         """Scalar: how far the student is from the teacher on this process's share of some crops."""
         share = indices[self.accelerator.process_index :: self.accelerator.num_processes] or indices[:1]
         given = [None if part is None else part.to(self.device) for part in self.crops.read(share)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bfloat16"):
             with torch.no_grad():
                 wanted, said = self.teacher(*given)
-            tokens, output = self.student(*given)
+            tokens, output = self.trainee(*given)
         return token_distance(tokens, wanted) + self.distance(output, said)
 
     @torch.no_grad()

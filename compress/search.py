@@ -19,7 +19,7 @@ from compress.errors import BadInput
 
 Window = tuple[int, int]
 Windows = tuple[Window, ...]  # in rising order, disjoint
-Strategy = Literal["window", "greedy", "cka", "explicit"]
+Strategy = Literal["window", "greedy", "cka"]
 
 
 class Evaluate(Protocol):
@@ -48,11 +48,11 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a search decided. `path` starts at the original model, whose windows are (); it is empty for `explicit`."""
+    """What a search decided. `path` starts at the original model, whose windows are ()."""
 
     windows: Windows
-    error: float | None = None
-    path: tuple[Step, ...] = ()
+    error: float
+    path: tuple[Step, ...]
 
 
 def error_constrained(
@@ -63,7 +63,6 @@ def error_constrained(
     threshold: float | None = None,
     layers: int | None = None,
     similarity: Sequence[float] = (),
-    windows: Sequence[Sequence[int]] = (),
     commit_open_window: bool = True,
     known: MutableMapping[Windows, float] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -71,15 +70,13 @@ def error_constrained(
     """The windows of a model of `depth` blocks to merge, so that the error rises by less than `threshold`.
 
     Strategies: `window` (FastHMR Alg. 1) needs a threshold; `greedy` and `cka` walk a path of ever fewer blocks and
-    take the shortest model on it within the threshold or, where `layers` is given, the one of so many blocks;
-    `explicit` checks `windows` and evaluates nothing. An error that is not finite counts as infinite.
+    take the shortest model on it within the threshold or, where `layers` is given, the one of so many blocks. An error
+    that is not finite counts as infinite.
 
     Nothing that stands in `known` (windows -> error) is evaluated again, and what is evaluated is put there: with a
     `Journal`, a search that was killed continues where it stopped. Raises BadInput where an argument is missing or
     wrong.
     """
-    if strategy == "explicit":
-        return Found(explicit(windows, depth))
     if threshold is None and (layers is None or strategy == "window"):
         raise BadInput(f"strategy {strategy} needs a threshold" + (" or a number of layers" * (strategy != "window")))
     if layers is not None and not 1 <= layers <= depth:
@@ -214,7 +211,7 @@ def trials(strategy: Strategy, depth: int, layers: int = 1) -> int:
     """Evaluations of a whole search, the original model's included."""
     if strategy == "greedy":
         return 1 + sum(range(layers, depth))  # a model of d + 1 blocks has d neighbours
-    return {"window": max(1, depth), "cka": 1 + depth - layers, "explicit": 0}[strategy]
+    return max(1, depth) if strategy == "window" else 1 + depth - layers
 
 
 def remembered(

@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.stack import Stack
-from compress.stretch import through
+from compress.stack import Stack, through
 
 MEMORY = 2 * 1024**3  # bytes
 Pair = tuple[int, int]
 
 
-def layer_similarity(
-    stack: Stack, crops: Sequence[Tensor], *, band: int | None = None, memory: int = MEMORY
-) -> Tensor:
+def layer_similarity(stack: Stack, crops: Sequence[Tensor], *, band: int | None = None, memory: int = MEMORY) -> Tensor:
     """Linear CKA (L, L), float64, between the outputs of all L blocks over all tokens of crops, each (B, 3, H, W).
 
     With a `band`, only layers at most so many apart are compared (1: neighbours), and the rest is NaN. Where the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -52,6 +52,9 @@ class Schedule:
         return out
 
 
+PLAIN = Schedule()  # every token goes through every block
+
+
 def encode(
     stack: Stack, crop: Tensor, protected: Tensor | None = None, schedule: Schedule | Sequence[int] = ()
 ) -> Tokens:
@@ -66,7 +69,15 @@ def encode(
         tokens = tokens.protecting(protected > 0)
     if plan.drop:
         tokens = tokens.kept(most_covered(tokens, protected, plan.drop))
-    for i, block in enumerate(stack.blocks):
+    return stack.finish(through(stack, stack.blocks, tokens, plan))
+
+
+def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, plan: Schedule = PLAIN) -> Tokens:
+    """`tokens` after `blocks` of `stack`, the first of which is the schedule's block 0, and before the last norm.
+
+    So whatever runs a few blocks (a search that starts in the middle, a look at each layer) runs them as `encode` does.
+    """
+    for i, block in enumerate(blocks):
         merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
         bias = tokens.size.log() if plan.proportional_attention and merged and not tokens.dropped else None
         update, keys = stack.attend(block, tokens, bias)
@@ -75,7 +86,7 @@ def encode(
         if r:
             tokens = merge(tokens, keys, r, plan.partition)
         tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))
-    return stack.finish(tokens)
+    return tokens
 
 
 def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.clips import FPS, decode_video
-from diffusion.denoiser import Denoiser, Frames, silent
+from diffusion.denoiser import Denoiser, Frames
 from diffusion.representation import rotations_of
 from diffusion.schedule import Objective, denoised, noise
 from diffusion.sizes import Sizes
-from diffusion.transformer import SkipTransformer, at_their_time, positions
+from diffusion.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.vae import MotionVAE
 from diffusion.weights import load_into, read
 from hmr.body import BodyModel, load_body

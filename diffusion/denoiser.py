@@ -7,7 +7,7 @@ from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from diffusion.sizes import Sizes
-from diffusion.transformer import SkipTransformer, at_their_time, positions, waves
+from diffusion.transformer import SkipTransformer, at_their_time, positions, silent, waves
 
 
 class Frames(nn.Module):
@@ -30,13 +30,6 @@ class Frames(nn.Module):
         return self.embed((features - self.mean) / self.deviation) + self.places
 
 
-def silent(linear: nn.Linear) -> nn.Linear:
-    """A layer that says 0 before it has learned: for a decoder of normalised numbers the mean of all motion."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 class Denoiser(nn.Module):
     """Latent tokens, a token of the timestep and one of each frame through one transformer, norms after the sums."""
 
@@ -48,7 +41,7 @@ class Denoiser(nn.Module):
         self.time = TimestepEmbedding(dim, dim)
         shape = (sizes.denoiser_layers, dim, sizes.heads, sizes.hidden, sizes.denoiser_dropout)
         self.transformer = SkipTransformer(*shape, pre_norm=False)
-        self.out = silent(nn.Linear(dim, dim))
+        self.out = silent(nn.Linear(dim, dim))  # normalised: 0 is the mean of all motion
 
     def forward(self, latent: Tensor, time: Tensor, features: Tensor) -> Tensor:
         """Noisy latents (B, T, D), timesteps (B,) and features (B, F, W) -> v, or noise (B, T, D)."""

@@ -103,9 +103,8 @@ def cached_features(
     for i, frames in enumerate(spans(videos.clip_names)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
-            atomic_write(
-                path, to_bytes({name: value.cpu() for name, value in vars(seen(model, videos, frames)).items()})
-            )
+            said = vars(seen(model, videos, frames))
+            atomic_write(path, to_bytes({name: value.cpu() for name, value in said.items()}))
         found.append(read(path, len(frames)))
         tell(frames.stop)
     return found

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, PrivateAttr, TypeAdapter
+from pydantic import Field, PrivateAttr
 from torch import nn
 
-from compress import artefact
 from compress.errors import BadInput
 from compress.judge import Judge
 from compress.policy import Compressible, MadeFor, Plan, Policy
@@ -18,13 +17,15 @@ from diffusion.schedule import Objective
 from diffusion.sizes import Sizes
 from diffusion.weights import digest
 from hmr.head import JOINTS
-from hmr.model import HMRModel, build
+from hmr.model import HMRModel
 
 NAME = "decoder"  # of the module in a model
 
 
 class DiffusionDecoder(Policy):
     """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
+
+    stage: ClassVar[int] = 4
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
     weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")
@@ -89,6 +90,10 @@ class DecoderPlan(Plan):
             raise BadInput("a decoder does not follow from its plan: load the artefact with the weights")
         put(model, self._decoder)
 
+    def verify(self, model: Compressible) -> None:
+        """Raises BadInput where the weights that came back are another encoder's (law 12)."""
+        cast(LatentDiffusionDecoder, decoder_in(cast(nn.Module, model))).refuse_other(encoder_id(model))
+
 
 def put(model: Compressible, decoder: LatentDiffusionDecoder) -> None:
     """Make `decoder` the model's."""
@@ -117,18 +122,3 @@ def encoder_id(model: Compressible) -> str:
     finally:
         if decoder is not None:
             modules[NAME] = decoder
-
-
-_KINDS = get_args(artefact.AnyPlan)[0] | DecoderPlan
-_ANY = Annotated[_KINDS, Field(discriminator="policy")]  # type: ignore[valid-type]  # a union made here
-PLANS: TypeAdapter[Any] = TypeAdapter(tuple[_ANY, ...])
-
-
-def load(folder: Path) -> HMRModel:
-    """The model of an artefact, with its decoder where it has one; raises as `compress.artefact.load`, and BadInput
-    where the decoder is another encoder's."""
-    model = cast(HMRModel, artefact.load(folder, build, PLANS))
-    decoder = decoder_in(model)
-    if decoder is not None:
-        decoder.refuse_other(encoder_id(model))
-    return model

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from compress.errors import BadInput
+from compress.policy import Data
 from diffusion.representation import WIDTHS, Representation
 
 
-class Sizes(BaseModel):
+class Sizes(Data):
     """One size of motion VAE and denoiser; the defaults are the paper's (FastHMR, Tab. 13, 14).
 
     NOTE: the paper gives its VAE nine layers, and what runs behind the encoder of pictures 29.5 M parameters and 6.8 G
     MACs a clip. Both come out, within 3 %, with nine layers in the half of the VAE that encodes, which does not run
     there, and five in the half that decodes; nine in that half are 44.0 M and 9.7 G.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     representation: Representation = "hybrik"
     frames: int = Field(243, ge=3)  # of a clip

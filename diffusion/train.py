@@ -11,51 +11,35 @@ import json
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from compress.errors import BadInput
-from compress.training import claim, follow, learning_rate, resume, save_checkpoint
+from compress.training import Budget, Precision, Progress, Training, claim, follow, save_checkpoint
 
 log = logging.getLogger(__name__)
-CLIP = 1.0  # largest norm of a gradient
-Precision = Literal["float32", "bfloat16"]
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Budget):
     """How to train; the defaults are those of the reference size, the paper's lr is 1e-4 and its batch 32."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
     out: Path
-    minutes: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
-    batch: int = Field(16, ge=1)
     lr: float = Field(2e-3, gt=0)
     warmup: int = Field(100, ge=0)  # steps
-    weight_decay: float = Field(0.0, ge=0)
     precision: Precision = "float32"  # of products
     log_steps: int = Field(50, ge=1)
     checkpoint_steps: int = Field(200, ge=1)
     val_steps: int = Field(400, ge=1)
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("give either minutes or steps")
-        return self
 
 
 class Course(Protocol):
@@ -75,20 +59,6 @@ class Course(Protocol):
 
     def validate(self, trainee: nn.Module) -> dict[str, float]:
         """Errors of averaged weights on data that no step learns from."""
-
-
-@dataclass
-class Progress:
-    """How far a training is, besides weights and optimizer."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
 
 
 def train(course: Course, config: TrainConfig, after: Callable[[int], None] = lambda step: None) -> nn.Module:
@@ -126,46 +96,26 @@ def fit(run: Run, board: SummaryWriter | None, after: Callable[[int], None]) -> 
     bar.close()
 
 
-class Run:
-    """One training on its way."""
+class Run(Training):
+    """One training on its way, and the average of its weights."""
 
     def __init__(self, course: Course, config: TrainConfig, accelerator: Accelerator) -> None:
-        self.course, self.config, self.progress = course, config, Progress()
-        self.accelerator = accelerator
-        self.device = self.accelerator.device
+        self.course, self.config, self.device = course, config, accelerator.device
         self.average = copy.deepcopy(course.trainee).to(self.device).eval().requires_grad_(False)
-        self.trained = [p for p in course.trainee.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self.trained, config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
-        self.trainee, self.optimizer = self.accelerator.prepare(course.trainee.train(), optimizer)
-        self.accelerator.register_for_checkpointing(self.average, self.progress)
-        found = resume(self.accelerator, config.out)
-        if found is not None:
-            log.info("going on from %s", found)
-        self.before, self.started = self.progress.seconds, time.monotonic()
+        super().__init__(course.trainee.train(), config, config.out, Progress(), accelerator, self.average)
+        if self.resumed is not None:
+            log.info("going on from %s", self.resumed)
         self.sums: dict[str, Tensor] = {}
         self.added = 0
-
-    @property
-    def fraction(self) -> float:
-        """Share of the budget that is spent."""
-        if self.config.steps is not None:
-            return self.progress.step / self.config.steps
-        return self.progress.seconds / (60 * cast(float, self.config.minutes))
 
     def advance(self) -> None:
         """One optimizer step."""
         step, process = self.progress.step, self.accelerator.process_index
         torch.manual_seed((self.config.seed << 40) + (step << 8) + process)  # noise and dropout of this step
         batch = self.course.batch(step, process, self.accelerator.num_processes)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.lr, step, self.fraction, self.config.warmup)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             said = self.trainee(*batch)
-        self.accelerator.backward(said["total"])
-        self.accelerator.clip_grad_norm_(self.trained, CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.progress.step = step + 1
+        self.descend(said["total"], self.config.warmup)
         follow(self.average, self.accelerator.unwrap_model(self.trainee), step + 1)
         self.added += 1
         for name, value in said.items():
@@ -174,7 +124,7 @@ class Run:
 
     def agree_on_time(self) -> None:
         """All processes stop at the same step, so with a budget in minutes they share one clock."""
-        seconds = self.before + time.monotonic() - self.started
+        seconds = self.seconds
         if self.config.minutes is not None and self.accelerator.num_processes > 1:
             mine = torch.tensor(seconds, device=self.device)
             seconds = cast(Tensor, self.accelerator.reduce(mine, "mean")).item()

@@ -5,6 +5,8 @@ Own layers rather than torch's: those run fused in evaluation, where no counter 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
@@ -13,6 +15,13 @@ from torch import Tensor, nn
 from hmr.vit import attention
 
 FAINT = 0.02  # of a wave's height: what a token holds is to outweigh where it is
+
+
+def silent(linear: nn.Linear) -> nn.Linear:
+    """A layer that says 0 before it has learned."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 class Attention(nn.Module):
@@ -31,7 +40,10 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, with `cross` attention to a memory, and an MLP with GELU; norms before or after the sums."""
+    """Self-attention, with `cross` attention to a memory, and an MLP with GELU; norms before or after the sums.
+
+    It adds nothing yet: all is learned from there.
+    """
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, cross: bool, pre_norm: bool) -> None:
         super().__init__()
@@ -40,10 +52,8 @@ class Layer(nn.Module):
         self.cross = Attention(dim, heads) if cross else None
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3 if cross else 2))
-
-    def outputs(self) -> list[nn.Linear]:
-        """The last linear layer of each part."""
-        return [self.attend.out, *([self.cross.out] if self.cross else []), self.fc2]
+        for last in (self.attend.out, *([self.cross.out] if self.cross else []), self.fc2):
+            silent(last)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D), memory (B, M, D) where there is cross-attention -> (B, N, D)."""
@@ -57,7 +67,8 @@ class Layer(nn.Module):
 
 
 class SkipTransformer(nn.Module):
-    """An odd number of layers; the outputs of the first half join the inputs of the second, last to first.
+    """An odd number of layers; the outputs of the first half join the inputs of the second, last to first. A join lets
+    its input through before it has learned.
 
     U-ViT's long skips as in MLD (Chen et al., Executing your Commands via Motion Diffusion in Latent Space, 2023).
     """
@@ -78,18 +89,8 @@ class SkipTransformer(nn.Module):
         self.joins = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(layers // 2))
         # With norms before the sums nothing is normalised at the end: what goes in can come out as it was.
         self.norm = nn.Identity() if pre_norm else nn.LayerNorm(dim)
-        self.start_straight()
-
-    @torch.no_grad()
-    def start_straight(self) -> None:
-        """Every layer adds nothing yet and every join lets its input through: all is learned from there."""
-        for layer in self.layers:
-            for last in layer.outputs():  # type: ignore[operator]  # a ModuleList forgets what its modules are
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
         for join in self.joins:
-            nn.init.eye_(join.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(join.bias)  # type: ignore[arg-type]
+            nn.init.eye_(silent(cast(nn.Linear, join)).weight)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D), memory (B, M, D) for cross-attention -> (B, N, D)."""

@@ -54,7 +54,7 @@ class MotionVAE(nn.Module):
     def start_linear(self, numbers: Tensor) -> None:
         """Begin as the linear autoencoder that is best on clips (N, F, 133), where a latent token has its own frames.
 
-        Every layer adds nothing yet (`SkipTransformer.start_straight`), so that what goes in and out are the first D
+        Every layer adds nothing yet, so that what goes in and out are the first D
         principal components of `stride` frames, turned at random so that all channels matter alike. NOTE: from random
         weights the same steps led to 60 mm on families not seen.
         """
@@ -133,9 +133,7 @@ class MotionDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         memory = self.embed(latent) + self.places
         found = self.transformer(self.queries + at_their_time(memory, len(self.queries)), memory)
-        return (
-            self.out(found).unflatten(2, (self.stride, -1)).flatten(1, 2)
-        )  # (B, F / stride, stride * 133) -> (B, F, 133)
+        return self.out(found).unflatten(2, (self.stride, -1)).flatten(1, 2)  # (B, F / stride, ...) -> (B, F, 133)
 
 
 def vae_loss(said: Tensor, numbers: Tensor, mean: Tensor, log_variance: Tensor, deviation: Tensor) -> dict[str, Tensor]:

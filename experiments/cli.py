@@ -180,7 +180,8 @@ def search(
 ) -> None:
     """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
     from experiments.front import front_table, of_study, result
-    from experiments.search import Job, default_storage, search
+    from experiments.search import Job, search
+    from experiments.storage import default_storage
     from experiments.study import read_study
 
     asked = read_study(study)
@@ -200,7 +201,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
-    from experiments.front import front_table, story, write
+    from experiments.front import front_table, story
+    from experiments.front_page import write
 
     refuse_existing(out)
     told = story(studies, storage)

@@ -29,7 +29,7 @@ from experiments.label_free import labelled
 from experiments.locks import locked
 from experiments.models import resolve_model
 from experiments.provenance import dataset, provenance
-from experiments.recipe import RANK, Recipe
+from experiments.recipe import Recipe
 from experiments.recover import Recovery
 from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse, refuse_test_only
 from experiments.study import Best, Study
@@ -109,11 +109,11 @@ class Lab:
 
     def plan(self, step: Policy, model: HMRModel, before: Sequence[Plan]) -> Plan:
         """What a step decides after the plans `before` it; what earlier trials found out is not looked at again."""
-        if isinstance(step, MergeLayers) and step.strategy != "explicit":
+        if isinstance(step, MergeLayers) and step.looks:
             journal = journal_of(self.resolved, step.operator, self.body, self.frames("calib"))
             kept = journal.parent / "studies" / journal.name  # `fasthmr compress` removes its own when it is done
             return self.walked(step, model, kept)
-        if isinstance(step, PruneWidth) and (step.mlp_ratio or step.head_ratio):
+        if isinstance(step, PruneWidth) and step.looks:
             key = json.dumps([plan.decided() for plan in before])
             if key not in self.ranks:
                 self.ranks[key] = importances(model, self.judge)
@@ -161,7 +161,7 @@ class Lab:
     def recovered(self, record: Record) -> dict[str, Record]:
         """The model of a record after the study's recovery, on val and on test. What is rounded is rounded after it."""
         step = cast(Best, self.asked.recover).step
-        steps = sorted((*record.recipe.steps, step), key=lambda one: RANK[one.policy])
+        steps = sorted((*record.recipe.steps, step), key=lambda one: one.stage)
         recipe = record.recipe.model_copy(update={"steps": tuple(steps)})
         model, plans = self.copy(), []  # type: tuple[HMRModel, list[Plan]]
         bits = [plan for plan in record.plans if isinstance(plan, PrecisionPlan)]
@@ -197,7 +197,7 @@ class Lab:
         return Record(
             recipe=recipe,
             recipe_id=recipe.id,
-            plans=tuple(plans),  # type: ignore[arg-type]  # of the kinds in AnyPlan, every one
+            plans=tuple(plans),
             layers=counted.layers,
             tokens=tuple(counted.tokens),
             params=counted.params,

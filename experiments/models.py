@@ -12,8 +12,9 @@ import torch
 
 from compress.artefact import MANIFEST, read_manifest
 from compress.errors import BadInput
-from diffusion import policy
+from diffusion import policy  # noqa: F401  # artefacts may hold its plans
 from experiments.choices import one_of
+from hmr import artefact
 from hmr.checkpoints import INDEX, WEIGHTS, load
 from hmr.model import ARCHITECTURES, HMRModel, build
 
@@ -42,7 +43,7 @@ def resolve_model(name: str, weightless: bool = False) -> Resolved:
     """
     folder = Path(name)
     if name not in ARCHITECTURES and folder.joinpath(MANIFEST).is_file() and not converted(folder):
-        return Resolved(policy.load(folder), name, read_manifest(folder).id, compressed=True)
+        return Resolved(artefact.load(folder), name, read_manifest(folder).id, compressed=True)
     if "/" in name or name.endswith(SUFFIXES) or (name not in ARCHITECTURES and folder.is_dir()):
         path = Path(name)
         if not path.is_file() and not any((path / held).is_file() for held in (WEIGHTS, INDEX)):

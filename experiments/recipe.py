@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -17,17 +17,19 @@ from pydantic_core import ErrorDetails
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
-from compress.policy import Data, Policy, misuse
+from compress.policy import Data, Policy, installed, misuse
 from compress.precision import Precision
 from compress.prune_width import PruneWidth
 from compress.recover import Recover
 from diffusion.policy import DiffusionDecoder
 from experiments.choices import one_of
 
-Step = MergeLayers | MergeTokens | PruneWidth | Recover | Precision | DiffusionDecoder
-POLICIES: dict[str, type[Policy]] = {step.model_fields["policy"].default: step for step in get_args(Step)}
-# When a recipe may use them; tokens and width may be reduced in either order.
-RANK = {"merge_layers": 0, "merge_tokens": 1, "prune_width": 1, "recover": 2, "precision": 3, "diffusion_decoder": 4}
+OURS: tuple[type[Policy], ...] = (MergeLayers, MergeTokens, PruneWidth, Recover, Precision, DiffusionDecoder)
+POLICIES: dict[str, type[Policy]] = {kind.model_fields["policy"].default: kind for kind in (*OURS, *installed())}
+if TYPE_CHECKING:
+    Step = Policy
+else:
+    Step = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="policy")]  # noqa: UP007  # any number
 SHIPPED = files("experiments").joinpath("recipes")
 LARGEST = 1 << 16  # bytes; a recipe is a page
 DEEPEST = 20  # lists and mappings in each other; a recipe has 5
@@ -39,7 +41,7 @@ STARTS = (
 )
 ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 Place = tuple[str | int, ...]
-Steps = tuple[Annotated[Step, Field(discriminator="policy")], ...]
+Steps = tuple[Step, ...]
 Page = TypeVar("Page", bound=Data)  # what a YAML file of ours says
 
 
@@ -52,14 +54,13 @@ class Recipe(Data):
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
-        """Each policy at most once, and in the order of RANK: a merge is made from the original weights, a token
-        schedule counts the blocks that are left, and what is rounded is not worked on any more."""
+        """Each policy at most once, and in the order of their stages."""
         names = [step.policy for step in self.steps]
         for i in range(1, len(names)):
             before, step = names[i - 1], names[i]
             if step in names[:i]:
                 raise misuse(f"steps.{i}.policy", f"there are two steps of {step}: make them one")
-            if RANK[step] < RANK[before]:
+            if self.steps[i].stage < self.steps[i - 1].stage:
                 raise misuse(f"steps.{i}.policy", f"{step} comes after {before}: put {before} after {step}")
         return self
 

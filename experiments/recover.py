@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.recover import Progress, RecoverPlan, distil, identity
+from compress.recover import Approach, RecoverPlan, distil, identity
 from experiments.datasets import SEED, DataSpec, Frames, open_data
 from hmr.body import BodyModel
 from hmr.crop import normalised
@@ -63,7 +63,7 @@ class Recovery:
         digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
         self.folders.append(fasthmr_home() / "recover" / digest[:32])
 
-        def show(now: Progress) -> None:
+        def show(now: Approach) -> None:
             word = f"step {now.step}: distance {now.distance:.3f}"
             if plan.minutes is None:
                 tell("recovering", word, now.step, plan.steps or 0)

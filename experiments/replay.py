@@ -28,14 +28,13 @@ from experiments.search import (
     FAR_MM,
     Job,
     claimed,
-    default_storage,
     enqueue_baselines,
     opened,
-    quiet,
     sampler,
     search,
     turned,
 )
+from experiments.storage import default_storage, quiet
 from experiments.study import Sampler, Study, read_study
 from experiments.trials import IMPOSSIBLE, Trial
 

@@ -19,7 +19,6 @@ from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens, person_merged
 from compress.policy import Plan, Policy
-from compress.prune_width import PruneWidth
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
 from compress.tokens import Tokens, coverage
@@ -103,10 +102,10 @@ def compress(
     body = body_of(opened, model.model).to(device)
     test = held(opened, f"{spec.name}:{spec.split}", tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
-    search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.strategy != "explicit"), None)
+    search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.looks), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
     own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
-    looking = search or any(isinstance(step, PruneWidth) for step in recipe.steps) or (own and recovers)
+    looking = any(step.looks for step in recipe.steps) or (own and recovers)
     deciding = f"{decide.name}:{decide.split}"
     calib = held(open_data(decide, calib_frames or frames, model=model.model), deciding, tell) if looking else None
     if label_free:

@@ -7,9 +7,8 @@ import json
 import multiprocessing
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait as wait_for
@@ -17,14 +16,11 @@ from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy
 import torch
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned, UpdateFinishedTrialError
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from compress.errors import BadInput
 from experiments.lab import Lab
@@ -32,6 +28,7 @@ from experiments.locks import locked, machine
 from experiments.pareto import contributions, reference_point
 from experiments.recipe import Recipe
 from experiments.run import Tell
+from experiments.storage import ASKED, MADE_FOR, asked_for, connected, reaching, refuse_other, revive
 from experiments.study import Study
 from experiments.trials import (
     BASELINE,
@@ -53,13 +50,11 @@ from experiments.trials import (
 )
 from hmr.home import fasthmr_home
 
-HEARTBEAT, GRACE = 5, 20  # seconds: how often a worker says that it is alive, and when it counts as dead
 POLL = 0.5  # seconds between looks at what other workers do
 FAR_MM = 1000.0  # how far from feasible an impossible recipe is
 IN_VAIN = 100  # trials in a row that failed, after which a search gives up
 DEATHS = 20  # workers in a row that died without a finished trial, after which a search gives up
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
-MADE_FOR, ASKED = "made_for", "asked"  # attributes of a study
 POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
 
 
@@ -96,67 +91,6 @@ def search(job: Job, tell: Tell = lambda what, word, done, total: None) -> list[
         return trials_of(study, job.asked)
 
 
-# ---- storage
-
-
-def default_storage(name: str) -> str:
-    """A database for each study, in $FASTHMR_HOME."""
-    folder = fasthmr_home() / "searches"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{(folder / f'{name}.sqlite3').absolute()}"
-
-
-@contextmanager
-def reaching(url: str) -> Iterator[None]:
-    """Turn what goes wrong with a storage into a sentence. The URL is told without its password."""
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
-        raise unreachable(url, error) from error
-
-
-def unreachable(url: str, error: Exception) -> BadInput:
-    """What is wrong with a storage, in a sentence."""
-    cause = error.__cause__ or error
-    what = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-    hint = "" if "://" in url else "; write sqlite:///PATH or postgresql://USER@HOST/NAME"
-    return BadInput(f"--storage {shown(url)}: {what}{hint}")
-
-
-def shown(url: str) -> str:
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return url
-
-
-def connected(url: str, again: bool = True) -> RDBStorage:
-    """The storage; workers that fell silent have their trials run again. Raises as SQLAlchemy, see `reaching`."""
-    quiet()
-    waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds for another worker's write
-    try:
-        return RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True, "connect_args": waiting},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-    except (IntegrityError, ProgrammingError, OperationalError) as error:
-        if again and any(word in str(error) for word in ("already exists", "duplicate key")):
-            time.sleep(1)  # another machine has made the tables just now
-            return connected(url, again=False)
-        raise
-    except (RuntimeError, ValueError, ImportError) as error:  # tables of another version of optuna; a driver is missing
-        raise unreachable(url, error) from error
-
-
-def quiet() -> None:
-    """optuna tells of each trial, and that heartbeats and constraints are new."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
-
-
 def opened(job: Job, worker: int = 0) -> optuna.Study:
     """The study in its storage, made where there is none; each worker's sampler has a seed of its own."""
     study = optuna.create_study(
@@ -167,34 +101,6 @@ def opened(job: Job, worker: int = 0) -> optuna.Study:
     )
     study.sampler = sampler(job.asked, worker, len(study.get_trials(deepcopy=False)))
     return study
-
-
-def asked_for(asked: Study) -> dict[str, Any]:
-    """What of a study file its trials depend on, as JSON values; space, sampler and baselines may change."""
-    parts = {"frames": asked.frames.model_dump(), "objectives": list(asked.objectives)}
-    return {**parts, "steps": asked.recipe.id, "max_error_mm": asked.max_error_mm}
-
-
-def refuse_other(study: optuna.Study, mine: dict[str, Any], url: str) -> None:
-    """Raise BadInput where a study was made for something else than `mine`."""
-    theirs: dict[str, Any] = study.user_attrs.get(MADE_FOR, {})
-    unlike = [name for name in mine if theirs.get(name) != mine[name]]
-    if unlike:
-        raise BadInput(
-            f"the study '{study.study_name}' in {shown(url)} was made for other {', '.join(unlike)}: give this one "
-            "another name, or another --storage"
-        )
-
-
-def loaded(asked: Study, url: str) -> optuna.Study:
-    """The study as an earlier search left it; raises BadInput where there is none or it is another one."""
-    with reaching(url):
-        try:
-            study = optuna.load_study(study_name=asked.name, storage=connected(url))
-            refuse_other(study, asked_for(asked), url)
-            return study
-        except KeyError as error:
-            raise BadInput(f"--storage {shown(url)}: there is no study '{asked.name}' yet: search first") from error
 
 
 def claimed(study: optuna.Study, job: Job, lab: Lab) -> None:
@@ -338,21 +244,6 @@ def turn_of(study: optuna.Study, wanted: int) -> bool | None:
     if len(failed) >= IN_VAIN:
         raise BadInput(f"the last {len(failed)} recipes drawn were impossible: narrow the space ({failed[-1]})")
     return complete + running < wanted
-
-
-def revive(study: optuna.Study) -> None:
-    """Have trials of dead workers run again.
-
-    optuna sees to those that have a heartbeat; a worker that was killed before its trial's first one left none. What a
-    worker does first is to name the recipe.
-    """
-    fail_stale_trials(study)
-    for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        silent = time.time() - t.datetime_start.timestamp() if t.datetime_start else 0.0
-        if RECIPE_ID not in t.user_attrs and silent > 3 * GRACE:
-            with suppress(ValueError):  # another worker was faster
-                study.tell(t.number, state=TrialState.FAIL)
-                RetryHeartbeatStaleTrialCallback()(study, t)
 
 
 def measured(study: optuna.Study, trial: optuna.Trial, asked: Study, lab: Lab) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ import typer
 from optuna.trial import TrialState
 
 from experiments.lab import Lab
-from experiments.search import Job, claimed, default_storage, opened, search
+from experiments.search import Job, claimed, opened, search
+from experiments.storage import default_storage
 from experiments.study import Study, read_study
 
 

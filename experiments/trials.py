@@ -19,9 +19,9 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from compress.artefact import PLANS, AnyPlan, checked
+from compress.artefact import AnyPlan, checked
 from compress.errors import BadInput
-from compress.policy import Data
+from compress.policy import Data, Plan
 from experiments.pareto import front
 from experiments.recipe import Recipe
 from experiments.study import Objective, Study, words
@@ -230,19 +230,18 @@ def flat(record: Record) -> dict[str, float | None]:
 
 def of_artefact(folder: Path) -> tuple[Record, Record]:
     """The original and the last row of what `fasthmr compress` wrote; raises BadInput for anything else."""
-    _, contents = checked(folder)
+    _, plans, contents = checked(folder)
     try:
         said = json.loads(contents["result.json"])
         first, last = said["rows"][0], said["rows"][-1]
         recipe = Recipe.model_validate_json(json.dumps(yaml.safe_load(contents["recipe.yaml"])))
-        plans = PLANS.validate_json(contents["plan.json"])
         none = recipe.model_copy(update={"steps": ()})
         return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
 
 
-def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[AnyPlan], source: dict[str, Any]) -> Record:
+def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: dict[str, Any]) -> Record:
     """A row of result.json as a record; what it does not say stays empty."""
     same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
             "tokens", "protected_merged_share")  # fmt: skip

@@ -165,9 +165,7 @@ def seen_by(
     return Picture(image, share > 127, clip, lies, *unknown)
 
 
-def place_of(
-    centre: tuple[float, float], side: float, size: tuple[int, int], focal: float
-) -> NDArray[np.float32]:
+def place_of(centre: tuple[float, float], side: float, size: tuple[int, int], focal: float) -> NDArray[np.float32]:
     """`hmr.camera.bbox_info` (3,) of one square crop of a picture of `size` (height, width), all in pixels."""
     height, width = size
     given = (centre, side, (float(width), float(height)), focal)

@@ -24,18 +24,9 @@ from compress.merge_tokens import MergeTokens
 from compress.policy import Plan
 from hmr.artefact import load
 from hmr.model import HMRModel, build
+from tests import sizes
 
-SIZES = {
-    "dim": 16,
-    "depth": 4,
-    "heads": 2,
-    "mlp_dim": 16,
-    "head_dim": 16,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+SIZES = {**sizes.TINY, "dim": 16, "depth": 4, "mlp_dim": 16, "head_dim": 16}
 STEPS = (MergeLayers(strategy="explicit", windows=((1, 2),), operator="mean"), MergeTokens(keep=100, per_layer=50))
 CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 MASK = torch.zeros(2, 256, 192)

@@ -23,18 +23,9 @@ from hmr.crop import normalised
 from hmr.data.synthetic import open_world
 from hmr.judge import stacked
 from hmr.model import build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 5,
-    "heads": 2,
-    "mlp_dim": 32,
-    "head_dim": 16,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
 HEAD = "schema_version: 1\nname: mine\nsteps:\n"
 SEARCH = "  - {policy: merge_layers, strategy: greedy, layers: 3}\n"
 GIVEN = "  - {policy: merge_layers, strategy: explicit, windows: [[1, 2]]}\n"

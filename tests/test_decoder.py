@@ -10,29 +10,21 @@ import torch
 from compress import artefact
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
-from diffusion import policy
+from compress.policy import PLANS
 from diffusion.decoder import KIND, LatentDiffusionDecoder, facts_of, load_decoder
-from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id
+from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put
 from diffusion.weights import save
 from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
 from experiments.run import Held
+from hmr.artefact import load
 from hmr.body import load_body
 from hmr.data.synthetic import open_world
 from hmr.model import build
+from tests import sizes
 from tests.motion import TINY
 
-SIZES = {
-    "dim": 32,
-    "depth": 4,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 6,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 24,
-}
+SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
 
 def decoder(**kind) -> LatentDiffusionDecoder:
@@ -112,7 +104,7 @@ def test_a_decoder_comes_back_and_knows_its_encoder(tmp_path):
         DiffusionDecoder(weights=str(path)).plan(build("reference", SIZES))
 
 
-def test_artefact_holds_encoder_and_decoder(tmp_path):
+def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     model = encoder()
     tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
     _, path = weights_for(model, tmp_path)
@@ -121,17 +113,18 @@ def test_artefact_holds_encoder_and_decoder(tmp_path):
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
-    again = policy.load(tmp_path / "out")
+    again = load(tmp_path / "out")
     features, betas = torch.randn(20, 6), torch.zeros(20, 10)
     mine, theirs = decoder_in(model), decoder_in(again)
     assert mine is not None and theirs is not None and (theirs.steps, theirs.seed) == (2, 5)
     assert torch.equal(mine.video(features, betas), theirs.video(features, betas))
     assert encoder_id(again) == encoder_id(model) == theirs.encoder
-    kept = policy.PLANS.validate_json(json.dumps([plan.model_dump(mode="json")]))[0]
+    (kept,) = artefact.read_plans(tmp_path, json.dumps([plan.model_dump(mode="json")]).encode())
     with pytest.raises(BadInput, match="does not follow from its plan"):
         kept.apply(encoder())
     assert isinstance(kept, DecoderPlan) and not kept.empty
-    with pytest.raises(BadInput, match="not a list of plans"):
+    monkeypatch.delitem(PLANS, "diffusion_decoder")
+    with pytest.raises(BadInput, match=r"not a list of plans.*no policy 'diffusion_decoder'"):
         artefact.load(tmp_path / "out", build)  # a reader that knows no motion
 
 
@@ -146,7 +139,7 @@ def test_another_encoders_weights_in_the_folder_are_found_out(tmp_path, monkeypa
     tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
     artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
     with pytest.raises(BadInput, match="this one is"):
-        policy.load(tmp_path / "out")
+        load(tmp_path / "out")
 
 
 def test_a_hand_is_refused():
@@ -161,7 +154,7 @@ def test_measured_on_videos_and_counted_in_the_cost():
     small = Held([data[i] for i in (0, 1, 2, 81, 82)], 30.0, [data.clip_names[i] for i in (0, 1, 2, 81, 82)])
     bare = frame_cost(model, torch.device("cpu"))
     made = decoder(encoder=encoder_id(model))
-    policy.put(model, made)
+    put(model, made)
     with torch.inference_mode():
         (found,) = evaluate.predictions(model, made, small, torch.device("cpu"))
         _, given, _ = next(evaluate.batches(small, torch.device("cpu")))

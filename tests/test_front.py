@@ -12,7 +12,7 @@ import pytest
 
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
-from experiments import front, plots
+from experiments import front, front_page, plots
 from experiments.recipe import Recipe
 from experiments.trials import Interval, Macs, Part, Record, Trial, Worst, front_of
 
@@ -138,7 +138,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):
-    said = front.write(story(), tmp_path / "out")
+    said = front_page.write(story(), tmp_path / "out")
     html = (tmp_path / "out/report.html").read_text()
     page = Links()
     page.feed(html)
@@ -151,7 +151,7 @@ def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):
         assert recipe in html.replace("&#39;", "'") and f"fasthmr compress {number}.yaml --model" in html
     assert "by hand beats point 1 of the front on test" in html
     with pytest.raises(BadInput, match="cannot be written"):
-        front.write(story(), tmp_path / "out")
+        front_page.write(story(), tmp_path / "out")
 
 
 def test_figures_of_a_front_repeat_and_its_names_do_not_overlap():

@@ -14,18 +14,9 @@ from compress.merge_tokens import MergeTokens, merges_to, person_merged
 from compress.stack import Schedule
 from compress.tokens import DROPPED
 from hmr.model import HMRModel, build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 4,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 24,
-    "head_depth": 2,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 40,
-}
+TINY = {**sizes.TINY, "depth": 4, "head_depth": 2, "head_mlp_dim": 40}
 CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 
 

@@ -13,19 +13,10 @@ from hmr.checkpoints import load, save
 from hmr.head import rotations_from_6d, sixd_from_rotations
 from hmr.model import ARCHITECTURES, build
 from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, thinned
+from tests import sizes
 
 MANIFEST = Path(__file__).parent / "manifests" / "hmr2.json"
-TINY = {
-    "dim": 32,
-    "depth": 3,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 24,
-    "head_depth": 2,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 40,
-}
+TINY = {**sizes.TINY, "head_depth": 2, "head_mlp_dim": 40}
 
 
 @pytest.fixture(params=["reference", "hmr2"])

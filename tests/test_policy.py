@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from compress.artefact import PLANS
+from compress import artefact
+from compress.artefact import read_plans
 from compress.errors import BadInput
 from compress.merge_layers import LayerPlan, MergeLayers
 from compress.merge_tokens import MergeTokens, TokenPlan
-from compress.policy import MadeFor, Plan
+from compress.policy import PLANS, MadeFor, Plan
+from experiments.recipe import OURS
 from hmr.model import build
 
 GRID = (16, 12)
@@ -51,7 +55,7 @@ def test_a_plan_refuses_another_model_and_leaves_it_alone(plan, other, words, ac
 
 @pytest.mark.parametrize("plan", plans(5), ids=lambda plan: plan.policy)
 def test_plans_come_back_from_json(plan):
-    (again,) = PLANS.validate_json(f"[{plan.model_dump_json()}]")
+    (again,) = read_plans(Path(), f"[{plan.model_dump_json()}]".encode())
     assert again == plan and type(again) is type(plan)
 
 
@@ -70,3 +74,22 @@ def test_plans_are_strict(change):
     TokenPlan.model_validate_json(json.dumps(said))
     with pytest.raises(ValidationError):
         TokenPlan.model_validate_json(json.dumps({**said, **change}))
+
+
+def test_who_loads_artefacts_knows_every_plan_of_the_package():
+    """Plans are known once their files are imported, and `compress.artefact` imports those beside it."""
+    path = Path(artefact.__file__)
+    plans = re.compile(r"^class .*Plan\):$", re.MULTILINE)
+    files = {beside.stem for beside in path.parent.glob("*.py") if plans.search(beside.read_text())}
+    (imported,) = re.findall(r"^from compress import ([\w, ]+\w)", path.read_text(), re.MULTILINE)
+    assert files == set(imported.split(", "))
+    assert {step.model_fields["policy"].default for step in OURS} <= {*PLANS}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[", b"\xff", b"7", b"{}", b"[1]", b"[{}]", b'["policy"]', b'[{"policy": "fold"}]', b'[{"policy": []}]'],
+)
+def test_what_is_no_list_of_plans_is_told(content):
+    with pytest.raises(BadInput, match=r"plan\.json: not a list of plans"):
+        read_plans(Path(), content)

@@ -20,18 +20,9 @@ from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
 from compress.precision import Dtype, Int8Linear, Precision
 from hmr.model import HMRModel, build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 3,
-    "heads": 4,
-    "mlp_dim": 48,
-    "head_dim": 24,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "heads": 4}
 CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 MASKS = torch.zeros(2, 256, 192)
 MASKS[:, 60:200, 50:140] = 1

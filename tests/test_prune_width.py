@@ -30,18 +30,9 @@ from compress.prune_width import (
 )
 from compress.tokens import Tokens
 from hmr.model import HMRModel, build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 3,
-    "heads": 4,
-    "mlp_dim": 40,
-    "head_dim": 24,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "heads": 4, "mlp_dim": 40}
 FEATURES = 8  # of a head
 CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 MASKS = torch.zeros(3, 256, 192)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from experiments import front, search
+from experiments import front, search, storage
 from experiments.study import read_study
 from hmr.checkpoints import save
 from hmr.model import build
@@ -56,10 +56,10 @@ def complete(study: optuna.Study) -> dict[int, list[float]]:
 
 
 def test_workers_killed_ten_times(place):
-    asked, storage, wanted = read_study("tiny.yaml"), search.default_storage("tiny"), 60
+    asked, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
     rng = random.Random(0)
     process = started(place / "home", "--trials", wanted, "--workers", 2)
-    study = search.opened(search.Job(asked, storage, wanted))
+    study = search.opened(search.Job(asked, url, wanted))
     seen: dict[int, list[float]] = {}
     for _ in range(10):
         while len(complete(study)) <= len(seen):
@@ -109,7 +109,7 @@ def test_machines_share_a_study_on_postgresql(place, postgresql):
     running = [started(place / f"home-{i}", "--trials", wanted, "--storage", postgresql) for i in range(machines)]
     assert [process.wait() for process in running] == [0] * machines
     asked = read_study("tiny.yaml")
-    study = search.loaded(asked, postgresql)
+    study = storage.loaded(asked, postgresql)
     assert wanted <= len(complete(study)) < wanted + machines
     assert TrialState.RUNNING not in [t.state for t in study.get_trials()]
     told = front.of_study("tiny.yaml", postgresql)

@@ -18,24 +18,15 @@ import yaml
 from optuna.trial import TrialState
 
 from compress.errors import BadInput
-from experiments import cli, front, lab, search
+from experiments import cli, front, front_page, lab, search, storage
 from experiments.locks import locked, machine
 from experiments.study import read_study, said_of
 from experiments.trials import Record, read, trials_of, written
 from hmr.checkpoints import save
 from hmr.model import build
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 5,
-    "heads": 2,
-    "mlp_dim": 32,
-    "head_dim": 16,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 16,
-}
+TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
 STUDY = """\
 schema_version: 1
 name: tiny
@@ -113,8 +104,8 @@ def done(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab.Lab, "measure", counted(lab.Lab.measure, measured))
         asked = read_study("tiny.yaml")
-        trials = search.search(search.Job(asked, search.default_storage("tiny"), TRIALS))
-    return search.loaded(asked, search.default_storage("tiny")), trials, measured
+        trials = search.search(search.Job(asked, storage.default_storage("tiny"), TRIALS))
+    return storage.loaded(asked, storage.default_storage("tiny")), trials, measured
 
 
 def counted(measure, seen):
@@ -210,8 +201,8 @@ def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, mo
     told = front.of_study("tiny.yaml", None)
     point = next(t for t in told.front if not t.name and t.record and len(t.record.recipe.steps) == 3)
     assert point.record and point.test
-    Path(f"{point.number}.yaml").write_text(front.recipe_text(point.record.recipe, point.number))
-    words = front.command(told, point).split()
+    Path(f"{point.number}.yaml").write_text(front_page.recipe_text(point.record.recipe, point.number))
+    words = front_page.command(told, point).split()
     words[words.index("--out") + 1] = str(tmp_path / "made")
     code, out, _ = run(*words[1:], "--json")
     assert code == 0
@@ -271,14 +262,14 @@ def small(name: str, *changes: tuple[str, str]) -> search.Job:
     Path(f"{name}.yaml").write_text(text)
     asked, mistakes = said_of(text, f"{name}.yaml")
     assert asked, mistakes
-    return search.Job(asked, search.default_storage(name), 3)
+    return search.Job(asked, storage.default_storage(name), 3)
 
 
 def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
     monkeypatch.chdir(place)
     job = small("strict", ("space:", "max_error_mm: 1.0\nspace:"))
     trials = search.search(job)
-    study = search.loaded(job.asked, job.storage)
+    study = storage.loaded(job.asked, job.storage)
     assert [t.state for t in study.trials[:3]] == [TrialState.COMPLETE] * 3 and study.best_trials == []
     for t in trials:
         assert t.state == "infeasible" and t.record
@@ -292,7 +283,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
     trials = search.search(job)
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
-    assert "--label-free" in front.command(front.of_study("free.yaml", None), trials[1])
+    assert "--label-free" in front_page.command(front.of_study("free.yaml", None), trials[1])
 
 
 def test_latency_is_measured_alone(place, monkeypatch):
@@ -311,14 +302,14 @@ def test_latency_is_measured_alone(place, monkeypatch):
 
 def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(search, "HEARTBEAT", 1)
-    monkeypatch.setattr(search, "GRACE", 1)
+    monkeypatch.setattr(storage, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage, "GRACE", 1)
     job = small("dead")
     study = search.opened(job)
     search.claimed(study, job, lab.Lab(job.asked))
     search.enqueue_baselines(study, job.asked)
     with_heartbeat, without = study.ask(), study.ask()
-    search.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
+    storage.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
     with_heartbeat.set_user_attr(search.RECIPE_ID, "what it was about to measure")
     time.sleep(3.5)
     trials = search.search(job)
@@ -352,7 +343,7 @@ def test_workers_that_are_processes_finish_together(place, monkeypatch):
     monkeypatch.chdir(place)
     job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
     trials = search.search(job)
-    study = search.loaded(job.asked, job.storage)
+    study = storage.loaded(job.asked, job.storage)
     assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
     ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
@@ -390,7 +381,7 @@ def test_samplers_learn_from_what_was_drawn_and_repeat(name):
     assert asked
 
     def drawn() -> list[dict[str, float]]:
-        search.quiet()
+        storage.quiet()
         study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(asked))
         study.enqueue_trial({}, user_attrs={search.RECIPE: asked.recipe.model_dump(mode="json")})
 
@@ -451,7 +442,7 @@ def test_a_storage_that_cannot_be_reached(run, storage, hint):
 )
 def test_a_study_that_was_made_for_something_else(done, run, change, named):
     Path("changed.yaml").write_text(STUDY.replace(*change))
-    code, _, err = run("search", "changed.yaml", "--trials", 20, "--storage", search.default_storage("tiny"))
+    code, _, err = run("search", "changed.yaml", "--trials", 20, "--storage", storage.default_storage("tiny"))
     assert code == 2 and f"made for other {named}" in err and err.count("\n") == 1
 
 
@@ -475,11 +466,11 @@ def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkey
     monkeypatch.chdir(place)
     job = small("half")
     search.search(job)
-    path = search.default_storage("half").removeprefix("sqlite:///")
+    path = storage.default_storage("half").removeprefix("sqlite:///")
     with sqlite3.connect(path) as database:
         database.execute("update trial_user_attributes set value_json='{\"record\": 1}' where key='record'")
     search.search(search.Job(**{**job.__dict__, "trials": 4}))
-    trials = trials_of(search.loaded(job.asked, job.storage), job.asked)
+    trials = trials_of(storage.loaded(job.asked, job.storage), job.asked)
     assert [t.state for t in trials] == ["failed"] * 3 + ["complete"]
     assert all("damaged" in t.reason for t in trials[:3])
     with sqlite3.connect(path) as database:
@@ -492,7 +483,7 @@ def test_a_full_disk_loses_nothing(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     job = small("full")
     search.search(search.Job(**{**job.__dict__, "trials": 2}))
-    path = Path(search.default_storage("full").removeprefix("sqlite:///"))
+    path = Path(storage.default_storage("full").removeprefix("sqlite:///"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
     try:
@@ -500,7 +491,7 @@ def test_a_full_disk_loses_nothing(place, monkeypatch, capfd):
             search.search(search.Job(**{**job.__dict__, "trials": 5}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    monkeypatch.setattr(search, "GRACE", 1)
+    monkeypatch.setattr(storage, "GRACE", 1)
     trials = search.search(search.Job(**{**job.__dict__, "trials": 5}))
     assert [t.name for t in trials if t.state == "complete"][:2] == BASELINES[:2]
     assert sum(t.record is not None for t in trials) == 5

@@ -75,9 +75,7 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
     for b in range(3):
         guard = tokens.protected[b].numpy().astype(int)
         side_a, side_b = order[b, ::2].tolist(), order[b, 1::2].tolist()
-        best = sorted(
-            min((guard[i] + guard[j], -unit[b, i] @ unit[b, j], i, j) for j in side_b) for i in side_a
-        )
+        best = sorted(min((guard[i] + guard[j], -unit[b, i] @ unit[b, j], i, j) for j in side_b) for i in side_a)
         merged = {i: j for _, _, i, j in best[:r]}
         for i, j in merged.items():
             assert found.assign[b, i] == found.assign[b, j]

@@ -22,18 +22,9 @@ from hmr.supervision import TokenOutput, cells_of, centres, losses, on_grid, tot
 from hmr.train import Run, train
 from hmr.train_config import TrainConfig
 from hmr.vit import GRID
+from tests import sizes
 
-TINY = {
-    "dim": 32,
-    "depth": 3,
-    "heads": 2,
-    "mlp_dim": 48,
-    "head_dim": 24,
-    "head_depth": 1,
-    "head_heads": 2,
-    "head_dim_head": 8,
-    "head_mlp_dim": 40,
-}
+TINY = {**sizes.TINY, "head_mlp_dim": 40}
 
 
 def write_frames(folder, count, size, seed=0):

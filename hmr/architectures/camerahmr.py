@@ -116,7 +116,6 @@ FAMILY = Family(
     sizes=CameraSizes,
     token_dims=(160,),
     box=Box(aspect=None),
-    camera="full",
     condition="bbox_info",
     beside=_networks,
     parts=(Part("fov_net.", "cam_model", "fc1.weight", keys=("backbone.", "fc1.", "fc2.", "fc3.")),),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 
-from hmr.crop import IMAGE_MEAN, IMAGE_STD
 from hmr.head import SMPLHead
 from hmr.sizes import Sizes
 
@@ -23,7 +21,6 @@ class Box:
 
     factor: float = 1.0
     aspect: tuple[int, int] | None = (192, 256)
-    mirror_left: bool = False  # pictures of left hands are flipped, so that the network sees right hands alone
 
     def side(self, width: float, height: float) -> float:
         """Side of the square in pixels."""
@@ -60,10 +57,6 @@ class Family:
     sizes: type[Sizes] = Sizes
     token_dims: tuple[int, ...] = (1, 157)
     box: Box = field(default_factory=Box)
-    mean: tuple[float, float, float] = IMAGE_MEAN
-    std: tuple[float, float, float] = IMAGE_STD
-    rotations: Literal["columns", "rows"] = "columns"  # where the two vectors of a 6D rotation stand in its matrix
-    camera: Literal["crop", "full"] = "crop"  # whose translation the camera (s, tx, ty) gives: see hmr.camera
     condition: str | None = None  # what `forward` needs beside the crop
     beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
     parts: tuple[Part, ...] = ()

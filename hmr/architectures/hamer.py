@@ -44,5 +44,5 @@ FAMILY = Family(
     head=MANOHead,
     head_name="mano_head",
     token_dims=(1, 109),
-    box=Box(factor=2.0, mirror_left=True),
+    box=Box(factor=2.0),
 )

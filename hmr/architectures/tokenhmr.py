@@ -207,7 +207,6 @@ FAMILY = Family(
     licence="MPI non-commercial",
     head=TokenHead,
     sizes=TokenSizes,
-    rotations="rows",
     parts=(
         Part(
             TOKENIZER,

@@ -1,0 +1,194 @@
+"""Every command in README.md and docs/ is one of the real command line; short ones are run, in the order of the pages.
+
+What a command takes long for is made small by options behind its own, of which the last one counts. A command runs
+where the files that it names are there: those of `place`, and those that commands of the page before it have written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from experiments import cli, evaluate
+from experiments.recipe import SHIPPED
+from hmr.data.synthetic import open_world
+from hmr.model import build
+from tests.test_checkpoints import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:fasthmr|python -m experiments)\s[^`]+)`")
+SHORT = {
+    "evaluate": "--frames 8",
+    "depth": "--frames 2",
+    "compress": "--frames 8 --calib-frames 4",
+    "data preview": "",
+    "data motion": "",
+    "recipe check": "",
+    "recipe schema": "",
+    "cost": "",
+    "inspect": "--heads 2",
+    "convert": "--heads 2",
+    "reconstruct": "",
+}
+LONG = {
+    "train hmr": "--minutes 0.01 --frames 32",
+    "train vae": "--steps 2 --pieces 8",
+    "train decoder": "--minutes 0.01 --frames 90",
+    "search": "--trials 2 --workers 1",
+    "report": "",
+    "paper": "--frames 8 --calib-frames 4 --recover-minutes 0.01",
+    "decoders": "--steps 2 --frames 90 --train-frames 90",
+}
+STUDY = """
+schema_version: 1
+name: smoke
+model: reference-small
+data: synth
+frames: {calib: 4, val: 4, test: 4}
+steps:
+  - {policy: merge_tokens, keep: 130, per_layer: 32}
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command as a page has it."""
+
+    page: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {shlex.join(self.words)}"
+
+
+def fenced() -> Iterator[Line]:
+    """Commands in blocks, without their comments."""
+    for page in PAGES:
+        for block in FENCED.findall(page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith(("fasthmr ", "python -m experiments")):
+                    yield Line(page.name, tuple(shlex.split(line, comments=True)))
+
+
+def inline() -> Iterator[Line]:
+    """Commands in running text, of which some say no more than a name."""
+    for page in PAGES:
+        text = FENCED.sub("", page.read_text())
+        yield from (Line(page.name, tuple(found.split())) for found in INLINE.findall(text))
+
+
+LINES, MENTIONS = list(fenced()), list(inline())
+
+
+def found(words: tuple[str, ...]) -> tuple[Any, str, list[str]]:
+    """(click command that they lead to, its name, words that are left)."""
+    if words[0] == "python":
+        app = typer.Typer()
+        app.command()(importlib.import_module(words[2]).main)
+        return typer.main.get_command(app), words[2], list(words[3:])
+    command: Any = typer.main.get_command(cli.app)
+    name, rest = [], list(words[1:])
+    while getattr(command, "commands", None) and rest:
+        assert rest[0] in command.commands, f"there is no command {rest[0]!r}"
+        command = command.commands[rest[0]]
+        name.append(rest.pop(0))
+    return command, " ".join(name), rest
+
+
+def runnable(words: list[str]) -> bool:
+    """Whether the files that a command names are there."""
+    given = [word for i, word in enumerate(words) if i == 0 or words[i - 1] != "--out"]
+    files = [word.partition("@")[2] if "@" in word else word for word in given]
+    names = [file for file in files if re.search(r"\.\w{2,}$|/|^[A-Z]{3,}$", file) and not file.startswith("-")]
+    return all(Path(name).exists() for name in names)
+
+
+@pytest.fixture
+def through(fasthmr, tmp_path, monkeypatch):
+    """Run what can be run of each page, in its order; gives the names of the commands that did.
+
+    tests/test_extending.py has that page.
+    """
+    mean = evaluate.mean_rotations(open_world("synth", "train", size=(32, 24)))
+    monkeypatch.setattr(evaluate, "mean_rotations", lambda data: mean)  # each evaluation would draw the same again
+
+    def run(smoke: dict[str, str]) -> set[str]:
+        names = set()
+        for page, lines in groupby(LINES, lambda line: line.page):
+            monkeypatch.chdir(place(tmp_path / page))
+            for line in dict.fromkeys(lines):
+                _, name, rest = found(line.words)
+                if page != "extending.md" and name in smoke and runnable(rest):
+                    code, _, said = fasthmr(*line.words[1:], *smoke[name].split())
+                    assert code == 0, f"{line}: {said}"
+                    names.add(name)
+        return names
+
+    return run
+
+
+def place(folder: Path) -> Path:
+    """Where the commands of a page run, with the files of a user's that they name."""
+    torch.manual_seed(0)
+    for study in ("STUDY.yaml", "experiments/studies/reference.yaml"):
+        (folder / study).parent.mkdir(parents=True, exist_ok=True)
+        (folder / study).write_text(STUDY)
+    torch.save({"state_dict": build("hmr2", TINY).state_dict()}, folder / "epoch=35.ckpt")
+    (folder / "mine.yaml").write_text(SHIPPED.joinpath("quickstart.yaml").read_text())
+    return folder
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_a_command_is_what_the_command_line_takes(line):
+    command, _, rest = found(line.words)
+    asked: list[dict[str, Any]] = []
+    command.callback = lambda **given: asked.append(given)
+    command.main(rest, standalone_mode=False)
+    assert len(asked) == 1
+    study = asked[0].get("study", "")
+    assert not study.startswith("experiments/") or (ROOT / study).is_file()
+
+
+@pytest.mark.parametrize("line", MENTIONS, ids=str)
+def test_a_mentioned_command_has_the_options_that_are_mentioned(line):
+    command, _, rest = found(line.words)
+    assert {word for word in rest if word.startswith("--")} <= {name for p in command.params for name in p.opts}
+
+
+def test_short_commands_run(through):
+    assert {"evaluate", "compress", "recipe check", "inspect", "convert"} <= through(SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_long_commands_run(through):
+    assert {"train hmr", "train vae", "train decoder", "search", "report"} <= through(SHORT | LONG)
+
+
+def test_every_picture_has_its_command():
+    pictures = {f"docs/{path.name}" for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg")}
+    assert pictures and pictures <= {word for line in LINES for word in line.words}
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.page == "pictures.md"], ids=str)
+def test_a_command_draws_its_picture(line, fasthmr, tmp_path, monkeypatch):
+    """An edge may fall another way on another machine."""
+    monkeypatch.chdir(tmp_path)
+    assert fasthmr(*line.words[1:])[0] == 0
+    name = line.words[-1]
+    mine, theirs = (np.asarray(Image.open(path).convert("RGB")) for path in (Path(name), ROOT / name))
+    assert mine.shape == theirs.shape and (mine == theirs).all(-1).mean() > 0.999

@@ -1,0 +1,111 @@
+"""docs/extending.md, as a reader would follow it: its files in a folder of their own, nothing of fasthmr changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from compress import artefact
+from compress.errors import BadInput
+from compress.policy import PLANS, MadeFor
+from hmr.artefact import load
+from hmr.checkpoints import save
+from hmr.model import build
+from tests import sizes
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TINY = {**sizes.TINY, "head_dim": 16}
+
+
+@pytest.fixture
+def blocks(tmp_path, monkeypatch) -> Iterator[list[tuple[str, str]]]:
+    """(language, text) of each block; those with a name lie under it in the folder that is worked in."""
+    found = BLOCK.findall((ROOT / "docs" / "extending.md").read_text())
+    for _, name, text in found:
+        if name:
+            (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    yield [(language, text) for language, _, text in found]
+    for name in ("low_rank", "pose"):
+        sys.modules.pop(name, None)
+    PLANS.pop("low_rank", None)
+
+
+@pytest.fixture
+def modules(blocks, monkeypatch) -> list[tuple[str, str]]:
+    """The same, and its files can be imported."""
+    monkeypatch.syspath_prepend(".")
+    return blocks
+
+
+def run(*words: str) -> str:
+    """What a command says, with the packages of the folder `site` installed."""
+    paths = os.pathsep.join((str(Path("site").absolute()), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_commands_know_an_installed_policy(blocks, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site", ".")
+    (command,) = (text.split() for language, text in blocks if not language)
+    assert command[:3] == ["fasthmr", "compress", "mine.yaml"] and "reference-small" in command
+    save(build("reference", TINY), Path("tiny.safetensors"))
+    tiny = [word.replace("reference-small", "./tiny.safetensors") for word in command[1:]]
+    said = json.loads(run("-m", "experiments.cli", *tiny, "--frames", "4", "--json"))
+    assert [row["step"] for row in said["rows"]] == ["original", "merge_tokens", "low_rank"]
+    before, after = said["rows"][1:]
+    assert after["changed"] and after["macs"]["true"] < before["macs"]["true"] and after["params"] < before["params"]
+    with pytest.raises(BadInput, match="no policy 'low_rank' here"):
+        load(Path("mine"))
+    monkeypatch.syspath_prepend("site")
+    assert sum(p.numel() for p in load(Path("mine")).parameters()) == after["params"]
+
+
+def test_the_policy_keeps_the_best_of_its_rank(modules):
+    from low_rank import LowRank, nearest  # type: ignore[import-not-found]
+
+    model = build("reference", TINY).eval()
+    plan = LowRank(keep=0.5).plan(model)
+    assert plan.made_for == MadeFor.of(model) and not plan.empty and LowRank(keep=1.0).plan(model).empty
+    layer = cast(Any, model.stack.blocks[0]).mlp.fc1
+    pair, x = nearest(layer, 16), torch.randn(5, 32)
+    lost = torch.linalg.svdvals(layer.weight.detach())[16:]
+    off = pair[1].weight @ pair[0].weight - layer.weight
+    assert off.norm().item() == pytest.approx(lost.norm().item(), rel=1e-4)
+    torch.testing.assert_close(nearest(layer, 32)(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert set(LowRank().knobs()) == {"keep"}
+
+
+def test_the_architecture_is_compressed_and_comes_back(modules):
+    (script,) = (text for language, text in modules if language == "python" and "import pose" in text)
+    made: dict = {}
+    torch.manual_seed(0)
+    exec(script, made)
+    model, again, crop = made["model"], made["again"], made["crops"][0]
+    assert [plan.policy for plan in made["plans"]] == ["merge_layers", "merge_tokens", "low_rank"]
+    assert len(model.stack.blocks) == 4 and model.encode(crop).x.shape[1] == 24
+    with torch.no_grad():
+        assert torch.equal(again(crop), model(crop)) and again(crop).shape == (4, 17, 2)
+    assert artefact.read_manifest(Path("small")).origin.base.architecture == "pose"
+
+
+def test_the_architecture_uncompressed_says_what_its_own_module_says(modules):
+    from pose import build  # type: ignore[import-not-found]
+
+    model, crop = build().eval(), torch.randn(2, 3, 128, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(model(crop), model.module(crop), rtol=1e-4, atol=1e-5)
