@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -108,14 +109,24 @@ class Lab:
         if isinstance(step, MergeLayers) and step.looks:
             journal = journal_of(self.resolved, step.operator, self.body, self.frames("calib"))
             kept = journal.parent / "studies" / journal.name  # `fasthmr compress` removes its own when it is done
-            with locked(kept.with_suffix(f".{step.strategy}.lock")):
-                return planned(step, model, self.judge, kept, self.tell)
+            return self.walked(step, model, kept)
         if isinstance(step, PruneWidth) and step.looks:
             key = json.dumps([plan.decided() for plan in before])
             if key not in self.ranks:
                 self.ranks[key] = importances(model, self.judge)
             return step.plan(model, self.judge, known=self.ranks[key])
         return step.plan(model, self.judge)
+
+    def walked(self, step: MergeLayers, model: HMRModel, journal: Path) -> Plan:
+        """What a layer search decides. A path to a number of layers is walked a step at a time, so that a worker who
+        needs little of it does not wait for one who needs more."""
+        goals = [step]
+        if step.strategy == "greedy" and step.layers is not None:
+            goals = [step.model_copy(update={"layers": n}) for n in range(len(model.stack.blocks), step.layers - 1, -1)]
+        for goal in goals or [step]:
+            with locked(journal.with_suffix(f".{step.strategy}.lock")):
+                plan = planned(goal, model, self.judge, journal, self.tell)
+        return plan
 
     def rebuilt(self, record: Record) -> HMRModel:
         """The model of a record, from its plans: nothing is decided again."""
