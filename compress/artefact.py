@@ -187,7 +187,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def read_plans(folder: Path, content: bytes) -> tuple[Plan, ...]:
     try:
-        return tuple(map(plan_of, json.loads(content)))
+        found = json.loads(content)
+        if not isinstance(found, list):
+            raise ValueError("it is no list")
+        return tuple(map(plan_of, found))
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"{folder / 'plan.json'}: not a list of plans ({reason(error)})") from error
 
@@ -196,11 +199,12 @@ def plan_of(said: Any) -> Plan:
     """The plan that JSON values say; raises ValueError or TypeError where no installed policy makes such a plan."""
     if isinstance(said, Plan):
         return said
-    if said["policy"] not in PLANS:
+    name = said.get("policy") if isinstance(said, dict) else None
+    if name not in PLANS:
         installed()
-    if said["policy"] not in PLANS:
-        raise ValueError(f"there is no policy {said['policy']!r} here: install the package that has it")
-    return PLANS[said["policy"]].model_validate_json(json.dumps(said))
+    if name not in PLANS:
+        raise ValueError(f"there is no policy {name!r} here: install the package that has it")
+    return PLANS[name].model_validate_json(json.dumps(said))
 
 
 AnyPlan = Annotated[SerializeAsAny[Plan], BeforeValidator(plan_of)]  # for what holds plans beside other values

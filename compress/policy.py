@@ -86,10 +86,6 @@ class Plan(Data, ABC):
     with `check`.
     """
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        PLANS[cls.model_fields["policy"].default] = cls
-
     noun: ClassVar[str] = "plan"  # what was made, in messages
     remedy: ClassVar[str] = "make the plan again for this model"  # what helps where it was made for another depth
 
@@ -98,6 +94,10 @@ class Plan(Data, ABC):
     # Errors, counts and times that stand beside the decision; an artefact's id leaves them out, so that two runs that
     # decide the same are the same.
     measured: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        PLANS[cls.model_fields["policy"].default] = cls
 
     @property
     @abstractmethod

@@ -84,3 +84,12 @@ def test_who_loads_artefacts_knows_every_plan_of_the_package():
     (imported,) = re.findall(r"^from compress import ([\w, ]+\w)", path.read_text(), re.MULTILINE)
     assert files == set(imported.split(", "))
     assert {step.model_fields["policy"].default for step in OURS} <= {*PLANS}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[", b"\xff", b"7", b"{}", b"[1]", b"[{}]", b'["policy"]', b'[{"policy": "fold"}]', b'[{"policy": []}]'],
+)
+def test_what_is_no_list_of_plans_is_told(content):
+    with pytest.raises(BadInput, match=r"plan\.json: not a list of plans"):
+        read_plans(Path(), content)
