@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from compress.errors import BadInput
-from compress.training import Budget, Precision, Progress, Training, claim, follow, save_checkpoint
+from compress.training import Budget, Progress, Training, claim, follow, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ class TrainConfig(Budget):
     out: Path
     lr: float = Field(2e-3, gt=0)
     warmup: int = Field(100, ge=0)  # steps
-    precision: Precision = "float32"  # of products
     log_steps: int = Field(50, ge=1)
     checkpoint_steps: int = Field(200, ge=1)
     val_steps: int = Field(400, ge=1)

@@ -466,7 +466,7 @@ def decoders(
     from typing import get_args
 
     from compress.atomic import atomic_write
-    from diffusion.train import Precision
+    from compress.training import Precision
     from experiments.choices import one_of
     from experiments.datasets import parse
     from experiments.decoders import TABLES, Budget, compared, shown

@@ -27,14 +27,14 @@ from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.recover import Recover
+from compress.training import Precision
 from diffusion.clips import FPS
 from diffusion.decoder import LatentDiffusionDecoder, Predictor, load_decoder
 from diffusion.features import Video
 from diffusion.policy import encoder_id, refuse_other_bodies
-from diffusion.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay
 from diffusion.schedule import Objective
 from diffusion.sizes import sizes_of
-from diffusion.train import Precision, TrainConfig, train
+from diffusion.train import TrainConfig, train
 from diffusion.train_decoder import train_decoder
 from diffusion.train_vae import gate, train_vae
 from diffusion.vae import MotionVAE, load_vae
@@ -48,6 +48,7 @@ from experiments.provenance import dataset, provenance
 from experiments.recipe import read_recipe
 from experiments.recover import Recovery
 from experiments.run import ERRORS, Tell, applied, held, interval, journal_of, planned
+from experiments.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay
 from hmr.body import load_body
 from hmr.home import fasthmr_home
 from hmr.judge import JointJudge

@@ -20,11 +20,11 @@ from diffusion import features
 from diffusion.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.features import cached_features, spans
 from diffusion.motion import Motion
-from diffusion.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay, share
 from diffusion.train import TrainConfig, train
 from diffusion.train_decoder import DecoderCourse, train_decoder
 from diffusion.train_vae import VAECourse, gate, held, train_vae
 from diffusion.vae import MotionVAE, load_vae
+from experiments.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay, share
 from hmr.body import load_body
 from hmr.data.motion import shipped_clips
 from hmr.data.synthetic import open_world
