@@ -61,6 +61,7 @@ FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of ea
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
 }
+CALIB, CALIB_FRAMES = DataSpec("synth", "calib"), 192
 VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best linear ones
 
 
@@ -155,9 +156,11 @@ class Bench:
 
     @cached_property
     def judge(self) -> JointJudge:
-        """Decides which layers merge, on the calibration split."""
-        calib = held(open_data(DataSpec(self.spec.name, "calib"), self.frames), f"{self.spec.name}:calib", self.tell)
-        self.journal = journal_of(self.resolved, "slm", self.body, calib)
+        """Decides which layers merge: on pictures, each of another person, whatever the table reports on."""
+        frames = open_data(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES))
+        calib = held(frames, f"{CALIB.name}:{CALIB.split}", self.tell)
+        step: Any = self.steps[MergeLayers]
+        self.journal = journal_of(self.resolved, step.operator, self.body, calib)
         return JointJudge(self.resolved.model, calib.samples, self.body)
 
     def encoder(self, form: Encoder) -> HMRModel:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from compress.merge_layers import MergeLayers
+from compress.merge_layers import LayerPlan, MergeLayers, Trials
 from compress.policy import Plan, Policy
 from compress.precision import PrecisionPlan
 from compress.prune_width import PruneWidth, importances
 from compress.recover import Recover
+from compress.search import Journal, joined, runs_of, windows_of
 from experiments import evaluate
 from experiments.cost import frame_cost, measurements
 from experiments.datasets import DataSpec, body_of, open_data, parse
@@ -118,15 +121,31 @@ class Lab:
         return step.plan(model, self.judge)
 
     def walked(self, step: MergeLayers, model: HMRModel, journal: Path) -> Plan:
-        """What a layer search decides. A path to a number of layers is walked a step at a time, so that a worker who
-        needs little of it does not wait for one who needs more."""
-        goals = [step]
+        """What a layer search decides. Workers walk a greedy path to a number of layers together: each tries neighbours
+        in an order of its own, and reads what the others have found. NOTE: with a lock around the whole walk all others
+        waited for one, and two workers did 1.4 times the trials of one."""
+        lock = journal.with_suffix(f".{step.strategy}.lock")  # also held to read: a torn last line would be cut off
+
+        def decided(layers: int | None) -> LayerPlan:
+            with locked(lock):
+                goal = step.model_copy(update={"layers": layers})
+                return cast(LayerPlan, planned(goal, model, self.judge, journal, self.tell))
+
         if step.strategy == "greedy" and step.layers is not None:
-            goals = [step.model_copy(update={"layers": n}) for n in range(len(model.stack.blocks), step.layers - 1, -1)]
-        for goal in goals or [step]:
-            with locked(journal.with_suffix(f".{step.strategy}.lock")):
-                plan = planned(goal, model, self.judge, journal, self.tell)
-        return plan
+            depth = len(model.stack.blocks)
+            trials, order = Trials(model.stack, self.judge, step.operator), Random(os.getpid())
+            for left in range(depth, step.layers, -1):
+                settled = decided(left).windows
+                runs = runs_of(settled, depth)
+                for place in order.sample(range(left - 1), left - 1):
+                    windows = windows_of(joined(runs, place))
+                    with locked(lock):
+                        known = windows in Journal(journal)
+                    if not known:
+                        error = trials(windows, settled)
+                        with locked(lock):
+                            Journal(journal)[windows] = error
+        return decided(step.layers)
 
     def rebuilt(self, record: Record) -> HMRModel:
         """The model of a record, from its plans: nothing is decided again."""

@@ -148,7 +148,8 @@ def trades(groups: Mapping[str, Sequence[Point]], cost: str, error: str) -> Figu
         look = KINDS[kind]
         x, y = [p.gmacs for p in points], [p.mm for p in points]
         if look.joined:
-            axes.step(x, y, where="post", color=look.colour, lw=1)
+            stairs = staircase(points)
+            axes.step([p.gmacs for p in stairs], [p.mm for p in stairs], where="post", color=look.colour, lw=1)
         face = look.colour if look.filled else "none"
         order = 2 + look.named
         drawn: dict[str, Any] = {"s": 34, "marker": look.marker, "linewidths": 1.4, "label": kind, "zorder": order}
@@ -161,8 +162,18 @@ def trades(groups: Mapping[str, Sequence[Point]], cost: str, error: str) -> Figu
     bare(axes)
     cropped(axes, groups)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    name(axes, [p for kind, points in groups.items() if KINDS[kind].named for p in points], groups.get("front", ()))
+    named = [p for kind, points in groups.items() if KINDS[kind].named for p in points]
+    name(axes, named, staircase(groups.get("front", ())))
     return figure
+
+
+def staircase(points: Sequence[Point]) -> list[Point]:
+    """Those that no cheaper one beats, cheapest first: what is a front on one split need not be one on another."""
+    found: list[Point] = []
+    for p in sorted(points, key=lambda p: (p.gmacs, p.mm)):
+        if not found or p.mm < found[-1].mm:
+            found.append(p)
+    return found
 
 
 def cropped(axes: matplotlib.axes.Axes, groups: Mapping[str, Sequence[Point]]) -> None:

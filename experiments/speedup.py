@@ -71,7 +71,9 @@ def empty_home() -> Iterator[None]:
 def main(
     study: Annotated[str, typer.Argument(help="The .yaml file of a study.")], trials: int = 24, workers: int = 2
 ) -> None:
-    asked = read_study(study).model_copy(update={"recover": None, "rivals": (), "baselines": ()})
+    asked = read_study(study)
+    after = {"recover": None, "rivals": (), "baselines": (), "frames": asked.frames.model_copy(update={"test": 1})}
+    asked = asked.model_copy(update=after)  # what comes after the trials is not timed
     found = {n: timed(asked, trials, n) for n in (1, workers)}
     ratio = found[workers]["trials_per_h"] / found[1]["trials_per_h"]
     typer.echo(json.dumps({"workers": found, "ratio": ratio, "cores": os.cpu_count()}, indent=1))
