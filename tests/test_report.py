@@ -6,18 +6,20 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.precision import Precision
 from compress.prune_width import PruneWidth
 from compress.tokens import DROPPED, Tokens
-from experiments import pictures, plots, report
+from experiments import chain, pictures, plots, report
 from experiments.datasets import parse
 from experiments.models import Resolved
 from experiments.run import compress
@@ -196,3 +198,21 @@ def test_the_true_body_covers_the_subject(sample):
 def test_frames_are_spread_from_the_first_to_the_last():
     assert list(pictures.spread(101, 3)) == [0, 50, 100]
     assert list(pictures.spread(2, 6)) == [0, 1]
+
+
+def test_the_chain_has_a_row_for_each_stage(made, tmp_path):
+    out, _, _ = made
+    chain.main(str(out), tmp_path / "chain.png", original="reference-small", data="synth:val", frames=2)
+    with Image.open(tmp_path / "chain.png") as picture:
+        width, height = picture.size
+        assert len(picture.getcolors(256)) <= 256
+    assert height > 1.8 * width  # four rows of two crops, each a third taller than wide
+
+
+def test_rows_of_the_chain_stand_in_their_order():
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    rows = [[np.full((256, 192, 3), colour, np.uint8)] * 2 for colour in colours]
+    with Image.open(BytesIO(chain.small(plots.png(chain.drawn(rows))))) as picture:
+        shades = np.asarray(picture.convert("RGB"), int)
+    middle = [shades[round((i + 0.5) * len(shades) / 4), shades.shape[1] // 4] for i in range(4)]
+    assert all(np.abs(seen - colour).max() < 12 for seen, colour in zip(middle, colours, strict=True))
