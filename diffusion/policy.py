@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -28,7 +29,7 @@ class DiffusionDecoder(Policy):
     stage: ClassVar[int] = 4
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
-    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")
+    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote, or a shipped name")
     steps: int = Field(1, ge=1, le=1000, description="denoising steps; one is the paper's")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the noise that decoding starts from")
 
@@ -39,18 +40,25 @@ class DiffusionDecoder(Policy):
     def plan(self, model: Compressible, judge: Judge | None = None) -> DecoderPlan:
         """The decoder of the file; raises BadInput where it is none, or was trained on another encoder's features."""
         self.check(model)
-        decoder = load_decoder(Path(self.weights), steps=self.steps, seed=self.seed)
+        path = weights_at(self.weights)
+        decoder = load_decoder(path, steps=self.steps, seed=self.seed)
         decoder.refuse_other(encoder_id(model))
         plan = DecoderPlan(
             made_for=MadeFor.of(model),
             sizes=decoder.sizes,
-            weights=digest(Path(self.weights)),
+            weights=digest(path),
             steps=self.steps,
             seed=self.seed,
             **facts_of(decoder),
         )
         plan._decoder = decoder
         return plan
+
+
+def weights_at(name: str) -> Path:
+    """The file that a recipe names: weights that ship, by their name, or any other by its path."""
+    shipped = Path(str(files("diffusion").joinpath("assets", f"{name}.safetensors")))
+    return shipped if name == Path(name).name and shipped.is_file() else Path(name)
 
 
 class DecoderPlan(Plan):
