@@ -187,6 +187,11 @@ def cropped(axes: matplotlib.axes.Axes, groups: Mapping[str, Sequence[Point]]) -
         axes.text(1, 1.01, f"{above} more above", transform=axes.transAxes, ha="right", va="bottom", fontsize=8)
 
 
+PLACES = (  # of a name beside its point: points to the right and up, and which end is there
+    (0, 7, "center"), (0, -15, "center"), (8, 2, "left"), (8, -11, "left"), (-8, -4, "right"), (-7, -12, "right"),
+)  # fmt: skip
+
+
 def name(axes: matplotlib.axes.Axes, points: Sequence[Point], line: Sequence[Point]) -> None:
     """Write the names of points beside them, the first ones first and off the line; what has no room goes without."""
     figure = axes.get_figure()
@@ -195,14 +200,15 @@ def name(axes: matplotlib.axes.Axes, points: Sequence[Point], line: Sequence[Poi
     dots, corners = (axes.transData.transform([(p.gmacs, p.mm) for p in some] or [(0, 0)]) for some in (points, line))
     marks = [axes.transData.transform(np.asarray(collection.get_offsets())) for collection in axes.collections]
     taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for some in marks for x, y in some]
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        taken += [Bbox.from_extents(x0, y0 - 1, x1, y0 + 1), Bbox.from_extents(x1 - 1, y1, x1 + 1, y0)]
+    lines = [Bbox.from_extents(x0, y0 - 1, x1, y0 + 1) for (x0, y0), (x1, _) in pairwise(corners)]
+    lines += [Bbox.from_extents(x1 - 1, y1, x1 + 1, y0) for (_, y0), (x1, y1) in pairwise(corners)]
     for p, dot in zip(points, dots, strict=True):
-        for dx, dy, side in ((0, 7, "center"), (0, -15, "center"), (8, 2, "left"), (8, -11, "left"), (-8, -4, "right")):
+        for dx, dy, side in PLACES:
             text = axes.annotate(p.name, (p.gmacs, p.mm), (dx, dy), textcoords="offset points", ha=side, fontsize=8)
             box = text.get_window_extent(renderer)
             inside = all(axes.bbox.contains(x, y) for x, y in (box.min, box.max))
-            if inside and not any(box.overlaps(other) for other in taken if not other.contains(*dot)):
+            others = [*lines, *(other for other in taken if not other.contains(*dot))]
+            if inside and not any(box.overlaps(other) for other in others):
                 taken.append(box)
                 break
             text.remove()
