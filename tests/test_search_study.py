@@ -233,6 +233,19 @@ def test_the_layer_search_is_walked_once(done, place):
     assert len(lines) == len({json.dumps(json.loads(line)["windows"]) for line in lines}) > 5
 
 
+def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
+    asked = small("walked").asked
+    step = asked.steps[0].model_copy(update={"layers": 2})
+    found = []
+    for worker in range(3):
+        monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
+        monkeypatch.setattr(lab.os, "getpid", lambda: worker)  # noqa: B023  # called in this turn
+        mine = lab.Lab(asked)
+        found.append(mine.plan(step, mine.copy(), []).windows)
+    alone = lab.Lab(asked)
+    assert found == [step.plan(alone.copy(), alone.judge).windows] * 3
+
+
 def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
     code, _, _ = run("report", "tiny.yaml", "--out", tmp_path / "out")
     assert code == 0
