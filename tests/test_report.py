@@ -205,7 +205,7 @@ def test_the_chain_has_a_row_for_each_stage(made, tmp_path):
     chain.main(str(out), tmp_path / "chain.png", original="reference-small", data="synth:val", frames=2)
     with Image.open(tmp_path / "chain.png") as picture:
         width, height = picture.size
-        assert len(picture.getcolors(256)) <= 256
+        assert picture.mode == "P"  # 256 colours at most
     assert height > 1.8 * width  # four rows of two crops, each a third taller than wide
 
 

@@ -241,9 +241,9 @@ def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
         monkeypatch.setattr(lab.os, "getpid", lambda: worker)  # noqa: B023  # called in this turn
         mine = lab.Lab(asked)
-        found.append(mine.plan(step, mine.copy(), []).windows)
+        found.append(mine.plan(step, mine.copy(), []).decided())
     alone = lab.Lab(asked)
-    assert found == [step.plan(alone.copy(), alone.judge).windows] * 3
+    assert found == [step.plan(alone.copy(), alone.judge).decided()] * 3
 
 
 def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
