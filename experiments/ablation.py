@@ -10,14 +10,15 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from compress.cost import Cost
+from compress.cost import Cost, timed
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
@@ -46,12 +47,14 @@ from experiments.run import (
     refuse,
 )
 from hmr.body import BodyModel
-from hmr.judge import JointJudge
+from hmr.crop import normalised
+from hmr.judge import JointJudge, stacked
 from hmr.mask_errors import with_masks
 from hmr.model import HMRModel
 
+TIMED, ROUNDS = 8, 5  # frames, and how often both models run them
 USUAL = (
-    *("layers", "tokens", "macs_true", "macs_share", "frames_per_s"),
+    *("layers", "tokens", "macs_true", "macs_share", "frames_per_s", "times_faster"),
     *("mpjpe_mm", "mpjpe_rise_mm", "protected_merged_share"),
 )
 
@@ -222,18 +225,29 @@ class Bench:
     def errors(self, way: Row, model: HMRModel) -> dict[str, Any]:
         """How wrong and how fast a model is; of one without weights nobody knows."""
         if meta(model):
-            return dict.fromkeys(("frames_per_s", *ERRORS, "mpjpe_rise_mm", "protected_merged_share"))
+            return dict.fromkeys(("frames_per_s", "times_faster", *ERRORS, "mpjpe_rise_mm", "protected_merged_share"))
         seen = Held(with_masks(self.test.samples, way.masks), self.test.fps, self.test.clip_names, self.test.notes)
         now = self.original if model is self.model else measured(model, seen, self.body, way.name, self.tell)
         found = errors_row(way.name, now.errors, self.test.clip_names, self.test.fps is not None)
         person = now.person_merged
         return {
             "frames_per_s": now.frames_per_s,
+            "times_faster": self.times_faster(model),
             **{key: found[key] for key in (*ERRORS, "per_clip")},
             "protected_merged_share": None if person is None else person.mean().item(),
             "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),
             "mpjpe_rise_mm": paired_rise(now.errors, self.original.errors, self.test.clip_names)["mpjpe_mm"],
         }
+
+    def times_faster(self, model: HMRModel) -> float:
+        """Time of the original over that of a model, side by side: frames/s of rows are minutes apart, and a machine
+        does not stay as fast as it was."""
+        some = [self.test.samples[i] for i in range(min(TIMED, len(self.test.samples)))]
+        image, mask, condition = (stacked(some, field).to(self.device) for field in ("image", "mask", "bbox_info"))
+        crop = normalised(image)
+        calls = {name: partial(each, crop, mask, condition) for name, each in (("old", self.model), ("new", model))}
+        seconds = timed(calls, ROUNDS, self.device)
+        return median(seconds["old"]) / median(seconds["new"])
 
     def source(self) -> dict[str, Any]:
         """Where the figures of all rows come from."""

@@ -19,6 +19,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "macs_true": ("GMACs", lambda n: f"{n / 1e9:.3f}"),
     "macs_share": ("of MACs", lambda share: f"{share:.0%}"),
     "frames_per_s": ("frames/s", lambda n: f"{n:.1f}"),
+    "times_faster": ("times as fast", lambda n: f"{n:.2f}"),
     "mpjpe_mm": ("MPJPE mm", lambda mm: f"{mm:.1f}"),
     "mpjpe_rise_mm": ("rise mm", lambda mm: f"{mm:+.1f}"),
     "pa_mpjpe_mm": ("PA-MPJPE mm", lambda mm: f"{mm:.1f}"),
