@@ -44,6 +44,6 @@ TABLE = Table(
         holds=lambda rows: every(fewer(rows), below(rise(rows, PAPERS_OWN, "original"), NEGLIGIBLE_MM)),
         shows=shows,
     ),
-    columns=("layers", "macs_true", "macs_share", "frames_per_s", "mpjpe_mm", "mpjpe_rise_mm"),
+    columns=("layers", "macs_true", "macs_share", "times_faster", "mpjpe_mm", "mpjpe_rise_mm"),
     original=Row("original", paper={"emdb": {"mpjpe_mm": 73.3, "layers": 32}}),
 )
