@@ -95,8 +95,8 @@ class LatentDiffusionDecoder(nn.Module):
             return self.vae.restore(self.predictor(features))
         shape = (len(features), self.sizes.tokens, self.sizes.dim)
         start = noise(shape, self.seed, features.device)
-        denoise = lambda latent, time: self.predictor(latent, time, features)  # noqa: E731
-        return self.vae.restore(denoised(denoise, start, self.steps, self.objective))
+        found = denoised(lambda z, time: self.predictor(z, time, features), start, self.steps, self.objective)
+        return self.vae.restore(found)
 
     @torch.no_grad()
     def video(self, features: Tensor, betas: Tensor, fps: float = FPS) -> Tensor:

@@ -40,8 +40,10 @@ class DecoderTrainee(nn.Module):
         """Features (B, F, W), the true numbers (B, F, 133) and the latent (B, T, D) that the VAE has for them."""
         network, vae = self.decoder.predictor, self.decoder.vae
         if self.decoder.kind == "diffusion":
-            denoise = lambda noisy, time: network(noisy, time, features)  # noqa: E731
-            return {"total": denoising_loss(denoise, latent, self.decoder.objective, self.steps)}
+            loss = denoising_loss(
+                lambda noisy, time: network(noisy, time, features), latent, self.decoder.objective, self.steps
+            )
+            return {"total": loss}
         wanted = latent if self.decoder.kind == "latent" else (numbers - vae.mean) / vae.deviation
         return {"total": (network(features).float() - wanted).square().mean()}
 

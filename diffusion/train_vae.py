@@ -19,7 +19,7 @@ from diffusion.train import TrainConfig, train
 from diffusion.vae import KIND, MotionVAE, vae_loss
 from diffusion.weights import save
 from hmr.body import BodyModel
-from hmr.data.motion import MotionClip, load_clips, mirrored, resampled
+from hmr.data.motion import MotionClip, Split, load_clips, mirrored, resampled
 from hmr.data.synthetic import generator
 from hmr.head import sixd_from_rotations
 from hmr.metrics import Interval, interval, mpjpe
@@ -103,9 +103,9 @@ def train_vae(
 
 
 @torch.no_grad()
-def held(frames: int, split: str, body: BodyModel, clips: list[MotionClip] | None = None) -> Seen:
+def held(frames: int, split: Split, body: BodyModel, clips: list[MotionClip] | None = None) -> Seen:
     """The clips that report on a split: of the shipped recordings, so that they are the same on every machine."""
-    motion = Motion(clips or load_clips(split), frames, HELD[split], body, varied=False)  # type: ignore[arg-type]
+    motion = Motion(clips or load_clips(split), frames, HELD[split], body, varied=False)
     return motion.draw(np.arange(len(motion)), generator("held", split))
 
 
@@ -125,7 +125,7 @@ def numbers_in(clips: Seen, kind: Representation) -> Tensor:
     return clips.numbers if kind == "hybrik" else sixd_from_rotations(clips.rotations).flatten(2)
 
 
-def gate(vae: MotionVAE, split: str, body: BodyModel) -> Interval:
+def gate(vae: MotionVAE, split: Split, body: BodyModel) -> Interval:
     """Reconstruction error in mm with its interval over pieces of motion of families that training never saw."""
     errors = reconstruction(vae, held(vae.sizes.frames, split, body), body)
     names = np.repeat(np.arange(len(errors)), errors.shape[1]).astype(str)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TypeVar
 
 from compress.errors import BadInput
 
+Choice = TypeVar("Choice", bound=str)
 
-def one_of(name: str, choices: Iterable[str], what: str) -> str:
-    """`name` itself if it is one of `choices`; else BadInput with the nearest choice, or all of them."""
+
+def one_of(name: str, choices: Iterable[Choice], what: str) -> Choice:
+    """The one of `choices` that is `name`; else BadInput with the nearest choice, or all of them."""
     known = list(choices)
     if name in known:
-        return name
+        return known[known.index(name)]
     close = get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
     raise BadInput(f"there is no {what} '{name}': {hint}")

@@ -435,7 +435,7 @@ def training(out: Path, minutes: float | None, steps: int | None, lr: float, bat
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file of every checkpoint
     try:
-        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]
+        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]  # told below
     except ValidationError as error:
         raise BadInput(f"training: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
@@ -473,7 +473,7 @@ def decoders(
     from experiments.models import resolve_model
 
     spec, name = parse(data), one_of(table, TABLES, "table")
-    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))  # type: ignore[arg-type]
+    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:

@@ -32,6 +32,7 @@ from experiments.provenance import commit, versions
 from experiments.run import Tell
 from hmr.body import load_body
 from hmr.data.clip_file import ClipVideos, motion_in
+from hmr.data.motion import Split
 from hmr.home import fasthmr_home
 
 GATE_MM = 15.0  # a VAE that reconstructs unseen families worse than this is no prior to decode with
@@ -54,7 +55,8 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
     """What `fasthmr reconstruct --json` prints: how far bodies that a VAE reconstructs are from the true ones."""
     path = path or shipped_vae()
     vae, body = load_vae(path), load_body()
-    rows = {split: asdict(gate(vae, split, body)) for split in ("val", "test")}
+    held: tuple[Split, ...] = ("val", "test")
+    rows = {split: asdict(gate(vae, split, body)) for split in held}
     return {
         "weights": {"path": str(path), "sha256": digest(path)},
         "sizes": vae.sizes.model_dump(),
