@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.clips import FPS, decode_video
-from diffusion.denoiser import Denoiser, Frames
+from diffusion.denoiser import Denoiser, Frames, Start
 from diffusion.representation import rotations_of
 from diffusion.schedule import Objective, denoised, noise
 from diffusion.sizes import Sizes
@@ -74,6 +74,9 @@ class LatentDiffusionDecoder(nn.Module):
         self.sizes, self.objective, self.kind = sizes, objective, predictor
         self.encoder, self.steps, self.seed = encoder, steps, seed
         self.predictor = predictor_of(predictor, sizes)
+        own = sizes.stride if sizes.tokens * sizes.stride == sizes.frames else 0  # frames of a latent token
+        span, out = (1, sizes.width) if predictor == "numbers" else (own, sizes.dim)
+        self.start = Start(span, sizes.features, out)
         self.vae = copy.deepcopy(vae) if vae else MotionVAE(sizes)
         del self.vae.encoder
         self._body = [load_body()]  # in a list, so that its arrays are not part of the weights
@@ -89,14 +92,20 @@ class LatentDiffusionDecoder(nn.Module):
 
     def numbers(self, features: Tensor) -> Tensor:
         """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
-        if self.kind == "numbers":
-            return self.predictor(features) * self.vae.deviation + self.vae.mean
-        if self.kind == "latent":
-            return self.vae.restore(self.predictor(features))
+        found = self.start(self.predictor.frames.normal(features)) + self.start.left * self.found(features)
+        return found * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(found)
+
+    def found(self, features: Tensor) -> Tensor:
+        """What the network says of clips of features (B, F, W), where the start leaves something to be found."""
+        if self.kind != "diffusion":
+            return self.predictor(features)
         shape = (len(features), self.sizes.tokens, self.sizes.dim)
         start = noise(shape, self.seed, features.device)
-        found = denoised(lambda z, time: self.predictor(z, time, features), start, self.steps, self.objective)
-        return self.vae.restore(found)
+        return denoised(lambda z, time: self.predictor(z, time, features), start, self.steps, self.objective)
+
+    def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:
+        """The numbers (B, F, 133), normalised, or the latent (B, T, D): whichever this decoder looks for."""
+        return (numbers - self.vae.mean) / self.vae.deviation if self.kind == "numbers" else latent
 
     @torch.no_grad()
     def video(self, features: Tensor, betas: Tensor, fps: float = FPS) -> Tensor:

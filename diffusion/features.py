@@ -23,10 +23,12 @@ from compress.atomic import atomic_write
 from compress.errors import BadInput
 from compress.training import claim
 from diffusion.clips import FPS, resampled
+from diffusion.representation import WIDTH, encode
+from hmr.body import BodyModel, load_body
 from hmr.crop import normalised
 from hmr.data.view import Sample
 from hmr.media import Picture
-from hmr.model import HMRModel
+from hmr.model import HMRModel, HMROutput
 
 BATCH = 32
 FIELDS = {"features": (), "said_betas": (10,), "said_rotations": (24, 3, 3), "rotations": (24, 3, 3), "betas": (10,)}
@@ -45,8 +47,8 @@ class Videos(Protocol):
 
 @dataclass(frozen=True)
 class Video:
-    """What the encoder says of a video's N frames, and what is true: features (N, W), said_betas (N, 10),
-    said_rotations (N, 24, 3, 3) of its own head; rotations (N, 24, 3, 3) and betas (N, 10)."""
+    """What the encoder says of a video's N frames, and what is true: features (N, W) as `read_off` has them,
+    said_betas (N, 10), said_rotations (N, 24, 3, 3) of its own head; rotations (N, 24, 3, 3) and betas (N, 10)."""
 
     features: Tensor
     said_betas: Tensor
@@ -56,6 +58,15 @@ class Video:
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+def read_off(said: HMROutput, body: BodyModel) -> Tensor:
+    """What a decoder reads of N frames (N, D + 133): the features, and the pose that the head made of them as numbers.
+
+    The paper's decoder reads the features alone. NOTE: joints are no linear function of them; the head has learned from
+    more poses than there are videos.
+    """
+    return torch.cat((said.features.float(), encode(said.rotations.float(), said.betas.float(), body)), 1)
 
 
 def at_thirty(video: Video, fps: float) -> Video:
@@ -78,7 +89,7 @@ def spans(names: Sequence[str]) -> Iterator[range]:
 def cache_bytes(model: HMRModel, videos: Videos) -> int:
     """What `cached_features` will write."""
     numbers = sum(int(np.prod(shape)) for shape in FIELDS.values() if shape)
-    return 4 * len(videos) * (numbers + model.head.decshape.in_features)
+    return 4 * len(videos) * (numbers + model.head.decshape.in_features + WIDTH)
 
 
 @torch.no_grad()
@@ -99,18 +110,18 @@ def cached_features(
     if model.family.condition is not None and not np.isfinite(videos[0].bbox_info).all():
         raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
     claim(folder / "cache.json", identity, "cache of features")
-    found = []
+    found, body = [], load_body().to(next(model.parameters()).device)
     for i, frames in enumerate(spans(videos.clip_names)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
-            said = vars(seen(model, videos, frames))
+            said = vars(seen(model, videos, frames, body))
             atomic_write(path, to_bytes({name: value.cpu() for name, value in said.items()}))
         found.append(read(path, len(frames)))
         tell(frames.stop)
     return found
 
 
-def seen(model: HMRModel, videos: Videos, frames: range) -> Video:
+def seen(model: HMRModel, videos: Videos, frames: range, body: BodyModel) -> Video:
     """What a model says of the frames of one video."""
     device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
@@ -121,7 +132,8 @@ def seen(model: HMRModel, videos: Videos, frames: range) -> Video:
             for field in ("image", "mask", "bbox_info", "rotations", "betas")
         )
         said = model(normalised(image), mask if model.protect is not None else None, condition)
-        for name, value in zip(FIELDS, (said.features, said.betas, said.rotations, rotations, betas), strict=True):
+        found = (read_off(said, body), said.betas, said.rotations, rotations, betas)
+        for name, value in zip(FIELDS, found, strict=True):
             parts[name].append(value.float().contiguous())
     return Video(**{name: torch.cat(values) for name, values in parts.items()})
 

@@ -56,7 +56,7 @@ class Motion:
     ) -> None:
         self.frames, self.body, self.varied, self.seed = frames, body, varied, seed
         self.span = int(np.ceil(FASTEST * (frames - 1))) + 1 if varied else frames
-        cut = [take(generator("motion", seed, i), clips, self.span) for i in range(takes)]
+        cut = [take(generator("motion", seed, i), clips, frames=self.span) for i in range(takes)]
         rotations = torch.from_numpy(np.stack([piece.rotations for piece in cut]))
         self.names = [piece.name for piece in cut]
         device = body.v_template.device

@@ -31,7 +31,7 @@ class Sizes(Data):
     hidden: int = Field(1024, ge=1)  # of the MLPs
     dropout: float = Field(0.1, ge=0, lt=1)
     denoiser_dropout: float = Field(0.001, ge=0, lt=1)
-    features: int = Field(1024, ge=1)  # of a frame, from the encoder of pictures
+    features: int = Field(1024 + 133, ge=1)  # of a frame, from the encoder of pictures, and its own pose
 
     @property
     def width(self) -> int:
@@ -61,7 +61,7 @@ SIZES: dict[str, Sizes] = {
         denoiser_layers=5,
         hidden=384,
         dropout=0.0,  # an hour's training does not learn by heart
-        features=192,
+        features=192 + 133,
     ),
 }
 

@@ -19,12 +19,15 @@ from diffusion.features import Video
 from diffusion.motion import at, warp
 from diffusion.representation import numbers_of
 from diffusion.schedule import Objective, denoising_loss, scheduler
+from diffusion.sizes import Sizes
 from diffusion.train import TrainConfig, train
 from diffusion.vae import MotionVAE
 from diffusion.weights import save
 from hmr.body import BodyModel
 from hmr.data.synthetic import generator
 from hmr.metrics import accel, mpjpe
+
+STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
 class DecoderTrainee(nn.Module):
@@ -38,14 +41,13 @@ class DecoderTrainee(nn.Module):
 
     def forward(self, features: Tensor, numbers: Tensor, latent: Tensor) -> dict[str, Tensor]:
         """Features (B, F, W), the true numbers (B, F, 133) and the latent (B, T, D) that the VAE has for them."""
-        network, vae = self.decoder.predictor, self.decoder.vae
-        if self.decoder.kind == "diffusion":
-            loss = denoising_loss(
-                lambda noisy, time: network(noisy, time, features), latent, self.decoder.objective, self.steps
-            )
-            return {"total": loss}
-        wanted = latent if self.decoder.kind == "latent" else (numbers - vae.mean) / vae.deviation
-        return {"total": (network(features).float() - wanted).square().mean()}
+        decoder, network = self.decoder, self.decoder.predictor
+        start = decoder.start(network.frames.normal(features))
+        wanted = (decoder.wanted(numbers, latent) - start) / decoder.start.left
+        if decoder.kind != "diffusion":
+            return {"total": (network(features).float() - wanted).square().mean()}
+        objective = decoder.objective
+        return {"total": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
 
 
 class DecoderCourse:
@@ -72,6 +74,10 @@ class DecoderCourse:
         frames = decoder.predictor.frames
         frames.mean.copy_(every.mean(0))
         frames.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
+        rng = generator("decoder", seed, "start")
+        some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
+        seen, numbers, latent = self.targets(*(torch.cat(part).to(self.device) for part in zip(*some, strict=True)))
+        decoder.start.fit(frames.normal(seen), decoder.wanted(numbers, latent))
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
@@ -83,7 +89,11 @@ class DecoderCourse:
     @torch.no_grad()
     def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
-        features, rotations, betas = self.clips(generator("decoder", self.seed, step, process), processes)
+        return self.targets(*self.clips(generator("decoder", self.seed, step, process), processes))
+
+    @torch.no_grad()
+    def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips as `clips` gives them -> features, the numbers of their true poses, and the latent of those."""
         numbers = numbers_of(rotations, betas, self.decoder.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
@@ -131,10 +141,14 @@ def train_decoder(
 
     Raises as `diffusion.train.train`, and BadInput for videos without frames.
     """
-    width = videos[0].features.shape[1] if videos else 1
-    sizes = vae.sizes.model_copy(update={"features": width})
+    sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
     decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
     course = DecoderCourse(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
     trained: Any = train(course, config)
     return save(config.out / "decoder.safetensors", trained.decoder, KIND, sizes, facts_of(decoder))
+
+
+def sizes_for(vae: MotionVAE, videos: Sequence[Video]) -> Sizes:
+    """Those of the VAE, for features as wide as the videos'."""
+    return vae.sizes.model_copy(update={"features": videos[0].features.shape[1]} if videos else {})

@@ -88,7 +88,9 @@ def clip_cost(decoder: LatentDiffusionDecoder) -> Part:
     steps = decoder.steps if decoder.kind == "diffusion" else 1
     counted = macs(operators(decoder.predictor, *inputs)[""])
     back = macs(operators(decoder.vae.decoder, latent)[""]) if decoder.kind != "numbers" else Macs(0, 0, 0)
-    found = {name: steps * count + asdict(back)[name] for name, count in asdict(counted).items()}
+    start = macs(operators(decoder.start, features)[""])
+    once = {name: asdict(back)[name] + count for name, count in asdict(start).items()}
+    found = {name: steps * count + once[name] for name, count in asdict(counted).items()}
     return Part(NAME, sum(p.numel() for p in decoder.parameters()), Macs(**found))
 
 

@@ -35,7 +35,7 @@ from diffusion.policy import encoder_id, refuse_other_bodies
 from diffusion.schedule import Objective
 from diffusion.sizes import sizes_of
 from diffusion.train import TrainConfig, train
-from diffusion.train_decoder import train_decoder
+from diffusion.train_decoder import sizes_for, train_decoder
 from diffusion.train_vae import gate, train_vae
 from diffusion.vae import MotionVAE, load_vae
 from diffusion.weights import digest
@@ -231,7 +231,7 @@ class Bench:
             precision=self.budget.precision,
         )
         if way.head == "head":
-            decoder = LatentDiffusionDecoder(vae.sizes, encoder=encoder, vae=vae)
+            decoder = LatentDiffusionDecoder(sizes_for(vae, videos), encoder=encoder, vae=vae)
             course = HeadCourse(decoder, vae, videos, val, config.batch).begin(FrameHead(model.head))
             head: Any = train(course, config).head
             return lambda video: head(video.features)

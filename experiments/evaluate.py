@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.decoder import LatentDiffusionDecoder
-from diffusion.features import spans
+from diffusion.features import read_off, spans
 from diffusion.policy import decoder_in
 from experiments.datasets import SEED, Frames
 from hmr import metrics
@@ -119,7 +119,7 @@ def predictions(
             yield prediction
         else:
             seen.append(prediction)
-            features.append(output.features.float())
+            features.append(read_off(output, decoder.body))
     if decoder is not None:
         began = _now(device)
         rotations = decoded(decoder, torch.cat(features), torch.cat([p.said.betas for p in seen]), data)

@@ -143,4 +143,6 @@ def data_id(data: str, split: str, videos: Videos) -> dict[str, Any]:
     if data.endswith(".json"):
         return {"clips": digest(Path(data)), "split": split}
     drawn = sorted({clip.name for clip in getattr(videos, "clips", ())})
-    return {"name": data.partition(":")[0], "split": split, "frames": len(videos), "motion": drawn, "seed": SEED}
+    first = hashlib.sha256(videos[0].image.tobytes()).hexdigest()  # other code may draw other pictures
+    named = {"name": data.partition(":")[0], "split": split, "frames": len(videos), "seed": SEED}
+    return {**named, "motion": drawn, "first": first}

@@ -34,8 +34,8 @@ class FrameHead(nn.Module):
         self.register_buffer("init", head.init_body_pose.clone())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (..., W) -> rotations (..., 24, 3, 3)."""
-        pose = self.linear(features) + self.init[0]
+        """Features (..., W), of which the first are the model's own -> rotations (..., 24, 3, 3)."""
+        pose = self.linear(features[..., : self.linear.in_features]) + self.init[0]
         return rotations_from_6d(pose.unflatten(-1, (JOINTS, 6)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,10 @@ from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
 from compress.policy import PLANS
 from diffusion.decoder import KIND, LatentDiffusionDecoder, facts_of, load_decoder
+from diffusion.denoiser import SHRINK, Start
+from diffusion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put
+from diffusion.representation import WIDTH, rotations_of
 from diffusion.weights import save
 from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
@@ -27,9 +31,9 @@ from tests.motion import TINY
 SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
 
-def decoder(**kind) -> LatentDiffusionDecoder:
+def decoder(sizes=TINY, **kind) -> LatentDiffusionDecoder:
     torch.manual_seed(0)
-    made = LatentDiffusionDecoder(TINY, **{"encoder": "e" * 64, **kind})
+    made = LatentDiffusionDecoder(sizes, **{"encoder": "e" * 64, **kind})
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return made.eval()
@@ -55,6 +59,38 @@ def test_a_clip_does_not_depend_on_the_clips_beside_it(kind):
     assert together.shape == (3, 12, 24, 3, 3)
     assert torch.allclose(together[1:2], alone, atol=1e-4)
     assert torch.allclose(together @ together.mT, torch.eye(3).expand_as(together), atol=1e-3)
+
+
+def test_a_decoder_reads_the_heads_own_pose():
+    model = encoder()
+    torch.nn.init.normal_(model.smpl_head.decpose.weight, std=0.1)
+    with torch.no_grad():
+        said = model(torch.randn(2, 3, 256, 192), torch.ones(2, 256, 192))
+        read = read_off(said, load_body())
+        again = rotations_of(read[None, :, 6:], said.betas[None], load_body())[0]
+    assert torch.equal(read[:, :6], said.features) and torch.allclose(again, said.rotations, atol=1e-3)
+
+
+def test_a_start_is_the_ridge_regression_on_a_tokens_frames():
+    start, features, wanted = Start(3, 5, 4), torch.randn(20, 12, 5), torch.randn(20, 4, 4) + 2
+    assert not start(features).any()
+    start.fit(features, wanted)
+    x, y = features.reshape(80, 15).numpy(), wanted.reshape(80, 4).numpy()
+    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(15)))  # ridge is least squares on rows that say 0
+    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((15, 4)))), rcond=None)[0]
+    assert np.allclose(start(features).reshape(80, 4), x @ weight + y.mean(0), atol=1e-4)
+    assert np.isclose(start.left, np.sqrt(((x @ weight + y.mean(0) - y) ** 2).mean()), atol=1e-4)
+    assert not any(p.requires_grad for p in start.parameters())
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
+def test_before_it_has_learned_a_decoder_says_its_start(kind):
+    made = LatentDiffusionDecoder(TINY, kind, encoder="e").eval()
+    torch.nn.init.normal_(made.start.linear.weight)  # type: ignore[union-attr]  # its tokens have frames
+    features = torch.randn(2, 12, 6)
+    with torch.no_grad():
+        found, start = made.numbers(features), made.start(features)
+        assert torch.allclose(found, start if kind == "numbers" else made.vae.restore(start), atol=1e-5)
 
 
 def test_noise_and_steps_matter_and_are_repeated():
@@ -153,13 +189,14 @@ def test_measured_on_videos_and_counted_in_the_cost():
     model, data = encoder(), open_world("synth-video", "test", frames=83)
     small = Held([data[i] for i in (0, 1, 2, 81, 82)], 30.0, [data.clip_names[i] for i in (0, 1, 2, 81, 82)])
     bare = frame_cost(model, torch.device("cpu"))
-    made = decoder(encoder=encoder_id(model))
+    made = decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(model))
     put(model, made)
     with torch.inference_mode():
         (found,) = evaluate.predictions(model, made, small, torch.device("cpu"))
         _, given, _ = next(evaluate.batches(small, torch.device("cpu")))
         said = model(*given)
-        each = [made.video(said.features[part], said.betas[part]) for part in (slice(0, 3), slice(3, 5))]
+        seen = read_off(said, load_body())
+        each = [made.video(seen[part], said.betas[part]) for part in (slice(0, 3), slice(3, 5))]
     assert torch.allclose(found.said.rotations, torch.cat(each), atol=1e-4)
     whole, clip = frame_cost(model, torch.device("cpu")), clip_cost(made)
     assert whole.params == bare.params + clip.params == sum(p.numel() for p in model.parameters())

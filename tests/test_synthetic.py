@@ -14,8 +14,9 @@ import torch
 from compress.errors import BadInput
 from hmr.body import load_body
 from hmr.data.cache import FIELDS, cached_frames
+from hmr.data.motion import load_clips
 from hmr.data.scene import BACKGROUNDS
-from hmr.data.synthetic import VIDEO_FRAMES, open_world
+from hmr.data.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
 from hmr.data.view import Sample
 
 WORLDS = ("synth", "synth-shift", "synth-video")
@@ -107,6 +108,23 @@ def test_a_video_has_one_subject_and_moves_smoothly() -> None:
     assert all((s.betas == samples[0].betas).all() for s in samples)
     joints = np.stack([s.joints for s in samples])
     assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 0.3  # m a frame: 9 m/s
+
+
+def test_a_training_take_is_changed_alike_in_all_its_frames() -> None:
+    """Somebody who stands still in every limb's recording stands still; and nobody floats or sinks."""
+    clips = load_clips("train", None)
+    rng = np.random.default_rng(0)
+    still = [np.repeat(take(rng, clips).rotations[:1], 5, 0) for _ in range(1 + len(LIMBS))]
+    shown = Take(still[0], np.zeros((5, 3), np.float32), "still")
+    facing = []
+    for seed in range(40):
+        found = varied_take(np.random.default_rng(seed), shown, still[1:])
+        assert np.array_equal(found.rotations, np.repeat(found.rotations[:1], 5, 0))
+        assert np.allclose(found.rotations @ found.rotations.swapaxes(-1, -2), np.eye(3), atol=1e-5)
+        assert abs(floor_height(found.rotations, found.travel)) < 1e-4
+        assert not np.allclose(found.rotations, shown.rotations, atol=0.01)
+        facing.append((still[0][0, 0].T @ found.rotations[0, 0])[2, 2])
+    assert min(facing) < -0.5 and 5 < sum(f < 0 for f in facing) < 20  # seen from behind, but most are not
 
 
 def test_reports_never_see_training_pictures_nor_motion() -> None:

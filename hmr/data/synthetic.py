@@ -118,7 +118,8 @@ def shares(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
 
 
 def varied(rng: np.random.Generator, rotations: Array, others: Sequence[Array]) -> Array:
-    """A training pose (24,3,3): limbs of `others` (one per limb), joints turned a little, the person tipped over.
+    """A training pose (24,3,3), or motion (T,24,3,3): limbs of `others` (one per limb), joints turned a little, the
+    person tipped over, the same in all frames.
 
     There are few recordings, and a model that has learned them by heart does not see: with every limb from a recording
     of its own the whole no longer gives the parts away.
@@ -127,12 +128,12 @@ def varied(rng: np.random.Generator, rotations: Array, others: Sequence[Array]) 
     if rng.random() < 0.6:
         for limb, other in zip(LIMBS, others, strict=True):
             if rng.random() < 0.5:
-                out[list(limb)] = other[list(limb)]
+                out[..., list(limb), :, :] = other[..., list(limb), :, :]
     out = out @ rotation_vectors(rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.3]), (24, 3)))
     if rng.random() < 0.3:  # few recordings show people lie down
         axis = rng.normal(size=3) * (1, 0.3, 1)
         tip = axis / np.linalg.norm(axis) * rng.uniform(0, 0.6 * np.pi)
-        out[0] = rotation_vectors(tip[None])[0] @ out[0]
+        out[..., 0, :, :] = rotation_vectors(tip[None])[0] @ out[..., 0, :, :]
     return out.astype(np.float32)
 
 
@@ -169,6 +170,7 @@ class Videos(Dataset[Sample]):
         size: tuple[int, int] = SIZE,
     ) -> None:
         self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
+        self.share = shares(clips) if split == "train" else None
         self._open: tuple[int, Take, Take] | None = None
 
     def __len__(self) -> int:
@@ -184,7 +186,11 @@ class Videos(Dataset[Sample]):
         video, frame = divmod(index, VIDEO_FRAMES)
         if self._open is None or self._open[0] != video:
             rng = generator(self.name, self.split, self.seed, video, "motion")
-            self._open = video, take(rng, self.clips), take(rng, self.clips)
+            shown, bystander = take(rng, self.clips, self.share), take(rng, self.clips, self.share)
+            if self.split == "train":
+                others = [take(rng, self.clips, self.share).rotations for _ in LIMBS]
+                shown = varied_take(rng, shown, others)
+            self._open = video, shown, bystander
         _, shown, bystander = self._open
         rng = generator(self.name, self.split, self.seed, video, "room")
         room = scene(rng, WORLDS[self.name], self.split, (3.5, 6.0))
@@ -194,11 +200,24 @@ class Videos(Dataset[Sample]):
         return draw(rng, room, shown.rotations[frame], shown.travel[frame], bystander.rotations[frame], name, self.size)
 
 
-def take(rng: np.random.Generator, clips: Sequence[MotionClip], frames: int = VIDEO_FRAMES) -> Take:
-    """`frames` of motion: one recording, looped if it is cyclic, blended into the next until it is long enough."""
-    clip = lengthened(clips[int(rng.integers(len(clips)))], frames)
+def take(
+    rng: np.random.Generator,
+    clips: Sequence[MotionClip],
+    share: NDArray[np.float64] | None = None,
+    frames: int = VIDEO_FRAMES,
+) -> Take:
+    """`frames` of motion: one recording, looped if it is cyclic, blended into the next until it is long enough.
+
+    `share` (N,) is how often each recording is drawn, else all are as often.
+    """
+
+    def drawn() -> MotionClip:
+        which = rng.integers(len(clips)) if share is None else rng.choice(len(clips), p=share)
+        return lengthened(clips[int(which)], frames)
+
+    clip = drawn()
     while len(clip.rotations) < frames:
-        clip = blended(clip, lengthened(clips[int(rng.integers(len(clips)))], frames))
+        clip = blended(clip, drawn())
     start = rng.integers(len(clip.rotations) - frames + 1)
     angle = best_seen(clip.rotations[start, 0])  # the first frame is seen as a single frame is
     rotations = turned(clip.rotations[start : start + frames], angle)
@@ -206,6 +225,15 @@ def take(rng: np.random.Generator, clips: Sequence[MotionClip], frames: int = VI
     travel[:, [0, 2]] -= travel[:, [0, 2]].mean(0)
     travel[:, 1] -= floor_height(rotations, travel)
     return Take(np.ascontiguousarray(rotations, np.float32), travel.astype(np.float32), clip.name)
+
+
+def varied_take(rng: np.random.Generator, shown: Take, others: Sequence[Array]) -> Take:
+    """A take for training: `varied`, and half of the times seen from any side, as people are who turn around."""
+    angle = rng.uniform(-np.pi, np.pi) * (rng.random() < 0.5)
+    rotations = turned(varied(rng, shown.rotations, others), angle)
+    travel = shown.travel @ yaw(angle).T
+    travel[:, 1] -= floor_height(rotations, travel)
+    return Take(rotations, travel.astype(np.float32), shown.name)
 
 
 def lengthened(clip: MotionClip, frames: int) -> MotionClip:
