@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from diffusion.sizes import Sizes
 from diffusion.transformer import SkipTransformer, at_their_time, positions, silent, waves
 
-SHRINK = 0.01  # of the ridge regression, for features of deviation 1
+SHRINK = 0.1  # of the ridge regression, for features of deviation 1
+REACH = 1  # tokens before and after that it reads: this is what calms the motion
 
 
 class Frames(nn.Module):
@@ -36,12 +38,12 @@ class Frames(nn.Module):
 
 
 class Start(nn.Module):
-    """What is to be found, as far as it is linear in the features of the `span` frames of a token; a network finds what
-    that leaves. Says 0 before `fit`, and where tokens have no frames of their own (`span` 0).
+    """What is to be found, as far as it is linear in the features of a token's `span` frames and of its neighbours'; a
+    network finds what that leaves. Says 0 before `fit`, and where tokens have no frames of their own (`span` 0).
 
     The linear map is not trained further; buffer `left` () is the deviation of what it leaves.
     NOTE: without it, the network learns first what the pose head knows already: 2,400 steps led to 123 mm behind a head
-    at 70.
+    at 70 mm. Without its neighbours a start has twice the acceleration error.
     """
 
     left: Tensor
@@ -49,21 +51,26 @@ class Start(nn.Module):
     def __init__(self, span: int, width: int, out: int) -> None:
         super().__init__()
         self.span = span
-        self.linear = silent(nn.Linear(span * width, out)).requires_grad_(False) if span else None
+        self.linear = silent(nn.Linear((2 * REACH + 1) * span * width, out)).requires_grad_(False) if span else None
         self.register_buffer("left", torch.ones(()))
 
     def forward(self, normal: Tensor) -> Tensor:
         """Normalised features (B, F, W) -> (B, F / span, D)."""
         if self.linear is None:
             return torch.zeros_like(self.left)
-        return self.linear(normal.unflatten(1, (-1, self.span)).flatten(2))  # (B, F / span, span * W)
+        return self.linear(self.around(normal))
+
+    def around(self, normal: Tensor) -> Tensor:
+        """Features (B, F, W) -> those of each token and its neighbours (B, F / span, (2 REACH + 1) span W)."""
+        own = normal.unflatten(1, (-1, self.span)).flatten(2)  # (B, F / span, span * W)
+        wide = F.pad(own.mT, (REACH, REACH), mode="replicate").mT
+        return torch.cat([wide[:, i : i + own.shape[1]] for i in range(2 * REACH + 1)], 2)
 
     @torch.no_grad()
     def fit(self, normal: Tensor, wanted: Tensor) -> None:
         """Ridge regression of `wanted` (B, F / span, D) on normalised features (B, F, W)."""
         if self.linear is not None:
-            x = normal.unflatten(1, (-1, self.span)).flatten(2).flatten(0, 1).double()  # (N, span * W)
-            y = wanted.flatten(0, 1).double()
+            x, y = self.around(normal).flatten(0, 1).double(), wanted.flatten(0, 1).double()
             shrunk = x.mT @ x + SHRINK * len(x) * torch.eye(x.shape[1]).to(x)
             self.linear.bias.copy_(y.mean(0))
             self.linear.weight.copy_(torch.linalg.solve(shrunk, x.mT @ (y - y.mean(0))).mT)

@@ -71,13 +71,15 @@ def test_a_decoder_reads_the_heads_own_pose():
     assert torch.equal(read[:, :6], said.features) and torch.allclose(again, said.rotations, atol=1e-3)
 
 
-def test_a_start_is_the_ridge_regression_on_a_tokens_frames():
+def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours():
     start, features, wanted = Start(3, 5, 4), torch.randn(20, 12, 5), torch.randn(20, 4, 4) + 2
     assert not start(features).any()
     start.fit(features, wanted)
-    x, y = features.reshape(80, 15).numpy(), wanted.reshape(80, 4).numpy()
-    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(15)))  # ridge is least squares on rows that say 0
-    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((15, 4)))), rcond=None)[0]
+    own = features.reshape(20, 4, 15).numpy()
+    first, last = own[:, [0, 0, 1, 2]], own[:, [1, 2, 3, 3]]  # at the ends a token is its own neighbour
+    x, y = np.concatenate((first, own, last), 2).reshape(80, 45), wanted.reshape(80, 4).numpy()
+    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(45)))  # ridge is least squares on rows that say 0
+    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((45, 4)))), rcond=None)[0]
     assert np.allclose(start(features).reshape(80, 4), x @ weight + y.mean(0), atol=1e-4)
     assert np.isclose(start.left, np.sqrt(((x @ weight + y.mean(0) - y) ** 2).mean()), atol=1e-4)
     assert not any(p.requires_grad for p in start.parameters())
