@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.decoder import KIND, LatentDiffusionDecoder, Predictor, facts_of
+from diffusion.denoiser import REACH, SHRINK
 from diffusion.features import Video
 from diffusion.motion import at, warp
 from diffusion.representation import numbers_of
@@ -84,7 +85,7 @@ class DecoderCourse:
         for video in self.videos:
             digest.update(video.features.cpu().numpy().tobytes() + video.rotations.cpu().numpy().tobytes())
         sizes = self.decoder.sizes.model_dump()
-        return {**facts_of(self.decoder), "sizes": sizes, "features": digest.hexdigest()}
+        return {**facts_of(self.decoder), "sizes": sizes, "features": digest.hexdigest(), "start": [REACH, SHRINK]}
 
     @torch.no_grad()
     def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:

@@ -517,6 +517,7 @@ def clips(
     """A file of clips to train on, as a user would write for data of their own."""
     from experiments.datasets import open_data, parse
     from hmr.data.clip_file import from_amass, from_videos
+    from hmr.data.synthetic import Videos
 
     if out.suffix != ".json":
         raise BadInput(f"{out}: a file of clips ends in .json")
@@ -525,9 +526,11 @@ def clips(
         typer.echo(from_amass(Path(source), out))
         return
     drawn = open_data(parse(source), frames, mocap)
+    if not isinstance(drawn, Videos):
+        raise BadInput(f"{source}: a clip file holds videos: name synth-video")
     with progress_bar() as bar:
         task = bar.add_task(f"drawing {source}", total=len(drawn))
-        typer.echo(from_videos(drawn, out, lambda n: bar.update(task, completed=n)))  # type: ignore[arg-type]
+        typer.echo(from_videos(drawn, out, lambda n: bar.update(task, completed=n)))
 
 
 def evaluation(

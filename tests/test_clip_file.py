@@ -89,3 +89,8 @@ def test_mistakes_are_named(drawn, tmp_path, change, message):
 def test_motion_with_pictures_teaches_no_vae(drawn):
     with pytest.raises(BadInput, match="learns from clips without"):
         motion_in(drawn[1], "train")
+
+
+def test_single_frames_make_no_file_of_clips(fasthmr, tmp_path):
+    code, _, err = fasthmr("data", "clips", "synth:test", "--frames", "2", "--out", tmp_path / "clips" / "clips.json")
+    assert (code, err.count("\n")) == (2, 1) and "name synth-video" in err and not (tmp_path / "clips").exists()
