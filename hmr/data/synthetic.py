@@ -24,7 +24,7 @@ from hmr.data.view import Sample, draw, yaw
 
 WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH, "synth-shift-video": SHIFT}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
-VIDEOS = {"train": 400, "calib": 8, "val": 12, "test": 24}
+VIDEOS = {"train": 1000, "calib": 8, "val": 12, "test": 24}
 VIDEO_FRAMES = 81
 FPS = 30.0
 LIMBS = (  # joints of each leg, the trunk with the head, each arm
