@@ -94,8 +94,11 @@ def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
 
     Their sum, that is: a cosine asks for no scale. Head by head in float32, which is faster than a strided reduction.
     """
-    first, *others = (key.float() for key in keys.unbind(1))
-    found = match(sum(others, first), tokens.protected, r, prefix=tokens.prefix, partition=partition)
+    first, *others = keys.unbind(1)
+    total = first.to(torch.float32, copy=True)
+    for key in others:
+        total += key
+    found = match(total, tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 

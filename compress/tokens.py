@@ -52,18 +52,18 @@ class Tokens:
     def reduced(self, assign: Tensor, count: int) -> Tokens:
         """Merge: token i goes to place assign[:, i] (B, N) of `count`; features are means weighted by size."""
         batch, _, width = self.x.shape
-        size = self.size.new_zeros(batch, count).scatter_add(1, assign, self.size)
+        size = self.size.new_zeros(batch, count).scatter_add_(1, assign, self.size)
         # Add and divide: scatter_reduce("mean") exports to ONNX without an error and with wrong numbers.
         weighted = (self.x * self.size[..., None].to(self.x.dtype)).flatten(0, 1)  # (B * N, C)
         x = weighted.new_zeros(batch * count, width).index_add_(0, rows(assign, count).flatten(), weighted)
         x = x.unflatten(0, (batch, count))
-        held = torch.zeros_like(size).scatter_add(1, assign, self.protected.to(size.dtype))
+        held = torch.zeros_like(size).scatter_add_(1, assign, self.protected.to(size.dtype))
         return replace(
             self,
             x=x.div_(size[..., None].to(x.dtype)),  # in place, as above: fresh memory costs more than the division
             size=size,
             protected=held > 0,
-            source=moved(self.source, assign),
+            source=moved(self.source, assign) if self.dropped else assign.gather(1, self.source),
         )
 
     def kept(self, index: Tensor) -> Tokens:
@@ -130,18 +130,20 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
     a, b = order[:, ::2], order[:, 1::2]
     if not 0 <= r <= (b.shape[1] and a.shape[1]):
         raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
-    unit = F.normalize(key.float(), dim=-1)
-    tier = protected.float() * TIER
+    key = key.float()
+    unit = key / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min_(torch.finfo(key.dtype).tiny)
+    spared = protected.float()
     if partition == "parity":  # views: two copies cost as much as the product
-        left, right = unit[:, prefix::2], unit[:, prefix + 1 :: 2]
+        (left, right), (one, other) = ((of[:, prefix::2], of[:, prefix + 1 :: 2]) for of in (unit, spared))
     else:
-        left, right = taken(unit, a), taken(unit, b)
-    best, partner = torch.baddbmm(-tier.gather(1, b)[:, None], left, right.transpose(1, 2)).max(-1)  # over (B, A, B)
-    best = best - tier.gather(1, a)  # the same for every partner
-    best, chosen = (found[:, :r] for found in best.sort(dim=1, descending=True, stable=True))  # (B, r)
+        left, right, one, other = taken(unit, a), taken(unit, b), spared.gather(1, a), spared.gather(1, b)
+    scores = torch.baddbmm(other[:, None], left, right.mT, beta=-TIER)  # (B, A, B)
+    best, partner = scores.max(-1)
+    # What a token's own protection takes is the same for every partner. Not a sort, which takes three times as long.
+    best, chosen = best.sub_(one, alpha=TIER).topk(r)  # (B, r)
     source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
-    survives = torch.ones_like(protected, dtype=torch.long).scatter(1, source, 0)
-    place = survives.cumsum(1) - 1  # (B, N): order is kept, so that the next layer's parity still means neighbours
+    survives = torch.ones_like(protected, dtype=torch.long).scatter_(1, source, 0)
+    place = survives.cumsum_(1).sub_(1)  # (B, N): order is kept, so that the next layer's parity still means neighbours
     return Matching(place.scatter(1, source, place.gather(1, target)), best)
 
 
