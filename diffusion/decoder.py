@@ -20,8 +20,8 @@ from diffusion.representation import rotations_of
 from diffusion.schedule import Objective, denoised, noise
 from diffusion.sizes import Sizes
 from diffusion.transformer import SkipTransformer, at_their_time, positions, silent
-from diffusion.vae import MotionVAE
-from diffusion.weights import load_into, read
+from diffusion.vae import MotionVAE, load_vae, shipped_vae
+from diffusion.weights import digest, load_into, read, save
 from hmr.body import BodyModel, load_body
 
 KIND = "diffusion-decoder"  # what a file of its weights says it is
@@ -139,9 +139,27 @@ def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:
     return {"predictor": decoder.kind, "objective": decoder.objective, "encoder": decoder.encoder}
 
 
+def half_of(vae: MotionVAE) -> dict[str, Tensor]:
+    """What a decoder has of a VAE, by its names there."""
+    return {f"vae.{name}": value for name, value in vae.state_dict().items() if not name.startswith("encoder.")}
+
+
+def save_decoder(decoder: LatentDiffusionDecoder, path: Path) -> Path:
+    """Write a decoder; one that decodes with the shipped VAE names it and leaves its weights out."""
+    shipped, own = half_of(load_vae(shipped_vae())), half_of(decoder.vae)
+    same = shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
+    facts = {**facts_of(decoder), "vae": digest(shipped_vae()) if same else ""}
+    return save(path, decoder, KIND, decoder.sizes, facts, without="vae." if same else "-")
+
+
 def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusionDecoder:
     """The decoder of a file of weights, in evaluation mode; raises BadInput where it is no such file."""
     state, sizes, facts = read(path, KIND)
+    named = facts.pop("vae", "")
+    if named and named != digest(shipped_vae()):
+        raise BadInput(f"{path}: decodes with VAE {named[:12]}, another than this installation has")
+    if named:
+        state |= half_of(load_vae(shipped_vae()))
     try:
         decoder = LatentDiffusionDecoder(sizes, **facts, steps=steps, seed=seed)
     except TypeError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from diffusion.decoder import KIND, LatentDiffusionDecoder, Predictor, facts_of
+from diffusion.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
 from diffusion.denoiser import REACH, SHRINK
 from diffusion.features import Video
 from diffusion.motion import at, warp
@@ -23,7 +23,6 @@ from diffusion.schedule import Objective, denoising_loss, scheduler
 from diffusion.sizes import Sizes
 from diffusion.train import TrainConfig, train
 from diffusion.vae import MotionVAE
-from diffusion.weights import save
 from hmr.body import BodyModel
 from hmr.data.synthetic import generator
 from hmr.metrics import accel, mpjpe
@@ -147,7 +146,7 @@ def train_decoder(
     decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
     course = DecoderCourse(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
     trained: Any = train(course, config)
-    return save(config.out / "decoder.safetensors", trained.decoder, KIND, sizes, facts_of(decoder))
+    return save_decoder(trained.decoder, config.out / "decoder.safetensors")
 
 
 def sizes_for(vae: MotionVAE, videos: Sequence[Video]) -> Sizes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from compress.errors import BadInput
 from diffusion.representation import JOINTS
 from diffusion.sizes import Sizes
 from diffusion.transformer import SkipTransformer, at_their_time, positions
@@ -140,6 +142,14 @@ def vae_loss(said: Tensor, numbers: Tensor, mean: Tensor, log_variance: Tensor, 
     """Mean squared error in deviations (133,) and KL divergence to N(0, 1), per number: scalars of their own weight."""
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return {"mse": ((said - numbers) / deviation).square().mean(), "kl": divergence}
+
+
+def shipped_vae() -> Path:
+    """The weights of the reference VAE; raises BadInput where this installation has none."""
+    path = Path(str(files("diffusion").joinpath("assets", "vae.safetensors")))
+    if not path.is_file():
+        raise BadInput("no VAE is shipped with this installation: train one with `fasthmr train vae` and name it")
+    return path
 
 
 def load_vae(path: Path) -> MotionVAE:

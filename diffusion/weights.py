@@ -17,10 +17,11 @@ from compress.errors import BadInput
 from diffusion.sizes import Sizes
 
 
-def save(path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any]) -> Path:
-    """Write a module in half precision, whole or not at all; returns `path`. Raises ValueError where a value does not
-    fit."""
-    state = {name: value.detach().cpu().half().contiguous() for name, value in module.state_dict().items()}
+def save(path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any], without: str = "-") -> Path:
+    """Write a module in half precision, whole or not at all, but for values whose names begin with `without`; returns
+    `path`. Raises ValueError where a value does not fit."""
+    held = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
+    state = {name: value.detach().cpu().half().contiguous() for name, value in held.items()}
     unfit = [name for name, value in state.items() if not value.isfinite().all()]
     if unfit:
         raise ValueError(f"not finite in half precision: {', '.join(unfit[:5])}")

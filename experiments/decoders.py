@@ -37,13 +37,13 @@ from diffusion.sizes import sizes_of
 from diffusion.train import TrainConfig, train
 from diffusion.train_decoder import sizes_for, train_decoder
 from diffusion.train_vae import gate, train_vae
-from diffusion.vae import MotionVAE, load_vae
+from diffusion.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.weights import digest
 from experiments import evaluate
 from experiments.datasets import SEED, DataSpec, open_data
 from experiments.evaluate import Body
 from experiments.models import Resolved
-from experiments.motion import features, shipped_vae
+from experiments.motion import features
 from experiments.provenance import dataset, provenance
 from experiments.recipe import read_recipe
 from experiments.recover import Recovery

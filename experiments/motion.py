@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from diffusion.sizes import sizes_of
 from diffusion.train import TrainConfig
 from diffusion.train_decoder import train_decoder
 from diffusion.train_vae import gate, train_vae
-from diffusion.vae import load_vae
+from diffusion.vae import load_vae, shipped_vae
 from diffusion.weights import digest
 from experiments.datasets import SEED, DataSpec, open_data, parse
 from experiments.models import Resolved
@@ -77,14 +76,6 @@ def reconstruction_table(result: dict[str, Any]) -> Table:
         shown.add_row(split, f"{found['mean']:.1f} \\[{found['lo']:.1f}, {found['hi']:.1f}]")
     shown.add_row(f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed")
     return shown
-
-
-def shipped_vae() -> Path:
-    """The weights of the reference VAE; raises BadInput where this installation has none."""
-    path = Path(str(files("diffusion").joinpath("assets", "vae.safetensors")))
-    if not path.is_file():
-        raise BadInput("no VAE is shipped with this installation: train one with `fasthmr train vae` and name it")
-    return path
 
 
 def decoder_training(

@@ -12,12 +12,12 @@ from compress import artefact
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
 from compress.policy import PLANS
-from diffusion.decoder import KIND, LatentDiffusionDecoder, facts_of, load_decoder
+from diffusion.decoder import LatentDiffusionDecoder, load_decoder, save_decoder
 from diffusion.denoiser import SHRINK, Start
 from diffusion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put
 from diffusion.representation import WIDTH, rotations_of
-from diffusion.weights import save
+from diffusion.vae import load_vae, shipped_vae
 from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
 from experiments.run import Held
@@ -48,7 +48,7 @@ def encoder():
 
 def weights_for(model, folder, **kind):
     made = decoder(encoder=encoder_id(model), **kind)
-    return made, save(folder / "decoder.safetensors", made, KIND, TINY, facts_of(made))
+    return made, save_decoder(made, folder / "decoder.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
@@ -211,3 +211,18 @@ def test_measured_on_videos_and_counted_in_the_cost():
 def test_the_body_is_no_part_of_the_weights():
     assert not any("template" in name for name in decoder().state_dict())
     assert decoder().body.sha256 == load_body().sha256
+
+
+def test_a_file_leaves_out_the_shipped_vae_and_no_other(tmp_path, monkeypatch):
+    vae, small = load_vae(shipped_vae()), tmp_path / "small.safetensors"
+    made = LatentDiffusionDecoder(vae.sizes.model_copy(update={"features": 6}), encoder="e", vae=vae).eval()
+    save_decoder(made, small)
+    assert small.stat().st_size < shipped_vae().stat().st_size
+    found, features = load_decoder(small), torch.randn(5, 6)
+    assert torch.equal(found.video(features, torch.zeros(5, 10)), made.video(features, torch.zeros(5, 10)))
+    monkeypatch.setattr("diffusion.decoder.digest", lambda path: "0" * 64)
+    with pytest.raises(BadInput, match="another than this installation has"):
+        load_decoder(small)
+    with torch.no_grad():
+        made.vae.mean += 1
+    assert load_decoder(save_decoder(made, tmp_path / "whole.safetensors")).vae.mean[0] == made.vae.mean[0].half()

@@ -16,9 +16,9 @@ from diffusion.sizes import SIZES, Sizes, sizes_of
 from diffusion.train_decoder import DecoderTrainee
 from diffusion.train_vae import VAETrainee, gate
 from diffusion.transformer import SkipTransformer, at_their_time
-from diffusion.vae import KIND, MotionVAE, load_vae, vae_loss
+from diffusion.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.weights import read, save
-from experiments.motion import GATE_MM, shipped_vae
+from experiments.motion import GATE_MM
 from hmr.body import load_body
 from tests.motion import TINY
 
