@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
-from diffusion.denoiser import REACH, SHRINK
+from diffusion.denoiser import REACH, SHRINK, SURE
 from diffusion.features import Video
 from diffusion.motion import at, warp
-from diffusion.representation import numbers_of
+from diffusion.representation import WIDTH, numbers_of
 from diffusion.schedule import Objective, denoising_loss, scheduler
 from diffusion.sizes import Sizes
 from diffusion.train import TrainConfig, train
@@ -76,15 +76,17 @@ class DecoderCourse:
         frames.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
         rng = generator("decoder", seed, "start")
         some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
-        seen, numbers, latent = self.targets(*(torch.cat(part).to(self.device) for part in zip(*some, strict=True)))
-        decoder.start.fit(frames.normal(seen), decoder.wanted(numbers, latent))
+        features, rotations, betas = (torch.cat(part).to(self.device) for part in zip(*some, strict=True))
+        _, numbers, latent = self.targets(features, rotations, betas)
+        true = (numbers_of(rotations, betas, decoder.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
+        decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         for video in self.videos:
             digest.update(video.features.cpu().numpy().tobytes() + video.rotations.cpu().numpy().tobytes())
-        sizes = self.decoder.sizes.model_dump()
-        return {**facts_of(self.decoder), "sizes": sizes, "features": digest.hexdigest(), "start": [REACH, SHRINK]}
+        facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump()}
+        return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()
     def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from diffusion.features import Video
+from diffusion.representation import encode
 from diffusion.sizes import Sizes
+from hmr.body import load_body
 from hmr.data.motion import shipped_clips
 
 TINY = Sizes(
@@ -24,10 +26,12 @@ TINY = Sizes(
 
 
 def video(frames: int = 20, seed: int = 0) -> Video:
-    """Features that say something of a shipped clip's pose."""
+    """Features that say something of a shipped clip's pose, and the pose of its first frame."""
     generator = torch.Generator().manual_seed(seed)
     clip = shipped_clips()[seed % 15]
     rotations = torch.from_numpy(clip.rotations[:frames])
     mix = torch.randn(9, TINY.features, generator=generator)
     betas = torch.randn(1, 10, generator=generator).expand(frames, 10).contiguous()
-    return Video(rotations[:, 1].flatten(1) @ mix, betas, rotations, rotations, betas)
+    still = encode(rotations[:1].expand_as(rotations), betas, load_body())
+    features = torch.cat((rotations[:, 1].flatten(1) @ mix, still), 1)
+    return Video(features, betas, rotations, rotations, betas)

@@ -21,7 +21,7 @@ from diffusion.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.features import cached_features, spans
 from diffusion.motion import Motion
 from diffusion.train import TrainConfig, train
-from diffusion.train_decoder import DecoderCourse, train_decoder
+from diffusion.train_decoder import DecoderCourse, sizes_for, train_decoder
 from diffusion.train_vae import VAECourse, gate, held, train_vae
 from diffusion.vae import MotionVAE, load_vae
 from experiments.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay, share
@@ -42,7 +42,7 @@ def vae_course(batch: int = 4) -> VAECourse:
 def decoder_course(kind: str = "diffusion") -> DecoderCourse:
     torch.manual_seed(0)
     vae = MotionVAE(TINY)
-    decoder = LatentDiffusionDecoder(TINY, kind, encoder="e", vae=vae)  # type: ignore[arg-type]
+    decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), kind, encoder="e", vae=vae)  # type: ignore[arg-type]
     return DecoderCourse(decoder, vae, [video(20, 0), video(30, 1), video(5, 2)], [video(12, 3)], 4)
 
 
@@ -207,7 +207,7 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
     said = model(crop)
     assert torch.allclose(head(said.features), said.rotations, atol=1e-5)
     vae = MotionVAE(TINY)
-    decoder = LatentDiffusionDecoder(TINY, encoder="e", vae=vae)
+    decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), encoder="e", vae=vae)
     course = HeadCourse(decoder, vae, [video(20, 0)], [video(12, 3)], 4).begin(head)
     batch = course.batch(0, 0, 1)
     before = course.trainee(*batch)["total"].item()
