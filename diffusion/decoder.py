@@ -7,10 +7,12 @@ noise, into the same latent or straight to the numbers of a pose.
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import BadInput
@@ -93,7 +95,8 @@ class LatentDiffusionDecoder(nn.Module):
     def numbers(self, features: Tensor) -> Tensor:
         """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
         found = self.start(self.predictor.frames.normal(features)) + self.start.left * self.found(features)
-        return found * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(found)
+        numbers = found * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(found)
+        return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
     def found(self, features: Tensor) -> Tensor:
         """What the network says of clips of features (B, F, W), where the start leaves something to be found."""
@@ -132,6 +135,15 @@ class LatentDiffusionDecoder(nn.Module):
                 f"the decoder was trained on the features of encoder {self.encoder[:12]}, this one is {encoder[:12]}: "
                 "train one for it with `fasthmr train decoder`"
             )
+
+
+def calmed(numbers: Tensor, deviation: float) -> Tensor:
+    """Numbers (B, F, P) smoothed over time by a Gaussian of `deviation` frames, cut at three; ends are held."""
+    reach = math.ceil(3 * deviation)
+    weight = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=numbers.device) / deviation) ** 2)
+    wide = F.pad(numbers.mT, (reach, reach), mode="replicate").flatten(0, 1)[:, None]  # (B * P, 1, F + 2 reach)
+    calm = F.conv1d(wide, (weight / weight.sum()).to(numbers.dtype)[None, None])  # (B * P, 1, F)
+    return calm.unflatten(0, (len(numbers), -1))[:, :, 0].mT  # (B, F, P)
 
 
 def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:

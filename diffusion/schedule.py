@@ -41,9 +41,10 @@ def denoising_loss(
     """A scalar, for latents z_0 (B, T, D) at mean 0 and deviation 1; `denoise(z_t, t)` says v, or eps for `noise`.
 
     `hybrid` is |v_hat - v|^2 + |eps_hat - eps|^2 = (1 + abar) |v_hat - v|^2, since eps_hat = sqrt(abar) v_hat +
-    sqrt(1 - abar) z_t.
+    sqrt(1 - abar) z_t. Half of the latents are at the last step, at which one step decodes.
     """
     noise, time = torch.randn_like(latent), torch.randint(STEPS, (len(latent),), device=latent.device)
+    time[: len(time) // 2] = STEPS - 1
     noisy = steps.add_noise(latent, noise, time)
     wanted = noise if objective == "noise" else steps.get_velocity(latent, noise, time)
     error = (denoise(noisy, time).float() - wanted).square().mean((1, 2))  # (B,)

@@ -410,7 +410,7 @@ def decoder(
     steps: Steps = None,
     frames: FrameCount = None,
     mocap: Mocap = None,
-    lr: Rate = 1e-3,
+    lr: Rate = 3e-4,
     batch: Batch = 16,
     precision: Products = "float32",
 ) -> None:

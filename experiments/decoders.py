@@ -56,7 +56,7 @@ from hmr.metrics import mpjpe
 from hmr.model import HMRModel
 
 Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
-Head = Literal["own", "head", "one-euro", "savitzky-golay", "diffusion", "latent", "numbers"]
+Head = Literal["own", "head", "one-euro", "savitzky-golay", "start", "diffusion", "latent", "numbers"]
 FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of each on the validation split is taken
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
@@ -88,6 +88,7 @@ TABLES: dict[str, tuple[Way, ...]] = {
         MERGED,
         DECODER,
         Way("decoder without merging", "original", "diffusion"),
+        Way("linear start of the decoder", head="start"),
         Way("pose head trained on", head="head"),
         Way("transformer into the latent", head="latent"),
         Way("transformer to 133 numbers", head="numbers"),
@@ -123,7 +124,7 @@ class Budget:
     steps: int
     vae_steps: int  # of VAEs that are trained for a row, where representations are compared
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 3e-4
     precision: Precision = "float32"  # of products
 
 
@@ -230,10 +231,12 @@ class Bench:
             lr=self.budget.lr,
             precision=self.budget.precision,
         )
-        if way.head == "head":
-            decoder = LatentDiffusionDecoder(sizes_for(vae, videos), encoder=encoder, vae=vae)
-            course = HeadCourse(decoder, vae, videos, val, config.batch).begin(FrameHead(model.head))
-            head: Any = train(course, config).head
+        if way.head in ("head", "start"):
+            decoder = LatentDiffusionDecoder(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
+            course = HeadCourse(decoder, vae, videos, val, config.batch)  # which fits the start
+            if way.head == "start":
+                return lambda video: decoder.video(video.features, video.said_betas)
+            head: Any = train(course.begin(FrameHead(model.head)), config).head
             return lambda video: head(video.features)
         predictor: Predictor = way.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, way.objective)

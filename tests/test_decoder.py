@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from compress import artefact
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
 from compress.policy import PLANS
-from diffusion.decoder import LatentDiffusionDecoder, load_decoder, save_decoder
-from diffusion.denoiser import SHRINK, Start
+from diffusion.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
+from diffusion.denoiser import REACH, SHRINK, Start
 from diffusion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put
 from diffusion.representation import WIDTH, rotations_of
@@ -76,10 +77,11 @@ def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours()
     assert not start(features).any()
     start.fit(features, torch.zeros(20, 12, 2), wanted)  # of a true pose that is always the same, nothing follows
     own = features.reshape(20, 4, 15).numpy()
-    first, last = own[:, [0, 0, 1, 2]], own[:, [1, 2, 3, 3]]  # at the ends a token is its own neighbour
-    x, y = np.concatenate((first, own, last), 2).reshape(80, 45), wanted.reshape(80, 4).numpy()
-    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(45)))  # ridge is least squares on rows that say 0
-    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((45, 4)))), rcond=None)[0]
+    near = np.clip(np.arange(4)[:, None] + np.arange(-REACH, REACH + 1), 0, 3)  # the ends are their own neighbours
+    x, y = own[:, near].reshape(80, -1), wanted.reshape(80, 4).numpy()
+    columns = x.shape[1]
+    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(columns)))  # ridge is least squares on rows that say 0
+    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((columns, 4)))), rcond=None)[0]
     assert np.allclose(start(features).reshape(80, 4), x @ weight + y.mean(0), atol=1e-4)
     assert np.isclose(start.left, np.sqrt(((x @ weight + y.mean(0) - y) ** 2).mean()), atol=1e-4)
     assert not any(p.requires_grad for p in start.parameters())
@@ -226,3 +228,24 @@ def test_a_file_leaves_out_the_shipped_vae_and_no_other(tmp_path, monkeypatch):
     with torch.no_grad():
         made.vae.mean += 1
     assert load_decoder(save_decoder(made, tmp_path / "whole.safetensors")).vae.mean[0] == made.vae.mean[0].half()
+
+
+def test_what_is_decoded_is_smoothed_over_time_alone():
+    numbers = torch.randn(2, 9, 5)
+    weight = np.exp(-0.5 * (np.arange(-3, 4) / 1.0) ** 2)
+    wanted = ndimage.correlate1d(numbers.numpy(), weight / weight.sum(), axis=1, mode="nearest")
+    assert np.allclose(calmed(numbers, 1.0), wanted, atol=1e-5)
+    plain, calm = decoder(), decoder(TINY.model_copy(update={"calm": 1.0}))
+    features = torch.randn(2, 12, 6)
+    with torch.no_grad():
+        assert torch.allclose(calm.numbers(features), calmed(plain.numbers(features), 1.0), atol=1e-6)
+
+
+def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
+    """Where features say nothing that the pose does not, what is found is what a true pose would mean."""
+    start, true = Start(3, 5, 4), torch.randn(200, 12, 2)
+    wanted = true.unflatten(1, (4, 3)).flatten(2) @ torch.randn(6, 4) + 1
+    silent = torch.cat((torch.zeros(200, 12, 3), torch.zeros_like(true)), 2)  # in training the head said nothing
+    start.fit(silent, true, wanted)
+    said = torch.cat((torch.zeros(200, 12, 3), true), 2)
+    assert (start(said) - wanted).abs().mean() < 0.05 * wanted.std()
