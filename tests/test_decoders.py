@@ -57,6 +57,8 @@ def test_every_row_of_the_main_table(place):
     for row in rows.values():
         rise = row["mpjpe_mm"]["mean"] - rows["baseline"]["mpjpe_mm"]["mean"]
         assert row["mpjpe_rise_mm"]["mean"] == pytest.approx(rise, abs=1e-3)
+        over = row["mpjpe_mm"]["mean"] - rows["+ diffusion decoder"]["mpjpe_mm"]["mean"]
+        assert row["over_decoder_mm"]["mean"] == pytest.approx(over, abs=1e-3)
         assert row["frames_per_s"] <= row["encoder_frames_per_s"]
         mean = sum(clip["frames"] * clip["mpjpe_mm"] for clip in row["per_clip"]) / 4
         assert row["mpjpe_mm"]["mean"] == pytest.approx(mean)
