@@ -16,11 +16,13 @@ from compress.policy import PLANS
 from diffusion.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
 from diffusion.denoiser import REACH, SHRINK, Start
 from diffusion.features import read_off
-from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put
+from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
 from diffusion.representation import WIDTH, rotations_of
 from diffusion.vae import load_vae, shipped_vae
 from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
+from experiments.models import resolve_model
+from experiments.recipe import read_recipe
 from experiments.run import Held
 from hmr.artefact import load
 from hmr.body import load_body
@@ -249,3 +251,14 @@ def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
     start.fit(silent, true, wanted)
     said = torch.cat((torch.zeros(200, 12, 3), true), 2)
     assert (start(said) - wanted).abs().mean() < 0.05 * wanted.std()
+
+
+def test_shipped_decoders_know_the_shipped_encoders_and_are_small():
+    model = resolve_model("reference").model
+    load_decoder(weights_at("decoder-original")).refuse_other(encoder_id(model))
+    for step in read_recipe("fasthmr-reference-video")[0].steps:
+        step.plan(model).apply(model)
+    found = decoder_in(model)
+    assert found is not None and found.kind == "diffusion" and len(model.stack.blocks) == 12
+    assets = list(weights_at("decoder").parent.glob("*.safetensors"))
+    assert len(assets) >= 3 and sum(path.stat().st_size for path in assets) <= 25e6

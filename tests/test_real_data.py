@@ -416,6 +416,19 @@ def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr,
     assert (code, out) == (2, "") and "these pictures have no masks: name some with --masks" in err
 
 
+def test_a_table_on_3dpw_decides_on_its_training_sequences(fasthmr, home, weights, tmp_path):
+    for split in ("train", "test"):
+        write_3dpw(tmp_path, split)
+    words = ("paper", "tab2", "--model", weights, "--data", f"3dpw@{tmp_path}", "--frames", 4, "--calib-frames", 3)
+    code, out, err = fasthmr(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    source = found["provenance"]
+    assert (source["data"]["name"], source["data"]["split"], source["calib"]["name"]) == ("3dpw", "test", "3dpw")
+    assert source["calib"]["split"] != "test" and source["data"]["convention"] == "h36m14-hips"
+    assert found["rows"][0]["mpjpe_mm"]["mean"] > 0 and found["sentence"]
+
+
 def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
     write_emdb(tmp_path)
     person = np.zeros((HEIGHT, WIDTH), np.uint8)
