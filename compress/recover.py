@@ -28,7 +28,7 @@ from compress.errors import BadInput
 from compress.judge import Judge
 from compress.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
-from compress.tokens import DROPPED, Tokens
+from compress.tokens import Tokens, taken
 from compress.training import Budget, Progress, Training, claim, save_checkpoint
 
 WARMUP = 20  # steps
@@ -228,15 +228,8 @@ def averaged(student: Tokens, teacher: Tokens) -> Tensor:
     """
     if teacher.dropped:
         raise ValueError("the teacher dropped tokens, and nothing can be learnt of those")
-    width = teacher.x.shape[-1]
-    patches = teacher.x.float().gather(1, teacher.source[..., None].expand(-1, -1, width))  # (B, N0, C)
-    alive = (student.source != DROPPED).to(patches.dtype)  # (B, N0)
-    place = student.source.clamp_min(0)
-    count = torch.zeros_like(student.x[..., 0], dtype=patches.dtype).scatter_add(1, place, alive)
-    total = torch.zeros_like(student.x, dtype=patches.dtype)
-    total = total.scatter_add(1, place[..., None].expand(-1, -1, width), patches * alive[..., None])
-    mean = total / count.clamp_min(1)[..., None]
-    return torch.cat((teacher.x[:, : teacher.prefix].float(), mean[:, student.prefix :]), 1)
+    patches = taken(teacher.x.float(), teacher.source)  # (B, N0, C)
+    return torch.cat((teacher.x[:, : teacher.prefix].float(), student.averaged(patches)[:, student.prefix :]), 1)
 
 
 def order(count: int, batch: int, step: int, seed: int) -> list[int]:

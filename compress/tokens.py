@@ -93,11 +93,15 @@ class Tokens:
         """Row and column (B, N, 2) of each token: the mean over the patches it stands for; prefix tokens are at 0."""
         lines = (torch.arange(n, device=self.x.device, dtype=torch.float32) for n in self.grid)
         patch = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, 1)  # (N0, 2)
-        alive = (self.source != DROPPED)[..., None]
-        index = self.source.clamp_min(0)[..., None].expand(-1, -1, 3)
-        ones = torch.cat((patch, torch.ones_like(patch[:, :1])), 1)  # (N0, 3): row, column, one
-        sums = torch.zeros(*self.size.shape, 3, device=self.x.device).scatter_add(1, index, ones * alive)
-        return sums[..., :2] / sums[..., 2:].clamp_min(1)
+        return self.averaged(patch)
+
+    def averaged(self, values: Tensor) -> Tensor:
+        """Mean (B, N, C) of values (B, N0, C), or (N0, C), over the patches each token stands for; 0 without any."""
+        alive = (self.source != DROPPED)[..., None].to(values.dtype)  # (B, N0, 1)
+        index, kept = self.source.clamp_min(0)[..., None], values * alive
+        count = values.new_zeros(*self.size.shape, 1).scatter_add(1, index, alive)
+        total = values.new_zeros(*self.size.shape, values.shape[-1])
+        return total.scatter_add(1, index.expand_as(kept), kept) / count.clamp_min(1)
 
 
 def moved(source: Tensor, place: Tensor) -> Tensor:
