@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-if TYPE_CHECKING:
-    from compress.policy import Compressible
 
 LAYERS = ("linear", "addmm", "conv")  # operators of layers with weights
 PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "attention")  # those between activations
@@ -68,6 +65,7 @@ class Cost:
     parts: tuple[Part, ...]
 
 
+@torch.no_grad()
 def cost(model: Any, *inputs: Tensor, beside: Mapping[str, Tensor] | None = None) -> Cost:
     """Count `model`, a `Compressible` nn.Module in evaluation mode, on the inputs of one frame, on its device or meta.
 
@@ -87,19 +85,15 @@ def cost(model: Any, *inputs: Tensor, beside: Mapping[str, Tensor] | None = None
         params_thop=sum(sizes[name] for name in leaves if macs(counted[name]).thop),
         macs=macs(counted[""]),
         layers=len(model.stack.blocks),
-        tokens=tuple(token_counts(model, inputs[0])),
+        tokens=tuple(model.schedule.counts(model.stack.embed(inputs[0]).x.shape[1], len(model.stack.blocks))),
         parts=tuple(parts(model, sizes, counted)),
     )
 
 
 def macs(counted: Counter[str]) -> Macs:
     """The three conventions from counts by operator."""
-    linear = sum(int(counted[name]) for name in LAYERS)
-    return Macs(
-        true=linear + sum(int(counted[name]) for name in PRODUCTS),
-        linear=linear,
-        thop=linear + sum(int(counted[name]) for name in NORMS),
-    )
+    linear, products, norms = (sum(int(counted[name]) for name in names) for names in (LAYERS, PRODUCTS, NORMS))
+    return Macs(true=linear + products, linear=linear, thop=linear + norms)
 
 
 def parts(model: Any, sizes: dict[str, int], counted: dict[str, Counter[str]]) -> list[Part]:
@@ -126,12 +120,6 @@ def pieces(module: nn.Module, blocks: nn.ModuleList) -> Iterator[nn.Module]:
             yield child
 
 
-def token_counts(model: Compressible, crop: Tensor) -> list[int]:
-    """Tokens after each block, of a crop (1, 3, H, W)."""
-    with torch.no_grad():
-        return model.schedule.counts(model.stack.embed(crop).x.shape[1], len(model.stack.blocks))
-
-
 def operators(model: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
     """Counts by operator, of each module that has a name, from one trace of model(*inputs)."""
     analysis = FlopCountAnalysis(_Flat(model), inputs).set_op_handle(**HANDLES)
@@ -151,11 +139,8 @@ class _Unfolded(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv1d and args[0].is_meta:
-            return self.flat(*args, **(kwargs or {}))
-        if func is torch.conv2d and args[0].is_meta:
-            return self.linear(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        unfolded = {torch.conv1d: self.flat, torch.conv2d: self.linear}.get(func)
+        return (unfolded if unfolded and args[0].is_meta else func)(*args, **(kwargs or {}))
 
     def flat(self, x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
         """A convolution over one dimension is one over two, of which one has a single row."""
