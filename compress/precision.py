@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -76,8 +75,9 @@ class PrecisionPlan(Plan):
             model.stack.blocks.to(torch.bfloat16)
         elif self.dtype == "int8":
             refuse_int8()
-            for parent, name, linear in linears(model.stack.blocks):
-                setattr(parent, name, int8(linear))
+            for name, layer in list(model.stack.blocks.named_modules(remove_duplicate=False)):
+                if isinstance(layer, nn.Linear):
+                    model.stack.blocks.set_submodule(name, int8(layer))
 
 
 class Int8Linear(nn.Module):
@@ -94,20 +94,20 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)  # (out, in) int8
         self.register_buffer("scale", scale)  # (out, 1) float32
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone(), False))
 
     @classmethod
     def like(cls, linear: nn.Linear) -> Int8Linear:
         """As wide as `linear`, of no weights."""
         weight = torch.zeros_like(linear.weight, dtype=torch.int8)
-        return cls(weight, torch.ones_like(linear.weight[:, :1], requires_grad=False), _detached(linear.bias))
+        return cls(weight, torch.ones_like(linear.weight[:, :1], requires_grad=False), linear.bias)
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8Linear:
         """`linear`, rounded."""
         ao = torchao()
         quantised = ao.Int8Tensor.from_hp(linear.weight.detach(), ao.PerRow())
-        return cls(quantised.qdata, quantised.scale, _detached(linear.bias))
+        return cls(quantised.qdata, quantised.scale, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_tracing():  # fvcore counts on a trace, and a trace cannot hold torchao's tensors
@@ -128,18 +128,6 @@ def torchao() -> Any:
         return importlib.import_module("torchao.quantization")
     finally:
         logging.disable(before)
-
-
-def _detached(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().clone()
-
-
-def linears(blocks: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """(parent, name in it, layer) of every linear layer."""
-    for parent in list(blocks.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                yield parent, name, child
 
 
 def refuse_int8() -> None:
