@@ -151,9 +151,7 @@ class MergeLayers(Policy):
         refuse_schedule(model)
         depth, made_for = len(model.stack.blocks), MadeFor.of(model)
         if self.strategy == "explicit":
-            return LayerPlan(
-                made_for=made_for, windows=search.explicit(self.windows or (), depth), operator=self.operator
-            )
+            return LayerPlan(made_for=made_for, windows=self.windows or (), operator=self.operator)
         if judge is None:
             raise BadInput(f"merge_layers with strategy: {self.strategy} needs frames to measure errors on")
         with evaluating(model):

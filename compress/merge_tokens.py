@@ -61,11 +61,9 @@ class MergeTokens(Policy):
     def plan(self, model: Compressible, judge: Judge | None = None) -> TokenPlan:
         """The schedule for this model; nothing is measured. Raises BadInput as `check`."""
         self.check(model)
-        return TokenPlan(
-            made_for=MadeFor.of(model),
-            schedule=self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks)),
-            coverage=self.coverage if self.protect == "mask" else None,
-        )
+        schedule = self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks))
+        coverage = self.coverage if self.protect == "mask" else None
+        return TokenPlan(made_for=MadeFor.of(model), schedule=schedule, coverage=coverage)
 
     def schedule(self, patches: int, depth: int) -> Schedule:
         """The schedule for `patches` tokens and `depth` blocks; raises BadInput where there is none."""

@@ -126,9 +126,7 @@ def greedy(error: Evaluate, depth: int, layers: int = 1) -> tuple[Step, ...]:
     while len(runs) > layers:
         settled = windows_of(runs)
         trials = [joined(runs, place) for place in reversed(range(len(runs) - 1))]
-        errors = [error(windows_of(trial), settled) for trial in trials]
-        least = min(errors)
-        runs = trials[errors.index(least)]
+        least, runs = min(((error(windows_of(trial), settled), trial) for trial in trials), key=lambda found: found[0])
         path.append(Step(len(runs), windows_of(runs), least))
     return tuple(path)
 

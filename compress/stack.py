@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -45,11 +46,8 @@ class Schedule:
 
     def counts(self, tokens: int, depth: int) -> list[int]:
         """Tokens after each of `depth` blocks, of `tokens` patches."""
-        left, out = tokens - self.drop, []
-        for i in range(depth):
-            left -= self.merges[i] if i < len(self.merges) else 0
-            out.append(left)
-        return out
+        merges = (*self.merges, *[0] * depth)[:depth]
+        return [tokens - self.drop - merged for merged in accumulate(merges)]
 
 
 PLAIN = Schedule()  # every token goes through every block
