@@ -45,14 +45,7 @@ class Motion:
     """
 
     def __init__(
-        self,
-        clips: Sequence[MotionClip],
-        frames: int,
-        takes: int,
-        body: BodyModel,
-        *,
-        seed: int = 0,
-        varied: bool = True,
+        self, clips: list[MotionClip], frames: int, takes: int, body: BodyModel, *, seed: int = 0, varied: bool = True
     ) -> None:
         self.frames, self.body, self.varied, self.seed = frames, body, varied, seed
         self.span = int(np.ceil(FASTEST * (frames - 1))) + 1 if varied else frames

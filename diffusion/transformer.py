@@ -74,15 +74,7 @@ class SkipTransformer(nn.Module):
     """
 
     def __init__(
-        self,
-        layers: int,
-        dim: int,
-        heads: int,
-        hidden: int,
-        dropout: float,
-        *,
-        cross: bool = False,
-        pre_norm: bool = True,
+        self, layers: int, dim: int, heads: int, hidden: int, dropout: float, cross: bool = False, pre_norm: bool = True
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(dim, heads, hidden, dropout, cross, pre_norm) for _ in range(layers))
