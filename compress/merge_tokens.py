@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from compress.errors import BadInput
 from compress.judge import Judge
 from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
 from compress.stack import Schedule
-from compress.tokens import DROPPED, Partition, Tokens
+from compress.tokens import Partition
 
 ONLY_MERGE = ("per_layer", "start", "partition", "proportional_attention")
 
@@ -123,15 +121,3 @@ def merges_to(keep: int, patches: int, per_layer: int) -> tuple[int, ...]:
                 "one matching takes half of them at most: lower per_layer or raise keep"
             )
     return tuple(merges)
-
-
-def person_merged(tokens: Tokens, person: Tensor) -> Tensor:
-    """Share (B,) of the person's patches, person (B, N0) bool, that have no token of their own: merged or dropped.
-
-    0 for a frame without a person. Above 0 with protect: mask means that merges were forced, because the mask left too
-    few unprotected tokens.
-    """
-    here = tokens.source.clamp_min(0)
-    sharing = torch.zeros_like(tokens.size).scatter_add(1, here, (tokens.source != DROPPED).to(tokens.size.dtype))
-    lost = (tokens.source == DROPPED) | (sharing.gather(1, here) > 1)
-    return (lost & person).sum(1) / person.sum(1).clamp_min(1)

@@ -17,11 +17,11 @@ from torch import Tensor
 from compress import artefact
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens, person_merged
+from compress.merge_tokens import MergeTokens
 from compress.policy import Plan, Policy
 from compress.recover import Recover, RecoverPlan
 from compress.stack import Schedule
-from compress.tokens import Tokens, coverage
+from compress.tokens import DROPPED, Tokens, coverage
 from diffusion.policy import decoder_in
 from experiments import evaluate
 from experiments.cost import frame_cost
@@ -260,6 +260,18 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
 def lost_person(model: HMRModel, tokens: list[Tokens], given: evaluate.Given) -> Tensor:
     """Share (B,) of the person's patches without a token of their own in the newest of `tokens`."""
     return person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0))
+
+
+def person_merged(tokens: Tokens, person: Tensor) -> Tensor:
+    """Share (B,) of the person's patches, person (B, N0) bool, that have no token of their own: merged or dropped.
+
+    0 for a frame without a person. Above 0 with protect: mask means that merges were forced, because the mask left too
+    few unprotected tokens.
+    """
+    here = tokens.source.clamp_min(0)
+    sharing = torch.zeros_like(tokens.size).scatter_add(1, here, (tokens.source != DROPPED).to(tokens.size.dtype))
+    lost = (tokens.source == DROPPED) | (sharing.gather(1, here) > 1)
+    return (lost & person).sum(1) / person.sum(1).clamp_min(1)
 
 
 def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens, merges_to, person_merged
+from compress.merge_tokens import MergeTokens, merges_to
 from compress.stack import Schedule
 from compress.tokens import DROPPED
+from experiments.run import person_merged
 from hmr.model import HMRModel, build
 from tests import sizes
 
