@@ -115,14 +115,11 @@ class PruneWidth(Policy):
             raise BadInput("prune_width needs frames to see which units matter")
         else:
             ranks = known or importances(model, judge)
-        blocks = [
-            BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
-            for (heads, hidden), (few, some) in zip(ranks, left, strict=True)
-        ]
-        lost = [
-            {"heads": share_lost(heads, block.heads), "hidden": share_lost(hidden, block.hidden)}
-            for (heads, hidden), block in zip(ranks, blocks, strict=True)
-        ]
+        blocks, lost = [], []
+        for (heads, hidden), (few, some) in zip(ranks, left, strict=True):
+            block = BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
+            blocks.append(block)
+            lost.append({"heads": share_lost(heads, block.heads), "hidden": share_lost(hidden, block.hidden)})
         measured = {} if left == widths else {"energy_removed": lost}
         return WidthPlan(made_for=MadeFor.of(model), blocks=tuple(blocks), measured=measured)
 
