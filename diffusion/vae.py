@@ -66,10 +66,8 @@ class MotionVAE(nn.Module):
         patches = ((numbers - self.mean) / self.deviation).unflatten(1, (-1, sizes.stride)).flatten(2).flatten(0, 1)
         axes = torch.linalg.eigh(patches.mT @ patches)[1][:, -sizes.dim :]  # (stride * 133, D), largest last
         turn = torch.linalg.qr(torch.randn(sizes.dim, sizes.dim))[0].to(axes)
-        into, out = (axes @ turn).mT, axes @ turn
-        same = torch.eye(sizes.dim).to(axes)
-        starts = ((self.encoder.embed, into), (self.decoder.embed, same), (self.decoder.out, out))
-        for linear, weight in starts:
+        out, same = axes @ turn, torch.eye(sizes.dim).to(axes)
+        for linear, weight in ((self.encoder.embed, out.mT), (self.decoder.embed, same), (self.decoder.out, out)):
             linear.weight.copy_(weight)
             linear.bias.zero_()
         self.encoder.out.weight[: sizes.dim].copy_(same)
