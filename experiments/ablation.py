@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from compress.cost import Cost, timed
+from compress.cost import timed
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.policy import Plan, Policy
@@ -29,6 +29,7 @@ from experiments.datasets import DataSpec, body_of, open_data
 from experiments.evaluate import paired_rise
 from experiments.evaluate import row as errors_row
 from experiments.finding import Finding, sentence
+from experiments.macs import Cost
 from experiments.models import Resolved, resolve_model
 from experiments.provenance import commit, dataset, provenance
 from experiments.recipe import Recipe, Step

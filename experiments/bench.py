@@ -17,7 +17,7 @@ import typer
 from torch import Tensor, nn
 
 from compress.atomic import atomic_write
-from compress.cost import cost, timed
+from compress.cost import timed
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Policy
@@ -25,6 +25,7 @@ from compress.stack import Schedule, Stack, encode, merge
 from compress.tokens import Tokens
 from experiments.choices import one_of
 from experiments.cost import frame
+from experiments.macs import cost
 from experiments.models import Resolved
 from experiments.provenance import provenance
 from hmr.model import HMRModel, build

@@ -12,11 +12,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from compress.cost import Cost, Macs, Part, cost, macs, operators, peak_memory, timed
+from compress.cost import peak_memory, timed
 from compress.policy import Policy
 from diffusion.decoder import LatentDiffusionDecoder
 from diffusion.policy import NAME, decoder_in
 from diffusion.sizes import sizes_of
+from experiments.macs import Cost, Macs, Part, cost, macs, operators
 from experiments.models import resolve_model
 from experiments.provenance import commit, provenance, versions
 from hmr.architectures.camerahmr import IMAGE_SIDE

@@ -42,7 +42,7 @@ class Interval(Data):
 
 
 class Macs(Data):
-    """Multiply-accumulates per frame in three conventions, see `compress.cost`."""
+    """Multiply-accumulates per frame in three conventions, see `experiments.macs`."""
 
     true: int
     linear: int

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.cost import cost
 from compress.errors import BadInput
+from experiments.macs import cost
 from hmr.architectures import FAMILIES
 from hmr.architectures.camerahmr import letterboxed
 from hmr.architectures.hamer import unmirrored

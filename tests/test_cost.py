@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.cost import Macs, cost, operators, peak_memory, timed
+from compress.cost import peak_memory, timed
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule
 from experiments import cli
+from experiments.macs import Macs, cost, operators
 from hmr.checkpoints import save
 from hmr.model import HMRModel, Sizes, build
 

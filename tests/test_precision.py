@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact, precision
-from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_tokens import MergeTokens
 from compress.precision import Dtype, Int8Linear, Precision
+from experiments.macs import cost
 from hmr.model import HMRModel, build
 from tests import sizes
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
-from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
@@ -29,6 +28,7 @@ from compress.prune_width import (
     strongest,
 )
 from compress.tokens import Tokens
+from experiments.macs import cost
 from hmr.model import HMRModel, build
 from tests import sizes
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import artefact
-from compress.cost import cost
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
+from experiments.macs import cost
 from hmr.stacks import OwnModel, rope_at, stack_from
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
