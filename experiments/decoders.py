@@ -62,6 +62,7 @@ FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of ea
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
 }
 CALIB, CALIB_FRAMES = DataSpec("synth", "calib"), 192
+CPU, ROUNDS = torch.device("cpu"), 7
 VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best linear ones
 
 
@@ -153,6 +154,7 @@ class Bench:
         self.frames, self.train_frames, self.vae_path = frames, train_frames, vae
         self.body = load_body()
         self.encoders: dict[Encoder, HMRModel] = {}
+        self.heads: dict[str, partial[Tensor]] = {}  # of the rows that were measured, on a video
         self.test = open_data(spec, frames)
 
     @cached_property
@@ -262,18 +264,16 @@ class Bench:
         return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
 
     def measure(self, way: Way, baseline: evaluate.Errors | None) -> tuple[dict[str, Any], evaluate.Errors]:
-        """The figures of a row, and its errors; frames/s are the encoder's and the head's together, timed apart."""
+        """The figures of a row but for its speed, and its errors."""
         self.tell(way.name, "", 0, 1)
         head, videos = self.head(way), self.videos(way.encoder, self.spec.split)
+        self.heads[way.name] = partial(head, max(videos, key=len))
         with torch.inference_mode():
             parts = [
                 evaluate.errors(self.body, Body(head(v), v.said_betas), Body(v.rotations, v.betas)) for v in videos
             ]
-            longest = max(videos, key=len)
-            behind = float(np.median(timed({"head": lambda: head(longest)}, 5, torch.device("cpu"))["head"]))
         found = evaluate.joined(parts)
         errors = evaluate.row(way.name, found, self.test.clip_names, True)
-        before = self.encoder_seconds(way.encoder)
         rise = evaluate.paired_rise(found, baseline or found, self.test.clip_names)["mpjpe_mm"]
         row = {
             **asdict(way),
@@ -281,18 +281,22 @@ class Bench:
             "per_clip": errors["per_clip"],
             "mpjpe_rise_mm": rise,
             "vae_mm": asdict(gate(self.vae(way)[0], "test", self.body)) if way.latent else None,
-            "frames_per_s": 1 / (before + behind / len(longest)),
-            "encoder_frames_per_s": 1 / before,
-            "head_frames_per_s": len(longest) / behind if way.head != "own" else None,
         }
         return row, found
 
-    def encoder_seconds(self, form: Encoder) -> float:
-        """Seconds of one frame, in batches, the encoder's own head included."""
-        model = self.encoder(form)
-        crop, mask = torch.zeros(evaluate.BATCH, 3, 256, 192), torch.zeros(evaluate.BATCH, 256, 192)
-        seconds = timed({"encoder": lambda: model(crop, mask)}, 5, torch.device("cpu"))["encoder"]
-        return float(np.median(seconds)) / evaluate.BATCH
+    def time(self, rows: list[dict[str, Any]]) -> None:
+        """Add each row's frames/s, of encoder and head together: the longest video's head runs behind the encoder, its
+        own head included, in batches. All of them are timed side by side, round by round."""
+        self.tell("timing", "", 0, 1)
+        given = torch.zeros(evaluate.BATCH, 3, 256, 192), torch.zeros(evaluate.BATCH, 256, 192)
+        calls = {row["encoder"]: partial(self.encoder(row["encoder"]), *given) for row in rows}
+        seconds = {name: float(np.median(runs)) for name, runs in timed({**calls, **self.heads}, ROUNDS, CPU).items()}
+        for row in rows:
+            frames = len(self.heads[row["name"]].args[0])
+            before, behind = seconds[row["encoder"]] / evaluate.BATCH, seconds[row["name"]] / frames
+            row["frames_per_s"] = 1 / (before + behind)
+            row["encoder_frames_per_s"] = 1 / before
+            row["head_frames_per_s"] = 1 / behind if row["head"] != "own" else None
 
 
 def compared(
@@ -316,7 +320,8 @@ def compared(
         for row, found in measured.values():
             row["over_decoder_mm"] = evaluate.paired_rise(found, decoded, clips)["mpjpe_mm"]
     rows = [row for row, _ in measured.values()]
-    source = provenance("decoders", model, bench.body, spec, bench.test, torch.device("cpu"))
+    bench.time(rows)
+    source = provenance("decoders", model, bench.body, spec, bench.test, CPU)
     run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     return {
         "table": table,
