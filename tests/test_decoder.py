@@ -255,10 +255,13 @@ def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
 
 def test_shipped_decoders_know_the_shipped_encoders_and_are_small():
     model = resolve_model("reference").model
-    load_decoder(weights_at("decoder-original")).refuse_other(encoder_id(model))
+    assert load_decoder(weights_at("decoder-original")).encoder == encoder_id(model)
     for step in read_recipe("fasthmr-reference-video")[0].steps:
         step.plan(model).apply(model)
-    found = decoder_in(model)
-    assert found is not None and found.kind == "diffusion" and len(model.stack.blocks) == 12
-    assets = list(weights_at("decoder").parent.glob("*.safetensors"))
-    assert len(assets) >= 3 and sum(path.stat().st_size for path in assets) <= 25e6
+    kinds = {name: load_decoder(weights_at(name)) for name in ("decoder", "regressor")}
+    assert {name: found.kind for name, found in kinds.items()} == {"decoder": "diffusion", "regressor": "numbers"}
+    assert all(found.encoder == encoder_id(model) for found in kinds.values()) and len(model.stack.blocks) == 12
+    assets = sorted(weights_at("decoder").parent.glob("*.safetensors"))
+    assert [path.stem for path in assets] == ["decoder", "decoder-original", "regressor", "vae"]
+    assert all(path.with_suffix(".md").is_file() for path in assets)
+    assert sum(path.stat().st_size for path in assets) <= 25e6
