@@ -19,6 +19,7 @@ from compress.prune_width import WidthPlan
 from compress.recover import RecoverPlan
 from compress.similarity import layer_similarity
 from compress.stack import Schedule
+from diffusion.policy import DecoderPlan
 from experiments import pictures, plots
 from experiments.provenance import counted
 from experiments.recipe import Recipe
@@ -237,6 +238,10 @@ def told(plan: Plan) -> str:
             )
         case PrecisionPlan():
             return f"The blocks compute in {plan.dtype}."
+        case DecoderPlan():
+            steps = f"{plan.steps} step" + "s" * (plan.steps > 1)
+            how = f"diffusion in {steps}" if plan.predictor == "diffusion" else "a regressor"
+            return f"Clips of {plan.sizes.frames} frames are decoded by {how}, in the place of the pose head."
     return ""
 
 

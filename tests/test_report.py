@@ -19,9 +19,10 @@ from compress.merge_tokens import MergeTokens
 from compress.precision import Precision
 from compress.prune_width import PruneWidth
 from compress.tokens import DROPPED, Tokens
+from diffusion.policy import DiffusionDecoder
 from experiments import chain, pictures, plots, report
 from experiments.datasets import parse
-from experiments.models import Resolved
+from experiments.models import Resolved, resolve_model
 from experiments.run import compress
 from hmr.body import load_body
 from hmr.data.synthetic import open_world
@@ -137,6 +138,11 @@ def test_one_recording_has_an_interval_without_width(made):
 )  # fmt: skip
 def test_plans_are_told_in_words(policy, words):
     assert report.told(policy.plan(build("reference", SIZES))) == words
+
+
+def test_a_decoder_is_told_in_words():
+    plan = DiffusionDecoder(weights="decoder-original").plan(resolve_model("reference").model)
+    assert report.told(plan) == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
 
 
 def test_a_patch_with_a_token_of_its_own_keeps_its_pixels(sample):
