@@ -126,16 +126,16 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
 
     key (B, N, d), protected (B, N) bool. Tokens are split into two sides, each token of one side finds the most similar
     (cosine) of the other, and exactly r pairs merge in every frame: unprotected ones first, the most similar first;
-    then pairs with one protected token, then with two. `partition` parity splits by even and odd place as the paper
-    does; unprotected splits the unprotected tokens evenly, so that a lopsided mask wastes no pair. Prefix tokens never
-    merge. Raises ValueError where r pairs do not exist.
+    then pairs with one protected token, then with two. Which of equal pairs merges is left open. `partition` parity
+    splits by even and odd place as the paper does; unprotected splits the unprotected tokens evenly, so that a lopsided
+    mask wastes no pair. Prefix tokens never merge. Raises ValueError where r pairs do not exist.
     """
     order = places(protected, prefix, partition)  # (B, N - prefix)
     a, b = order[:, ::2], order[:, 1::2]
     if not 0 <= r <= (b.shape[1] and a.shape[1]):
         raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
     key = key.float()
-    unit = key / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min_(torch.finfo(key.dtype).tiny)
+    unit = key / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min_(1e-12)
     spared = protected.float()
     if partition == "parity":  # views: two copies cost as much as the product
         (left, right), (one, other) = ((of[:, prefix::2], of[:, prefix + 1 :: 2]) for of in (unit, spared))
@@ -144,7 +144,7 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
     scores = torch.baddbmm(other[:, None], left, right.mT, beta=-TIER)  # (B, A, B)
     best, partner = scores.max(-1)
     # What a token's own protection takes is the same for every partner. Not a sort, which takes three times as long.
-    best, chosen = best.sub_(one, alpha=TIER).topk(r)  # (B, r)
+    best, chosen = best.float().sub_(one, alpha=TIER).topk(r)  # (B, r)
     source, target = a.gather(1, chosen), b.gather(1, partner.gather(1, chosen))
     survives = torch.ones_like(protected, dtype=torch.long).scatter_(1, source, 0)
     place = survives.cumsum_(1).sub_(1)  # (B, N): order is kept, so that the next layer's parity still means neighbours

@@ -140,10 +140,11 @@ class LatentDiffusionDecoder(nn.Module):
 def calmed(numbers: Tensor, deviation: float) -> Tensor:
     """Numbers (B, F, P) smoothed over time by a Gaussian of `deviation` frames, cut at three; ends are held."""
     reach = math.ceil(3 * deviation)
-    weight = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=numbers.device) / deviation) ** 2)
-    wide = F.pad(numbers.mT, (reach, reach), mode="replicate").flatten(0, 1)[:, None]  # (B * P, 1, F + 2 reach)
-    calm = F.conv1d(wide, (weight / weight.sum()).to(numbers.dtype)[None, None])  # (B * P, 1, F)
-    return calm.unflatten(0, (len(numbers), -1))[:, :, 0].mT  # (B, F, P)
+    weights = [math.exp(-0.5 * (i / deviation) ** 2) for i in range(-reach, reach + 1)]
+    wide = F.pad(numbers.mT, (reach, reach), mode="replicate").mT  # (B, F + 2 reach, P)
+    # A sum, not a convolution, which rounds metres to half a millimetre on a GPU.
+    parts = [weight / sum(weights) * wide[:, i : i + numbers.shape[1]] for i, weight in enumerate(weights)]
+    return torch.stack(parts).sum(0)
 
 
 def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:
@@ -161,13 +162,13 @@ def save_decoder(decoder: LatentDiffusionDecoder, path: Path) -> Path:
     shipped, own = half_of(load_vae(shipped_vae())), half_of(decoder.vae)
     same = shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
     facts = {**facts_of(decoder), "vae": digest(shipped_vae()) if same else ""}
-    return save(path, decoder, KIND, decoder.sizes, facts, without="vae." if same else "-")
+    return save(path, decoder, KIND, decoder.sizes, facts, without=("vae.",) if same else ())
 
 
 def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusionDecoder:
     """The decoder of a file of weights, in evaluation mode; raises BadInput where it is no such file."""
     state, sizes, facts = read(path, KIND)
-    named = facts.pop("vae", "")
+    named = str(facts.pop("vae", ""))
     if named and named != digest(shipped_vae()):
         raise BadInput(f"{path}: decodes with VAE {named[:12]}, another than this installation has")
     if named:

@@ -62,7 +62,7 @@ SIZES: dict[str, Sizes] = {
         denoiser_layers=5,
         hidden=384,
         dropout=0.0,  # an hour's training does not learn by heart
-        denoiser_dropout=0.3,  # but hundreds of videos are learned by heart in minutes
+        denoiser_dropout=0.3,  # but a thousand videos are learned by heart in minutes
         calm=1.0,  # tokens of three frames err apart from their neighbours: a third less acceleration error
         features=192 + 133,
     ),

@@ -111,7 +111,7 @@ class Run(Training):
         """One optimizer step."""
         step, process = self.progress.step, self.accelerator.process_index
         torch.manual_seed((self.config.seed << 40) + (step << 8) + process)  # noise and dropout of this step
-        batch = self.course.batch(step, process, self.accelerator.num_processes)
+        batch = (part.to(self.device) for part in self.course.batch(step, process, self.accelerator.num_processes))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             said = self.trainee(*batch)
         self.descend(said["total"], self.config.warmup)

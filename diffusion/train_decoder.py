@@ -23,7 +23,7 @@ from diffusion.schedule import Objective, denoising_loss, scheduler
 from diffusion.sizes import Sizes
 from diffusion.train import TrainConfig, train
 from diffusion.vae import MotionVAE
-from hmr.body import BodyModel
+from hmr.body import BodyModel, load_body
 from hmr.data.synthetic import generator
 from hmr.metrics import accel, mpjpe
 
@@ -69,16 +69,16 @@ class DecoderCourse:
         self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
         self.decoder = decoder
         self.trainee: nn.Module = DecoderTrainee(decoder)
-        self.device = decoder.vae.mean.device
+        self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
         every = torch.cat([video.features for video in videos])
         frames = decoder.predictor.frames
         frames.mean.copy_(every.mean(0))
         frames.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
         rng = generator("decoder", seed, "start")
         some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
-        features, rotations, betas = (torch.cat(part).to(self.device) for part in zip(*some, strict=True))
+        features, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
         _, numbers, latent = self.targets(features, rotations, betas)
-        true = (numbers_of(rotations, betas, decoder.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
+        true = (numbers_of(rotations, betas, self.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
         decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
 
     def identity(self) -> dict[str, Any]:
@@ -96,14 +96,14 @@ class DecoderCourse:
     @torch.no_grad()
     def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Clips as `clips` gives them -> features, the numbers of their true poses, and the latent of those."""
-        numbers = numbers_of(rotations, betas, self.decoder.body, self.vae.sizes.representation)
+        numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
     def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:
         """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
         chosen = rng.integers(len(self.videos), size=max(1, self.size // processes))
         parts = [self.clip(self.videos[i], rng) for i in chosen]
-        return tuple(torch.cat(values).to(self.device) for values in zip(*parts, strict=True))
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     def clip(self, video: Video, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Features (1, F, W), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some part of a video."""

@@ -94,7 +94,7 @@ def train_vae(
     motion = Motion([*clips, *map(mirrored, clips)], sizes.frames, pieces, body, seed=config.seed)
     course = VAECourse(sizes, motion, held(sizes.frames, "val", body), config.batch, config.seed)
     trainee = train(course, config)
-    vae: MotionVAE = trainee.vae  # type: ignore[assignment]  # as above
+    vae: MotionVAE = trainee.vae.cpu()  # type: ignore[assignment]  # as above
     with torch.no_grad():
         latent = vae.encode(course.some(STATISTICS, "statistics"))[0].flatten(0, 1)  # (N * T, D)
     vae.latent_mean.copy_(latent.mean(0))
@@ -115,7 +115,8 @@ def reconstruction(vae: MotionVAE, clips: Seen, body: BodyModel) -> Tensor:
     kinematics."""
     kind = vae.sizes.representation
     betas = clips.betas[:, None].expand(-1, clips.rotations.shape[1], -1)
-    said = rotations_of(vae(numbers_in(clips, kind))[0].float(), betas, body, kind)
+    numbers = numbers_in(clips, kind)
+    said = rotations_of(vae(numbers.to(vae.mean.device))[0].float().to(numbers.device), betas, body, kind)
     joints, true = (body.skeleton(r.flatten(0, 1), betas.flatten(0, 1)) for r in (said, clips.rotations))
     return mpjpe(joints, true).unflatten(0, said.shape[:2])
 

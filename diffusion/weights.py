@@ -17,9 +17,13 @@ from compress.errors import BadInput
 from diffusion.sizes import Sizes
 
 
-def save(path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any], without: str = "-") -> Path:
-    """Write a module in half precision, whole or not at all, but for values whose names begin with `without`; returns
-    `path`. Raises ValueError where a value does not fit."""
+def save(
+    path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any], without: tuple[str, ...] = ()
+) -> Path:
+    """Write a module in half precision, whole or not at all, without values whose names begin with one of `without`.
+
+    Returns `path`. Raises ValueError where a value does not fit.
+    """
     held = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
     state = {name: value.detach().cpu().half().contiguous() for name, value in held.items()}
     unfit = [name for name, value in state.items() if not value.isfinite().all()]
@@ -37,8 +41,8 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
         if said.get("kind") != kind:
             raise BadInput(f"{path}: holds {said.get('kind', 'no')} weights, and these are to be {kind}")
-        return state, Sizes.model_validate_json(said["sizes"]), json.loads(said["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError, ValidationError) as error:
+        return state, Sizes.model_validate_json(said["sizes"]), {**json.loads(said["facts"])}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, ValidationError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: not a file of {kind} weights ({error})") from error

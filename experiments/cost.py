@@ -92,7 +92,8 @@ def clip_cost(decoder: LatentDiffusionDecoder) -> Part:
     start = macs(operators(decoder.start, features)[""])
     once = {name: asdict(back)[name] + count for name, count in asdict(start).items()}
     found = {name: steps * count + once[name] for name, count in asdict(counted).items()}
-    return Part(NAME, sum(p.numel() for p in decoder.parameters()), Macs(**found))
+    networks = [decoder.start, decoder.predictor, *([] if decoder.kind == "numbers" else [decoder.vae])]
+    return Part(NAME, sum(p.numel() for network in networks for p in network.parameters()), Macs(**found))
 
 
 def decoder_cost(name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from compress.policy import Policy
 from compress.recover import Recover
 from compress.training import Precision
 from diffusion.clips import FPS
-from diffusion.decoder import LatentDiffusionDecoder, Predictor, load_decoder
+from diffusion.decoder import Predictor, load_decoder
 from diffusion.features import Video
 from diffusion.policy import encoder_id, refuse_other_bodies
 from diffusion.schedule import Objective
@@ -48,7 +48,7 @@ from experiments.provenance import dataset, provenance
 from experiments.recipe import read_recipe
 from experiments.recover import Recovery
 from experiments.run import ERRORS, Tell, applied, held, interval, journal_of, planned
-from experiments.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay
+from experiments.sceptic import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
 from hmr.body import load_body
 from hmr.home import fasthmr_home
 from hmr.judge import JointJudge
@@ -234,11 +234,11 @@ class Bench:
             precision=self.budget.precision,
         )
         if way.head in ("head", "start"):
-            decoder = LatentDiffusionDecoder(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
+            decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
             course = HeadCourse(decoder, vae, videos, val, config.batch)  # which fits the start
             if way.head == "start":
                 return lambda video: decoder.video(video.features, video.said_betas)
-            head: Any = train(course.begin(FrameHead(model.head)), config).head
+            head: Any = train(course.begin(FrameHead(model.head)), config).head.cpu()
             return lambda video: head(video.features)
         predictor: Predictor = way.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, way.objective)

@@ -103,7 +103,7 @@ def decoder_training(
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
         train = features(model, data, "train", frames, mocap, tell)
         held = features(model, data, "val", None, None, tell)
-    return train_decoder(prior.to(device), train, held, encoder_id(model.model), config, predictor, objective)
+    return train_decoder(prior, train, held, encoder_id(model.model), config, predictor, objective)
 
 
 def features(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None, tell: Tell) -> list[Video]:

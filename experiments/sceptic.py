@@ -14,9 +14,10 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
+from diffusion.decoder import LatentDiffusionDecoder
 from diffusion.features import Video
 from diffusion.train_decoder import DecoderCourse
-from hmr.body import BodyModel
+from hmr.body import BodyModel, load_body
 from hmr.data.synthetic import generator
 from hmr.head import JOINTS, SMPLHead, rotations_from_6d, sixd_from_rotations
 from hmr.metrics import mpjpe
@@ -39,6 +40,13 @@ class FrameHead(nn.Module):
         return rotations_from_6d(pose.unflatten(-1, (JOINTS, 6)))
 
 
+class LinearStart(LatentDiffusionDecoder):
+    """A decoder that says its start: no network is run behind that."""
+
+    def found(self, features: Tensor) -> Tensor:
+        return features.new_zeros(())
+
+
 class HeadTrainee(nn.Module):
     """That layer and the loss it is trained on with."""
 
@@ -50,7 +58,8 @@ class HeadTrainee(nn.Module):
         """Clips of features (B, F, W), true rotations (B, F, 24, 3, 3) and betas (B, F, 10)."""
         said, shape = self.head(features).flatten(0, 1), betas.flatten(0, 1)
         true = rotations.flatten(0, 1)
-        joints = [self._body[0].skeleton(pose, shape) for pose in (said, true)]
+        body = self._body[0] = self._body[0].to(said.device)
+        joints = [body.skeleton(pose, shape) for pose in (said, true)]
         turned, moved = (said - true).square().mean(), (joints[0] - joints[1]).abs().mean()
         return {"total": WEIGHTS["rotations"] * turned + WEIGHTS["joints"] * moved}
 
@@ -62,8 +71,7 @@ class HeadCourse(DecoderCourse):
 
     def begin(self, head: FrameHead) -> HeadCourse:
         """Train `head` in the place of the decoder."""
-        self.body = self.decoder.body
-        self.trainee = HeadTrainee(head, self.body)
+        self.trainee = HeadTrainee(head, load_body())
         return self
 
     @torch.no_grad()
@@ -72,9 +80,10 @@ class HeadCourse(DecoderCourse):
 
     def validate(self, trainee: nn.Module) -> dict[str, float]:
         head = cast(FrameHead, trainee.head)
+        said = [head(video.features.to(head.init.device)).cpu() for video in self.held]
         errors = [
-            mpjpe(self.body.skeleton(head(v.features), v.said_betas), self.body.skeleton(v.rotations, v.betas)).mean()
-            for v in self.held
+            mpjpe(self.body.skeleton(pose, v.said_betas), self.body.skeleton(v.rotations, v.betas)).mean()
+            for pose, v in zip(said, self.held, strict=True)
         ]
         return {"mpjpe_mm": torch.stack(errors).mean().item()}
 

@@ -75,3 +75,9 @@ def test_noise_follows_from_its_seed_alone():
     one, many = noise((1, 3, 4), 7, torch.device("cpu")), noise((5, 3, 4), 7, torch.device("cpu"))
     assert torch.equal(many, one.expand(5, 3, 4))
     assert not torch.equal(one, noise((1, 3, 4), 8, torch.device("cpu")))
+
+
+def test_half_of_the_latents_are_at_the_last_step():
+    seen: list[torch.Tensor] = []
+    denoising_loss(lambda z, t: seen.append(t) or z, torch.randn(8, 2, 3), "v", scheduler("v"))  # type: ignore[func-returns-value]
+    assert (seen[0][:4] == STEPS - 1).all() and (seen[0][4:] != STEPS - 1).any()

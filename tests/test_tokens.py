@@ -166,3 +166,10 @@ def test_coverage_is_the_share_of_the_patch() -> None:
     mask = torch.zeros(1, 64, 48, dtype=torch.bool)
     mask[0, :16, :8] = True
     assert coverage(mask, GRID)[0].tolist() == [0.5] + [0.0] * 11
+
+
+def test_keys_of_almost_no_length_do_not_climb_over_protection():
+    key, protected = torch.randn(1, 16, 8), torch.arange(16)[None] < 8
+    key[:, :8] *= 1e-25
+    found = match(key, protected, 4)
+    assert found.forced.item() == 0 and found.score.abs().max() <= 1 + 1e-5
