@@ -31,7 +31,7 @@ def row(name: str, mm: float, clips: dict[str, float] | None = None, **other: ob
     per_clip = [{"clip": clip, "frames": CLIPS[clip], "mpjpe_mm": errors[clip]} for clip in CLIPS]
     mean = {"mean": mm, "lo": mm, "hi": mm}
     wide = 1.0 if clips else 0.0
-    vae = {"mean": mm, "lo": mm - wide, "hi": mm + wide}
+    vae = {"mean": mm / 10, "lo": mm / 10 - wide, "hi": mm / 10 + wide}
     usual = {"layers": 14, "times_faster": 1.0, "vae_mm": vae, "macs_share": 0.5, "macs": {"thop": 0}}
     return {"name": name, "per_clip": per_clip, "mpjpe_mm": mean, **usual, **other}
 
@@ -127,7 +127,7 @@ CASES: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # table -> MPJP
     ),
 }
 OTHER: dict[str, dict[str, float]] = {  # beside the error
-    "original": {"layers": 16},
+    "original": {"layers": 16, "times_faster": 1.02},
     "ECLM": {"times_faster": 1.2},
     "ECLM, Mask-ToMe": {"times_faster": 1.8},
 }
@@ -172,6 +172,27 @@ def test_without_training_a_claim_stays_open(name):
 def test_rows_that_need_no_training_do_not_make_up_for_those_that_do(name):
     good = {row: mm for row, mm in CASES[name][0].items() if row not in trained(name).rows}
     assert SHIPPED[name].finding.holds(measured(good)) is None
+
+
+def test_a_gain_within_the_clocks_own_error_is_none():
+    errors = CASES["tab6"][0]
+    for of_original, of_layers, verdict in (
+        (1.02, 1.2, True),
+        (1.02, 1.02, None),
+        (0.95, 1.04, None),
+        (1.0, 0.9, False),
+    ):
+        found = measured(errors)
+        found["original"]["times_faster"], found["ECLM"]["times_faster"] = of_original, of_layers
+        assert SHIPPED["tab6"].finding.holds(found) is verdict
+
+
+def test_vaes_that_cannot_reconstruct_tell_nothing_of_latents():
+    found = measured(CASES["tab3"][0])
+    assert SHIPPED["tab3"].finding.holds(found) is True
+    found["9 x 96"]["vae_mm"] = {"mean": 120.0, "lo": 110.0, "hi": 130.0}
+    assert SHIPPED["tab3"].finding.holds(found) is None
+    assert "VAEs of 9 x 96 were trained too shortly" in SHIPPED["tab3"].finding.shows(found)
 
 
 def test_no_layer_less_is_no_finding():
