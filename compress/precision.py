@@ -136,7 +136,7 @@ def refuse_int8() -> None:
         raise BadInput("precision: dtype: int8 needs torchao, which is not installed: install it, or take bfloat16")
     try:
         Int8Linear.of(nn.Linear(16, 16))(torch.ones(2, 16))
-    # What a torchao that was built for another torch has been seen to fail with, in import, layout or kernel.
+    # A torchao that was built for another torch may fail in its import, in a layout or in a kernel.
     except (ImportError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         from torchao import __version__
 
