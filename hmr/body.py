@@ -304,7 +304,7 @@ def import_body(path: str | Path) -> Path:
     path = Path(path).expanduser()
     arrays = check_body(read_arrays(path), path)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, sha256=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, sha256=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]  # numpy types ** as allow_pickle
     return atomic_write(_home_file(_name_of(path, layout_of(arrays))), buffer.getvalue())
 
 

@@ -146,9 +146,9 @@ class _Array:
 def _from_bytes(raw: object, dtype: object, shape: object, order: object = "C") -> np.ndarray:
     if not isinstance(dtype, _Dtype):
         raise ValueError("an array without a type")
-    content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # type: ignore[call-overload]
+    content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # type: ignore[call-overload]  # refuses the rest
     layout = "F" if order == "F" else "C"
-    return np.frombuffer(content, dtype.resolve()).reshape(shape, order=layout).copy()  # type: ignore[call-overload]
+    return np.frombuffer(content, dtype.resolve()).reshape(shape, order=layout).copy()  # type: ignore[call-overload]  # a stranger's shape: refused if it does not fit
 
 
 def _codec(text: object, encoding: object = "latin1") -> bytes:
@@ -256,7 +256,7 @@ def _nested(value: object, path: Path, done: dict[int, Any]) -> Any:
 
 def _selected(base: Any, indices: Any, shape: object) -> Any:
     flat = np.ravel(base)[indices]
-    return flat if shape is None else flat.reshape(tuple(shape))  # type: ignore[arg-type]
+    return flat if shape is None else flat.reshape(tuple(shape))  # type: ignore[arg-type]  # as above
 
 
 def _dense(state: dict[str, Any], kind: str) -> np.ndarray:

@@ -261,7 +261,7 @@ def embedding(owners: list[nn.Module]) -> Embed:
     """How a known backbone makes its first tokens: its own function where it has one."""
     for owner in owners:
         if hasattr(owner, "prepare_tokens_with_masks"):  # DINOv2; DINOv3 tells the grid too
-            return lambda crop, owner=owner: first(owner.prepare_tokens_with_masks(crop))  # type: ignore[misc]
+            return lambda crop, owner=owner: first(owner.prepare_tokens_with_masks(crop))  # type: ignore[misc]  # mypy infers no lambda with a default
         if isinstance(getattr(owner, "embeddings", None), nn.Module):  # Hugging Face
             return cast(Embed, owner.embeddings)
         if hasattr(owner, "patch_embed") and hasattr(owner, "_pos_embed"):  # timm
