@@ -366,7 +366,7 @@ def hmr(
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
     frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; half as many at full.")] = 100_000,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with, also of half the blocks.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to go on from, also of half the blocks.")] = None,
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model from nothing on synth:train; prints the file of weights."""

@@ -16,6 +16,17 @@ from hmr.train_config import TrainConfig, claim
 
 HALF, FULL = (128, 96), (256, 192)  # (height, width) of the crops of the first and the last part of a training
 VALIDATION = 500  # frames
+# Weights that have learned already: no small pictures, new pictures, no new heads for the tokens (they cost a few mm at
+# first), and a learning rate that falls from the first step.
+GOING_ON: dict[str, Any] = {
+    "full_share": 1.0,
+    "quarter_share": 0.0,
+    "full_batch": 32,
+    "lr": 5e-4,
+    "warmup_steps": 50,
+    "decay": 1.0,
+    "token_weight": 0.0,
+}
 
 
 def train_hmr(
@@ -23,16 +34,19 @@ def train_hmr(
 ) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `start` is a file of weights to begin with, of the same model or of one with a fraction of its blocks (`hmr.grow`);
-    `frames` pictures at half resolution and half as many, of other people, at full. Raises BadInput where there is
-    no such architecture, and where `out` holds something else than an unfinished run with the same beginning.
+    `start` is a file of weights to go on from, of the same model or of one with a fraction of its blocks (`hmr.grow`);
+    the training then is at full resolution alone. `frames` pictures at half resolution and half as many, of other
+    people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
+    unfinished run with the same beginning.
     """
+    seed = 1 if start is None else 2
     wanted = {
-        "half_cache": open_world("synth", "train", frames, mocap=mocap, size=HALF),
-        "full_cache": open_world("synth", "train", max(1, frames // 2), seed=1, mocap=mocap, size=FULL),
-        "half_val_cache": open_world("synth", "val", VALIDATION, size=HALF),
+        "full_cache": open_world("synth", "train", max(1, frames // 2), seed=seed, mocap=mocap, size=FULL),
         "full_val_cache": open_world("synth", "val", VALIDATION, size=FULL),
     }
+    if start is None:
+        wanted["half_cache"] = open_world("synth", "train", frames, mocap=mocap, size=HALF)
+        wanted["half_val_cache"] = open_world("synth", "val", VALIDATION, size=HALF)
     folders: dict[str, Any] = {field: folder_of(data) for field, data in wanted.items()}
     config = TrainConfig(
         architecture=one_of(architecture, ARCHITECTURES, "architecture"),
@@ -40,6 +54,7 @@ def train_hmr(
         start=start,
         minutes=minutes,
         **folders,
+        **(GOING_ON if start else {}),
     )
     claim(config)  # before an hour of drawing, not after
     for field, data in wanted.items():

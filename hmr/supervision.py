@@ -115,11 +115,15 @@ def losses(
     return parts, off.detach().norm(dim=-1).mean() * 1000
 
 
-def total(parts: dict[str, Tensor], fraction: float) -> Tensor:
-    """Weighted sum of the parts; those of the tokens fade to a fifth as training goes from fraction 0 to 1.
+def fade(fraction: float) -> float:
+    """What the losses of the tokens count for, from 1 to a fifth as training goes from fraction 0 to 1.
 
     Early they teach the encoder to see, in the end the joints of the body are what is asked for.
     """
-    fade = 1 - 0.8 * min(1.0, fraction)
+    return 1 - 0.8 * min(1.0, fraction)
+
+
+def total(parts: dict[str, Tensor], tokens: float) -> Tensor:
+    """Weighted sum of the parts; those of the tokens count `tokens` times."""
     pose = torch.stack([weight * parts[name] for name, weight in POSE_WEIGHTS.items()]).sum()
-    return pose + fade * torch.stack([weight * parts[name] for name, weight in TOKEN_WEIGHTS.items()]).sum()
+    return pose + tokens * torch.stack([weight * parts[name] for name, weight in TOKEN_WEIGHTS.items()]).sum()

@@ -35,7 +35,7 @@ from hmr.grow import grown
 from hmr.head import JOINTS, HMROutput, sixd_from_rotations
 from hmr.metrics import mpjpe, pa_mpjpe
 from hmr.model import HMRModel, build
-from hmr.supervision import TokenHeads, TokenOutput, losses, total
+from hmr.supervision import TokenHeads, TokenOutput, fade, losses, total
 from hmr.train_config import Stage, TrainConfig, claim, stages_of
 from hmr.vit import PATCH
 
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 LOG_STEPS = 100
 PATHS = ("out", "start", "half_cache", "full_cache", "half_val_cache", "full_val_cache")
 FLOOR = 0.01  # share of the learning rate that is left at the end
-DECAY = 0.4  # share of the budget, at its end, over which the learning rate goes down
 
 
 @dataclass
@@ -173,7 +172,7 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=progress.bfloat16):
             output, tokens = self.trainee(crop)
         parts, error = losses(output, tokens, target, self.body, grid_of(crop))
-        loss = total(parts, fraction)
+        loss = total(parts, self.config.token_weight * fade(fraction))
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -222,7 +221,7 @@ class Run:
                 started = self.synchronised()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
                 output, tokens = probe(crop)
-            total(losses(output, tokens, target, self.body, grid_of(crop))[0], 0.0).backward()
+            total(losses(output, tokens, target, self.body, grid_of(crop))[0], 1.0).backward()
         return self.synchronised() - started
 
     def synchronised(self) -> float:
@@ -291,13 +290,13 @@ def errors(
 
 
 def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:
-    """Linear warm-up over steps, then constant, then linear down to FLOOR of it over the last DECAY of the budget.
+    """Linear warm-up over steps, then constant, then linear down to FLOOR of it over the last `decay` of the budget.
 
     A cosine leaves a fifth of the rate for full resolution, which is a new world to a network that has seen small
     pictures: half an hour went by until it was as good there.
     """
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    down = min(1.0, (1 - min(1.0, fraction)) / DECAY)
+    down = min(1.0, (1 - min(1.0, fraction)) / config.decay)
     return config.lr * warm * (FLOOR + (1 - FLOOR) * down)
 
 

@@ -37,6 +37,8 @@ class TrainConfig(BaseModel):
     lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
+    decay: float = Field(0.4, gt=0, le=1)  # share of the budget, at its end, over which the learning rate goes down
+    token_weight: float = Field(1.0, ge=0)  # of the losses of the tokens, beside those of the pose
     warmup_steps: int = Field(300, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -18,8 +18,8 @@ from hmr.checkpoints import load
 from hmr.data.cache import CachedFrames, order
 from hmr.head import HMROutput
 from hmr.model import build
-from hmr.supervision import TokenOutput, cells_of, centres, losses, on_grid, total
-from hmr.train import Run, train
+from hmr.supervision import TokenOutput, cells_of, centres, fade, losses, on_grid, total
+from hmr.train import Run, learning_rate, train
 from hmr.train_config import TrainConfig
 from hmr.vit import GRID
 from tests import sizes
@@ -175,6 +175,19 @@ def test_a_training_can_begin_with_weights(folders, tmp_path):
     assert len(deeper.trainee.model.backbone.blocks) == 2 * TINY["depth"]
 
 
+def test_who_goes_on_learns_the_pose_alone_at_a_rate_that_falls_from_the_first_step(folders, tmp_path):
+    settings = config(tmp_path / "run", folders, steps=4, warmup_steps=0, decay=1.0, token_weight=0.0, weight_decay=0.0)
+    rates = [learning_rate(settings, step, step / 4) / settings.lr for step in range(5)]
+    np.testing.assert_allclose(rates, np.linspace(1, 0.01, 5))
+    run = Run(settings)
+    before = {name: value.clone() for name, value in run.trainee.state_dict().items()}
+    run.advance()
+    after = run.trainee.state_dict()
+    heads = [name for name in before if name.startswith("token_heads.")]
+    assert heads and all(torch.equal(before[name], after[name]) for name in heads)
+    assert not torch.equal(before["model.smpl_head.decpose.weight"], after["model.smpl_head.decpose.weight"])
+
+
 def test_every_epoch_shows_every_frame_once_in_an_order_of_its_own():
     epochs = [np.concatenate([order(12, 4, 3 * epoch + i, 0) for i in range(3)]) for epoch in range(2)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
@@ -216,7 +229,7 @@ def test_truth_has_no_loss(folders):
     parts, error = losses(output, tokens, target, load_body("open"), GRID)
     assert {name: round(float(value), 5) for name, value in parts.items()} == dict.fromkeys(parts, 0.0)
     assert float(error) < 1e-2  # mm
-    assert float(total(parts, 0.5)) < 1e-4
+    assert float(total(parts, 1.0)) < 1e-4
 
 
 def test_every_part_of_the_loss_counts_at_the_start_and_in_the_end(folders):
@@ -224,7 +237,7 @@ def test_every_part_of_the_loss_counts_at_the_start_and_in_the_end(folders):
     parts = losses(perfect(folders)[0], tokens, target, load_body("open"), GRID)[0]
     for name in parts:
         worse = {**parts, name: parts[name] + 1}
-        assert total(worse, 0.0) > total(parts, 0.0) and total(worse, 1.0) > total(parts, 1.0)
+        assert all(total(worse, fade(at)) > total(parts, fade(at)) for at in (0.0, 1.0))
 
 
 def test_cells_and_their_centres_agree():
