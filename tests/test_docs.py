@@ -189,9 +189,10 @@ def test_every_picture_has_its_command():
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.page == "pictures.md"], ids=str)
 def test_a_command_draws_its_picture(line, fasthmr, tmp_path, monkeypatch):
-    """An edge may fall another way on another machine."""
+    """On another machine a value may be rounded another way, by 1 of 255, and an edge may fall another way."""
     monkeypatch.chdir(tmp_path)
     assert fasthmr(*line.words[1:])[0] == 0
     name = line.words[-1]
     mine, theirs = (np.asarray(Image.open(path).convert("RGB")) for path in (Path(name), ROOT / name))
-    assert mine.shape == theirs.shape and (mine == theirs).all(-1).mean() > 0.999
+    assert mine.shape == theirs.shape
+    assert (abs(mine.astype(int) - theirs) <= 1).all(-1).mean() > 0.999
