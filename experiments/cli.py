@@ -369,7 +369,7 @@ def hmr(
     start: Annotated[Path | None, typer.Option(help="Weights to go on from, also of half the blocks.")] = None,
     mocap: Mocap = None,
 ) -> None:
-    """Train an HMR model from nothing on synth:train; prints the file of weights."""
+    """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
     import logging
 
     from experiments.training import train_hmr

@@ -39,7 +39,7 @@ def train_hmr(
     people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
     unfinished run with the same beginning.
     """
-    seed = 1 if start is None else 2
+    seed = 1 if start is None else 2  # who goes on has seen the pictures of the first
     wanted = {
         "full_cache": open_world("synth", "train", max(1, frames // 2), seed=seed, mocap=mocap, size=FULL),
         "full_val_cache": open_world("synth", "val", VALIDATION, size=FULL),
