@@ -3,8 +3,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hypothesis import settings
 
 from experiments import cli
+
+settings.register_profile("fasthmr", deadline=None)  # no test asserts on time
+settings.load_profile("fasthmr")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def turning(features: torch.Tensor, betas: torch.Tensor) -> torch.Tensor:
 
 
 @given(st.integers(3, 40), st.integers(0, 300), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cuts_cover_every_frame_and_overlap(frames, more, data):
     overlap = data.draw(st.integers(0, frames // 2))
     starts = cuts(frames + more, frames, overlap)

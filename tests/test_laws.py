@@ -72,7 +72,7 @@ def equal(one: HMRModel, two: HMRModel, mask: Tensor | None) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in OUTPUTS)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(mask=masks)
 def test_law_1_without_steps_no_mask_changes_anything(mask):
     model = compressed(MergeTokens(keep=192), MergeLayers(strategy="explicit", windows=()))
@@ -145,7 +145,7 @@ def saved(tmp_path_factory) -> Path:
     return folder
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(mask=masks)
 def test_law_9_what_comes_back_sees_the_same_around_any_person(saved, mask):
     assert equal(load(saved), compressed(LAYERS, TOKENS), mask)

@@ -19,7 +19,7 @@ def samples():
     return [frames[i] for i in range(4)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), by=st.integers(1, 4))
 def test_grown_is_the_brute_force_square(seed, by):
     mask = np.random.default_rng(seed).random((12, 9)) < 0.1

@@ -173,7 +173,7 @@ strategies = st.sampled_from(["window", "greedy", "cka"])
 operators = st.sampled_from(["slm", "mean", "drop"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(0, 9), strategies, operators)
 def test_cached_search_decides_as_the_plain_one(seed, depth, rooms, strategy, operator) -> None:
     """Any error whatever (a hash of the tokens' bits), any memory, any strategy: the same windows and errors."""
@@ -260,7 +260,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), strategies, operators, st.floats(0, 0.5), st.booleans())
 def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator, threshold, training) -> None:
     model = Model(Ramps(5)).train(training)
@@ -278,7 +278,7 @@ def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator,
     assert plan.empty == same(snapshot(model), before)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), operators, st.data())
 def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None:
     """Law 8: each block left is the operator on the originals of its run, and nothing else."""

@@ -153,7 +153,7 @@ def test_without_protection_no_mask_is_looked_at():
 
 
 @pytest.mark.parametrize("partition", ["parity", "unprotected"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(mask=masks)
 def test_mass_is_kept_and_the_person_is_spared(partition, mask):
     merging = model(keep=150, per_layer=30, partition=partition)
@@ -169,7 +169,7 @@ def test_mass_is_kept_and_the_person_is_spared(partition, mask):
     assert (person_merged(tokens, here > 0)[small] == 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(mask=masks, order=st.permutations(range(3)))
 def test_a_frame_does_not_see_its_batch(mask, order):
     merging = model(keep=90)
@@ -180,7 +180,7 @@ def test_a_frame_does_not_see_its_batch(mask, order):
     torch.testing.assert_close(together.x[1:2], alone.x, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(mask=masks, keep=st.integers(1, 191))
 def test_drop_keeps_the_most_covered_patches(mask, keep):
     dropping = model(keep=keep, mode="drop")
@@ -219,7 +219,7 @@ def test_proportional_attention_is_another_network():
     assert not torch.allclose(plain, biased, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mask=masks, mode=st.sampled_from(["merge", "drop"]))
 def test_merged_persons_are_counted_by_hand(mask, mode):
     reducing = model(keep=60, mode=mode)

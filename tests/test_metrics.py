@@ -38,7 +38,7 @@ def test_known_offset_of_one_joint():
     assert per_joint.sum() == pytest.approx(5 * 48.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31))
 def test_pa_error_of_a_similarity_is_zero(seed):
     x = joints(seed, 4)
@@ -46,7 +46,7 @@ def test_pa_error_of_a_similarity_is_zero(seed):
     assert metrics.pa_mpjpe(scale * (x @ rotation.mT) + shift, x).max() < 1e-6
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_pa_agrees_with_roma(seed):
     x, y = joints(seed, 6), joints(seed + 1, 6)

@@ -60,7 +60,7 @@ def test_a_twist_about_the_bone_is_told_by_its_angle():
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_swing_is_the_shortest_turn(seed):
     start, end = torch.nn.functional.normalize(
         torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1

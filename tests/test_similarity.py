@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,7 +37,6 @@ def streamed(layers: list[Tensor], size: int = 7, **options: int) -> Tensor:
     return cka(lambda: zip(*(layer.split(size) for layer in layers), strict=True), len(layers), **options)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(1, 40))
 def test_streamed_is_the_gram_form(seed: int, widths: list[int], size: int) -> None:
     layers = features(seed, widths)
@@ -48,7 +47,6 @@ def test_streamed_is_the_gram_form(seed: int, widths: list[int], size: int) -> N
     assert ((found >= 0) & (found <= 1 + 1e-12)).all()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
 def test_turning_scaling_and_moving_change_nothing(seed: int, scale: float) -> None:
     x, y = features(seed, [5, 4])

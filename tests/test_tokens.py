@@ -39,7 +39,7 @@ def reduced(tokens: Tokens, key: Tensor, r: int, partition: Partition) -> Tokens
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_mass_is_kept_and_every_patch_has_a_token(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
@@ -52,7 +52,7 @@ def test_mass_is_kept_and_every_patch_has_a_token(case: tuple[Tokens, Tensor, in
     torch.testing.assert_close((out.x * out.size[..., None]).sum(1), tokens.x.sum(1), atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_each_token_is_the_mean_of_its_patches(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
@@ -64,7 +64,7 @@ def test_each_token_is_the_mean_of_its_patches(case: tuple[Tokens, Tensor, int, 
             assert out.protected[b, t] == tokens.protected[b, patches].any()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     """Brute force: for each token of side A the best partner in B; the r best by (protected tokens, similarity)."""
@@ -85,7 +85,7 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
         assert not (found.forced[b] and spare)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.permutations(range(3)))
 def test_a_frame_does_not_see_its_batch(case: tuple[Tokens, Tensor, int, Partition], order: list[int]) -> None:
     tokens, key, r, partition = case
@@ -96,7 +96,7 @@ def test_a_frame_does_not_see_its_batch(case: tuple[Tokens, Tensor, int, Partiti
     assert (alone.assign[0] == found.assign[0]).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases())
 def test_grid_comes_back_after_two_merges(case: tuple[Tokens, Tensor, int, Partition]) -> None:
     tokens, key, r, partition = case
