@@ -20,9 +20,9 @@ from typing import Any
 from compress.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORDS = (ROOT / "experiments/paper/records", ROOT / "docs/records")
+RECORDS = ROOT / "experiments/paper/records"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-FILLED = re.compile(r"(<!-- ([a-z0-9_ ]+) of ([a-z0-9:\- ]+) -->\n\n?(?:\|.*\n){2})((?:\|.*\n)+)")
+FILLED = re.compile(r"(<!-- ([a-z0-9_ ]+) of ([a-z0-9:\- ]+) -->\n(?:\|.*\n){2})((?:\|.*\n)+)")
 SIGNED = ("mpjpe_rise_mm", "over_decoder_mm")  # differences
 
 
@@ -57,12 +57,13 @@ def rows_of(choice: str) -> Iterator[dict[str, Any]]:
 @cache
 def record(name: str) -> dict[str, Any]:
     """The record of that name."""
-    found: dict[str, Any] = json.loads(next(p for d in RECORDS if (p := d / f"{name}.json").is_file()).read_bytes())
+    found: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_bytes())
     return found
 
 
 def figure(key: str, value: Any) -> str:
-    """An interval, or a number per second; a dash for what nobody knows, and for the difference to oneself."""
+    """An interval in the record's unit (mm, mm/frame²) or a number per second; a dash for what nobody knows,
+    and for the difference to oneself."""
     if value is None:
         return "-"
     if isinstance(value, float):
