@@ -554,8 +554,9 @@ def evaluation(
         raise BadInput(f"{model.name} and {other.name}: one poses a hand and one a body; name two of a kind")
     opened = open_data(spec, frames, mocap, model=model.model)
     body = body_of(opened, model.model).to(device)
-    if spec.mask_source == "none" and model.model.protect is not None:
-        raise BadInput(f"{model.name} looks at person masks and these pictures have none: name some with --masks")
+    for looking in (model, *([other] if other else [])):
+        if spec.mask_source == "none" and looking.model.protect is not None:
+            raise BadInput(f"{looking.name} looks at person masks and these pictures have none: name some with --masks")
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
     # and small crops: of the training frames only the poses are looked at
     bodies = None if poses_hand(model.model) else open_data(DataSpec("synth", "train"), size=(32, 24))
@@ -566,7 +567,7 @@ def evaluation(
         opened = Held(labelled(rival, opened, device), opened.fps, opened.clip_names, notes)
         rival = None
     with progress_bar() as bar:
-        task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
+        task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened) * (2 if rival else 1))
         result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}

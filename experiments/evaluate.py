@@ -63,22 +63,22 @@ def evaluate(
 
     `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`; without it there are none. frames_per_s
     is of the model alone, in batches of BATCH, after a warm-up: rendering, body and metrics are left out. With a second
-    model, `paired` says by how much `model` errs more than `against` on the same frames. Raises BadInput where a model
-    predicts a value that is not finite.
+    model, `paired` says by how much `model` errs more than `against` on the same frames, which are then gone through
+    twice; `progress` is told of both. Raises BadInput where a model predicts a value that is not finite.
     """
     found: dict[str, list[Errors]] = {}
     others: list[Errors] = []
     seconds = 0.0
-    look = None if against is None else lambda given: timed(against, *given)[0]
     with torch.inference_mode():
-        for predicted in predictions(model, decoder_in(model), data, device, look):
+        for predicted in predictions(model, decoder_in(model), data, device):
             truth = predicted.truth
             seconds += predicted.seconds
             for name, guess in {"model": predicted.said, **({} if mean is None else trivial(truth, mean))}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
-            if predicted.looked is not None:
-                others.append(errors(body, predicted.looked, truth))
             progress(len(truth.betas))
+        for predicted in predictions(against, decoder_in(against), data, device) if against else ():
+            others.append(errors(body, predicted.said, predicted.truth))
+            progress(len(predicted.truth.betas))
     clips = data.clip_names
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
@@ -109,7 +109,7 @@ def predictions(
     seen, features = [], []
     for start, given, truth in batches(data, device):
         if start == 0:
-            timed(model, *given)
+            model(*given)
         began = _now(device)
         output = model(*given)
         took = _now(device) - began
@@ -157,15 +157,6 @@ def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Given, Bo
         )
         truth = Body(rotations.float(), betas.float(), people(samples, rotations.device))
         yield start, (normalised(images), masks, conditions), truth
-
-
-def timed(model: Callable[..., HMROutput], crop: Tensor, *rest: Tensor) -> tuple[Body, float]:
-    """What the model says of crops (B, 3, H, W) with person masks and conditions, and the seconds it took."""
-    started = _now(crop.device)
-    output = model(crop, *rest)
-    seconds = _now(crop.device) - started
-    rotations = torch.cat((output.global_orient, output.body_pose), 1)  # (B, 1 + 23, 3, 3)
-    return Body(rotations.float(), output.betas.float()), seconds
 
 
 def trivial(truth: Body, mean: Tensor) -> dict[str, Body]:

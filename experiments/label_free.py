@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from diffusion.policy import decoder_in
 from experiments import evaluate
 from experiments.datasets import Frames
 from hmr.data.view import Sample
@@ -20,9 +21,9 @@ def labelled(model: Any, data: Frames, device: torch.device) -> list[Sample]:
     """Every frame of `data` with the rotations and betas that `model` says, whatever labels it has."""
     found: list[Sample] = []
     with torch.inference_mode():
-        for start, given, _ in evaluate.batches(data, device):
-            said, _ = evaluate.timed(model, *given)
-            for i, (rotations, betas) in enumerate(zip(said.rotations.cpu(), said.betas.cpu(), strict=True)):
+        for predicted in evaluate.predictions(model, decoder_in(model), data, device):
+            said = predicted.said
+            for rotations, betas in zip(said.rotations.cpu(), said.betas.cpu(), strict=True):
                 words = {"rotations": rotations.numpy(), "betas": betas.numpy(), "gender": "neutral", "landmarks": None}
-                found.append(replace(data[start + i], **words))
+                found.append(replace(data[len(found)], **words))
     return found

@@ -25,7 +25,7 @@ from scipy.ndimage import binary_closing, find_objects, label
 from yacs.config import CfgNode
 
 from experiments.datasets import DataSpec, open_data
-from experiments.evaluate import batches, timed
+from experiments.evaluate import batches
 from hmr.body import load_body
 from hmr.checkpoints import load
 from hmr.masks import BlazePose
@@ -91,8 +91,8 @@ def spread_of(model: HMRModel, data: Any) -> float:
     body = load_body()
     joints = []
     for _, given, _ in batches(data, torch.device("cpu")):
-        said, _ = timed(model, *given)
-        joints.append(body.skeleton(said.rotations, said.betas))
+        said = model(*given)
+        joints.append(body.skeleton(said.rotations.float(), said.betas.float()))
     found = torch.cat(joints)
     found = found - found[:, :1]
     return 1000 * (found - found[:1]).norm(dim=-1).mean(1).max().item()

@@ -21,6 +21,7 @@ from diffusion.representation import WIDTH, rotations_of
 from diffusion.vae import load_vae, shipped_vae
 from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
+from experiments.label_free import labelled
 from experiments.models import resolve_model
 from experiments.recipe import read_recipe
 from experiments.run import Held
@@ -210,6 +211,21 @@ def test_measured_on_videos_and_counted_in_the_cost():
     assert decoder_in(model) is made
     with pytest.raises(BadInput, match="no videos"):
         list(evaluate.predictions(model, made, Held(small.samples, None, small.clip_names), torch.device("cpu")))
+
+
+def test_another_model_is_decoded_too():
+    """`--against` a model with a decoder: swapped, the two differ by the negative; by its bare head they would not."""
+    bare, decodes, data = encoder(), encoder(), open_world("synth-video", "test", frames=3)
+    small = Held([data[i] for i in range(3)], 30.0, data.clip_names)
+    put(decodes, decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(bare)))
+    body, cpu = load_body(), torch.device("cpu")
+    one, other = (
+        evaluate.evaluate(mine, small, body, None, cpu, against=theirs)["paired"]["mpjpe_mm"]["mean"]
+        for mine, theirs in ((bare, decodes), (decodes, bare))
+    )
+    assert one == pytest.approx(-other) and abs(one) > 1
+    frames = labelled(decodes, small, cpu)
+    assert not np.allclose(frames[0].rotations, labelled(bare, small, cpu)[0].rotations, atol=0.1)
 
 
 def test_the_body_is_no_part_of_the_weights():
