@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from compress import merge_layers, merge_tokens, precision, prune_width, recover  # noqa: F401  # their plans are known
-from compress.atomic import atomic_folder
+from compress.atomic import atomic_folder, occupied
 from compress.errors import BadInput
 from compress.policy import PLANS, Data, Plan, installed
 
@@ -120,11 +120,11 @@ def save(folder: Path, model: nn.Module, plans: Sequence[Plan], origin: Origin, 
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raise BadInput where there is a file, or a folder with something in it."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists():
+    """Raise BadInput where there is a file, or a folder with something in it, or nothing could be written."""
+    if occupied(folder):
         raise BadInput(f"{folder}: there is something already; name another folder")
+    if folder.exists():
+        return
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compress.errors import BadInput
+
 
 def atomic_write(path: Path, content: bytes) -> Path:
     """Write `content` to `path` so that no reader ever sees half of it; makes missing folders and returns `path`.
@@ -33,14 +35,23 @@ def atomic_write(path: Path, content: bytes) -> Path:
     return path
 
 
+def occupied(path: Path) -> bool:
+    """Whether there is a file, or a folder with something in it; raises BadInput where that cannot be seen."""
+    try:
+        return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be looked at ({error.strerror}); name another one") from error
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to write files into, which becomes `path` when the block ends well.
 
     A block that raises leaves nothing. One that is killed leaves `.NAME.unfinished`, which the next one for the same
-    `path` clears away. Raises FileExistsError where `path` is there already, unless it is an empty folder.
+    `path` clears away. Raises FileExistsError where `path` is there already, unless it is an empty folder, and as
+    `occupied`.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if occupied(path):
         raise FileExistsError(path)
     path = path.absolute()  # "." has no name
     unfinished = path.with_name(f".{path.name}.unfinished")

@@ -52,9 +52,12 @@ OPERATORS: dict[Operator, Callable[[Sequence[State]], dict[str, Tensor]]] = {"sl
 def combined(run: Sequence[State], rule: Callable[[list[Tensor]], Tensor]) -> dict[str, Tensor]:
     """rule(values of the blocks, lowest first) of every parameter, in its own type again.
 
-    Integers (indices, counts) are the lowest block's. Raises BadInput where the blocks are not of one shape.
+    Integers (indices, counts) are the lowest block's. Raises BadInput where the blocks are not of one shape, or were
+    rounded to int8, whose integers mean nothing under another block's scales.
     """
     first = run[0]
+    if any(value.dtype == torch.int8 for value in first.values()):
+        raise BadInput("blocks in int8 cannot be merged: put merge_layers before precision")
     for state in run[1:]:
         for name in {**first, **state}:
             if name not in first or name not in state or first[name].shape != state[name].shape:
@@ -111,6 +114,8 @@ class MergeLayers(Policy):
             default = type(self).model_fields[field].default
             if self.strategy not in strategies and getattr(self, field) != default:
                 raise misuse(field, f"{field} has no meaning with strategy: {self.strategy}")
+        if self.layers is not None and "threshold_mm" in self.model_fields_set:
+            raise misuse("threshold_mm", "threshold_mm has no meaning beside layers, which takes its place")
         try:
             search.explicit(self.windows or ())
         except BadInput as wrong:

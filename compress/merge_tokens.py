@@ -89,6 +89,16 @@ class TokenPlan(Plan):
     schedule: Schedule
     coverage: float | None = Field(ge=0, lt=1, description="None: no mask is looked at")
 
+    @model_validator(mode="after")
+    def _possible(self) -> TokenPlan:
+        merges, depth = self.schedule.merges, self.made_for.depth
+        patches = self.made_for.grid[0] * self.made_for.grid[1]
+        left = [patches - self.schedule.drop, *self.schedule.counts(patches, len(merges))]
+        odd = [i for i, merged in enumerate(merges) if not 0 <= 2 * merged <= left[i] + 1]  # more than there are pairs
+        if odd or self.schedule.drop < 0 or left[-1] < 1 or len(merges) > depth:
+            raise ValueError(f"this schedule cannot be: {patches} tokens, {depth} blocks, at most half merge in each")
+        return self
+
     @property
     def empty(self) -> bool:
         return self.schedule.drop == 0 and not any(self.schedule.merges)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import cache
+from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -138,9 +139,8 @@ def refuse_int8() -> None:
         Int8Linear.of(nn.Linear(16, 16))(torch.ones(2, 16))
     # A torchao that was built for another torch may fail in its import, in a layout or in a kernel.
     except (ImportError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-        from torchao import __version__
-
+        found = version("torchao")  # from its metadata: to import it is what may have failed
         raise BadInput(
-            f"precision: dtype: int8 does not run with torchao {__version__} and torch {torch.__version__} "
+            f"precision: dtype: int8 does not run with torchao {found} and torch {torch.__version__} "
             f"({error}): take bfloat16"
         ) from error

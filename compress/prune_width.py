@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -40,10 +41,10 @@ class Layers(NamedTuple):
             attention, *found = map(block.get_submodule, names)
         except AttributeError as error:
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
-        if not all(isinstance(layer, nn.Linear) for layer in found) or not isinstance(
-            getattr(attention, "heads", None), int
-        ):
+        if not all(isinstance(layer, nn.Linear) for layer in found):
             raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
+        if not isinstance(getattr(attention, "heads", None), int):
+            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their attention names no `heads`")
         return cls(attention, *found)  # type: ignore[arg-type]  # linear layers, checked above
 
     @property
@@ -60,7 +61,8 @@ class Kept(Data):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if not self.units or list(self.units) != sorted({*self.units} & {*range(self.of)}):
+        units = self.units
+        if not units or units[0] < 0 or units[-1] >= self.of or any(a >= b for a, b in pairwise(units)):
             raise ValueError(f"units have to be some of the numbers 0 to {self.of - 1}, in order, each once")
         return self
 

@@ -124,9 +124,9 @@ def distil(
 ) -> RecoverPlan:
     """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns the plan, measured.
 
-    Checkpoints lie in `folder`: a run that was killed goes on from the last one, with a budget in steps to the same
-    bits; the caller removes the folder when the weights are safe. Some of the crops are held out and measure by how
-    much the distance fell. A student that is its teacher already is left as it is, by a plan that says so.
+    Checkpoints lie in `folder`: a run that was killed goes on from the last one, with a budget in steps and on a CPU to
+    the same bits; the caller removes the folder when the weights are safe. Some of the crops are held out and measure
+    by how much the distance fell. A student that is its teacher already is left as it is, by a plan that says so.
 
     Raises BadInput where the folder holds another recovery, with less than two crops, and where training diverges.
     """
@@ -207,7 +207,8 @@ class Run(Training):
             "steps": self.progress.step,
             "seconds": self.progress.seconds,
             "distance": {"before": self.progress.before, "after": self.held_out()},  # on crops that were held out
-            "trained_params": sum(p.numel() for p in self.trained),
+            # what no forward pass asks for, as a network beside the backbone, never had a gradient, nor a state
+            "trained_params": sum(p.numel() for p in self.trained if p in self.optimizer.state),
         }
 
 

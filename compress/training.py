@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.atomic import atomic_write, synced
+from compress.atomic import atomic_write, occupied, synced
 from compress.errors import BadInput
 from compress.policy import Data, misuse
 
@@ -31,7 +31,7 @@ class Budget(Data):
     """How long to train, for `minutes` of wall clock or a number of `steps`, and how fast."""
 
     minutes: float | None = Field(None, gt=0, description="wall clock to train for")
-    steps: int | None = Field(None, ge=1, description="optimizer steps, in the place of minutes: repeats to the bit")
+    steps: int | None = Field(None, ge=1, description="optimizer steps, not minutes: repeats to the bit on a CPU")
     lr: float = Field(3e-4, gt=0, description="learning rate after warm-up; a cosine brings it down")
     batch: int = Field(16, ge=1, description="what a step learns from")
     precision: Precision = Field("float32", description="of products in training, not of weights")
@@ -102,14 +102,17 @@ class Training:
 def claim(path: Path, mine: dict[str, Any], noun: str) -> None:
     """Make the folder of `path` that of a training which `mine`, JSON values, tells from all others of its `noun`.
 
-    Raises BadInput where the folder holds another one, or something else.
+    Raises BadInput where the folder holds another one, or something else, or cannot be written.
     """
     folder = path.parent
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise BadInput(f"{folder}: the folder is not empty and holds no {noun}; remove it or name another one")
-        atomic_write(path, json.dumps(mine, indent=1).encode())
+    if not occupied(folder):
+        try:
+            atomic_write(path, json.dumps(mine, indent=1).encode())
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
         return
+    if not path.is_file():
+        raise BadInput(f"{folder}: it is there, not empty, and holds no {noun}; remove it or name another one")
     try:
         theirs = json.loads(path.read_bytes())
         unlike = [name for name in {**mine, **theirs} if theirs.get(name) != mine.get(name)]
@@ -125,9 +128,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write checkpoint-STEP, complete or not there at all; earlier ones go. Every process has to call it."""
+    """Write checkpoint-STEP, complete or not there at all; earlier ones go. One that is there already stays: it is of
+    the same step, and to replace it is to be without it for a moment. Every process has to call it."""
     final = folder / f"checkpoint-{step:08d}"
     beside = final.with_name(final.name + ".part")
+    if final.exists():
+        return
     if accelerator.is_main_process:
         shutil.rmtree(beside, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -137,7 +143,6 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
         return
     for file in beside.iterdir():
         synced(file)
-    shutil.rmtree(final, ignore_errors=True)
     os.replace(beside, final)
     for old in checkpoints(folder)[:-1]:
         shutil.rmtree(old)

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compress.atomic import occupied
 from compress.errors import BadInput
 
 if TYPE_CHECKING:
@@ -681,9 +682,11 @@ def refuse_unless_new_png(out: Path) -> None:
 
 def refuse_existing(out: Path) -> None:
     """Raise BadInput where `out` is a file or folder with something in it."""
-    if out.is_dir() and any(out.iterdir()):
+    if not occupied(out):
+        return
+    if out.is_dir():
         raise BadInput(f"--out {out}: the folder is not empty; name another one")
-    if out.is_file() and out.stat().st_size:
+    if out.stat().st_size:
         raise BadInput(f"--out {out}: the file exists; name another one or remove it")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_write, occupied
 from compress.errors import BadInput
 from hmr.data.cache import CachedFrames
 
@@ -62,16 +62,20 @@ def claim(config: TrainConfig) -> None:
     """Make `out` this run's folder; BadInput where it holds something else, or a run with another beginning."""
     mine = {"architecture": config.architecture, "sizes": config.sizes, "seed": config.seed}
     path = config.out / "config.json"
-    if path.exists():
+    taken = occupied(config.out)
+    if taken and path.is_file():
         theirs = _settings(path)
         unlike = [
             f"{name} {theirs.get(name)!r}, not {value!r}" for name, value in mine.items() if theirs.get(name) != value
         ]
         if unlike:
             raise BadInput(f"{path}: that run has {unlike[0]}; choose another folder to start a new run")
-    elif config.out.exists() and any(config.out.iterdir()):
-        raise BadInput(f"{config.out}: the folder is not empty and holds no training run; choose another")
-    atomic_write(path, config.model_dump_json(indent=2).encode())
+    elif taken:
+        raise BadInput(f"{config.out}: it is there, not empty, and holds no training run; choose another")
+    try:
+        atomic_write(path, config.model_dump_json(indent=2).encode())
+    except OSError as error:
+        raise BadInput(f"{config.out}: cannot be written ({error.strerror}); choose another") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def test_blocks_of_unlike_shape_are_refused() -> None:
         slm([{"w": torch.zeros(3)}, {"w": torch.zeros(4)}])
     with pytest.raises(BadInput, match=r"\(b\)"):
         mean([{"w": torch.zeros(3)}, {"w": torch.zeros(3), "b": torch.zeros(3)}])
+    with pytest.raises(BadInput, match="put merge_layers before precision"):
+        slm([{"w": torch.zeros(3, dtype=torch.int8)}] * 2)
 
 
 # ---- trials
@@ -231,6 +233,24 @@ def test_memory_bound_holds(rooms: int) -> None:
         ran.append(trials.run)
     assert ran[1] <= ran[0]
     assert ran[0] == trials.plain if rooms == 0 else ran[0] < trials.plain
+
+
+@pytest.mark.parametrize("strategy", ["window", "greedy"])
+@pytest.mark.parametrize("rooms", [1, 4])
+def test_memory_bound_holds_while_a_stack_shrinks(rooms: int, strategy: Literal["window", "greedy"]) -> None:
+    """Every merge is taken, so every trial is of another depth: after none is more kept than has room."""
+    stack, judge = Ramps(12), Verdict(rule="always")
+    memory = rooms * 8 * frame_bytes(stack.embed(judge.crops[0]))
+    trials, most = Trials(stack, judge, "mean", memory), 0
+
+    def watched(windows: Windows, settled: Windows) -> float:
+        nonlocal most
+        error = trials(windows, settled)
+        most = max(most, *map(len, trials.kept))
+        return error
+
+    found = error_constrained(watched, 12, strategy, threshold=0.1)
+    assert found.windows == ((0, 11),) and 0 < most <= rooms
 
 
 def test_trials_of_a_vit_are_those_of_the_compressed_model() -> None:
@@ -374,6 +394,7 @@ def test_layers_are_merged_before_tokens() -> None:
         ({"strategy": "explicit", "windows": [[1, 2, 3]]}, "at most 2 items"),
         ({"strategy": "explicit", "windows": 3}, "tuple"),
         ({"layers": 4}, "layers has no meaning"),
+        ({"strategy": "greedy", "layers": 4, "threshold_mm": 1.0}, "threshold_mm has no meaning beside layers"),
         ({"strategy": "greedy", "layers": 0}, "greater than or equal to 1"),
         ({"strategy": "explicit", "windows": [[1, 2]], "threshold_mm": 1.0}, "threshold_mm has no meaning"),
         ({"strategy": "cka", "commit_open_window": False}, "commit_open_window has no meaning"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens, merges_to
+from compress.merge_tokens import MergeTokens, TokenPlan, merges_to
 from compress.stack import Schedule
 from compress.tokens import DROPPED
 from experiments.run import person_merged
@@ -107,6 +109,16 @@ def test_impossible_schedules_are_refused_with_a_reason(asked, words):
 def test_wishes_that_contradict_each_other_are_refused(asked, field):
     with pytest.raises(ValidationError, match=field):
         MergeTokens(**{"keep": 90, **asked})
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"merges": [97]}, {"merges": [-1]}, {"merges": [1] * 5}, {"drop": 192}, {"drop": -1}]
+)
+def test_a_plan_that_no_forward_pass_could_follow_is_none(schedule):
+    said = MergeTokens(keep=90).plan(model()).model_dump(mode="json")
+    said["schedule"] = {**said["schedule"], "merges": [], **schedule}
+    with pytest.raises(ValidationError, match="192 tokens, 4 blocks"):
+        TokenPlan.model_validate_json(json.dumps(said))
 
 
 def test_keeping_everything_is_an_empty_plan_and_changes_nothing():

@@ -269,5 +269,6 @@ def test_ratios_are_shares(ratio):
 def test_plans_hold_possible_units_only(units):
     with pytest.raises(ValidationError):
         Kept(of=4, units=units)
+    assert Kept(of=10**12, units=(10**12 - 1,)).of == 10**12  # no list of all of them is made to look
     with pytest.raises(ValidationError, match="0 blocks in a plan for 2"):
         WidthPlan(made_for=MadeFor(depth=2, dim=8, grid=(16, 12)), blocks=())

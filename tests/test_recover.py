@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compress import recover
+from compress import recover, training
 from compress.artefact import read_plans
 from compress.errors import BadInput
 from compress.merge_layers import MergeLayers
@@ -309,6 +309,31 @@ def test_a_folder_of_something_else_is_refused(tmp_path, content):
     with pytest.raises(BadInput, match="run"):
         recovered(compressed(teacher), teacher, folder)
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(BadInput, match="run: it is there"):
+        recovered(compressed(original()), original(), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_checkpoint_is_never_taken_away_for_its_own_step(tmp_path, monkeypatch):
+    """A run that is over is gone on with, as after a kill while it was measured: its only checkpoint stays."""
+    folder, teacher = tmp_path / "run", original()
+    first = recovered(compressed(teacher), teacher, folder)
+    (kept,) = folder.glob("checkpoint-*")
+    monkeypatch.setattr(training.shutil, "rmtree", lambda path, **_: pytest.fail(f"{path} was removed"))
+    again = recovered(compressed(teacher), teacher, folder)
+    assert [*folder.glob("checkpoint-*")] == [kept] and again.measured["distance"] == first.measured["distance"]
+
+
+def test_what_no_pass_asks_for_is_not_counted_as_trained(tmp_path):
+    teacher = original()
+    teacher.beside = torch.nn.Linear(5, 5)
+    more = recovered(compressed(teacher), teacher, tmp_path / "run").measured["trained_params"]
+    del teacher.beside
+    assert more == recovered(compressed(teacher), teacher, tmp_path / "bare").measured["trained_params"] > 0
 
 
 def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
