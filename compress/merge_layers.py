@@ -114,7 +114,7 @@ class MergeLayers(Policy):
             default = type(self).model_fields[field].default
             if self.strategy not in strategies and getattr(self, field) != default:
                 raise misuse(field, f"{field} has no meaning with strategy: {self.strategy}")
-        if self.layers is not None and "threshold_mm" in self.model_fields_set:
+        if self.layers is not None and self.threshold_mm != type(self).model_fields["threshold_mm"].default:
             raise misuse("threshold_mm", "threshold_mm has no meaning beside layers, which takes its place")
         try:
             search.explicit(self.windows or ())
