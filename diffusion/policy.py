@@ -39,10 +39,17 @@ class DiffusionDecoder(Policy):
 
     def plan(self, model: Compressible, judge: Judge | None = None) -> DecoderPlan:
         """The decoder of the file; raises BadInput where it is none, or was trained on another encoder's features."""
+        plan, decoder = self.read(model)
+        decoder.refuse_other(encoder_id(model))
+        plan._decoder = decoder
+        return plan
+
+    def read(self, model: Compressible) -> tuple[DecoderPlan, LatentDiffusionDecoder]:
+        """The decoder of the file, whichever encoder it knows: what it costs is the same for all of one width. Raises
+        BadInput where it is none."""
         self.check(model)
         path = weights_at(self.weights)
         decoder = load_decoder(path, steps=self.steps, seed=self.seed)
-        decoder.refuse_other(encoder_id(model))
         plan = DecoderPlan(
             made_for=MadeFor.of(model),
             sizes=decoder.sizes,
@@ -51,8 +58,7 @@ class DiffusionDecoder(Policy):
             seed=self.seed,
             **facts_of(decoder),
         )
-        plan._decoder = decoder
-        return plan
+        return plan, decoder
 
 
 def weights_at(name: str) -> Path:

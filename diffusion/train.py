@@ -85,7 +85,7 @@ def fit(run: Run, board: SummaryWriter | None, after: Callable[[int], None]) -> 
     while run.fraction < 1:
         run.advance()
         ended = run.fraction >= 1
-        if progress.step % config.log_steps == 0:
+        if progress.step % config.log_steps == 0 or ended:
             report(run, board, bar)
         if progress.step % config.val_steps == 0 or ended:
             validate(run, board)

@@ -82,10 +82,12 @@ class DecoderCourse:
         decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
 
     def identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
+        digest, prior = hashlib.sha256(), hashlib.sha256()
         for video in self.videos:
             digest.update(video.features.cpu().numpy().tobytes() + video.rotations.cpu().numpy().tobytes())
-        facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump()}
+        for value in self.vae.state_dict().values():
+            prior.update(value.cpu().numpy().tobytes())
+        facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump(), "vae": prior.hexdigest()}
         return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()

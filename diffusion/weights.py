@@ -22,13 +22,13 @@ def save(
 ) -> Path:
     """Write a module in half precision, whole or not at all, without values whose names begin with one of `without`.
 
-    Returns `path`. Raises ValueError where a value does not fit.
+    Returns `path`. Raises BadInput where a value does not fit.
     """
     held = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
     state = {name: value.detach().cpu().half().contiguous() for name, value in held.items()}
     unfit = [name for name, value in state.items() if not value.isfinite().all()]
     if unfit:
-        raise ValueError(f"not finite in half precision: {', '.join(unfit[:5])}")
+        raise BadInput(f"{path}: {unfit[0]} is not finite in half precision: train again with a lower lr")
     said = {"kind": kind, "sizes": sizes.model_dump_json(), "facts": json.dumps(facts, sort_keys=True)}
     return atomic_write(path, to_bytes(state, said))
 

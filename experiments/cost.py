@@ -13,9 +13,11 @@ from rich.table import Table
 from torch import Tensor
 
 from compress.cost import peak_memory, timed
+from compress.errors import BadInput
 from compress.policy import Policy
 from diffusion.decoder import LatentDiffusionDecoder
-from diffusion.policy import NAME, decoder_in
+from diffusion.policy import NAME, DiffusionDecoder, decoder_in
+from diffusion.representation import WIDTH
 from diffusion.sizes import sizes_of
 from experiments.macs import Cost, Macs, Part, cost, macs, operators
 from experiments.models import resolve_model
@@ -126,7 +128,14 @@ def decoder_table(result: dict[str, Any]) -> Table:
 def shaped(model: HMRModel, steps: Sequence[Policy]) -> None:
     """Give `model`, maybe on the meta device, the structure that `steps` lead to; raises BadInput as their plans."""
     for step in steps:
-        step.plan(model).shape(model)
+        if isinstance(step, DiffusionDecoder):
+            plan, decoder = step.read(model)
+            reads, says = decoder.sizes.features, model.head.decshape.in_features + WIDTH
+            if reads != says:
+                raise BadInput(f"{step.weights} reads {reads} numbers a frame, and this model says {says}")
+            plan.shape(model)
+        else:
+            step.plan(model).shape(model)
 
 
 def frame(model: HMRModel, device: torch.device) -> tuple[Tensor, ...]:

@@ -83,7 +83,10 @@ def of_folders(artefacts: dict[str, tuple[Record, Record]]) -> Story:
     originals = {first.provenance["model"]["sha256"]: first for first, _ in artefacts.values()}
     named = [(first.provenance["model"]["name"], first) for first in originals.values()]
     named += [(name, last) for name, (_, last) in artefacts.items()]
-    trials = [Trial(i, "complete", name, {}, record, test=record) for i, (name, record) in enumerate(named)]
+    trials = [
+        Trial(i, "complete", name, {}, record, test=record if split_of(record) == "test" else None)
+        for i, (name, record) in enumerate(named)
+    ]
     return Story("compressed models", trials, {}, ("macs", "mpjpe_mm"), label_free=named[0][1].provenance["label_free"])
 
 
@@ -112,8 +115,12 @@ def frames_of(record: Record) -> dict[str, Any]:
     """What two figures must share to be compared."""
     source, data = record.provenance, record.provenance["data"]
     parts = {key: data[key] for key in ("name", "split", "frames", "clips", "mask_source")}
-    original = source["model"]["sha256"] if source["label_free"] else None
+    original = source.get("labels_of", source["model"]["sha256"]) if source["label_free"] else None
     return {**parts, "body": source["body"]["sha256"][:12], "labels of": original or "the data"}
+
+
+def split_of(record: Record) -> str:
+    return record.provenance["data"]["split"]
 
 
 # ---- front.json
@@ -181,8 +188,9 @@ def front_table(told: Story) -> Table:
     states = {state: sum(t.state == state for t in told.trials) for state in ("complete", "infeasible", "failed")}
     shown = Table(
         title=f"front of {told.title}: {first.provenance['model']['name']} on {data['name']}",
-        caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; found on val, {data['frames']} frames; "
-        f"commit {first.provenance['commit'][:12]}" + "".join(f"\n{line}" for line in beaten(told)),
+        caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
+        f"{found_on(told)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
+        + "".join(f"\n{line}" for line in beaten(told)),
     )
     for heading in COLUMNS:
         shown.add_column(heading, justify="left" if heading == "point" else "right")
@@ -210,6 +218,11 @@ def rows(told: Story) -> list[tuple[str, ...]]:
     return found
 
 
+def found_on(told: Story) -> str:
+    """Which split chose the points."""
+    return "found on val" if told.asked else f"measured on {split_of(told.original)}"
+
+
 def title(t: Trial) -> str:
     return f"{t.number} {t.name}".strip()
 
@@ -224,7 +237,7 @@ def row(name: str, val: Record | None, test: Record | None, first: Record, note:
         str(some.tokens[-1] if some.tokens else "-"),
         f"{some.params / 1e6:.2f}",
         f"{some.macs.true / 1e9:.3f} ({some.macs.true / first.macs.true:.0%})",
-        "-" if val is None else f"{val.mpjpe_mm.mean:.1f}",
+        "-" if val is None or split_of(val) != "val" else f"{val.mpjpe_mm.mean:.1f}",
         "-" if test is None else f"{test.mpjpe_mm.mean:.1f} [{test.mpjpe_mm.lo:.1f}, {test.mpjpe_mm.hi:.1f}]",
         "-" if test is None else report.interval(test.mpjpe_rise_mm.model_dump(), "+.1f"),
         note,

@@ -17,7 +17,7 @@ from compress.policy import Plan
 from compress.stack import Schedule
 from experiments import pictures, plots, report
 from experiments.datasets import open_data
-from experiments.front import COLUMNS, Story, frames_of, result, rows, title
+from experiments.front import COLUMNS, Story, found_on, frames_of, result, rows, split_of, title
 from experiments.lab import Lab
 from experiments.recipe import Recipe
 from experiments.report import rendered, seen
@@ -39,7 +39,7 @@ UNITS = {
 def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: None) -> dict[str, Any]:
     """Write the report folder, whole or not at all; returns what front.json says."""
     said = result(told)
-    shown = trials_plot(told, "val" if told.asked else "test")
+    shown = trials_plot(told, split_of(told.original))
     on_test = trials_plot(told, "test") if told.asked and any(t.test for t in told.front) else None
     tabled = table(told.trials)
     contents = {
@@ -74,7 +74,7 @@ def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, tell: Tell
     return rendered(
         "front.html",
         title=f"Front of {told.title}",
-        subtitle=f"{source['model']['name']}, {data['name']}: found on {data['split']}, {data['frames']} frames; shown "
+        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(told)}, {data['frames']} frames; shown "
         f"on {split['split']}, {split['frames']} frames of {split['clips']} recordings; masks: {data['mask_source']}; "
         f"{source['device']}, {source['threads']} threads"
         + ("; errors are distances to the original model" if told.label_free else ""),
@@ -115,7 +115,7 @@ def trials_plot(told: Story, split: str) -> Any:
     on_front = told.front
 
     def record(t: Trial) -> Record | None:
-        return t.record if split == "val" else t.test
+        return t.test if split == "test" else t.record
 
     def points(some: Iterable[tuple[str, Record | None]]) -> list[plots.Point]:
         found = [(n, r, r.mpjpe_mm) for n, r in some if r]
@@ -141,7 +141,8 @@ def importance_plot(told: Story) -> str:
         return ""
     quiet()
     shares = {o: importance(drawn, told.asked, o) for o in told.objectives}
-    return plots.svg(plots.importances({o: share for o, share in shares.items() if share}))
+    known = {o: share for o, share in shares.items() if share}
+    return plots.svg(plots.importances(known)) if known else ""
 
 
 def importance(drawn: Sequence[Trial], asked: Study, objective: Objective) -> dict[str, float]:
@@ -220,13 +221,11 @@ def command(told: Story, t: Trial) -> str:
     assert record is not None
     source = record.provenance
     data, calib = source["data"], source.get("calib")
-    root = told.asked.data.partition("@")[2] if told.asked else ""
     words = [
         f"fasthmr compress {t.number}.yaml --model {source['model']['name']}",
-        f"--data {data['name']}:{data['split']}{'@' + root if root else ''} --frames {data['frames']}",
+        f"--data {report.asked(data)} --frames {data['frames']}",
         *([f"--calib-frames {calib['frames']}"] if calib else []),
         *(["--label-free"] if told.label_free else []),
-        *([f"--masks {told.masks}"] if told.masks else []),
         f"--out {t.number}",
     ]
     return " ".join(words)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from compress.errors import BadInput
 from compress.merge_layers import LayerPlan, MergeLayers, Trials
 from compress.policy import Plan, Policy
 from compress.precision import PrecisionPlan
@@ -94,6 +95,8 @@ class Lab:
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
         refuse_test_only(self.data)
+        if "accel_mm_per_frame2" in self.asked.objectives and self.frames("val").fps is None:
+            raise BadInput(f"objectives: accel_mm_per_frame2 needs videos, and {self.asked.data} shows single frames")
         refuse(recipe, self.resolved, self.spec("val"))
 
     def copy(self) -> HMRModel:
@@ -178,8 +181,9 @@ class Lab:
         named = {"name": other.name, "architecture": other.model.architecture, "sha256": other.sha256}
         recipe = Recipe(schema_version=1, name="as-it-is", steps=())
         found = {split: self.record(recipe, other.model.to(self.device), (), split) for split in ("val", "test")}
+        source = {"model": named, **({"labels_of": self.resolved.sha256} if self.label_free else {})}
         return {
-            split: record.model_copy(update={"provenance": {**record.provenance, "model": named}})
+            split: record.model_copy(update={"provenance": {**record.provenance, **source}})
             for split, record in found.items()
         }
 

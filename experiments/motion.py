@@ -124,15 +124,15 @@ def features(model: Resolved, data: str, split: str, frames: int | None, mocap: 
 def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Videos:
     """Videos by a data set's name, or by the path of a file of clips."""
     if data.endswith(".json"):
-        return ClipVideos(Path(data), split, model.model.family.box.side)
+        return ClipVideos(Path(data), split, model.model.family.box.side, frames=frames)
     spec = parse(data if ":" in data else f"{data}:{split}")
     return open_data(DataSpec(spec.name, split, spec.root), frames, mocap)
 
 
 def data_id(data: str, split: str, videos: Videos) -> dict[str, Any]:
-    """What tells a data set's frames from others'; of a file of clips, its hash."""
-    if data.endswith(".json"):
-        return {"clips": digest(Path(data)), "split": split}
+    """What tells a data set's frames from others'; of a file of clips, its hash and that of all it names."""
+    if isinstance(videos, ClipVideos):
+        return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": videos.digest()}
     drawn = sorted({clip.name for clip in getattr(videos, "clips", ())})
     first = hashlib.sha256(videos[0].image.tobytes()).hexdigest()  # other code may draw other pictures
     named = {"name": data.partition(":")[0], "split": split, "frames": len(videos), "seed": SEED}

@@ -160,10 +160,11 @@ def trades(groups: Mapping[str, Sequence[Point]], cost: str, error: str) -> Figu
     axes.margins(0.08)
     axes.set(xlabel=cost, ylabel=error)
     bare(axes)
-    cropped(axes, groups)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     named = [p for kind, points in groups.items() if KINDS[kind].named for p in points]
-    name(axes, named, staircase(groups.get("front", ())))
+    if named:
+        cropped(axes, groups)
+        name(axes, named, staircase(groups.get("front", ())))
     return figure
 
 

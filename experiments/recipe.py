@@ -216,7 +216,8 @@ class Reader:
     def scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
         try:
             found = yaml.constructor.SafeConstructor().construct_object(node)
-        except ValueError:  # an explicit !!int of a word
+            str(found)  # Python writes no integer of more than some thousand digits, nor does JSON
+        except (ValueError, KeyError, IndexError):  # an explicit !!int of a word, !!bool of one, !!float of nothing
             self.wrong(place, node.start_mark.line, f"'{node.value}' is not a {node.tag.rpartition(':')[2]}", "")
             return None
         if isinstance(found, float) and not abs(found) < float("inf"):

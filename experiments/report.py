@@ -105,8 +105,9 @@ def page(
         tokens=[(pictures.data_uri(picture), words) for picture, words in token_pictures(model, chosen)],
         masked=any(sample.mask.any() for sample in chosen),
         bodies=body_pictures(before, model, chosen, body),
-        command=f"fasthmr compress {recipe.name} --model {source['model']['name']} --data {asked(data)} "
-        f"--frames {data['frames']}{' --label-free' if source['label_free'] else ''}{calibrated(source)} --out DIR",
+        command=f"fasthmr compress {said['artefact']['path']}/recipe.yaml --model {source['model']['name']} "
+        f"--data {asked(data)} --frames {data['frames']}{' --label-free' if source['label_free'] else ''}"
+        f"{calibrated(source)} --out DIR",
         recipe=text,
         provenance=json.dumps(source, indent=1),
     )

@@ -13,6 +13,7 @@ from compress.merge_layers import MergeLayers
 from compress.merge_tokens import MergeTokens
 from compress.policy import Data, Knob, misuse
 from compress.recover import Recover
+from diffusion.policy import DiffusionDecoder
 from experiments.recipe import Mistake, Recipe, Step, Steps, nearest, page_text, read_recipe, right, said
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
@@ -79,6 +80,8 @@ class Study(Data):
             raise misuse("data", f"'{self.data}' names a split: leave it out, each has its part in a study")
         if any(isinstance(step, Recover) for step in self.steps):
             raise misuse("steps", "a trial has no time to recover: write recover: beside steps, for the best points")
+        if any(isinstance(step, DiffusionDecoder) for step in self.steps):
+            raise misuse("steps", "a decoder knows one encoder, each trial makes another: leave diffusion_decoder out")
         if not self.knobs():
             raise misuse("steps", "there is no knob in these steps, so there is nothing to search")
         for name, span in self.space.items():
@@ -128,6 +131,9 @@ class Study(Data):
         """The baselines, that are measured before anything is drawn: by what they are."""
         alone = {f"{step.policy} alone": (step,) for step in self.steps}
         named = {name: read_recipe(name)[0].steps for name in self.baselines}
+        for name, steps in named.items():
+            if any(isinstance(step, DiffusionDecoder) for step in steps):
+                raise BadInput(f"baselines: {name} has a decoder, which a study does not train: name one without")
         sets: dict[str, Steps] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER, **named}
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
         first = {recipe.id: name for name, recipe in reversed(recipes.items())}

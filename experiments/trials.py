@@ -93,8 +93,10 @@ class Record(Data):
     provenance: dict[str, Any] = Field(description="commit, seed, device, threads, versions, body, model, data, calib")
 
     def value(self, objective: Objective) -> float:
-        """What a search makes small."""
+        """What a search makes small; raises BadInput where that could not be measured."""
         found = self.macs.true if objective == "macs" else getattr(self, objective)
+        if found is None:
+            raise BadInput(f"objectives: {objective} could not be measured with these frames on this machine")
         return float(found.mean if isinstance(found, Interval) else found)
 
     def values(self, objectives: Sequence[Objective]) -> tuple[float, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from compress.errors import BadInput
 from diffusion.features import cached_features
@@ -39,6 +41,35 @@ def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
     ours = cached_features(model, ClipVideos(path, "train", Box().side), tmp_path / "one", {})
     theirs = cached_features(model, data, tmp_path / "two", {})
     assert torch.equal(ours[0].features, theirs[0].features)
+
+
+def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
+    path = tmp_path / "clips.json"
+    shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
+    clips = ClipVideos(path, "train", Box().side, frames=2)
+    assert len(clips) == len(clips.clip_names) == 2
+    before = clips.digest()
+    assert before == ClipVideos(path, "train", Box().side, frames=2).digest() != drawn_digest(path)
+    for change in (relabel, repaint):
+        change(tmp_path, clips)
+        after = ClipVideos(path, "train", Box().side, frames=2).digest()
+        assert after != before
+        before = after
+
+
+def drawn_digest(path):
+    return ClipVideos(path, "train", Box().side).digest()
+
+
+def relabel(folder, clips):
+    entry = clips.places[0][0]
+    held = load_file(folder / entry.arrays)
+    save_file({**held, "betas": held["betas"] + 1}, folder / entry.arrays)
+
+
+def repaint(folder, clips):
+    entry = clips.places[0][0]
+    shutil.copy(folder / entry.masks[0], folder / entry.frames[1])
 
 
 def test_amass_becomes_motion_split_by_family(tmp_path):

@@ -126,6 +126,38 @@ def test_another_split_does_not_stand_in_a_studys_front():
         front.refuse_mixture(story(rivals={"other": {"train": record(100, 90.0, "train")}}))
 
 
+@pytest.mark.parametrize(("split", "cells"), [("test", ("-", "100.0 [99.0, 101.0]")), ("val", ("100.0", "-"))])
+def test_figures_of_a_folder_stand_under_the_split_they_are_of(split, cells, tmp_path):
+    told = front.of_folders({"mine": (record(1000, 100.0, split), record(500, 104.0, split, keep=90))})
+    assert front.rows(told)[-1][5:7] == cells
+    said = front_page.write(told, tmp_path / "out")
+    assert [t["test_values"] is None for t in said["trials"]] == [split != "test"] * 2
+    assert f"measured on {split}" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_front_of_nothing_and_knobs_that_nothing_was_drawn_for_are_a_page_too(tmp_path, monkeypatch):
+    worse = [replace(t, state="infeasible") for t in TRIALS if t.record and not t.name]
+    assert front_page.write(story(trials=worse), tmp_path / "none")["front"] == []
+    monkeypatch.setattr(front_page, "importance", lambda *_: {})
+    drawn = story(trials=[replace(TRIALS[1], number=i, params={"merge_tokens.keep": 90}) for i in range(8)])
+    assert front_page.importance_plot(replace(drawn, asked=object())) == ""  # type: ignore[arg-type]
+
+
+def test_labels_are_the_originals_beside_another_model_too():
+    free = {**SOURCE, "label_free": True}
+    mine = record(100, 90.0).model_copy(update={"provenance": free})
+    other = mine.model_copy(
+        update={"provenance": {**free, "model": {**SOURCE["model"], "sha256": "n" * 64}, "labels_of": "m" * 64}}
+    )
+    front.refuse_mixture(story(trials=[replace(TRIALS[0], record=mine, test=None)], rivals={"other": {"val": other}}))
+
+
+def test_an_objective_without_a_value_is_told():
+    assert record(100, 90.0).values(("macs", "mpjpe_mm")) == (100.0, 90.0)
+    with pytest.raises(BadInput, match="objectives: accel_mm_per_frame2 could not be measured"):
+        record(100, 90.0).value("accel_mm_per_frame2")
+
+
 class Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

@@ -292,11 +292,19 @@ def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
 
 def test_without_labels_the_original_is_right(place, monkeypatch):
     monkeypatch.chdir(place)
-    job = search.Job(**{**small("free").__dict__, "trials": 2, "label_free": True})
-    trials = search.search(job)
+    job = small("free", ("space:", "rivals: [other.safetensors]\nspace:"))
+    trials = search.search(search.Job(**{**job.__dict__, "trials": 2, "label_free": True}))
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
-    assert "--label-free" in front_page.command(front.of_study("free.yaml", None), trials[1])
+    told = front.story(["free.yaml"])
+    assert "--label-free" in front_page.command(told, trials[1])
+    assert {*told.rivals["other.safetensors"]} == {"val", "test"}
+
+
+def test_acceleration_needs_videos(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(BadInput, match="accel_mm_per_frame2 needs videos, and synth shows single frames"):
+        search.search(small("calm", ("space:", "objectives: [macs, mpjpe_mm, accel_mm_per_frame2]\nspace:")))
 
 
 def test_latency_is_measured_alone(place, monkeypatch):

@@ -97,6 +97,11 @@ def test_what_is_made_by_hand_goes_first_each_recipe_once():
     assert len({recipe.id for recipe in one.made_by_hand().values()}) == len(one.made_by_hand())
 
 
+def test_a_baseline_with_a_decoder_is_refused():
+    with pytest.raises(BadInput, match="fasthmr-reference-video has a decoder"):
+        study(STUDY + "baselines: [fasthmr-reference-video]\n").made_by_hand()
+
+
 @pytest.mark.parametrize(
     "change, line, field, message",
     [
@@ -118,6 +123,7 @@ def test_what_is_made_by_hand_goes_first_each_recipe_once():
         (("space:", "recover: {points: 1}\nspace:"), 9, "recover.points", "either minutes or steps"),
         (("space:", "recover: {minuts: 1}\nspace:"), 9, "recover.minuts", "no key"),
         (("space:", "max_error_mm: -1\nspace:"), 9, "max_error_mm", "greater than 0"),
+        (("space:", "  - {policy: diffusion_decoder, weights: decoder}\nspace:"), 5, "steps", "knows one encoder"),
     ],
 )
 def test_mistakes_have_their_line_and_field(change, line, field, message):

@@ -87,6 +87,14 @@ def test_another_trainings_folder_is_refused(tmp_path):
         train(decoder_course(), config(tmp_path / "run", steps=2))
 
 
+def test_a_decoder_does_not_go_on_with_another_prior(tmp_path):
+    train(decoder_course(), config(tmp_path / "run", steps=2))
+    course = decoder_course()
+    next(course.vae.parameters()).data.add_(1.0)
+    with pytest.raises(BadInput, match="has another vae"):
+        train(course, config(tmp_path / "run", steps=2))
+
+
 @pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
 def test_training_brings_the_loss_down(kind, tmp_path):
     course = decoder_course(kind)
@@ -131,6 +139,8 @@ def test_from_mocap_to_a_decoder_that_loads(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
     with pytest.raises(BadInput, match="lower lr"):
         train(vae_course(), config(tmp_path / "run", steps=60, lr=1e12, log_steps=5))
+    with pytest.raises(BadInput, match=r"lower lr|not finite"):  # before its first line is due
+        train(vae_course(), config(tmp_path / "short", steps=20, lr=1e12, log_steps=50))
 
 
 # ---- features

@@ -108,7 +108,7 @@ def test_other_files_are_refused(tmp_path):
             load_vae(tmp_path / name)
     with pytest.raises(BadInput, match="not fit their sizes"):
         load_vae(save(tmp_path / "small.safetensors", MotionVAE(TINY), KIND, sizes_of("reference"), {}))
-    with pytest.raises(ValueError, match="half precision"):
+    with pytest.raises(BadInput, match="half precision"):
         save(tmp_path / "large.safetensors", torch.nn.Linear(2, 2).requires_grad_(False).apply(blown), KIND, TINY, {})
 
 

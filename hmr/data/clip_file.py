@@ -6,6 +6,7 @@ it names. All paths are relative to the folder of `clips.json`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,6 +87,14 @@ def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDAr
     return {name: held[name].astype(np.float32) for name in wanted}
 
 
+def contents(path: Path) -> bytes:
+    """A file as it is; raises BadInput where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def motion_in(path: Path, split: str) -> list[MotionClip]:
     """The clips of a split as motion; raises BadInput where a clip has pictures, whose world is a camera's."""
     found = []
@@ -102,9 +111,11 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
 
 
 class ClipVideos:
-    """The videos of one split of a file of clips: a list of `Picture`, as a data set of videos."""
+    """The videos of one split of a file of clips, at most `frames` long: a list of `Picture`, as a data set's."""
 
-    def __init__(self, path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192)) -> None:
+    def __init__(
+        self, path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192), frames: int | None = None
+    ) -> None:
         self.path, self.side, self.size = path, side, size
         entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
         rates = sorted({entry.fps for entry in entries})
@@ -115,7 +126,7 @@ class ClipVideos:
         odd = [entry.name for entry in entries if len(entry.masks) != (len(entry.frames) if self.masked else 0)]
         if odd:
             raise BadInput(f"{path}: {odd[0]} needs one mask for each frame, as every clip or as none")
-        self.places = [(entry, i) for entry in entries for i in range(len(entry.frames))]
+        self.places = [(entry, i) for entry in entries for i in range(len(entry.frames))][:frames]
         self.held = {entry.name: arrays_of(path, entry, ("rotations", "betas", "boxes")) for entry in entries}
         if len(self.held) != len(entries):
             raise BadInput(f"{path}: two clips of split {split} have one name")
@@ -126,6 +137,17 @@ class ClipVideos:
     @property
     def clip_names(self) -> list[str]:
         return [entry.name for entry, _ in self.places]
+
+    def digest(self) -> str:
+        """sha256 of labels, pictures and masks: what a file is named says nothing of what is in it."""
+        found = hashlib.sha256()
+        for arrays in self.held.values():
+            for name in sorted(arrays):
+                found.update(arrays[name].tobytes())
+        for entry, i in self.places:
+            for named in (entry.frames[i], *entry.masks[i : i + 1]):
+                found.update(contents(self.path.parent / named))
+        return found.hexdigest()
 
     def __getitem__(self, index: int) -> Picture:
         entry, i = self.places[index]
