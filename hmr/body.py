@@ -107,15 +107,23 @@ class BodyModel(nn.Module):
     rest_template: Tensor
     rest_shapedirs: Tensor
     leaf_parents: Tensor
+    leaf_vertices: Tensor
+    joint_slots: Tensor
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, name: str = "open") -> None:
         super().__init__()
         self.name = name
         self.sha256 = digest(arrays)
         self.layout = layout_of(arrays)
-        self.levels = _tree_levels(self.layout.parents)
-        order = [0, *(joint for children, _, _ in self.levels for joint in children)]
-        self.joint_slots: list[int] = np.argsort(order).tolist()
+        levels = _tree_levels(self.layout.parents)
+        order = [0, *(joint for children, _, _ in levels for joint in children)]
+        self.depth = len(levels)
+        indices = {f"level{i}": level for i, level in enumerate(levels)}
+        indices |= {"joint_slots": np.argsort(order), "leaf_vertices": self.layout.leaf_vertices}
+        for key, places in indices.items():  # on the body's device: a list would be copied there on every call
+            self.register_buffer(key, torch.tensor(places, dtype=torch.long), persistent=False)
+        # no buffer: smplx asks for each number, and a GPU would wait
+        self.tree = torch.tensor(self.layout.parents)
         regressor = arrays["J_regressor"].astype(np.float64)
         rest_shapedirs = np.einsum("jv,vck->jck", regressor, arrays["shapedirs"].astype(np.float64))
         floats = {
@@ -147,10 +155,10 @@ class BodyModel(nn.Module):
         """
         matrices, betas = _pose(rotations, betas, len(self.parents))
         shaped = self.v_template + blend_shapes(betas, self.shapedirs)
-        joints, transforms = batch_rigid_transform(matrices, self.rest_joints(betas), self.parents, matrices.dtype)
-        leaves = _move(transforms[:, self.leaf_parents], shaped[:, list(self.layout.leaf_vertices)])
+        joints, transforms = batch_rigid_transform(matrices, self.rest_joints(betas), self.tree, matrices.dtype)
+        leaves = _move(transforms[:, self.leaf_parents], shaped[:, self.leaf_vertices])
         if self.posedirs is not None:
-            bend = (matrices[:, 1:] - torch.eye(3).to(matrices)).flatten(1)
+            bend = (matrices[:, 1:] - torch.eye(3, device=matrices.device, dtype=matrices.dtype)).flatten(1)
             shaped = shaped + (bend @ self.posedirs).view_as(shaped)
         blended = (self.lbs_weights @ transforms.flatten(2)).unflatten(2, (4, 4))
         return BodyOutput(_move(blended, shaped), joints, torch.cat([joints, leaves], dim=1))
@@ -164,10 +172,10 @@ class BodyModel(nn.Module):
     def skeleton29(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints and leaves (B, 29, 3) in metres, equal to `forward(...).joints29`, without the other vertices."""
         matrices, betas = _pose(rotations, betas, len(self.parents))
-        rest, count, leaf_parents = self.rest_joints29(betas), len(self.parents), list(self.layout.leaf_parents)
+        rest, count, parents = self.rest_joints29(betas), len(self.parents), self.leaf_parents
         joints, turned = self._chain(matrices, rest[:, :count])
-        offset = (rest[:, count:] - rest[:, leaf_parents]).unsqueeze(-1)
-        leaves = joints[:, leaf_parents] + (turned[:, leaf_parents] @ offset).squeeze(-1)
+        offset = (rest[:, count:] - rest[:, parents]).unsqueeze(-1)
+        leaves = joints[:, parents] + (turned[:, parents] @ offset).squeeze(-1)
         return torch.cat([joints, leaves], dim=1)
 
     def positions(self, rotations: Tensor, betas: Tensor, people: People | None = None) -> Positions:
@@ -194,15 +202,15 @@ class BodyModel(nn.Module):
 
     def rest_joints29(self, betas: Tensor) -> Tensor:
         """Joints and leaves (B, 29, 3) of the zero pose in metres, for betas (B, 10)."""
-        vertices = list(self.layout.leaf_vertices)
-        leaves = self.v_template[vertices, :] + blend_shapes(betas, self.shapedirs[vertices, :])
+        leaves = self.v_template[self.leaf_vertices] + blend_shapes(betas, self.shapedirs[self.leaf_vertices])
         return torch.cat([self.rest_joints(betas), leaves], dim=1)
 
     def _chain(self, matrices: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         """Joints (B, 24, 3) m and their rotations in the world (B, 24, 3, 3), of local ones on resting joints."""
         rotation, position = matrices[:, :1], rest[:, :1]
         positions, rotations = [position], [rotation]
-        for children, parents, slots in self.levels:
+        for i in range(self.depth):
+            children, parents, slots = self.get_buffer(f"level{i}")  # (3, joints of this level)
             offset = (rest[:, children] - rest[:, parents]).unsqueeze(-1)
             position = position[:, slots] + (rotation[:, slots] @ offset).squeeze(-1)
             rotation = rotation[:, slots] @ matrices[:, children]

@@ -155,6 +155,9 @@ class Found:
         if "heads" not in {**self.sizes, **{name: n for name, n in sizes.items() if n is not None}}:
             log.warning("%s: no shape tells how many attention heads there are; say heads=N", self.source.path)
         held: set[int] = set()
+        for key, wanted in model.state_dict().items():
+            if wanted.is_floating_point() and not self.state[key].is_floating_point():
+                raise BadInput(f"{self.source.path}: {key!r} holds {self.state[key].dtype}, which is no weight")
         state = {key: self.weight(key, value, held) for key, value in self.state.items()}
         model.load_state_dict(state, assign=True)
         return model.eval()
@@ -239,7 +242,9 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
         inner = shapes[f"{layers}0.1.fn.to_q.weight"][0]
         if sizes["depth"]:
             sizes["mlp_dim"] = shapes["backbone.blocks.0.mlp.fc1.weight"][0]
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, BadInput):
+            raise
         raise BadInput(
             f"{source.path}: no whole {name}: {error} is missing or of another shape{source.named}"
         ) from error
@@ -418,6 +423,8 @@ def _sharded(path: Path) -> Source:
         places = json.loads(path.read_bytes())["weight_map"]
         shards: dict[str, list[str]] = {}
         for key, name in places.items():
+            if not isinstance(name, str):
+                raise TypeError(f"{key[:100]!r} lies in no file")
             shards.setdefault(name, []).append(key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(

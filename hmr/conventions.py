@@ -6,6 +6,7 @@ the vertices of a posed body, the truth's body has the person's gender, and a pr
 
 from __future__ import annotations
 
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -145,5 +146,5 @@ def _weights(path: Path) -> object:
         return read_pickle(path)
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
         raise BadInput(f"{path}: not an array of numbers ({error})") from error

@@ -14,6 +14,7 @@ from compress.errors import BadInput
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
+LARGEST = 80_000_000  # pixels that are cut out at once
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -34,6 +35,10 @@ def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size
     if not 0 < side <= 16 * max(image.shape[:2]):
         raise BadInput(f"a box of {side:g} pixels cannot be cut out of a {image.shape[1]} x {image.shape[0]} picture")
     across = side * width / height
+    if side * across > LARGEST:  # PIL refuses to cut out so much; what is left of it is small anyway
+        times = math.ceil(math.sqrt(side * across / LARGEST))
+        smaller = np.asarray(Image.fromarray(image).reduce(times))
+        return cut(smaller, (centre[0] / times, centre[1] / times), side / times, size)
     left, top = centre[0] - across / 2, centre[1] - side / 2
     x, y = math.floor(left), math.floor(top)
     whole = (x, y, math.ceil(left + across), math.ceil(top + side))

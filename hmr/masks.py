@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,14 @@ class MaskFiles:
             return None
         try:
             with Image.open(file) as image:
+                height, width = photo.image.shape[:2]
+                if image.size != (width, height):
+                    raise BadInput(f"{file}: {image.width} x {image.height} pixels, its picture has {width} x {height}")
                 found = np.asarray(image.convert("L")) > 127
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, BadInput):
+                raise
             raise BadInput(f"{file}: not a mask that can be read ({error})") from error
-        if found.shape != photo.image.shape[:2]:
-            height, width = photo.image.shape[:2]
-            raise BadInput(f"{file}: {found.shape[1]} x {found.shape[0]} pixels, its picture has {width} x {height}")
         return within(found, box) if box else found
 
     def frame(self, number: str) -> Path:
@@ -131,7 +135,18 @@ def rfdetr_network() -> Any:
     kinds = [getattr(rfdetr, name, None) for name in ("RFDETRSegMedium", "RFDETRSegPreview")]
     if (kind := next((k for k in kinds if k is not None), None)) is None:
         raise BadInput("masks: this version of rfdetr has no segmentation network: upgrade it")
-    return kind()
+    with at_home():
+        return kind()
+
+
+@contextmanager
+def at_home() -> Iterator[None]:
+    """Where a detector's package looks for its weights, and puts what it downloads: not where the user happens to be,
+    whose folder may hold a stranger's file of that name, which these packages would unpickle."""
+    place = fasthmr_home() / "masks"
+    place.mkdir(parents=True, exist_ok=True)
+    with chdir(place):
+        yield
 
 
 def rfdetr_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
@@ -153,7 +168,8 @@ def ultralytics_network() -> Any:
             "pip install 'fasthmr[ultralytics]' if that suits you, or take rfdetr (Apache-2.0)"
         ) from error
     log.warning("masks by ultralytics, which is under AGPL-3.0: that binds what you build on it")
-    return YOLO("yolo11x-seg.pt")
+    with at_home():
+        return YOLO("yolo11x-seg.pt")
 
 
 def yolo_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
@@ -248,7 +264,7 @@ def from_wheel(path: Path) -> bytes:
             content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
     except KeyError as error:
         raise BadInput(f"{path}: holds no {INSIDE}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadInput(f"{path}: a broken wheel ({error})") from error
     if len(content) > LARGEST:
         raise BadInput(f"{path}: {INSIDE} is too large for a tflite network ({LARGEST} bytes at most)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -181,7 +181,8 @@ def around(mask: NDArray[np.bool_]) -> Corners:
 def listed(path: Path) -> tuple[list[str], float | None]:
     """Names of all pictures in order, and a video's frames per second."""
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+        pictures = (p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+        found = sorted(pictures, key=lambda p: (p.parent, p.name))  # a folder's own in a row: they are a recording
         if not found:
             raise BadInput(f"{path}: no pictures ({', '.join(IMAGES)}) are in this folder")
         return [p.relative_to(path).as_posix() for p in found], None
@@ -259,7 +260,7 @@ def read_boxes(path: Path) -> dict[str, list[Corners]] | None:
         return None
     out: dict[str, list[Corners]] = {}
     with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
+        for number, row in enumerate(rows(file, lines), 1):
             if not row or (number == 1 and row[0] == "name"):
                 continue
             try:
@@ -270,6 +271,15 @@ def read_boxes(path: Path) -> dict[str, list[Corners]] | None:
                 raise BadInput(f"{file}, line {number}: no box: left has to be below right, top below bottom")
             out.setdefault(name, []).append((left, top, right, bottom))
     return out
+
+
+def rows(file: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    """The rows of a csv file; raises BadInput where a quote never ends."""
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise BadInput(f"{file}, line {reader.line_num}: {error}") from error
 
 
 def pyav() -> Any:

@@ -13,23 +13,27 @@ import math
 import pickle
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from compress.errors import BadInput
 
 MAX_BYTES = 1 << 30  # an SMPL file with 300 betas is a quarter of this
+MAX_KEY = 60  # bits of a number that is a key
+MAX_NESTING = 12  # lists in lists: twice as large with each level, where both halves are one list in the file
 _NUMERIC = re.compile(r"[biufc?SUV]\d*")
 _NUMPY = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
 _PYTHON_2 = {"copy_reg": "copyreg", "__builtin__": "builtins"}
 _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError,
-           ImportError, UnicodeError, OverflowError, MemoryError, RecursionError, struct.error)  # fmt: skip
+           ImportError, UnicodeError, OverflowError, MemoryError, RecursionError, struct.error,
+           tokenize.TokenError)  # fmt: skip
 
 
 def read_arrays(path: Path, only: Container[str] | None = None) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def read_pickle(path: Path) -> Any:
     """
     content = _content(path)
     with _told(path):
-        return _nested(_load(io.BytesIO(content), path), path, {})
+        return _nested(_load(io.BytesIO(content), path), path, {})[0]
 
 
 def _content(path: Path) -> bytes:
@@ -118,14 +122,14 @@ class _Dtype:
     """numpy.dtype in the file: a type code, then byte order as second entry of its state."""
 
     def __init__(self, code: object = "", *_: object) -> None:
-        self.code, self.order = str(code), "="
+        self.code, self.order = code, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = str(state[1])
+        self.order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
-        if not _NUMERIC.fullmatch(self.code):
-            raise ValueError(f"arrays of type {self.code!r} are not read")
+        if not isinstance(self.code, str) or not _NUMERIC.fullmatch(self.code):
+            raise ValueError(f"arrays of type {self.code if isinstance(self.code, str) else '?'!r} are not read")
         return np.dtype(self.code).newbyteorder(">" if self.order == ">" else "<")
 
 
@@ -146,7 +150,9 @@ class _Array:
 def _from_bytes(raw: object, dtype: object, shape: object, order: object = "C") -> np.ndarray:
     if not isinstance(dtype, _Dtype):
         raise ValueError("an array without a type")
-    content = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)  # type: ignore[call-overload]  # refuses the rest
+    content = raw.encode("latin1") if isinstance(raw, str) else raw
+    if not isinstance(content, bytes | bytearray):  # a number would be as many zeros
+        raise ValueError("an array without bytes")
     layout = "F" if order == "F" else "C"
     return np.frombuffer(content, dtype.resolve()).reshape(shape, order=layout).copy()  # type: ignore[call-overload]  # a stranger's shape: refused if it does not fit
 
@@ -190,8 +196,85 @@ def _stand_in(module: str, name: str) -> Callable[..., object] | None:
     return None
 
 
-class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler, not the C one, which makes room for as large a memo as the file asks for: gigabytes."""
+def hashed(key: Any, kinds: tuple[type, ...]) -> Any:
+    """A key whose hash is quickly made, and is nobody else's: those of large integers go round every 61 bits, and a
+    tuple of tuples can double sixty times. Raises ValueError for others."""
+    if isinstance(key, int) and key.bit_length() > MAX_KEY:
+        raise ValueError(f"a number of more than {MAX_KEY} bits as a key")
+    if key is not None and not isinstance(key, kinds):
+        raise ValueError(f"a {type(key).__name__} as a key")
+    return key
+
+
+class GuardedUnpickler(pickle._Unpickler):
+    """Python's own unpickler, not the C one, which makes room for as large a memo as the file asks for: gigabytes.
+
+    Whatever hashes a key, and whatever makes room for what the file only claims, is overridden here. `kinds` may be
+    keys, `hashed`.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    kinds: ClassVar[tuple[type, ...]] = (int, str, bytes, float)
+
+    def load_setitem(self) -> None:
+        """SETITEM and SETITEMS write to whatever comes first, a tensor too: here only to a dict."""
+        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]  # what the standard library's types leave out
+        self.put([key, value])
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        self.put(self.pop_mark())  # type: ignore[attr-defined]
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def put(self, entries: list[Any]) -> None:
+        """Keys and values, in turn, into the dict on the stack."""
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if not isinstance(target, dict):
+            raise ValueError(f"entries for a {type(target).__name__}")
+        target.update(self.entries(entries))
+
+    def entries(self, found: list[Any]) -> dict[Any, Any]:
+        """Keys and values, in turn, as a dict."""
+        return {hashed(key, self.kinds): value for key, value in zip(found[::2], found[1::2], strict=True)}
+
+    def load_dict(self) -> None:
+        """DICT, which only protocol 0 writes."""
+        found = self.pop_mark()  # type: ignore[attr-defined]  # first: it changes what `append` is
+        self.append(self.entries(found))  # type: ignore[attr-defined]
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def items(self) -> set[Any]:
+        return {hashed(value, self.kinds) for value in self.pop_mark()}  # type: ignore[attr-defined]
+
+    def load_frozenset(self) -> None:
+        items = self.items()
+        self.append(frozenset(items))  # type: ignore[attr-defined]
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_additems(self) -> None:
+        items, target = self.items(), self.stack[-1]  # type: ignore[attr-defined]
+        if isinstance(target, set):
+            target.update(items)
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_bytearray8(self) -> None:
+        """BYTEARRAY8 makes as many zeros as the file claims, and reads into them."""
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        content = self.read(min(size, MAX_BYTES))  # type: ignore[attr-defined]
+        if len(content) != size:
+            raise EOFError("fewer bytes than it says")
+        self.append(bytearray(content))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+
+class _Unpickler(GuardedUnpickler):
+    """What a body or an annotation file holds, by the stand-ins above."""
 
     def __init__(self, stream: BinaryIO | io.BytesIO, path: Path) -> None:
         super().__init__(stream, encoding="latin1")
@@ -237,20 +320,23 @@ def _objects(values: list[Any], path: Path) -> Any:
     return _plain(values[0], path) if len(values) == 1 else None
 
 
-def _nested(value: object, path: Path, done: dict[int, Any]) -> Any:
-    """`_plain` of everything in dicts, lists and tuples. `done` holds each container's result by its id: a container
-    that is in the file once is made once, however often others refer to it, and one inside itself is None there."""
+def _nested(value: object, path: Path, done: dict[int, tuple[Any, int]]) -> tuple[Any, int]:
+    """`_plain` of everything in dicts, lists and tuples, and how many levels of them there are. `done` holds each
+    container's result by its id: a container that is in the file once is made once, however often others refer to it,
+    and one inside itself is None there. Raises ValueError for more than MAX_NESTING levels: whoever makes an array of
+    such lists writes each out as often as others refer to it."""
     if isinstance(value, _Array) and isinstance(value.value, list):
         value = value.value
     if not isinstance(value, dict | list | tuple):
-        return _plain(value, path)
+        return _plain(value, path), 0
     if id(value) not in done:
-        done[id(value)] = None
-        done[id(value)] = (
-            {str(key): _nested(held, path, done) for key, held in value.items()}
-            if isinstance(value, dict)
-            else [_nested(held, path, done) for held in value]
-        )
+        done[id(value)] = None, 0
+        held = [_nested(one, path, done) for one in (value.values() if isinstance(value, dict) else value)]
+        deep = 1 + max((levels for _, levels in held), default=0)
+        if deep > MAX_NESTING:
+            raise ValueError(f"lists in lists, {deep} deep")
+        plain = [one for one, _ in held]
+        done[id(value)] = (dict(zip(map(str, value), plain, strict=True)) if isinstance(value, dict) else plain), deep
     return done[id(value)]
 
 
@@ -262,14 +348,20 @@ def _selected(base: Any, indices: Any, shape: object) -> Any:
 def _dense(state: dict[str, Any], kind: str) -> np.ndarray:
     """scipy's csc or csr matrix from its arrays, each index checked by numpy."""
     shape = tuple(int(length) for length in state.get("_shape") or state["shape"])
-    data, indices, indptr = (np.asarray(_array(state[key])) for key in ("data", "indices", "indptr"))
+    data, indices, indptr = (_array(state[key]) for key in ("data", "indices", "indptr"))
     if len(shape) != 2 or math.prod(shape) * 8 > MAX_BYTES or min(indices.min(initial=0), indptr.min(initial=0)) < 0:
         raise ValueError("a sparse matrix with impossible indices")
-    along = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    lengths = np.diff(indptr)
+    if lengths.min(initial=0) < 0 or lengths.sum() != len(indices):
+        raise ValueError("a sparse matrix whose rows do not add up")
+    along = np.repeat(np.arange(len(lengths)), lengths)
     dense = np.zeros(shape, np.float64)
     np.add.at(dense, (indices, along) if kind.startswith("csc") else (along, indices), data)
     return dense
 
 
-def _array(value: object) -> Any:
-    return value.value if isinstance(value, _Array) else value
+def _array(value: object) -> np.ndarray:
+    found = value.value if isinstance(value, _Array) else value
+    if not isinstance(found, np.ndarray) or found.ndim != 1:
+        raise ValueError("a sparse matrix of something else than rows of numbers")
+    return found

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
+from hmr.safe_pickle import GuardedUnpickler, hashed
 
 ZIP = b"PK\x03\x04"  # how files of torch.save begin
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # those from before torch 1.6
 MAX_PICKLE = 32 << 20  # bytes; that of a Lightning file with its optimiser is a thousandth of it
 MAX_RECORDS = 200_000
 MAX_GLOBALS = 1000
-MAX_KEY = 60  # bits of a number that is a key
 _BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError,
            UnicodeError, OverflowError, MemoryError, RecursionError, struct.error, OSError, zipfile.BadZipFile,
            NotImplementedError, AssertionError, ImportError)  # fmt: skip
@@ -210,12 +210,12 @@ def _restricted(path: Path, records: dict[str, Record]) -> Read:
 
 
 def _rehearsed(path: Path) -> str:
-    """The globals in the pickles at the start of a file from before torch 1.6 (its mark, its version, the machine, and
-    the content, whose storages follow) that are none of tensors. Raises BadInput for a broken one."""
+    """The globals in the pickles at the start of a file from before torch 1.6 (its mark, its version, the machine, the
+    content, and the names of its storages, which follow) that are none of tensors. Raises BadInput for a broken one."""
     stubbed: dict[str, type[Stub]] = {}
     with _refusing(path, stubbed), path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_PICKLE))
-        for _ in range(4):
+        for _ in range(5):
             _Unpickler(stream, path, None, stubbed).load()
     return _listed(stubbed)
 
@@ -237,10 +237,14 @@ def _listed(names: dict[str, type[Stub]]) -> str:
     return ", ".join(list(names)[:5])
 
 
-class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler: its steps can be overridden, and it makes no room for what a file only claims."""
+KEYS = (*GuardedUnpickler.kinds, Stub, torch.dtype)
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+class _Unpickler(GuardedUnpickler):
+    """Tensors of the mapped file, and stubs."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(GuardedUnpickler.dispatch)
+    kinds: ClassVar[tuple[type, ...]] = KEYS
 
     def __init__(
         self, stream: io.BytesIO, path: Path, records: dict[str, Record] | None, stubbed: dict[str, type[Stub]]
@@ -271,45 +275,6 @@ class _Unpickler(pickle._Unpickler):
             self.stack[-1].state = state  # type: ignore[attr-defined]
 
     dispatch[pickle.BUILD[0]] = load_build
-
-    def load_setitem(self) -> None:
-        """SETITEM and SETITEMS write to whatever comes first, a tensor too, and hash any key: here only plain ones."""
-        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]
-        self.put([key, value])
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        self.put(self.pop_mark())  # type: ignore[attr-defined]
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def put(self, entries: list[Any]) -> None:
-        """Keys and values, in turn, into the dict on the stack."""
-        target = self.stack[-1]  # type: ignore[attr-defined]
-        if not isinstance(target, dict):
-            raise ValueError(f"entries for a {type(target).__name__}")
-        target.update(_dict(zip(entries[::2], entries[1::2], strict=True)))
-
-    def load_dict(self) -> None:
-        """DICT, which only protocol 0 writes."""
-        entries = self.pop_mark()  # type: ignore[attr-defined]
-        self.append(_dict(zip(entries[::2], entries[1::2], strict=True)))  # type: ignore[attr-defined]
-
-    dispatch[pickle.DICT[0]] = load_dict
-
-    def load_frozenset(self) -> None:
-        items = _set(self.pop_mark())  # type: ignore[attr-defined]
-        self.append(frozenset(items))  # type: ignore[attr-defined]
-
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
-
-    def load_additems(self) -> None:
-        items, target = _set(self.pop_mark()), self.stack[-1]  # type: ignore[attr-defined]
-        if isinstance(target, set):
-            target.update(items)
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
 
     def persistent_load(self, identity: Any) -> Any:
         if self.records is None:
@@ -385,24 +350,12 @@ def _tuple(values: Any = ()) -> tuple[Any, ...]:
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
     """A dict of keys that are `hashed`."""
     entries = list(pairs.items() if isinstance(pairs, dict) else pairs)
-    return {hashed(key): value for key, value in entries}
+    return {hashed(key, KEYS): value for key, value in entries}
 
 
 def _set(values: Any = ()) -> set[Any]:
     """A set of values that are `hashed`."""
-    return {hashed(value) for value in values}
-
-
-def hashed(key: Any) -> Any:
-    """A key whose hash is quickly made, and is nobody else's: those of large integers go round every 61 bits.
-
-    Raises ValueError for others.
-    """
-    if isinstance(key, int) and key.bit_length() > MAX_KEY:
-        raise ValueError(f"a number of more than {MAX_KEY} bits as a key")
-    if key is not None and not isinstance(key, int | str | bytes | float | Stub | torch.dtype):
-        raise ValueError(f"a {type(key).__name__} as a key")
-    return key
+    return {hashed(value, KEYS) for value in values}
 
 
 def _short(name: str) -> str:

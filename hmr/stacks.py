@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -186,7 +187,8 @@ class Parts:
         return x if part is None else part(x)
 
     def dtype(self, norm: str) -> torch.dtype:
-        return next(cast(nn.Module, self.get(norm)).parameters()).dtype
+        """What a norm computes in; one without weights of its own in what the block does."""
+        return next(iter((*cast(nn.Module, self.get(norm)).parameters(), *self.block.parameters()))).dtype
 
     def heads(self, layout: Layout) -> int:
         attn = self.get(layout.attention)
@@ -258,16 +260,19 @@ def unaccounted(block: nn.Module, layout: Layout) -> list[str]:
 
 
 def embedding(owners: list[nn.Module]) -> Embed:
-    """How a known backbone makes its first tokens: its own function where it has one."""
+    """How a known backbone makes its first tokens: its own function where it has one.
+
+    No closure: a copy of the model has to ask the copy's layers, and a process it is sent to its own.
+    """
     for owner in owners:
         if hasattr(owner, "prepare_tokens_with_masks"):  # DINOv2; DINOv3 tells the grid too
-            return lambda crop, owner=owner: first(owner.prepare_tokens_with_masks(crop))  # type: ignore[misc]  # mypy infers no lambda with a default
+            return partial(dino_tokens, owner)
         if isinstance(getattr(owner, "embeddings", None), nn.Module):  # Hugging Face
             return cast(Embed, owner.embeddings)
         if hasattr(owner, "patch_embed") and hasattr(owner, "_pos_embed"):  # timm
-            return lambda crop, owner=owner: timm_tokens(owner, crop)  # type: ignore[misc]
+            return partial(timm_tokens, owner)
         if hasattr(owner, "patch_embed") and hasattr(owner, "pos_embed") and not hasattr(owner, "cls_token"):
-            return lambda crop, owner=owner: vitpose_tokens(owner, crop)  # type: ignore[misc]
+            return partial(vitpose_tokens, owner)
     names = ", ".join(type(owner).__name__ for owner in owners)
     raise BadInput(
         f"how {names} makes the first tokens was not recognised: no prepare_tokens_with_masks (DINO), embeddings "
@@ -277,6 +282,10 @@ def embedding(owners: list[nn.Module]) -> Embed:
 
 def first(value: Any) -> Tensor:
     return value[0] if isinstance(value, tuple | list) else value
+
+
+def dino_tokens(owner: Any, crop: Tensor) -> Tensor:
+    return first(owner.prepare_tokens_with_masks(crop))
 
 
 def timm_tokens(owner: Any, crop: Tensor) -> Tensor:
@@ -298,14 +307,18 @@ def vitpose_tokens(owner: Any, crop: Tensor) -> Tensor:
 def patching(owners: list[nn.Module], patch: int | None) -> Callable[[Tensor], tuple[int, int]]:
     """How many rows and columns of patches a crop (B, 3, H, W) gives."""
     if patch is not None:
-        return lambda crop: (crop.shape[2] // patch, crop.shape[3] // patch)
+        return partial(square_grid, patch)
     for owner in owners:
         stem = getattr(owner, "patch_embed", None) or getattr(owner, "embeddings", None)
         convs = [m for m in stem.modules() if isinstance(m, nn.Conv2d)] if isinstance(stem, nn.Module) else []
         if len(convs) == 1 and not isinstance(convs[0].padding, str):
-            return lambda crop, conv=convs[0]: conv_grid(conv, crop)  # type: ignore[misc]
+            return partial(conv_grid, convs[0])
     names = ", ".join(type(owner).__name__ for owner in owners)
     raise BadInput(f"the patches of {names} were not recognised (no single convolution makes them): give patch=")
+
+
+def square_grid(patch: int, crop: Tensor) -> tuple[int, int]:
+    return crop.shape[2] // patch, crop.shape[3] // patch
 
 
 def conv_grid(conv: nn.Conv2d, crop: Tensor) -> tuple[int, int]:
@@ -376,10 +389,10 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
     is nothing to compare.
     """
     name = type(block).__name__
-    like = next(Parts(block).get(stack.layout.norm1).parameters())  # type: ignore[union-attr]  # layout_of found it
+    like = next(Parts(block).get(stack.layout.project[0]).parameters())  # type: ignore[union-attr]  # layout_of found it
     if like.is_meta:
         return
-    noise = torch.randn(2, 1 + math.prod(PROBE), len(like), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 1 + math.prod(PROBE), like.shape[1], generator=torch.Generator().manual_seed(0))
     tokens = Tokens.of(noise.to(like), PROBE, 1)
     extra = () if stack.rope is None else (tuple(t[0, 0] for t in rope_at(stack.rope, tokens)),)
     with evaluating(cast(Compressible, block)):

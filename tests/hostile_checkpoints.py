@@ -187,9 +187,9 @@ def calls(marker: Path) -> dict[str, tuple[Any, str]]:
     }
 
 
-def old(content: bytes) -> bytes:
-    """A file as torch wrote it before version 1.6: its mark, its version, the machine, the content, no storages."""
-    return LEGACY + b"\x80\x02M\xe9\x03." + pickled({})[0] + content + pickled([])[0]
+def old(content: bytes, storages: bytes = b"\x80\x02].") -> bytes:
+    """A file as torch wrote it before version 1.6: its mark, its version, the machine, the content, its storages."""
+    return LEGACY + b"\x80\x02M\xe9\x03." + pickled({})[0] + content + storages
 
 
 def odd_pickles() -> dict[str, tuple[Any, str]]:
@@ -324,6 +324,10 @@ def plain_files(folder: Path) -> dict[Path, str]:
     raw = {
         "bare.pt": (pickled(Call("os", "system", "true"))[0], "plain pickle"),
         "before_1_6.pt": (old(pickled(Call("os", "system", "true"))[0]), "os.system"),
+        "before_1_6_doubling_storages.pt": (
+            old(pickled({"a": 1})[0], b"\x80\x02}" + doubling() + b"Ns."),
+            "tuple as a key",
+        ),
         "before_1_6_doubling.pt": (old(b"\x80\x02}" + doubling() + b"Ns."), "tuple as a key"),
         "noise.ckpt": (b"\x93noise" * 100, "not a readable file"),
         "empty.pt": (b"", "not a readable file"),

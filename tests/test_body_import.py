@@ -10,6 +10,7 @@ import pickletools
 import struct
 import subprocess
 import sys
+import tracemalloc
 import types
 import zipfile
 from pathlib import Path
@@ -24,7 +25,7 @@ from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.body import PARENTS, check_body, import_body, load_body
 from hmr.home import fasthmr_home
-from hmr.safe_pickle import read_arrays
+from hmr.safe_pickle import read_arrays, read_pickle
 
 
 def official(betas: int = 10, posedirs: bool = False) -> dict[str, Any]:
@@ -261,6 +262,8 @@ def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
     touch = f"touch {mark}"
     sparse = scipy.sparse.csc_matrix(np.eye(24, 6890))
     sparse.indices = sparse.indices + 2**20
+    endless = scipy.sparse.csc_matrix(np.eye(24, 6890))
+    endless.indptr = np.arange(len(endless.indptr), dtype=np.int32) * 2**17
     good = official()
     return {
         "system.pkl": (changed(v_template=Calls(os.system, touch)), "system"),
@@ -286,6 +289,10 @@ def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
         "two_objects.npz": (npz(**{**good, "weights": np.array([{}, {}], dtype=object)}), "weights"),
         "memo.pkl": (b"\x80\x02Nr\xff\xff\xff\x7f0.", "broken"),  # asks the C unpickler for 32 GB
         "bytearray.pkl": (b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b".", "broken"),
+        "zeros.pkl": (changed(J=Calls(np._core.multiarray.scalar, np.dtype("f8"), 1 << 33)), "broken"),
+        "doubling_key.pkl": (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "tuple as a key"),
+        "doubling_type.pkl": (b"\x80\x02cnumpy\ndtype\n)" + b"2\x86" * 60 + b"\x85R.", "no dict"),
+        "endless_rows.pkl": (changed(J_regressor=endless), "broken"),
         "frame.pkl": (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.", "no dict"),
         "truncated.pkl": (changed()[:-200_000], "truncated"),
         "truncated.npz": (npz(**good)[:-200_000], "truncated"),
@@ -312,6 +319,29 @@ def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
         "bomb.npz": (bomb(), "unpacks to more"),
         "encrypted.npz": (npz(v_template=np.zeros(3)).replace(b"PK\x01\x02", b"PK\x01\x03"), "broken"),
     }
+
+
+def test_no_room_is_made_for_what_a_file_only_claims(tmp_path):
+    path = tmp_path / "bytearray.pkl"
+    path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 2**30) + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="fewer bytes than it says"):
+            read_arrays(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_lists_that_double_are_not_written_out(tmp_path):
+    path, doubled, shared = tmp_path / "lists.pkl", [1.0], [1.0, 2.0]
+    for _ in range(30):
+        doubled = [doubled, doubled]
+    path.write_bytes(pickle.dumps({"poses": doubled}, protocol=2))
+    with pytest.raises(BadInput, match="lists in lists"):
+        read_pickle(path)
+    path.write_bytes(pickle.dumps({"poses": [shared, shared]}, protocol=2))
+    assert read_pickle(path) == {"poses": [shared, shared]}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from compress.errors import BadInput
@@ -57,6 +58,14 @@ def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
         before = after
 
 
+def test_masks_are_as_large_as_their_frames(drawn, tmp_path):
+    shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
+    clips = ClipVideos(tmp_path / "clips.json", "train", Box().side)
+    Image.new("L", (96, 128)).save(tmp_path / clips.places[0][0].masks[1])
+    with pytest.raises(BadInput, match=r"mask-0001\.png is of another size"):
+        clips[1]
+
+
 def drawn_digest(path):
     return ClipVideos(path, "train", Box().side).digest()
 
@@ -100,6 +109,8 @@ def test_amass_becomes_motion_split_by_family(tmp_path):
         ({"masks": []}, "frames of one"),
         ({"frames": ["one.png"], "masks": ["one.png"]}, "has to be finite, of shape"),
         ({"arrays": "gone.safetensors"}, "gone.safetensors"),
+        ({"arrays": "../clips.safetensors"}, "outside the folder"),
+        ({"frames": ["/etc/passwd"]}, "outside the folder"),
     ],
 )
 def test_mistakes_are_named(drawn, tmp_path, change, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import av
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr import crop
 from hmr.architectures import FAMILIES
 from hmr.crop import cut
 from hmr.masks import BLAZEPOSE, INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
@@ -66,6 +68,17 @@ def test_outside_of_the_picture_is_black_and_absurd_boxes_are_refused():
             cut(seen, (0, 0), side, (256, 192))
 
 
+def test_a_crop_too_large_to_be_cut_at_once_shows_the_same(monkeypatch):
+    """A phone's photo, taken whole, is more than PIL cuts out: it is made smaller first."""
+    photo = np.asarray(Image.fromarray(ramp(60, 80)).resize((800, 600), Image.Resampling.BICUBIC))
+    whole = cut(photo, (300.0, 400.0), 1100.0, (256, 192)).astype(float)
+    monkeypatch.setattr(crop, "LARGEST", 200_000)
+    assert np.abs(cut(photo, (300.0, 400.0), 1100.0, (256, 192)).astype(float) - whole).mean() < 1
+    large = np.zeros((6000, 8000), np.uint8)
+    monkeypatch.undo()
+    assert cut(large, (4000, 3000), 21_000, (256, 192)).shape == (256, 192)
+
+
 @pytest.mark.parametrize(
     "name, wide, tall",
     [("hmr2", 4 / 3 * 100, 100), ("tokenhmr", 4 / 3 * 100, 100), ("camerahmr", 100, 100), ("hamer", 8 / 3 * 100, 200)],
@@ -82,6 +95,15 @@ def test_splits_are_parts_of_each_recording_that_share_nothing():
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert parts[0] == names[:8] + names[16:20] and parts[2] == names[12:16] + names[22:]
     assert spread(names, 3) == [names[0], names[8], names[16]] and spread(names, 99) == names
+
+
+def test_a_folder_with_folders_is_one_recording(folder):
+    """Names sort a folder between its pictures: neighbours in time must not stand on two sides of a split."""
+    (folder / "3_edits").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3_edits" / "a.png")
+    names = [name for name in listed(folder)[0] if "/" not in name]
+    assert part_of(listed(folder)[0], "calib")[:4] == names[:4] == [f"{i}.png" for i in range(4)]
+    assert part_of(listed(folder)[0], "test")[:2] == names[6:]
 
 
 def test_a_folder_without_masks_says_so(folder):
@@ -114,6 +136,12 @@ def test_boxes_name_people(folder):
             open_pictures(folder, "calib", None, SIDE)
 
 
+def test_a_quote_that_never_ends_is_told(folder):
+    (folder / "boxes.csv").write_text('"' + "x" * 200_000)
+    with pytest.raises(BadInput, match=r"boxes\.csv, line 1: "):
+        open_pictures(folder, "calib", None, SIDE)
+
+
 def test_how_a_crop_lies_before_the_camera(folder):
     """CameraHMR by hand: the box's offset from the middle of 80 x 60 pixels and its side, in focal lengths."""
     (folder / "boxes.csv").write_text("0.png,0,0,30,40\n")
@@ -136,6 +164,9 @@ def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_pa
     assert found[0].mask[:, 34:158].all() and not found[0].mask[:, :30].any() and not found[0].mask[:, 162:].any()
     Image.fromarray(person[:, :40]).save(masks / "2.png")
     with pytest.raises(BadInput, match="40 x 60 pixels, its picture has 80 x 60"):
+        open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+    Image.new("1", (20_000, 20_000)).save(masks / "2.png")
+    with pytest.raises(BadInput, match=r"2\.png: not a mask"):
         open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
 
 
@@ -254,8 +285,10 @@ def test_detectors_that_are_not_installed_say_their_licence(monkeypatch):
             segmenter(name)
 
 
-def test_detectors_find_people_among_what_they_find(monkeypatch, caplog):
+def test_detectors_find_people_among_what_they_find(monkeypatch, caplog, tmp_path):
     """RF-DETR calls a person 1, YOLO is asked for class 0 alone, in BGR."""
+    here, home = Path.cwd(), tmp_path / "home"
+    monkeypatch.setenv("FASTHMR_HOME", str(home))
     mask = np.zeros((2, 20, 20), bool)
     mask[0, :5], mask[1, 10:] = True, True
     boxes = np.array([[0, 0, 20, 5], [0, 10, 20, 20]], np.float32)
@@ -276,8 +309,12 @@ def test_detectors_find_people_among_what_they_find(monkeypatch, caplog):
         result = SimpleNamespace(xyxy=boxes.view(OnCPU)), SimpleNamespace(data=mask.astype(np.float32).view(OnCPU))
         return [SimpleNamespace(boxes=result[0], masks=result[1])]
 
-    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=lambda weights: yolo))
+    def network(weights):
+        assert Path(weights).absolute() == home / "masks" / "yolo11x-seg.pt"  # not in the current folder
+        return yolo
+
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=network))
     with caplog.at_level("WARNING", "hmr.masks"):
         segmenter("ultralytics")
-    assert "AGPL-3.0" in caplog.text
+    assert "AGPL-3.0" in caplog.text and Path.cwd() == here
     assert (segmenter("ultralytics").mask(Photo("a", ramp(20, 20)), None) == mask[1]).all()

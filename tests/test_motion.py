@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -632,6 +633,15 @@ def test_malformed_asf_amc_names_file_and_line(asf_folder, file, old, new, said)
     assert str(asf_folder) in str(caught.value)
 
 
+def test_asf_without_hip_joints_is_refused(asf_folder):
+    """Thighs may hang on the root itself; but the hips, which the pelvis is put between, are the ends of these two."""
+    text = (asf_folder / "01.asf").read_text()
+    hung = text.replace("root lhipjoint", "root lfemur").replace("lhipjoint lfemur", "lfemur")
+    (asf_folder / "01.asf").write_text(hung)
+    with pytest.raises(BadInput, match="lacks lhipjoint"):
+        read_clip(write_amc(asf_folder / "01_01.amc", asf_frames(3, 1.0)))
+
+
 def test_amc_cut_in_the_middle_or_without_skeleton_is_refused(asf_folder):
     path = write_amc(asf_folder / "01_01.amc", asf_frames(3, 1.0))
     path.write_text(path.read_text()[:-60])
@@ -676,7 +686,7 @@ def test_malformed_bvh_names_file_and_line(tmp_path, old, new, said):
         ({"poses": np.zeros((4, 150))}, "'poses' has shape"),
         ({"trans": np.zeros((3, 3))}, "'trans' has shape"),
         ({"poses": np.full((4, 156), np.nan)}, "finite"),
-        ({"poses": np.array([Trap()], dtype=object)}, "'poses'"),
+        ({"poses": np.array([Trap()], dtype=object)}, "wants to run"),
     ],
 )
 def test_malformed_amass_names_file_and_key_and_runs_nothing(tmp_path, change, said):
@@ -687,10 +697,18 @@ def test_malformed_amass_names_file_and_key_and_runs_nothing(tmp_path, change, s
     assert str(path) in str(caught.value)
 
 
+def array_file() -> bytes:
+    """An array that is no archive, under the name of one."""
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    return stream.getvalue()
+
+
 def test_files_of_other_kinds_are_refused(tmp_path):
     for name, content in (
         ("a.npz", b"PK\x03\x04rubbish"),
         ("b.npz", pickle.dumps(Trap())),
+        ("f.npz", array_file()),
         ("c.bvh", b"\xff\xfe"),
         ("d.fbx", b""),
         ("e.amc", b"\x00\xff"),

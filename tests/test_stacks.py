@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -540,6 +542,27 @@ def test_the_rest_of_a_backbone_is_asked_for_where_it_is_not_found():
     lone.rope = SimpleNamespace()  # type: ignore[assignment]
     with pytest.raises(BadInput, match="Block blocks: rotary positions of rope"):
         stack_from(lone, "blocks", **known, patch=1, norm="")
+
+
+@torch.no_grad()
+def test_a_copy_is_whole_and_so_is_one_from_another_process(family):
+    """Law 5: what makes the first tokens is the copy's own, and a model can be pickled."""
+    model = own(family)
+    said, copied = model(images(), masks()).x, copy.deepcopy(model)
+    for value in model.parameters():
+        value.zero_()
+    assert torch.equal(copied(images(), masks()).x, said)
+    stack = copied.stack
+    again = pickle.loads(pickle.dumps(stack))
+    assert torch.equal(encode(again, images()).x, encode(stack, images()).x)
+
+
+def test_norms_without_weights_are_norms():
+    module = ViTPose()
+    for block in module.blocks:
+        block.norm1, block.norm2 = (nn.LayerNorm(DIM, elementwise_affine=False) for _ in range(2))
+    tokens = encode(stack_from(module.eval(), "blocks"), images())
+    torch.testing.assert_close(tokens.x, module(images()), rtol=1e-5, atol=5e-5)
 
 
 def test_blocks_of_several_kinds_are_refused():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import roma
@@ -11,6 +12,7 @@ import torch
 
 from compress.errors import BadInput
 from hmr.data.clip import MotionClip, clip_name, family_of
+from hmr.safe_pickle import read_arrays
 
 _WIDTHS = (72, 156, 165)  # SMPL, SMPL-H, SMPL-X: axis-angle, the first 22 joints are the same in all three
 _BODY_JOINTS = 22
@@ -50,28 +52,30 @@ def read_amass(path: Path) -> MotionClip:
     )
 
 
+def betas_of(path: Path) -> np.ndarray:
+    """The first ten shape numbers (10,) of an AMASS file, zero where it has fewer; raises BadInput as `read_amass`."""
+    found = np.zeros(10, np.float32)
+    stored = read_arrays(path, ("betas",))
+    if "betas" in stored:
+        some = _numbers(path, "betas", stored).ravel()[:10]
+        found[: len(some)] = some
+    return found
+
+
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """`poses`, `trans` and `rate` as finite float64."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            rate = next((key for key in _RATES if key in stored), _RATES[0])
-            return {
-                name: _numbers(path, key, stored)
-                for name, key in (("poses", "poses"), ("trans", "trans"), ("rate", rate))
-            }
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{path}: not a readable AMASS .npz file ({error})") from error
+    stored = read_arrays(path, ("poses", "trans", *_RATES))
+    rate = next((key for key in _RATES if key in stored), _RATES[0])
+    return {name: _numbers(path, key, stored) for name, key in (("poses", "poses"), ("trans", "trans"), ("rate", rate))}
 
 
-def _numbers(path: Path, key: str, stored: np.lib.npyio.NpzFile) -> np.ndarray:
+def _numbers(path: Path, key: str, stored: Mapping[str, Any]) -> np.ndarray:
     if key not in stored:
         raise BadInput(
             f"{path}: key '{key}' is missing; expected an AMASS file with poses, trans and {' or '.join(_RATES)}"
         )
     try:
-        values = stored[key].astype(np.float64)
+        values = np.asarray(stored[key]).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise BadInput(f"{path}: key '{key}' does not hold plain numbers ({error})") from error
     if not np.isfinite(values).all() or (key in _RATES and (values.size != 1 or values.item() <= 0)):

@@ -79,7 +79,7 @@ def parse_asf(path: Path) -> dict[str, Bone]:
             _attach(path, number, words, entries, bones)
         elif section == ":units" and words[0] == "angle" and words[1:] != ["deg"]:
             raise BadInput(f"{path}, line {number}: angles must be in degrees ('angle deg')")
-    missing = sorted(set(_BONE.values()) - set(bones))
+    missing = sorted({*_BONE.values(), "lhipjoint", "rhipjoint"} - set(bones))
     if missing:
         raise BadInput(f"{path}: not a CMU skeleton: section :hierarchy lacks {', '.join(missing)}")
     return bones

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tokenize
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -79,7 +80,7 @@ class CachedFrames:
     def __init__(self, folder: Path, size: tuple[int, int], halved: bool = False) -> None:
         try:
             self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *FIELDS)}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, tokenize.TokenError) as error:
             raise BadInput(f"{folder}: not a folder of rendered frames ({error})") from error
         stored = (2 * size[0], 2 * size[1], 3) if halved else (*size, 3)
         if self.arrays["images"].shape[1:] != stored:

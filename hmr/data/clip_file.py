@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
@@ -23,7 +23,7 @@ from safetensors.numpy import save as to_bytes
 from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.crop import cut
-from hmr.data.amass import read_amass
+from hmr.data.amass import betas_of, read_amass
 from hmr.data.clip import MotionClip, family_of
 from hmr.data.motion import split_of
 from hmr.data.view import Sample
@@ -49,6 +49,13 @@ class Entry(BaseModel):
     frames: tuple[str, ...] = ()  # pictures
     masks: tuple[str, ...] = ()  # grey pictures as large as the frames, the person bright
     focal: float | None = Field(None, gt=0)  # pixels of the frames; only CameraHMR asks
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for name in (self.arrays, *self.frames, *self.masks):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name} is outside the folder of the file of clips")
+        return self
 
 
 class ClipFile(BaseModel):
@@ -77,9 +84,9 @@ def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDAr
     file = path.parent / entry.arrays
     try:
         held = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not know
         raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
-    count = len(entry.frames) or len(held.get("rotations", ()))
+    count = len(entry.frames) or (*held.get("rotations", np.zeros(0)).shape, 0)[0]
     for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
         shape = held[name].shape if name in held else None
         if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
@@ -157,7 +164,10 @@ class ClipVideos:
         centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
         mask = np.zeros(self.size, np.uint8)
         if self.masked:
-            mask = cut(picture(self.path.parent / entry.masks[i])[..., 0], centre, square, self.size)
+            person = picture(self.path.parent / entry.masks[i])[..., 0]
+            if person.shape != image.shape[:2]:
+                raise BadInput(f"{self.path}: {entry.masks[i]} is of another size than {entry.frames[i]}")
+            mask = cut(person, centre, square, self.size)
         lies = place_of(centre, square, image.shape[:2], entry.focal or math.nan)
         crop = cut(image, centre, square, self.size)
         return Picture(crop, mask > 127, entry.name, lies, arrays["rotations"][i], arrays["betas"][i])
@@ -175,10 +185,7 @@ def from_amass(folder: Path, out: Path) -> Path:
         raise BadInput(f"{folder}: holds no AMASS .npz files")
     entries = []
     for i, file in enumerate(files):
-        clip, betas = read_amass(file), np.zeros(10, np.float32)
-        with np.load(file, allow_pickle=False) as stored:
-            if "betas" in stored and stored["betas"].ndim == 1:
-                betas[: min(10, len(stored["betas"]))] = stored["betas"][:10]
+        clip, betas = read_amass(file), betas_of(file)
         arrays = {
             "rotations": clip.rotations,
             "translation": clip.translation,
