@@ -141,7 +141,7 @@ def importance_plot(told: Story) -> str:
         return ""
     quiet()
     shares = {o: importance(drawn, told.asked, o) for o in told.objectives}
-    known = {o: share for o, share in shares.items() if share}
+    known: dict[str, dict[str, float]] = {o: share for o, share in shares.items() if share}
     return plots.svg(plots.importances(known)) if known else ""
 
 

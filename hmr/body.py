@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import roma
@@ -118,7 +118,7 @@ class BodyModel(nn.Module):
         levels = _tree_levels(self.layout.parents)
         order = [0, *(joint for children, _, _ in levels for joint in children)]
         self.depth = len(levels)
-        indices = {f"level{i}": level for i, level in enumerate(levels)}
+        indices: dict[str, Any] = {f"level{i}": level for i, level in enumerate(levels)}
         indices |= {"joint_slots": np.argsort(order), "leaf_vertices": self.layout.leaf_vertices}
         for key, places in indices.items():  # on the body's device: a list would be copied there on every call
             self.register_buffer(key, torch.tensor(places, dtype=torch.long), persistent=False)

@@ -244,6 +244,42 @@ def test_odd_tensors_are_left_out_where_no_model_needs_them(odd, tmp_path):
         load(tmp_path / "inside.pt", heads=2)
 
 
+def spoil_integers(state):
+    key = "backbone.blocks.0.attn.qkv.weight"
+    return {**state, key: state[key].to(torch.int8)}
+
+
+def spoil_classes(state):
+    key = next(name for name in state if name.endswith("class_pred_layer.weight"))
+    return {**state, key: state[key][:, :0].clone()}
+
+
+def spoil_decoder(state):
+    return {**state, f"{TOKENIZER}decoder.decoder.0.weight": torch.zeros(5)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "spoil", "words"),
+    [
+        ("hmr2", spoil_integers, r"qkv\.weight' holds torch\.int8, which is no weight"),
+        ("tokenhmr", spoil_classes, "no whole tokenhmr"),
+        ("tokenhmr", spoil_decoder, "no whole tokenhmr"),
+    ],
+)
+def test_weights_that_make_no_model_are_one_sentence(architecture, spoil, words, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    save_file(spoil(dict(made(architecture).state_dict())), path)
+    with pytest.raises(BadInput, match=words):
+        load(path)
+
+
+def test_an_index_that_names_no_file_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"backbone.pos_embed": 5}}))
+    with pytest.raises(BadInput, match="lies in no file"):
+        load(path)
+
+
 def test_heads_are_those_of_the_backbones_width_or_of_the_user(fasthmr, tmp_path, caplog):
     for dim, heads in ((768, 12), (48, 16)):
         model = made("hmr2", dim=dim, heads=4)

@@ -152,6 +152,7 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
         (["evaluate", "./a.safetensors", "--data", "synth", "--against", "refrence"], "did you mean 'reference'"),
         (["body", "import", "nowhere.pkl"], "nowhere.pkl"),
         (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "refrence"], "did you mean 'reference'"),
+        (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "hamer"], "that is trained here"),
     ],
 )
 def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
