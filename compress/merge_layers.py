@@ -230,8 +230,9 @@ class Trials:
     The search goes from the last block to the first, so what lies below a trial's lowest new window is the settled
     model's. Its tokens on the way are kept for all batches, on the model's device, and a trial starts from the nearest
     ones below its window. They take at most `memory` bytes, 0.94 MiB a frame and block at HMR2.0's size in float32;
-    where those of all blocks do not fit, every k-th block's are kept, and the blocks between run again. Errors are
-    those of running everything, to the bit.
+    where those of all blocks do not fit, every k-th block's are kept, and the blocks between run again: of 32 blocks
+    that do not merge, six kept leave 59 % of the block evaluations to run, four 62 %, one 76 %. Errors are those of
+    running everything, to the bit.
 
     `run` counts blocks times batches that did run, `plain` what running every trial whole would have taken.
     """

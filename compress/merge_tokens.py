@@ -38,11 +38,18 @@ class MergeTokens(Policy):
         if self.mode == "drop":
             if self.protect == "none":
                 raise misuse("protect", "mode: drop removes background by the mask: protect has to be mask")
-            for field in sorted(self.model_fields_set.intersection(ONLY_MERGE)):
-                raise misuse(field, f"{field} has no meaning in mode: drop, which removes all its tokens at the input")
-        elif self.protect == "none" and "coverage" in self.model_fields_set:
+            for field in ONLY_MERGE:
+                if self.turned(field):
+                    raise misuse(
+                        field, f"{field} has no meaning in mode: drop, which removes tokens at the input alone"
+                    )
+        elif self.protect == "none" and self.turned("coverage"):
             raise misuse("coverage", "coverage has no meaning with protect: none, which looks at no mask")
         return self
+
+    def turned(self, field: str) -> bool:
+        """Whether a field is not as it is by itself: a step that comes back from JSON names them all."""
+        return getattr(self, field) != type(self).model_fields[field].default
 
     def knobs(self) -> dict[str, Knob]:
         idle = ONLY_MERGE if self.mode == "drop" else ()

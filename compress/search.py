@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from compress.errors import BadInput
 
@@ -79,6 +79,8 @@ def error_constrained(
     """
     if threshold is None and (layers is None or strategy == "window"):
         raise BadInput(f"strategy {strategy} needs a threshold" + (" or a number of layers" * (strategy != "window")))
+    if strategy not in get_args(Strategy):
+        raise BadInput(f"no search is called {strategy!r}: choose one of {', '.join(get_args(Strategy))}")
     if layers is not None and not 1 <= layers <= depth:
         raise BadInput(f"layers: {layers} blocks cannot be left of {depth}")
     least = 1 if layers is None else layers

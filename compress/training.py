@@ -132,6 +132,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
     the same step, and to replace it is to be without it for a moment. Every process has to call it."""
     final = folder / f"checkpoint-{step:08d}"
     beside = final.with_name(final.name + ".part")
+    accelerator.wait_for_everyone()  # the main process may still be at the same step's
     if final.exists():
         return
     if accelerator.is_main_process:

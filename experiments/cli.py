@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -242,8 +243,6 @@ def paper(
     chosen, spec, decide = tables(table), parse(data, masks=masks), deciding(calib) if calib else None
     if table == ALL:
         frames, calib_frames = frames or evidence.FRAMES, calib_frames or evidence.CALIB_FRAMES
-        if out is None:
-            raise BadInput("all tables make one page: name a folder for it with --out")
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
@@ -510,7 +509,9 @@ def reconstruct(
 
 @data_app.command()
 def clips(
-    source: Annotated[str, typer.Argument(help="A folder of AMASS .npz files, or synth-video with :split.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of AMASS .npz files, or synth-video: train and val, or its :split alone.")
+    ],
     out: Annotated[Path, typer.Option(help="The .json file to write; what it names is written beside it.")],
     frames: FrameCount = None,
     mocap: Mocap = None,
@@ -526,12 +527,15 @@ def clips(
     if Path(source).is_dir():
         typer.echo(from_amass(Path(source), out))
         return
-    drawn = open_data(parse(source), frames, mocap)
-    if not isinstance(drawn, Videos):
+    spec = parse(source)
+    splits = [spec.split] if ":" in source else ["train", "val"]
+    drawn = [open_data(replace(spec, split=split), frames, mocap) for split in splits]
+    videos = [some for some in drawn if isinstance(some, Videos)]
+    if not videos:
         raise BadInput(f"{source}: a clip file holds videos: name synth-video")
     with progress_bar() as bar:
-        task = bar.add_task(f"drawing {source}", total=len(drawn))
-        typer.echo(from_videos(drawn, out, lambda n: bar.update(task, completed=n)))
+        task = bar.add_task(f"drawing {source}", total=sum(map(len, videos)))
+        typer.echo(from_videos(videos, out, lambda n: bar.advance(task, n)))
 
 
 def evaluation(
@@ -543,6 +547,7 @@ def evaluation(
     label_free: bool = False,
 ) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
+    from diffusion.policy import decoder_in
     from experiments import evaluate
     from experiments.datasets import DataSpec, body_of, open_data, poses_hand
     from experiments.label_free import labelled
@@ -558,6 +563,10 @@ def evaluation(
     for looking in (model, *([other] if other else [])):
         if spec.mask_source == "none" and looking.model.protect is not None:
             raise BadInput(f"{looking.name} looks at person masks and these pictures have none: name some with --masks")
+        if opened.fps is None and decoder_in(looking.model) is not None:
+            raise BadInput(
+                f"{looking.name} decodes motion, and these frames do not follow each other: name synth-video"
+            )
     # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
     # and small crops: of the training frames only the poses are looked at
     bodies = None if poses_hand(model.model) else open_data(DataSpec("synth", "train"), size=(32, 24))
@@ -568,7 +577,7 @@ def evaluation(
         opened = Held(labelled(rival, opened, device), opened.fps, opened.clip_names, notes)
         rival = None
     with progress_bar() as bar:
-        task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened) * (2 if rival else 1))
+        task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}

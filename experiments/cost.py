@@ -21,7 +21,7 @@ from diffusion.representation import WIDTH
 from diffusion.sizes import sizes_of
 from experiments.macs import Cost, Macs, Part, cost, macs, operators
 from experiments.models import resolve_model
-from experiments.provenance import commit, provenance, versions
+from experiments.provenance import provenance
 from hmr.architectures.camerahmr import IMAGE_SIDE
 from hmr.model import HMRModel
 from hmr.vit import PATCH
@@ -108,9 +108,9 @@ def decoder_cost(name: str) -> dict[str, Any]:
         "frames": frames,
         "params": clip.params,
         "macs_clip": asdict(clip.macs),
-        "macs": {name: count / frames for name, count in asdict(clip.macs).items()},
+        "macs": {name: -(-count // frames) for name, count in asdict(clip.macs).items()},
         "parts": [{"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves],
-        "provenance": {"schema": "fasthmr.cost/1", "commit": commit(), "versions": versions()},
+        "provenance": provenance("cost", None, None, None, None, torch.device("cpu")),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,6 +39,9 @@ class Body:
     people: People | None = None
 
 
+Heard = tuple[Body, Tensor | None]  # of a batch, see `heard`
+
+
 @dataclass(frozen=True)
 class Errors:
     """Errors of each frame, and the joints they come from, which the acceleration needs in a row."""
@@ -63,22 +66,24 @@ def evaluate(
 
     `mean` (24, 3, 3) is what the trivial predictors say, see `mean_rotations`; without it there are none. frames_per_s
     is of the model alone, in batches of BATCH, after a warm-up: rendering, body and metrics are left out. With a second
-    model, `paired` says by how much `model` errs more than `against` on the same frames, which are then gone through
-    twice; `progress` is told of both. Raises BadInput where a model predicts a value that is not finite.
+    model, `paired` says by how much `model` errs more than `against` on the same frames, drawn once. Raises BadInput
+    where a model predicts a value that is not finite.
     """
     found: dict[str, list[Errors]] = {}
-    others: list[Errors] = []
-    seconds = 0.0
+    truths: list[Body] = []
+    seconds, decoder = 0.0, decoder_in(against) if against else None
+    looked: list[Heard] = []
+    look = None if against is None else lambda given: heard(against(*given), decoder)
     with torch.inference_mode():
-        for predicted in predictions(model, decoder_in(model), data, device):
+        for predicted in predictions(model, decoder_in(model), data, device, look):
             truth = predicted.truth
             seconds += predicted.seconds
             for name, guess in {"model": predicted.said, **({} if mean is None else trivial(truth, mean))}.items():
                 found.setdefault(name, []).append(errors(body, guess, truth))
+            looked += [predicted.looked] if look else []
+            truths.append(truth)
             progress(len(truth.betas))
-        for predicted in predictions(against, decoder_in(against), data, device) if against else ():
-            others.append(errors(body, predicted.said, predicted.truth))
-            progress(len(predicted.truth.betas))
+        others = [errors(body, *pair) for pair in zip(spoken(looked, decoder, data), truths, strict=False)]
     clips = data.clip_names
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
@@ -106,27 +111,40 @@ def predictions(
 
     `look(given)` is what else is wanted of each batch, after the model has seen it.
     """
-    seen, features = [], []
+    seen: list[tuple[Prediction, Heard]] = []
     for start, given, truth in batches(data, device):
         if start == 0:
             model(*given)
         began = _now(device)
         output = model(*given)
         took = _now(device) - began
-        said = Body(output.rotations.float(), output.betas.float())
-        prediction = Prediction(said, truth, took, look and look(given))
+        said = heard(output, decoder)
+        prediction = Prediction(said[0], truth, took, look and look(given))
         if decoder is None:
             yield prediction
         else:
-            seen.append(prediction)
-            features.append(read_off(output, decoder.body))
+            seen.append((prediction, said))
     if decoder is not None:
         began = _now(device)
-        rotations = decoded(decoder, torch.cat(features), torch.cat([p.said.betas for p in seen]), data)
+        bodies = spoken([said for _, said in seen], decoder, data)
         share = (_now(device) - began) / len(seen)
-        for prediction, part in zip(seen, rotations.split(BATCH), strict=True):
-            said = Body(part, prediction.said.betas)
-            yield replace(prediction, said=said, seconds=prediction.seconds + share)
+        for (prediction, _), body in zip(seen, bodies, strict=True):
+            yield replace(prediction, said=body, seconds=prediction.seconds + share)
+
+
+def heard(output: HMROutput, decoder: LatentDiffusionDecoder | None) -> Heard:
+    """What the pose head says of a batch, and what a decoder behind it would read."""
+    said = Body(output.rotations.float(), output.betas.float())
+    return said, None if decoder is None else read_off(output, decoder.body)
+
+
+def spoken(batches: Sequence[Heard], decoder: LatentDiffusionDecoder | None, data: Frames) -> list[Body]:
+    """What a model says of the batches of a whole data set: as its pose head does or, with a decoder, decoded."""
+    if decoder is None or not batches:
+        return [said for said, _ in batches]
+    features = torch.cat([read for _, read in batches if read is not None])
+    rotations = decoded(decoder, features, torch.cat([said.betas for said, _ in batches]), data)
+    return [Body(part, said.betas) for part, (said, _) in zip(rotations.split(BATCH), batches, strict=True)]
 
 
 def decoded(decoder: LatentDiffusionDecoder, features: Tensor, betas: Tensor, data: Frames) -> Tensor:

@@ -115,6 +115,7 @@ def frames_of(record: Record) -> dict[str, Any]:
     """What two figures must share to be compared."""
     source, data = record.provenance, record.provenance["data"]
     parts = {key: data[key] for key in ("name", "split", "frames", "clips", "mask_source")}
+    parts |= {key: data.get(key) for key in ("path", "masks", "boxes", "convention")}  # of a user's own data
     original = source.get("labels_of", source["model"]["sha256"]) if source["label_free"] else None
     return {**parts, "body": source["body"]["sha256"][:12], "labels of": original or "the data"}
 

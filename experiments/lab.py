@@ -95,8 +95,13 @@ class Lab:
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
         refuse_test_only(self.data)
-        if "accel_mm_per_frame2" in self.asked.objectives and self.frames("val").fps is None:
-            raise BadInput(f"objectives: accel_mm_per_frame2 needs videos, and {self.asked.data} shows single frames")
+        if "accel_mm_per_frame2" in self.asked.objectives:
+            for split in ("val", "test"):
+                if self.frames(split).fps is None:
+                    raise BadInput(
+                        f"objectives: accel_mm_per_frame2 needs every frame of videos, and {self.data.name}:{split} "
+                        "has single ones"
+                    )
         refuse(recipe, self.resolved, self.spec("val"))
 
     def copy(self) -> HMRModel:

@@ -27,7 +27,7 @@ from diffusion.vae import load_vae, shipped_vae
 from diffusion.weights import digest
 from experiments.datasets import SEED, DataSpec, open_data, parse
 from experiments.models import Resolved
-from experiments.provenance import commit, versions
+from experiments.provenance import provenance
 from experiments.run import Tell
 from hmr.body import load_body
 from hmr.data.clip_file import ClipVideos, motion_in
@@ -62,7 +62,7 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
         "mpjpe_mm": rows,
         "passes": rows["test"]["mean"] <= GATE_MM,
         "gate_mm": GATE_MM,
-        "provenance": {"schema": "fasthmr.reconstruct/1", "commit": commit(), "seed": SEED, "versions": versions()},
+        "provenance": provenance("reconstruct", None, body, None, None, torch.device("cpu")),
     }
 
 

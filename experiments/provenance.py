@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from compress.precision import Int8Linear
 from experiments.datasets import SEED, DataSpec, Frames
 from experiments.models import Resolved
 from hmr.body import BodyModel
+from hmr.model import HMRModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
@@ -20,25 +22,35 @@ PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
 
 def provenance(
     command: str,
-    model: Resolved,
+    model: Resolved | None,
     body: BodyModel | None,
     spec: DataSpec | None,
     data: Frames | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Where a figure of `fasthmr <command>` comes from: schema, code, machine, body, model and data."""
+    """Where a figure of `fasthmr <command>` comes from: schema, code, machine, body, model and data, None where it has
+    none of these."""
     return {
         "schema": f"fasthmr.{command}/1",
         "commit": commit(),
         "seed": SEED,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "precision": str(next(model.model.parameters()).dtype).removeprefix("torch."),
+        "precision": precision_of(model.model) if model else "float32",
         "versions": versions(),
         "body": body and body.identity,
-        "model": {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256 or None},
+        "model": model
+        and {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256 or None},
         "data": spec and data and dataset(spec, data),
     }
+
+
+def precision_of(model: HMRModel) -> str:
+    """What the blocks compute with: positions and head stay in float32 whatever is done to them."""
+    blocks = model.stack.blocks
+    if any(isinstance(module, Int8Linear) for module in blocks.modules()):
+        return "int8"
+    return str(next(iter((*blocks.parameters(), *model.parameters()))).dtype).removeprefix("torch.")
 
 
 def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:

@@ -212,7 +212,11 @@ def line(trial: Trial) -> dict[str, Any]:
         "data": source["data"]["name"],
         "mask_source": source["data"]["mask_source"],
     }
-    measured = {"val": record, "test": trial.test, **{f"recovered_{k}": v for k, v in trial.recovered.items()}}
+    measured = {
+        source["data"]["split"]: record,
+        "test": trial.test,
+        **{f"recovered_{k}": v for k, v in trial.recovered.items()},
+    }
     for split, said in measured.items():
         if said:
             found[f"{split}_frames"] = said.provenance["data"]["frames"]

@@ -242,9 +242,11 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
         inner = shapes[f"{layers}0.1.fn.to_q.weight"][0]
         if sizes["depth"]:
             sizes["mlp_dim"] = shapes["backbone.blocks.0.mlp.fc1.weight"][0]
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except BadInput:
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{source.path}: no whole {name}: its shapes make no sizes ({error}){source.named}") from error
+    except (KeyError, IndexError, TypeError) as error:
         raise BadInput(
             f"{source.path}: no whole {name}: {error} is missing or of another shape{source.named}"
         ) from error

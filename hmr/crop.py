@@ -36,7 +36,7 @@ def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size
         raise BadInput(f"a box of {side:g} pixels cannot be cut out of a {image.shape[1]} x {image.shape[0]} picture")
     across = side * width / height
     if side * across > LARGEST:  # PIL refuses to cut out so much; what is left of it is small anyway
-        times = math.ceil(math.sqrt(side * across / LARGEST))
+        times = max(2, math.ceil(math.sqrt(side * across / LARGEST)))
         smaller = np.asarray(Image.fromarray(image).reduce(times))
         return cut(smaller, (centre[0] / times, centre[1] / times), side / times, size)
     left, top = centre[0] - across / 2, centre[1] - side / 2

@@ -27,7 +27,6 @@ from compress.errors import BadInput
 
 MAX_BYTES = 1 << 30  # an SMPL file with 300 betas is a quarter of this
 MAX_KEY = 60  # bits of a number that is a key
-MAX_NESTING = 12  # lists in lists: twice as large with each level, where both halves are one list in the file
 _NUMERIC = re.compile(r"[biufc?SUV]\d*")
 _NUMPY = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
 _PYTHON_2 = {"copy_reg": "copyreg", "__builtin__": "builtins"}
@@ -321,22 +320,25 @@ def _objects(values: list[Any], path: Path) -> Any:
 
 
 def _nested(value: object, path: Path, done: dict[int, tuple[Any, int]]) -> tuple[Any, int]:
-    """`_plain` of everything in dicts, lists and tuples, and how many levels of them there are. `done` holds each
-    container's result by its id: a container that is in the file once is made once, however often others refer to it,
-    and one inside itself is None there. Raises ValueError for more than MAX_NESTING levels: whoever makes an array of
-    such lists writes each out as often as others refer to it."""
+    """`_plain` of everything in dicts, lists and tuples, and how many values that is, written out.
+
+    `done` holds each container's result by its id: a container that is in the file once is made once, however often
+    others refer to it, and one inside itself is None there. Raises ValueError for more values than a file can have:
+    whoever makes an array of such lists writes each out as often as others refer to it.
+    """
     if isinstance(value, _Array) and isinstance(value.value, list):
         value = value.value
     if not isinstance(value, dict | list | tuple):
-        return _plain(value, path), 0
+        plain = _plain(value, path)
+        return plain, plain.size if isinstance(plain, np.ndarray) else 1
     if id(value) not in done:
-        done[id(value)] = None, 0
+        done[id(value)] = None, 1
         held = [_nested(one, path, done) for one in (value.values() if isinstance(value, dict) else value)]
-        deep = 1 + max((levels for _, levels in held), default=0)
-        if deep > MAX_NESTING:
-            raise ValueError(f"lists in lists, {deep} deep")
-        plain = [one for one, _ in held]
-        done[id(value)] = (dict(zip(map(str, value), plain, strict=True)) if isinstance(value, dict) else plain), deep
+        size = 1 + sum(values for _, values in held)
+        if size > MAX_BYTES // 8:
+            raise ValueError(f"lists in lists, {size} values written out")
+        some = [one for one, _ in held]
+        done[id(value)] = (dict(zip(map(str, value), some, strict=True)) if isinstance(value, dict) else some), size
     return done[id(value)]
 
 

@@ -389,10 +389,12 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
     is nothing to compare.
     """
     name = type(block).__name__
-    like = next(Parts(block).get(stack.layout.project[0]).parameters())  # type: ignore[union-attr]  # layout_of found it
+    # of the norm where that has weights: a projection may be in fewer bits than what goes through it
+    parts = (Parts(block).get(name) for name in (stack.layout.norm1, stack.layout.project[0]))
+    like = next(value for part in parts for value in cast(nn.Module, part).parameters())  # (C,) or (out, C)
     if like.is_meta:
         return
-    noise = torch.randn(2, 1 + math.prod(PROBE), like.shape[1], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 1 + math.prod(PROBE), like.shape[-1], generator=torch.Generator().manual_seed(0))
     tokens = Tokens.of(noise.to(like), PROBE, 1)
     extra = () if stack.rope is None else (tuple(t[0, 0] for t in rope_at(stack.rope, tokens)),)
     with evaluating(cast(Compressible, block)):

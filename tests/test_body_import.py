@@ -344,6 +344,12 @@ def test_lists_that_double_are_not_written_out(tmp_path):
     path.write_bytes(pickle.dumps({"poses": doubled}, protocol=2))
     with pytest.raises(BadInput, match="lists in lists"):
         read_pickle(path)
+    wide: list[Any] = [1.0]
+    for _ in range(4):
+        wide = [wide] * 1000
+    path.write_bytes(pickle.dumps({"poses": wide}, protocol=2))
+    with pytest.raises(BadInput, match="lists in lists"):
+        read_pickle(path)
     path.write_bytes(pickle.dumps({"poses": [shared, shared]}, protocol=2))
     assert read_pickle(path) == {"poses": [shared, shared]}
 

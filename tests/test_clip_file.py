@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from compress.errors import BadInput
+from diffusion.decoder import load_decoder
 from diffusion.features import cached_features
+from diffusion.policy import encoder_id
 from hmr.architectures.family import Box
+from hmr.checkpoints import load, save
 from hmr.data.clip_file import ClipVideos, from_amass, from_videos, motion_in, read_file
 from hmr.data.motion import shipped_clips
 from hmr.data.synthetic import open_world
@@ -24,7 +28,7 @@ from tests.test_train_motion import small_model
 def drawn(tmp_path_factory):
     """Three frames of a synthetic video, and the file of clips made of them."""
     data = open_world("synth-video", "train", frames=3)
-    return data, from_videos(data, tmp_path_factory.mktemp("clips") / "clips.json")
+    return data, from_videos([data], tmp_path_factory.mktemp("clips") / "clips.json")
 
 
 def test_synthetic_videos_come_back(drawn):
@@ -131,6 +135,19 @@ def test_mistakes_are_named(drawn, tmp_path, change, message):
 def test_motion_with_pictures_teaches_no_vae(drawn):
     with pytest.raises(BadInput, match="learns from clips without"):
         motion_in(drawn[1], "train")
+
+
+def test_from_a_file_of_clips_to_a_decoder(fasthmr, tmp_path, monkeypatch):
+    """What `data clips` writes is what `train decoder` asks for: videos to learn from, and some to report on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    save(small_model(), Path("tiny.safetensors"))
+    assert fasthmr("data", "clips", "synth-video", "--frames", 4, "--out", "clips/clips.json")[0] == 0
+    assert {entry.split for entry in read_file(Path("clips/clips.json")).clips} == {"train", "val"}
+    words = ("--model", "./tiny.safetensors", "--data", "clips/clips.json", "--steps", 2, "--batch", 2, "--out", "run")
+    code, out, err = fasthmr("train", "decoder", *words)
+    assert code == 0, err
+    assert load_decoder(Path(out.strip())).encoder == encoder_id(load(Path("tiny.safetensors")))
 
 
 def test_single_frames_make_no_file_of_clips(fasthmr, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.precision import Precision
 from experiments import evaluate, provenance
 from experiments.choices import one_of
 from experiments.datasets import DataSpec, open_data, parse
@@ -231,6 +232,13 @@ def test_a_model_file_is_resolved_with_its_hash(tmp_path):
 def test_unknown_models_are_told(name, hint):
     with pytest.raises(BadInput, match=hint):
         resolve_model(name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_precision_is_what_the_blocks_compute_with(dtype):
+    model = build("reference-small", {"depth": 1})
+    Precision(dtype=dtype).plan(model).apply(model)
+    assert provenance.precision_of(model) == dtype
 
 
 def test_provenance_has_every_key_of_the_contract(tmp_path):

@@ -110,6 +110,8 @@ def test_what_beats_the_front_on_test_is_said():
         ({"data": {**SOURCE["data"], "frames": 5}}, "frames 5 and 4"),
         ({"data": {**SOURCE["data"], "mask_source": "rfdetr"}}, "mask_source rfdetr and renderer"),
         ({"body": {"name": "smpl", "sha256": "d" * 64}}, "body dddd"),
+        ({"data": {**SOURCE["data"], "path": "walk.mp4"}}, r"path walk\.mp4 and None"),
+        ({"data": {**SOURCE["data"], "convention": "h36m14-hips"}}, "convention h36m14-hips and None"),
         ({"label_free": True}, "labels of"),
     ],
 )
@@ -133,6 +135,8 @@ def test_figures_of_a_folder_stand_under_the_split_they_are_of(split, cells, tmp
     said = front_page.write(told, tmp_path / "out")
     assert [t["test_values"] is None for t in said["trials"]] == [split != "test"] * 2
     assert f"measured on {split}" in (tmp_path / "out/report.html").read_text()
+    columns = (tmp_path / "out/trials.csv").read_text().split("\n")[0].split(",")
+    assert {name.partition("_")[0] for name in columns if name.endswith("_mpjpe_mm")} == {split}
 
 
 def test_a_front_of_nothing_and_knobs_that_nothing_was_drawn_for_are_a_page_too(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_impossible_schedules_are_refused_with_a_reason(asked, words):
 @pytest.mark.parametrize(
     "asked, field",
     [
-        ({"mode": "drop", "per_layer": 40}, "per_layer"),
+        ({"mode": "drop", "per_layer": 20}, "per_layer"),
         ({"mode": "drop", "proportional_attention": True}, "proportional_attention"),
         ({"mode": "drop", "protect": "none"}, "protect"),
         ({"protect": "none", "coverage": 0.5}, "coverage"),
@@ -119,6 +119,12 @@ def test_a_plan_that_no_forward_pass_could_follow_is_none(schedule):
     said["schedule"] = {**said["schedule"], "merges": [], **schedule}
     with pytest.raises(ValidationError, match="192 tokens, 4 blocks"):
         TokenPlan.model_validate_json(json.dumps(said))
+
+
+@pytest.mark.parametrize("asked", [{"mode": "drop"}, {"protect": "none"}, {"per_layer": 20, "start": 1}])
+def test_a_step_comes_back_from_json(asked):
+    step = MergeTokens(keep=90, **asked)
+    assert MergeTokens.model_validate_json(step.model_dump_json()) == step
 
 
 def test_keeping_everything_is_an_empty_plan_and_changes_nothing():

@@ -384,7 +384,6 @@ def test_what_a_search_made_impossible_leaves_a_claim_open():
 @pytest.mark.parametrize(
     "words, hint",
     [
-        (["all", "--model", "reference", "--data", "synth"], "name a folder for it with --out"),
         (["tab22", "--model", "reference", "--data", "synth"], "did you mean 'tab2'"),
         (["tab2", "--model", "refrence", "--data", "synth"], "did you mean 'reference'"),
         (["tab2", "--model", "reference", "--data", "synth:calib"], "cannot report, because it decides"),

@@ -18,6 +18,7 @@ from diffusion.train_vae import VAETrainee, gate
 from diffusion.transformer import SkipTransformer, at_their_time
 from diffusion.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.weights import read, save
+from experiments.cost import decoder_cost
 from experiments.motion import GATE_MM
 from hmr.body import load_body
 from tests.motion import TINY
@@ -129,6 +130,10 @@ def test_paper_size_is_the_papers():
     denoiser = tokens * (5 * layer + 2 * 2 * d * d) + f * sizes.features * d + 2 * d * d + t * d * d
     decoder = f * (5 * (layer + cross) + 2 * 2 * d * d + d * 133) + t * (5 * cross + d * d)
     assert denoiser + decoder == pytest.approx(6.8e9, rel=0.03)
+    told = decoder_cost("decoder-paper")
+    assert told["params"] == pytest.approx(29.5e6, rel=0.03)
+    assert told["macs_clip"]["linear"] == pytest.approx(6.8e9, rel=0.03)
+    assert {"device", "threads", "precision", "body", "model", "data"} < {*told["provenance"]}
 
 
 @pytest.mark.parametrize("odd", [{"dim": 100, "heads": 3}, {"encoder_layers": 2}, {"stride": 5}, {"frames": 0}])
@@ -161,8 +166,11 @@ def test_paper_size_takes_a_step_and_decodes():
     decoder = LatentDiffusionDecoder(sizes, encoder="e", vae=vae)
     features = torch.randn(1, sizes.frames, sizes.features)
     loss = DecoderTrainee(decoder)(features, numbers, vae.target(numbers).detach())["total"]
+    weights = [p.clone() for p in decoder.predictor.parameters()]
+    optimizer = torch.optim.AdamW(decoder.predictor.parameters(), 1e-4)
     loss.backward()
-    assert any(p.grad is not None and p.grad.any() for p in decoder.predictor.parameters())
+    optimizer.step()
+    assert any(not torch.equal(p, was) for p, was in zip(decoder.predictor.parameters(), weights, strict=True))
     said = decoder.eval().video(features[0, :7], torch.zeros(7, 10))
     assert said.shape == (7, 24, 3, 3) and said.isfinite().all()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol, Self
 
@@ -148,9 +149,9 @@ class ClipVideos:
     def digest(self) -> str:
         """sha256 of labels, pictures and masks: what a file is named says nothing of what is in it."""
         found = hashlib.sha256()
-        for arrays in self.held.values():
-            for name in sorted(arrays):
-                found.update(arrays[name].tobytes())
+        for clip in dict.fromkeys(self.clip_names):
+            for _, values in sorted(self.held[clip].items()):
+                found.update(values.tobytes())
         for entry, i in self.places:
             for named in (entry.frames[i], *entry.masks[i : i + 1]):
                 found.update(contents(self.path.parent / named))
@@ -209,30 +210,35 @@ class Drawn(Protocol):
     def clip_names(self) -> list[str]: ...
 
 
-def from_videos(videos: Drawn, out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
-    """A file of clips from synthetic videos: pictures, masks and labels as a user's own data would come.
+def from_videos(some: Sequence[Drawn], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
+    """A file of clips from synthetic videos of some splits: pictures, masks and labels as a user's own would come.
 
-    Pictures are crops already: the box is the whole of each.
+    Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn.
     """
-    if videos.fps is None:
-        raise BadInput("a clip file holds videos: name synth-video")
-    entries, names = [], videos.clip_names
-    for clip in dict.fromkeys(names):
-        samples: list[Sample] = []
-        for i in (i for i, name in enumerate(names) if name == clip):
-            samples.append(videos[i])
-            tell(i + 1)
-        frames, masks = (tuple(f"{clip}/{what}-{i:04d}.png" for i in range(len(samples))) for what in ("frame", "mask"))
-        (out.parent / clip).mkdir(parents=True, exist_ok=True)
-        for sample, frame, mask in zip(samples, frames, masks, strict=True):
-            Image.fromarray(sample.image).save(out.parent / frame)
-            Image.fromarray(sample.mask.astype(np.uint8) * 255).save(out.parent / mask)
-        height, width = samples[0].mask.shape
-        arrays = {name: np.stack([getattr(s, name) for s in samples]) for name in ("rotations", "betas", "camera")}
-        arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
-        atomic_write(out.parent / f"{clip}.safetensors", to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
-        held = f"{clip}.safetensors"
-        entries.append(
-            Entry(name=clip, split=videos.split, fps=videos.fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]
-        )
+    entries = []
+    for videos in some:
+        if videos.fps is None:
+            raise BadInput("a clip file holds videos: name synth-video")
+        for name, frames in groupby(range(len(videos)), lambda i, names=videos.clip_names: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
+            samples = []
+            for i in frames:
+                samples.append(videos[i])
+                tell(1)
+            entries.append(written(samples, name, videos.split, videos.fps, out.parent))
     return write_file(out, entries)
+
+
+def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder: Path) -> Entry:
+    """One clip, its pictures and arrays below SPLIT/NAME in `folder`."""
+    place = f"{split}/{name}"
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    frames, masks = (tuple(f"{place}/{what}-{i:04d}.png" for i in range(len(samples))) for what in ("frame", "mask"))
+    for sample, frame, mask in zip(samples, frames, masks, strict=True):
+        Image.fromarray(sample.image).save(folder / frame)
+        Image.fromarray(sample.mask.astype(np.uint8) * 255).save(folder / mask)
+    height, width = samples[0].mask.shape
+    arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
+    arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
+    held = f"{place}.safetensors"
+    atomic_write(folder / held, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+    return Entry(name=name, split=split, fps=fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name
