@@ -394,10 +394,14 @@ def vae(
     as_json: AsJson = False,
 ) -> None:
     """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
+    from accelerate import PartialState
+
     from experiments.motion import reconstruction_table, vae_training
 
     config = training(out, minutes, steps, lr, batch, precision)
-    tell(vae_training(size, config, mocap, data, pieces), as_json, reconstruction_table)
+    result = vae_training(size, config, mocap, data, pieces)
+    if PartialState().is_main_process:  # of those of `accelerate launch` one speaks
+        tell(result, as_json, reconstruction_table)
 
 
 @train_app.command()
@@ -415,13 +419,16 @@ def decoder(
     precision: Products = "float32",
 ) -> None:
     """Train a motion decoder on the features of one encoder; prints the file of weights."""
+    from accelerate import PartialState
+
     from experiments.models import resolve_model
     from experiments.motion import decoder_training
 
     config = training(out, minutes, steps, lr, batch, precision)
     with progress_bar() as bar:
         path = decoder_training(resolve_model(model), data, vae, config, mocap, frames, tell=shown_on(bar))
-    typer.echo(path)
+    if PartialState().is_main_process:
+        typer.echo(path)
 
 
 def training(out: Path, minutes: float | None, steps: int | None, lr: float, batch: int, precision: str) -> TrainConfig:

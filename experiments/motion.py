@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from hmr.data.clip_file import ClipVideos, motion_in
 from hmr.data.motion import Split
 from hmr.home import fasthmr_home
 
+log = logging.getLogger(__name__)
 GATE_MM = 15.0  # a VAE that reconstructs unseen families worse than this is no prior to decode with
 
 
@@ -116,6 +118,7 @@ def features(model: Resolved, data: str, split: str, frames: int | None, mocap: 
     folder = fasthmr_home() / "features" / named[:32]
     size = cache_bytes(model.model, videos) / 2**20
     what = f"features of {data} {split}, {size:.0f} MiB"
+    log.info("%s, in %s", what, folder)
     tell(what, "", 0, len(videos))
     found = cached_features(model.model, videos, folder, identity, lambda n: tell(what, "", n, len(videos)))
     return [at_thirty(video, videos.fps or FPS) for video in found]

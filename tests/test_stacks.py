@@ -368,6 +368,16 @@ def test_without_steps_it_is_the_users_own_network(family):
 
 
 @torch.no_grad()
+def test_steps_that_change_nothing_leave_it_as_it_is_to_the_bit(family):
+    """Law 1."""
+    model = own(family)
+    said = model(images(), masks()).x
+    for step in (MergeLayers(strategy="explicit", windows=()), MergeTokens(keep=48)):
+        step.plan(model).apply(model)
+    assert torch.equal(model(images(), masks()).x, said) and torch.equal(own(family)(images()).x, said)
+
+
+@torch.no_grad()
 def test_mask_tome_spares_the_person_and_the_prefix(family):
     """Laws 2 and 3: 48 patches come down to 20, of which the person's 12 and the prefix keep tokens of their own."""
     model, prefix = own(family), network(family)[2]

@@ -115,6 +115,12 @@ def test_killed_run_goes_on_to_the_bit(killed_at, whole, folders, tmp_path, monk
     assert [key for key in whole if not torch.equal(whole[key], killed[key])] == []
 
 
+@pytest.mark.parametrize("slower", [True, False])
+def test_bfloat16_is_taken_only_where_it_is_faster(slower, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "time_steps", lambda run, bfloat16: 2.0 if bfloat16 == slower else 1.0)
+    assert Run(config(tmp_path / "run", folders, precision="auto")).progress.bfloat16 is not slower
+
+
 def test_training_leaves_a_model_a_curve_and_no_training_heads(folders, tmp_path):
     path = train(config(tmp_path / "out", folders, val_minutes=0.0))
     with safe_open(path, "pt") as file:
