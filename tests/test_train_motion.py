@@ -253,11 +253,13 @@ def test_a_causal_filter_does_not_look_ahead():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_train_one_model_and_one_of_them_speaks(tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "experiments.cli"]  # fmt: skip
-    asked = ["train", "vae", "--steps", "3", "--pieces", "8", "--json", "--out", str(tmp_path / "run")]
+    launch = (
+        "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    )
+    asked = f"experiments.cli train vae --steps 3 --pieces 8 --json --out {tmp_path / 'run'}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([*launch, *asked], capture_output=True, text=True, env=environment, check=True)
+    words = [sys.executable, "-m", *launch.split(), "-m", *asked.split()]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
     said = json.loads(done.stdout)  # one object
     assert said["weights"]["path"] == str(tmp_path / "run" / "vae.safetensors")
     assert load_vae(tmp_path / "run" / "vae.safetensors").sizes.tokens == 27
