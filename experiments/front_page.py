@@ -48,7 +48,7 @@ def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: N
         "front.png": plots.png(on_test or shown),
         "trials.csv": csv(tabled),
         "trials.parquet": parquet(tabled),
-        **{f"{t.number}.yaml": recipe_text(t.record.recipe, t.number).encode() for t in told.front if t.record},
+        **{f"{name}.yaml": recipe_text(r.recipe, name).encode() for t in told.front for name, r in copied(t)},
     }
     try:
         with atomic_folder(out) as folder:
@@ -202,8 +202,7 @@ def point(told: Story, t: Trial, lab: Lab | None) -> dict[str, Any]:
     layers = next((plan for plan in t.record.plans if isinstance(plan, LayerPlan) and not plan.empty), None)
     return {
         "title": title(t),
-        "recipe": recipe_text(t.record.recipe, t.number),
-        "command": command(told, t),
+        "copies": [(recipe_text(r.recipe, name), command(told, r, name)) for name, r in copied(t)],
         "layers": plots.layer_map(layers.made_for.depth, layers.windows) if layers else "",
         "merged": report.told(layers) if layers else "",
         "strips": strips(lab, t) if lab else [],
@@ -215,26 +214,33 @@ def done(plan: Plan) -> str:
     return f"{plan.policy}: changed nothing" if plan.empty else plan.policy
 
 
-def command(told: Story, t: Trial) -> str:
+def copied(t: Trial) -> list[tuple[str, Record]]:
+    """(name of its recipe's file, figures) of a point, and of what it became by recovery."""
+    found = {
+        str(t.number): t.test or t.record,
+        f"{t.number}-recovered": t.recovered.get("test", t.recovered.get("val")),
+    }
+    return [(name, record) for name, record in found.items() if record]
+
+
+def command(told: Story, record: Record, name: str) -> str:
     """How to make this model again."""
-    record = t.test or t.record
-    assert record is not None
     source = record.provenance
     data, calib = source["data"], source.get("calib")
     words = [
-        f"fasthmr compress {t.number}.yaml --model {source['model']['name']}",
+        f"fasthmr compress {name}.yaml --model {source['model']['name']}",
         f"--data {report.asked(data)} --frames {data['frames']}",
         *([f"--calib-frames {calib['frames']}"] if calib else []),
         *(["--label-free"] if told.label_free else []),
-        f"--out {t.number}",
+        f"--out {name}",
     ]
     return " ".join(words)
 
 
-def recipe_text(recipe: Recipe, number: int) -> str:
+def recipe_text(recipe: Recipe, name: str) -> str:
     """A recipe as YAML, to be copied: what is not the default."""
     steps = [{"policy": step.policy, **step.model_dump(mode="json", exclude_defaults=True)} for step in recipe.steps]
-    content = {"schema_version": 1, "name": f"{recipe.name}-{number}", "steps": steps}
+    content = {"schema_version": 1, "name": f"{recipe.name}-{name}", "steps": steps}
     return yaml.safe_dump(content, sort_keys=False)
 
 

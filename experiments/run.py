@@ -288,7 +288,8 @@ def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: 
         "params": counted.params,
         "macs": asdict(counted.macs),
         "frames_per_s": now.frames_per_s,
-        **{key: errors[key] for key in ERRORS},
+        **{key: errors[key] for key in (*ERRORS, "per_joint_mm", "per_clip")},
+        "parts": [asdict(part) for part in counted.parts],
         "mpjpe_rise_mm": rise,  # over the original model, on the same frames
         "protected_merged_share": None if person is None else person.mean().item(),
         "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),

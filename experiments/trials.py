@@ -259,9 +259,10 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
         "plans": [plan.model_dump(mode="json") for plan in plans],
         "mpjpe_rise_mm": row["mpjpe_rise_mm"] or nothing,
         "provenance": source,
-        **dict.fromkeys(("parts", "per_clip", "worst"), ()),
+        **{key: row.get(key, ()) for key in ("parts", "per_clip")},  # not in artefacts of before there were such
+        "per_joint_mm": row.get("per_joint_mm", {}),
+        "worst": (),
         **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
-        "per_joint_mm": {},
     }
     return Record.model_validate_json(json.dumps(said))
 

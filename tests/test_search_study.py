@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from compress.errors import BadInput
 from experiments import cli, front, front_page, lab, search, storage
 from experiments.locks import locked, machine
+from experiments.recipe import read_recipe
 from experiments.study import read_study, said_of
 from experiments.trials import Record, read, trials_of, written
 from hmr.checkpoints import save
@@ -201,8 +202,9 @@ def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, mo
     told = front.of_study("tiny.yaml", None)
     point = next(t for t in told.front if not t.name and t.record and len(t.record.recipe.steps) == 3)
     assert point.record and point.test
-    Path(f"{point.number}.yaml").write_text(front_page.recipe_text(point.record.recipe, point.number))
-    words = front_page.command(told, point).split()
+    (name, shown), *_ = front_page.copied(point)
+    Path(f"{name}.yaml").write_text(front_page.recipe_text(shown.recipe, name))
+    words = front_page.command(told, shown, name).split()
     words[words.index("--out") + 1] = str(tmp_path / "made")
     code, out, _ = run(*words[1:], "--json")
     assert code == 0
@@ -219,6 +221,8 @@ def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, r
     code, out, _ = run("report", tmp_path / "same", "--out", tmp_path / "alone", "--json")
     said = json.loads(out)
     assert code == 0 and [t["name"] for t in said["trials"]] == ["tiny.safetensors", str(tmp_path / "same")]
+    html = (tmp_path / "alone/report.html").read_text()
+    assert "Multiply-accumulates of each point" in html and "Where the error is" in html
     rows = json.loads((tmp_path / "same/result.json").read_text())["rows"]
     assert [t["values"] for t in said["trials"]] == [[r["macs"]["true"], r["mpjpe_mm"]["mean"]] for r in rows]
     code, out, _ = run("report", "tiny.yaml", tmp_path / "same", "--out", tmp_path / "both", "--json")
@@ -258,6 +262,8 @@ def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
         if t.record:
             assert row["macs_true"] == t.record.macs.true and row["val_mpjpe_mm"] == t.record.mpjpe_mm.mean
             assert row["commit"] == t.record.provenance["commit"]
+    recovered = [read_recipe(str(path))[0] for path in (tmp_path / "out").glob("*-recovered.yaml")]
+    assert [recipe.steps[-1].policy for recipe in recovered] == ["recover"]
     for t in front.of_study("tiny.yaml", None).front:
         assert t.record
         steps = yaml.safe_load((tmp_path / f"out/{t.number}.yaml").read_text())["steps"]
@@ -297,7 +303,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
     told = front.story(["free.yaml"])
-    assert "--label-free" in front_page.command(told, trials[1])
+    assert "--label-free" in front_page.command(told, trials[1].record, "1")
     assert {*told.rivals["other.safetensors"]} == {"val", "test"}
 
 
