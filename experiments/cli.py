@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,7 @@ Rate = Annotated[float, typer.Option(min=0, help="Learning rate after warm-up.")
 Batch = Annotated[int, typer.Option(min=1, help="Clips of a step.")]
 Products = Annotated[str, typer.Option("--precision", help="Of products: float32 or bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+LINE_SECONDS = 30.0  # between lines of progress where stderr is no terminal
 COLUMNS = {
     "mpjpe_mm": "MPJPE mm",
     "pa_mpjpe_mm": "PA-MPJPE mm",
@@ -678,10 +680,20 @@ def progress_bar() -> Progress:
 
 
 def shown_on(bar: Progress) -> Callable[[str, str, int, int], None]:
-    """A function that tells `bar` what is being done, a word on it, how much of it is done, of how much."""
+    """A function that tells `bar` what is being done, a word on it, how much of it is done, of how much.
+
+    Where stderr is no terminal it writes a line now and then, so that the log of a night says where it stands.
+    """
     tasks: dict[str, TaskID] = {}
+    told = time.monotonic()
 
     def show(what: str, word: str, done: int, total: int) -> None:
+        nonlocal told
+        if bar.disable:
+            if time.monotonic() - told > LINE_SECONDS:
+                told = time.monotonic()
+                sys.stderr.write(f"{what} {word} {done} of {total}\n")
+            return
         if what not in tasks:
             tasks[what] = bar.add_task(what)
         bar.update(tasks[what], description=escape(f"{what} {word}"), completed=done, total=total)

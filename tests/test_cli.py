@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 
 from experiments import cli, evaluate, preview
 from hmr.checkpoints import save
@@ -163,6 +164,15 @@ def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_says_now_and_then_where_a_command_stands(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 70.0, 70.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    tell = cli.shown_on(Progress(disable=True))
+    for done in range(4):
+        tell("measuring", "x", done, 4)
+    assert capsys.readouterr() == ("", "measuring x 1 of 4\nmeasuring x 3 of 4\n")
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", (200).to_bytes(8, "little") + b"{}"])
