@@ -16,6 +16,7 @@ from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, t
 from tests import sizes
 
 MANIFEST = Path(__file__).parent / "manifests" / "hmr2.json"
+ASSETS = Path(__file__).parents[1] / "hmr" / "assets"
 TINY = {**sizes.TINY, "head_depth": 2, "head_mlp_dim": 40}
 
 
@@ -277,3 +278,9 @@ def test_weights_that_are_not_finite_are_named(value, model, tmp_path):
 def test_impossible_sizes_are_refused_with_a_reason(architecture, sizes, words):
     with pytest.raises(BadInput, match=words):
         build(architecture, sizes)
+
+
+def test_the_shipped_weights_are_small_enough_to_be_committed():
+    weights = sorted(ASSETS.glob("*.safetensors"))
+    assert [path.stem for path in weights] == ["reference", "reference-small"]
+    assert sum(path.stat().st_size for path in weights) <= 30e6
