@@ -571,7 +571,8 @@ def test_hostile_annotations_run_nothing(tmp_path):
         "smpl.pkl": ({"smpl": {"betas": touch}}, "system"),
         "array.pkl": ({"genders": np.array(["m", touch], dtype=object)}, "system"),
         "eval.pkl": ({"emdb1": Calls(eval, f"open({str(mark)!r}, 'w')")}, "eval"),
-        "deep.pkl": ({"poses": deep, "ring": ring, "n": 7}, "7"),
+        "deep.pkl": ({"poses": deep}, "lists in lists"),  # an array of them would write each out
+        "ring.pkl": ({"ring": ring, "n": 7}, "7"),
     }
     for name, (held, _) in files_.items():
         (tmp_path / name).write_bytes(pickle.dumps(held, protocol=2))
