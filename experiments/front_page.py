@@ -70,12 +70,13 @@ def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, tell: Tell
         points.append(point(told, t, lab))
         tell("drawing the front", "", len(points), len(told.front))
     split = tested.provenance["data"] if tested else data
+    shown_on = f"; shown on {split['split']}, {split['frames']} frames" if told.asked else ""
     reference = zip(told.objectives, said["reference_point"] or (), strict=False)
     return rendered(
         "front.html",
         title=f"Front of {told.title}",
-        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(told)}, {data['frames']} frames; shown "
-        f"on {split['split']}, {split['frames']} frames of {split['clips']} recordings; masks: {data['mask_source']}; "
+        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(told)}, {data['frames']} frames{shown_on} of "
+        f"{split['clips']} recordings; masks: {data['mask_source']}; "
         f"{source['device']}, {source['threads']} threads"
         + ("; errors are distances to the original model" if told.label_free else ""),
         headline=headline(told),

@@ -25,6 +25,7 @@ from compress.policy import Data, Plan
 from experiments.pareto import front
 from experiments.recipe import Recipe
 from experiments.study import Objective, Study, words
+from hmr.conventions import NAMES
 
 # User attributes of a trial.
 RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
@@ -251,7 +252,7 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
     """A row of result.json as a record; what it does not say stays empty."""
     same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
             "tokens", "protected_merged_share")  # fmt: skip
-    nothing = {"mean": 0.0, "lo": 0.0, "hi": 0.0}
+    nothing, errors = {"mean": 0.0, "lo": 0.0, "hi": 0.0}, row.get("per_joint_mm", {})
     said = {
         **{key: row[key] for key in same},
         "recipe": recipe.model_dump(mode="json"),
@@ -260,7 +261,7 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
         "mpjpe_rise_mm": row["mpjpe_rise_mm"] or nothing,
         "provenance": source,
         **{key: row.get(key, ()) for key in ("parts", "per_clip")},  # not in artefacts of before there were such
-        "per_joint_mm": row.get("per_joint_mm", {}),
+        "per_joint_mm": {name: errors[name] for name in NAMES.get(len(errors), ())},  # sorted by name in the file
         "worst": (),
         **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
     }
