@@ -214,22 +214,27 @@ class GuardedUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     kinds: ClassVar[tuple[type, ...]] = (int, str, bytes, float)
+    # the base class has these, and the standard library's types leave them out
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
 
     def load_setitem(self) -> None:
         """SETITEM and SETITEMS write to whatever comes first, a tensor too: here only to a dict."""
-        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]  # what the standard library's types leave out
+        value, key = self.stack.pop(), self.stack.pop()
         self.put([key, value])
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def load_setitems(self) -> None:
-        self.put(self.pop_mark())  # type: ignore[attr-defined]
+        self.put(self.pop_mark())
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def put(self, entries: list[Any]) -> None:
         """Keys and values, in turn, into the dict on the stack."""
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        target = self.stack[-1]
         if not isinstance(target, dict):
             raise ValueError(f"entries for a {type(target).__name__}")
         target.update(self.entries(entries))
@@ -240,22 +245,22 @@ class GuardedUnpickler(pickle._Unpickler):
 
     def load_dict(self) -> None:
         """DICT, which only protocol 0 writes."""
-        found = self.pop_mark()  # type: ignore[attr-defined]  # first: it changes what `append` is
-        self.append(self.entries(found))  # type: ignore[attr-defined]
+        found = self.pop_mark()  # first: it changes what `append` is
+        self.append(self.entries(found))
 
     dispatch[pickle.DICT[0]] = load_dict
 
     def items(self) -> set[Any]:
-        return {hashed(value, self.kinds) for value in self.pop_mark()}  # type: ignore[attr-defined]
+        return {hashed(value, self.kinds) for value in self.pop_mark()}
 
     def load_frozenset(self) -> None:
         items = self.items()
-        self.append(frozenset(items))  # type: ignore[attr-defined]
+        self.append(frozenset(items))
 
     dispatch[pickle.FROZENSET[0]] = load_frozenset
 
     def load_additems(self) -> None:
-        items, target = self.items(), self.stack[-1]  # type: ignore[attr-defined]
+        items, target = self.items(), self.stack[-1]
         if isinstance(target, set):
             target.update(items)
 
@@ -263,11 +268,11 @@ class GuardedUnpickler(pickle._Unpickler):
 
     def load_bytearray8(self) -> None:
         """BYTEARRAY8 makes as many zeros as the file claims, and reads into them."""
-        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        content = self.read(min(size, MAX_BYTES))  # type: ignore[attr-defined]
+        (size,) = struct.unpack("<Q", self.read(8))
+        content = self.read(min(size, MAX_BYTES))
         if len(content) != size:
             raise EOFError("fewer bytes than it says")
-        self.append(bytearray(content))  # type: ignore[attr-defined]
+        self.append(bytearray(content))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 

@@ -270,9 +270,9 @@ class _Unpickler(GuardedUnpickler):
 
     def load_build(self) -> None:
         """BUILD sets attributes or calls `__setstate__`; here only stubs keep what they are given."""
-        state = self.stack.pop()  # type: ignore[attr-defined]  # what the standard library's types leave out
-        if isinstance(self.stack[-1], Stub):  # type: ignore[attr-defined]
-            self.stack[-1].state = state  # type: ignore[attr-defined]
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Stub):
+            self.stack[-1].state = state
 
     dispatch[pickle.BUILD[0]] = load_build
 

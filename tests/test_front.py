@@ -144,7 +144,7 @@ def test_a_front_of_nothing_and_knobs_that_nothing_was_drawn_for_are_a_page_too(
     assert front_page.write(story(trials=worse), tmp_path / "none")["front"] == []
     monkeypatch.setattr(front_page, "importance", lambda *_: {})
     drawn = story(trials=[replace(TRIALS[1], number=i, params={"merge_tokens.keep": 90}) for i in range(8)])
-    assert front_page.importance_plot(replace(drawn, asked=object())) == ""  # type: ignore[arg-type]
+    assert front_page.importance_plot(replace(drawn, asked=object())) == ""  # type: ignore[arg-type]  # nothing is asked of it
 
 
 def test_labels_are_the_originals_beside_another_model_too():
