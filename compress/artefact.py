@@ -17,9 +17,9 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from compress import merge_layers, merge_tokens, precision, prune_width, recover  # noqa: F401  # their plans are known
 from compress.atomic import atomic_folder, occupied
 from compress.errors import BadInput
+from compress.policies import merge_layers, merge_tokens, precision, prune_width, recover  # noqa: F401  # their plans are known
 from compress.policy import PLANS, Data, Plan, installed
 
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights

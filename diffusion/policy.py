@@ -11,14 +11,14 @@ from torch import nn
 
 from compress.errors import BadInput
 from compress.judge import Judge
+from compress.policies.recover import fingerprint
 from compress.policy import Compressible, MadeFor, Plan, Policy
-from compress.recover import fingerprint
-from diffusion.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
-from diffusion.schedule import Objective
-from diffusion.sizes import Sizes
-from diffusion.weights import digest
-from hmr.head import JOINTS
-from hmr.model import HMRModel
+from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
+from diffusion.model.schedule import Objective
+from diffusion.model.sizes import Sizes
+from diffusion.model.weights import digest
+from hmr.models.head import JOINTS
+from hmr.models.model import HMRModel
 
 NAME = "decoder"  # of the module in a model
 

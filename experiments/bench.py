@@ -17,19 +17,19 @@ import typer
 from torch import Tensor, nn
 
 from compress.atomic import atomic_write
-from compress.cost import timed
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.choices import one_of
+from compress.macs import cost
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule, Stack, encode, merge
+from compress.timing import timed
 from compress.tokens import Tokens
-from experiments.choices import one_of
 from experiments.cost import frame
-from experiments.macs import cost
-from experiments.models import Resolved
-from experiments.provenance import provenance
-from hmr.model import HMRModel, build
-from hmr.vit import ViT
+from hmr.evaluation.provenance import provenance
+from hmr.load import Resolved
+from hmr.models.model import HMRModel, build
+from hmr.models.vit import ViT
 
 WINDOWS = {"hmr2": (24, 28), "reference": (11, 13)}  # an eighth of the layers goes, as in the paper's Tab. 12
 BASELINE = "tuned"

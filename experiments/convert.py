@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
 from compress.atomic import atomic_folder
-from experiments.models import CONVERTED, digest
-from experiments.provenance import commit, versions
-from hmr import checkpoints
+from hmr.checkpoints import files as checkpoints
+from hmr.evaluation.provenance import commit, versions
+from hmr.load import CONVERTED, digest
 
 LICENCE = "LICENCE.txt"
 TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md")  # as authors call theirs
@@ -45,8 +45,8 @@ def provenance_of(command: str, path: Path, architecture: str | None) -> dict[st
 def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> dict[str, Any]:
     """Write the model of a checkpoint to the folder `out`: safetensors, manifest.json and licence; what was written.
 
-    Whole or not at all. `heads` and `files` as `hmr.checkpoints.load`; raises BadInput as that, and where `out` has
-    something in it.
+    Whole or not at all. `heads` and `files` as `hmr.checkpoints.files.load`; raises BadInput as that, and where
+    `out` has something in it.
     """
     refuse_taken(out)
     found = checkpoints.inspect(path, heads=heads, **files)

@@ -12,19 +12,19 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from compress.cost import peak_memory, timed
 from compress.errors import BadInput
+from compress.macs import Cost, Macs, Part, cost, macs, operators
 from compress.policy import Policy
-from diffusion.decoder import LatentDiffusionDecoder
+from compress.timing import peak_memory, timed
+from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.model.representation import WIDTH
+from diffusion.model.sizes import sizes_of
 from diffusion.policy import NAME, DiffusionDecoder, decoder_in
-from diffusion.representation import WIDTH
-from diffusion.sizes import sizes_of
-from experiments.macs import Cost, Macs, Part, cost, macs, operators
-from experiments.models import resolve_model
-from experiments.provenance import provenance
-from hmr.architectures.camerahmr import IMAGE_SIDE
-from hmr.model import HMRModel
-from hmr.vit import PATCH
+from hmr.evaluation.provenance import provenance
+from hmr.load import resolve_model
+from hmr.models.families.camerahmr import IMAGE_SIDE
+from hmr.models.model import HMRModel
+from hmr.models.vit import PATCH
 
 RUNS, WARMUP = 30, 3
 PREFIX = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`

@@ -15,25 +15,25 @@ from rich.table import Table
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from diffusion.clips import FPS
-from diffusion.decoder import Predictor
-from diffusion.features import Video, Videos, at_thirty, cache_bytes, cached_features
+from diffusion.model.decoder import Predictor
+from diffusion.model.schedule import Objective
+from diffusion.model.sizes import sizes_of
+from diffusion.model.vae import load_vae, shipped_vae
+from diffusion.model.weights import digest
+from diffusion.motion.clips import FPS
+from diffusion.motion.features import Video, Videos, at_thirty, cache_bytes, cached_features
 from diffusion.policy import decoder_in, encoder_id, refuse_other_bodies
-from diffusion.schedule import Objective
-from diffusion.sizes import sizes_of
-from diffusion.train import TrainConfig
-from diffusion.train_decoder import train_decoder
-from diffusion.train_vae import gate, train_vae
-from diffusion.vae import load_vae, shipped_vae
-from diffusion.weights import digest
-from experiments.datasets import SEED, DataSpec, open_data, parse
-from experiments.models import Resolved
-from experiments.provenance import provenance
+from diffusion.training.decoder import train_decoder
+from diffusion.training.loop import TrainConfig
+from diffusion.training.vae import gate, train_vae
 from experiments.run import Tell
-from hmr.body import load_body
-from hmr.data.clip_file import ClipVideos, motion_in
-from hmr.data.motion import Split
+from hmr.body.model import load_body
+from hmr.data.datasets import SEED, DataSpec, open_data, parse
+from hmr.evaluation.provenance import provenance
 from hmr.home import fasthmr_home
+from hmr.load import Resolved
+from hmr.motion.clip_file import ClipVideos, motion_in
+from hmr.motion.recordings import Split
 
 log = logging.getLogger(__name__)
 GATE_MM = 15.0  # a VAE that reconstructs unseen families worse than this is no prior to decode with

@@ -16,20 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.recover import Approach, RecoverPlan, distil, identity
-from experiments.datasets import SEED, DataSpec, Frames, open_data
-from hmr.body import BodyModel
-from hmr.crop import normalised
+from compress.policies.recover import Approach, RecoverPlan, distil, identity
+from hmr.body.model import BodyModel
+from hmr.data.crop import normalised
+from hmr.data.datasets import SEED, DataSpec, Frames, open_data
 from hmr.home import fasthmr_home
-from hmr.model import HMRModel
-from hmr.recover import distance
+from hmr.models.model import HMRModel
+from hmr.training.distance import distance
 
 DATA = DataSpec("synth", "train")
 FRAMES = 4096  # pictures; each is drawn when a step first asks for it, and kept: 0.2 MB
 
 
 class Pictures:
-    """A `compress.recover.Crops`: what a model is given of a data set, without a look at its poses."""
+    """A `compress.policies.recover.Crops`: what a model is given of a data set, without a look at its poses."""
 
     def __init__(self, data: Frames) -> None:
         self.data = data

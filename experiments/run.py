@@ -16,29 +16,29 @@ from torch import Tensor
 
 from compress import artefact
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.recover import Recover, RecoverPlan
 from compress.policy import Plan, Policy
-from compress.recover import Recover, RecoverPlan
+from compress.recipe import Recipe, read_recipe
 from compress.stack import Schedule
 from compress.tokens import DROPPED, Tokens, coverage
 from diffusion.policy import decoder_in
-from experiments import evaluate
 from experiments.cost import frame_cost
-from experiments.datasets import SEED, DataSpec, Frames, body_of, open_data
-from experiments.evaluate import Errors
-from experiments.label_free import labelled
-from experiments.models import Resolved
-from experiments.provenance import commit, counted, dataset, provenance, versions
-from experiments.recipe import Recipe, read_recipe
 from experiments.recover import Recovery
-from experiments.report import COMPARED, looked_at, page
-from hmr.body import BodyModel
-from hmr.data.view import Sample
-from hmr.head import HMROutput
+from experiments.reports.compression import COMPARED, looked_at, page
+from hmr.body.model import BodyModel
+from hmr.data.datasets import SEED, DataSpec, Frames, body_of, open_data
+from hmr.evaluation import evaluate
+from hmr.evaluation.evaluate import Errors
+from hmr.evaluation.judge import JointJudge
+from hmr.evaluation.label_free import labelled
+from hmr.evaluation.provenance import commit, counted, dataset, provenance, versions
 from hmr.home import fasthmr_home
-from hmr.judge import JointJudge
-from hmr.model import HMRModel
+from hmr.load import Resolved
+from hmr.models.head import HMROutput
+from hmr.models.model import HMRModel
+from hmr.world.view import Sample
 
 ERRORS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2")
 Tell = Callable[[str, str, int, int], None]  # what is being done, a word on it, how much of it is done, of how much

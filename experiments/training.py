@@ -6,13 +6,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from experiments.choices import one_of
-from hmr.data.cache import cached_frames
-from hmr.data.synthetic import WORLDS, Frames, Videos, open_world
+from compress.choices import one_of
 from hmr.home import fasthmr_home
-from hmr.model import ARCHITECTURES, family_of
-from hmr.train import train
-from hmr.train_config import TrainConfig, claim
+from hmr.models.model import ARCHITECTURES, family_of
+from hmr.training.config import TrainConfig, claim
+from hmr.training.train import train
+from hmr.world.cache import cached_frames
+from hmr.world.synthetic import WORLDS, Frames, Videos, open_world
 
 HALF, FULL = (128, 96), (256, 192)  # (height, width) of the crops of the first and the last part of a training
 VALIDATION = 500  # frames
@@ -35,10 +35,10 @@ def train_hmr(
 ) -> Path:
     """Train on `synth:train`, drawn once into $FASTHMR_HOME/frames; returns the file of weights.
 
-    `start` is a file of weights to go on from, of the same model or of one with a fraction of its blocks (`hmr.grow`);
-    the training then is at full resolution alone. `frames` pictures at half resolution and half as many, of other
-    people, at full. Raises BadInput where there is no such architecture, and where `out` holds something else than an
-    unfinished run with the same beginning.
+    `start` is a file of weights to go on from, of the same model or of one with a fraction of its blocks
+    (`hmr.training.grow`); the training then is at full resolution alone. `frames` pictures at half resolution and half
+    as many, of other people, at full. Raises BadInput where there is no such architecture, and where `out` holds
+    something else than an unfinished run with the same beginning.
     """
     seed = 1 if start is None else 2  # who goes on has seen the pictures of the first
     wanted = {

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import cast
 
 from compress import artefact
-from hmr.model import HMRModel, build
+from hmr.models.model import HMRModel, build
 
 
 def load(folder: Path) -> HMRModel:
-    """The model of an artefact that was made from one of `hmr.model.ARCHITECTURES`; raises as `compress.artefact.load`.
+    """The model of an artefact that was made from one of `ARCHITECTURES`; raises as `compress.artefact.load`.
 
     A user's own model comes back by `compress.artefact.load(folder, their_own_build)`.
     """

@@ -5,7 +5,7 @@ import sys
 import pytest
 from hypothesis import settings
 
-from experiments import cli
+from experiments.cli import main as cli
 
 settings.register_profile("fasthmr", deadline=None)  # no test asserts on time
 settings.load_profile("fasthmr")

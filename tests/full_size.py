@@ -24,13 +24,13 @@ import torch
 from scipy.ndimage import binary_closing, find_objects, label
 from yacs.config import CfgNode
 
-from experiments.datasets import DataSpec, open_data
-from experiments.evaluate import batches
-from hmr.body import load_body
-from hmr.checkpoints import load
-from hmr.masks import BlazePose
-from hmr.media import listed, read, spread
-from hmr.model import HMRModel, build
+from hmr.body.model import load_body
+from hmr.checkpoints.files import load
+from hmr.data.datasets import DataSpec, open_data
+from hmr.data.masks import BlazePose
+from hmr.data.pictures import listed, read, spread
+from hmr.evaluation.evaluate import batches
+from hmr.models.model import HMRModel, build
 
 log = logging.getLogger(__name__)
 

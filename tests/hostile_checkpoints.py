@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compress.errors import BadInput
-from hmr import checkpoints
-from hmr.model import build
-from hmr.safe_torch import LEGACY
+from hmr.checkpoints import files as checkpoints
+from hmr.checkpoints.safe_torch import LEGACY
+from hmr.models.model import build
 
 TINY = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1, "head_mlp_dim": 16}
 SECONDS, ADDRESS_SPACE = 20, 6 << 30  # torch alone maps 3 GiB

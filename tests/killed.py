@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion.train import train
+from diffusion.training.loop import train
 from tests.test_train_motion import COURSES, config
 
 

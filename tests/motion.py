@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from diffusion.features import Video
-from diffusion.representation import encode
-from diffusion.sizes import Sizes
-from hmr.body import load_body
-from hmr.data.motion import shipped_clips
+from diffusion.model.representation import encode
+from diffusion.model.sizes import Sizes
+from diffusion.motion.features import Video
+from hmr.body.model import load_body
+from hmr.motion.recordings import shipped_clips
 
 TINY = Sizes(
     frames=12,

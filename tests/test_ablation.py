@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
-from experiments.ablation import Bench, Row, Table, ablate, with_recovery
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from experiments.cost import frame_cost, shaped
-from experiments.datasets import parse
-from experiments.finding import Finding
-from experiments.grid import shown
-from experiments.models import Resolved
-from experiments.paper import tables
-from hmr.model import build
+from experiments.paper.ablation import Bench, Row, Table, ablate, with_recovery
+from experiments.paper.finding import Finding
+from experiments.paper.grid import shown
+from experiments.paper.tables import tables
+from hmr.data.datasets import parse
+from hmr.load import Resolved
+from hmr.models.model import build
 
 OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")
 SMALL = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import BadInput
-from experiments.macs import cost
-from hmr.architectures import FAMILIES
-from hmr.architectures.camerahmr import letterboxed
-from hmr.architectures.hamer import unmirrored
-from hmr.camera import bbox_info, crop_translation, focal_length, full_translation
-from hmr.model import build
+from compress.macs import cost
+from hmr.body.camera import bbox_info, crop_translation, focal_length, full_translation
+from hmr.models.families import FAMILIES
+from hmr.models.families.camerahmr import letterboxed
+from hmr.models.families.hamer import unmirrored
+from hmr.models.model import build
 from tests.golden.seeds import pictures, seeded
 
 HERE = Path(__file__).parent
@@ -219,8 +219,8 @@ def test_full_size_has_exactly_the_keys_and_shapes_of_the_released_weights(famil
 @torch.no_grad()
 def test_merging_tokens_and_layers_as_of_any_model(family):
     """Steps that do nothing change no bit; Mask-ToMe leaves the tokens that it says, the person's own, and a body."""
-    from compress.merge_layers import MergeLayers
-    from compress.merge_tokens import MergeTokens
+    from compress.policies.merge_layers import MergeLayers
+    from compress.policies.merge_tokens import MergeTokens
 
     stored = golden(family)
     crop, condition = pictures(stored["pictures"])[:, :, :, 32:-32], condition_of(family, stored)

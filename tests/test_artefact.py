@@ -19,11 +19,11 @@ from torch import nn
 from compress import artefact
 from compress.atomic import atomic_folder
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Plan
 from hmr.artefact import load
-from hmr.model import HMRModel, build
+from hmr.models.model import HMRModel, build
 from tests import sizes
 
 SIZES = {**sizes.TINY, "dim": 16, "depth": 4, "mlp_dim": 16, "head_dim": 16}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from experiments.bench import PROTECTED, WINDOWS, bench, cases_of, persons, steps_of
-from hmr.model import HMRModel, build
+from hmr.models.model import HMRModel, build
 
 STEPS = {
     "eclm": MergeLayers(strategy="explicit", windows=((2, 4),)),

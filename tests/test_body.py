@@ -17,7 +17,7 @@ from smplx.vertex_ids import vertex_ids
 
 import hmr
 from compress.errors import BadInput
-from hmr.body import JOINT_NAMES, LEAF_PARENTS, LEAF_VERTICES, PARENTS, BodyModel, digest, load_body
+from hmr.body.model import JOINT_NAMES, LEAF_PARENTS, LEAF_VERTICES, PARENTS, BodyModel, digest, load_body
 
 OPEN_BODY = Path(hmr.__file__).parent / "assets" / "open_body.npz"
 MIRROR = np.array([-1.0, 1.0, 1.0])

@@ -23,9 +23,9 @@ import torch
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.body import PARENTS, check_body, import_body, load_body
+from hmr.body.model import PARENTS, check_body, import_body, load_body
+from hmr.checkpoints.safe_pickle import read_arrays, read_pickle
 from hmr.home import fasthmr_home
-from hmr.safe_pickle import read_arrays, read_pickle
 
 
 def official(betas: int = 10, posedirs: bool = False) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from yacs.config import CfgNode
 
 from compress.errors import BadInput
-from hmr.checkpoints import inspect, load, save
-from hmr.model import build
+from hmr.checkpoints.files import inspect, load, save
+from hmr.models.model import build
 
 MANIFESTS = Path(__file__).parent / "manifests"
 TINY = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 2, "head_mlp_dim": 40}
@@ -191,7 +191,7 @@ def test_omegaconf_configuration_is_read_without_omegaconf(tmp_path):
 
 def test_containers_of_every_kind_are_read_beside_what_is_not_run(tmp_path):
     """Dicts of protocol 0 and 1, sets, frozen and not; a stub that is given entries keeps them."""
-    from hmr.safe_torch import entry, read_torch
+    from hmr.checkpoints.safe_torch import entry, read_torch
     from tests.hostile_checkpoints import Raw, archive
 
     content = {
@@ -214,7 +214,7 @@ def test_strict_inside_the_prefixes_and_only_there(tmp_path, caplog):
     torch.save(
         {**state, "discriminator.weight": torch.zeros(2), "initialized": torch.tensor(True)}, tmp_path / "more.pt"
     )
-    with caplog.at_level("INFO", "hmr.checkpoints"):
+    with caplog.at_level("INFO", "hmr.checkpoints.files"):
         load(tmp_path / "more.pt", heads=2)
     assert "discriminator.weight, initialized" in caplog.text
     assert inspect(tmp_path / "more.pt")["ignored_keys"] == ["discriminator.weight", "initialized"]
@@ -365,8 +365,8 @@ def test_inspect_of_a_model_we_do_not_know(fasthmr, tmp_path):
 MEASURED = """
 import json, sys, torch
 from pathlib import Path
-from hmr.checkpoints import load, read
-from hmr.stacks import stack_from
+from hmr.checkpoints.files import load, read
+from hmr.models.own_model import stack_from
 from tests.test_stacks import sam3d
 
 def peak():

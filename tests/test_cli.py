@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from experiments import cli, evaluate, preview
-from hmr.checkpoints import save
-from hmr.model import build
+from experiments.cli import main as cli
+from experiments.reports import preview
+from hmr.checkpoints.files import save
+from hmr.evaluation import evaluate
+from hmr.models.model import build
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
 
 def test_a_bug_is_exit_code_1_with_its_traceback():
     code = (
-        "import sys, experiments.datasets as d; from experiments import cli\n"
+        "import sys, hmr.data.datasets as d; from experiments import cli\n"
         "d.parse = lambda *_: 1 / 0\n"
         "sys.argv = ['fasthmr', 'evaluate', 'reference', '--data', 'synth']; cli.main()"
     )

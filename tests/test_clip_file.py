@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from compress.errors import BadInput
-from diffusion.decoder import load_decoder
-from diffusion.features import cached_features
+from diffusion.model.decoder import load_decoder
+from diffusion.motion.features import cached_features
 from diffusion.policy import encoder_id
-from hmr.architectures.family import Box
-from hmr.checkpoints import load, save
-from hmr.data.clip_file import ClipVideos, from_amass, from_videos, motion_in, read_file
-from hmr.data.motion import shipped_clips
-from hmr.data.synthetic import open_world
+from hmr.checkpoints.files import load, save
+from hmr.models.families.family import Box
+from hmr.motion.clip_file import ClipVideos, from_amass, from_videos, motion_in, read_file
+from hmr.motion.recordings import shipped_clips
+from hmr.world.synthetic import open_world
 from tests.test_train_motion import small_model
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from diffusion.clips import BATCH, cuts, decode_video, ramp, resampled
+from diffusion.motion.clips import BATCH, cuts, decode_video, ramp, resampled
 
 
 def turning(features: torch.Tensor, betas: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,13 @@ import torch
 
 from compress.policy import MadeFor, Plan
 from experiments import run
-from experiments.models import resolve_model
 from hmr.artefact import load
-from hmr.checkpoints import save
-from hmr.crop import normalised
-from hmr.data.synthetic import open_world
-from hmr.judge import stacked
-from hmr.model import build
+from hmr.checkpoints.files import save
+from hmr.data.crop import normalised
+from hmr.evaluation.judge import stacked
+from hmr.load import resolve_model
+from hmr.models.model import build
+from hmr.world.synthetic import open_world
 from tests import sizes
 
 TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.cost import peak_memory, timed
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.macs import Macs, cost, operators
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule
-from experiments import cli
-from experiments.macs import Macs, cost, operators
-from hmr.checkpoints import save
-from hmr.model import HMRModel, Sizes, build
+from compress.timing import peak_memory, timed
+from experiments.cli import main as cli
+from hmr.checkpoints.files import save
+from hmr.models.model import HMRModel, Sizes, build
 
 ECLM = MergeLayers(strategy="explicit", windows=((24, 28),))
 MASK_TOME = MergeTokens(keep=90, per_layer=40)

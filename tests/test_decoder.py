@@ -11,24 +11,24 @@ from scipy import ndimage
 
 from compress import artefact
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_tokens import MergeTokens
 from compress.policy import PLANS
-from diffusion.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
-from diffusion.denoiser import REACH, SHRINK, Start
-from diffusion.features import read_off
+from compress.recipe import read_recipe
+from diffusion.model.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
+from diffusion.model.denoiser import REACH, SHRINK, Start
+from diffusion.model.representation import WIDTH, rotations_of
+from diffusion.model.vae import load_vae, shipped_vae
+from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
-from diffusion.representation import WIDTH, rotations_of
-from diffusion.vae import load_vae, shipped_vae
-from experiments import evaluate
 from experiments.cost import clip_cost, frame_cost
-from experiments.label_free import labelled
-from experiments.models import resolve_model
-from experiments.recipe import read_recipe
 from experiments.run import Held
 from hmr.artefact import load
-from hmr.body import load_body
-from hmr.data.synthetic import open_world
-from hmr.model import build
+from hmr.body.model import load_body
+from hmr.evaluation import evaluate
+from hmr.evaluation.label_free import labelled
+from hmr.load import resolve_model
+from hmr.models.model import build
+from hmr.world.synthetic import open_world
 from tests import sizes
 from tests.motion import TINY
 
@@ -240,7 +240,7 @@ def test_a_file_leaves_out_the_shipped_vae_and_no_other(tmp_path, monkeypatch):
     assert small.stat().st_size < shipped_vae().stat().st_size
     found, features = load_decoder(small), torch.randn(5, 6)
     assert torch.equal(found.video(features, torch.zeros(5, 10)), made.video(features, torch.zeros(5, 10)))
-    monkeypatch.setattr("diffusion.decoder.digest", lambda path: "0" * 64)
+    monkeypatch.setattr("diffusion.model.decoder.digest", lambda path: "0" * 64)
     with pytest.raises(BadInput, match="another than this installation has"):
         load_decoder(small)
     with torch.no_grad():

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from diffusion.vae import KIND, MotionVAE
-from diffusion.weights import save
-from experiments import decoders
-from experiments.datasets import parse
-from experiments.decoders import FILTERS, TABLES, Bench, Budget, Way, compared, shown
-from experiments.models import Resolved
-from hmr.model import build
+from diffusion.model.vae import KIND, MotionVAE
+from diffusion.model.weights import save
+from experiments.paper import decoders
+from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared, shown
+from hmr.data.datasets import parse
+from hmr.load import Resolved
+from hmr.models.model import build
 from tests.motion import TINY
 from tests.test_decoder import SIZES
 

@@ -21,10 +21,11 @@ import torch
 import typer
 from PIL import Image
 
-from experiments import cli, evaluate
-from experiments.recipe import SHIPPED
-from hmr.data.synthetic import open_world
-from hmr.model import build
+from compress.recipe import SHIPPED
+from experiments.cli import main as cli
+from hmr.evaluation import evaluate
+from hmr.models.model import build
+from hmr.world.synthetic import open_world
 from tests.test_checkpoints import TINY
 
 ROOT = Path(__file__).resolve().parents[1]

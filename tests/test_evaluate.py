@@ -9,20 +9,20 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from compress.choices import one_of
 from compress.errors import BadInput
-from compress.precision import Precision
-from experiments import evaluate, provenance
-from experiments.choices import one_of
-from experiments.datasets import DataSpec, open_data, parse
-from experiments.depth import depth
-from experiments.models import resolve_model
-from hmr.body import JOINT_NAMES, load_body
-from hmr.checkpoints import save
-from hmr.crop import IMAGE_MEAN, IMAGE_STD
-from hmr.data.view import Sample
-from hmr.head import HMROutput
-from hmr.model import build
-from hmr.vit import Block
+from compress.policies.precision import Precision
+from hmr.body.model import JOINT_NAMES, load_body
+from hmr.checkpoints.files import save
+from hmr.data.crop import IMAGE_MEAN, IMAGE_STD
+from hmr.data.datasets import DataSpec, open_data, parse
+from hmr.evaluation import evaluate, provenance
+from hmr.evaluation.depth import depth
+from hmr.load import resolve_model
+from hmr.models.head import HMROutput
+from hmr.models.model import build
+from hmr.models.vit import Block
+from hmr.world.view import Sample
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from compress import artefact
 from compress.errors import BadInput
 from compress.policy import PLANS, MadeFor
 from hmr.artefact import load
-from hmr.checkpoints import save
-from hmr.model import build
+from hmr.checkpoints.files import save
+from hmr.models.model import build
 from tests import sizes
 
 ROOT = Path(__file__).resolve().parents[1]

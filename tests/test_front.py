@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens
-from experiments import front, front_page, plots
-from experiments.recipe import Recipe
-from experiments.trials import Interval, Macs, Part, Record, Trial, Worst, front_of
+from compress.policies.merge_tokens import MergeTokens
+from compress.recipe import Recipe
+from experiments.reports import front, front_page, plots
+from experiments.search.trials import Interval, Macs, Part, Record, Trial, Worst, front_of
 
 SOURCE: dict[str, Any] = {
     "commit": "c" * 40,

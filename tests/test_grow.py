@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from hmr.grow import grown
-from hmr.model import build
+from hmr.models.model import build
+from hmr.training.grow import grown
 
 TINY = {"dim": 24, "heads": 2, "mlp_dim": 48, "head_dim": 32, "head_depth": 1, "head_dim_head": 8, "head_mlp_dim": 32}
 

@@ -13,11 +13,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
-from hmr import artefact, checkpoints
-from hmr.body import BodyModel, import_body, load_body
-from hmr.crop import normalised
-from hmr.masks import MaskFiles
-from hmr.media import open_pictures
+from hmr import artefact
+from hmr.body.model import BodyModel, import_body, load_body
+from hmr.checkpoints import files as checkpoints
+from hmr.data.crop import normalised
+from hmr.data.masks import MaskFiles
+from hmr.data.pictures import open_pictures
 from tests.test_body_import import Calls, Ch, chumpy_pickle
 from tests.test_label_free import asked, folder, tiny
 

@@ -13,13 +13,13 @@ import torch
 
 from compress.errors import BadInput
 from compress.judge import Judge
-from compress.merge_layers import MergeLayers
+from compress.policies.merge_layers import MergeLayers
 from compress.stack import encode
-from hmr import metrics
-from hmr.body import load_body
-from hmr.crop import normalised
-from hmr.judge import JointJudge
-from hmr.model import build
+from hmr.body.model import load_body
+from hmr.data.crop import normalised
+from hmr.evaluation import metrics
+from hmr.evaluation.judge import JointJudge
+from hmr.models.model import build
 
 SIZES = {"stem": "patch", "dim": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "head_dim": 16, "head_depth": 1}
 

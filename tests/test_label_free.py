@@ -9,15 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.models import resolve_model
-from hmr import artefact, checkpoints
-from hmr.architectures.camerahmr import letterboxed
-from hmr.body import load_body
-from hmr.checkpoints import save
-from hmr.crop import normalised
-from hmr.masks import MaskFiles
-from hmr.media import open_pictures
-from hmr.model import build
+from hmr import artefact
+from hmr.body.model import load_body
+from hmr.checkpoints import files as checkpoints
+from hmr.checkpoints.files import save
+from hmr.data.crop import normalised
+from hmr.data.masks import MaskFiles
+from hmr.data.pictures import open_pictures
+from hmr.load import resolve_model
+from hmr.models.families.camerahmr import letterboxed
+from hmr.models.model import build
 
 RECIPE = """schema_version: 1
 name: own

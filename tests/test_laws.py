@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from compress import artefact
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
-from experiments.ablation import Bench, Row, Table, ablate
-from experiments.datasets import parse
-from experiments.finding import Finding
-from experiments.models import Resolved
+from experiments.paper.ablation import Bench, Row, Table, ablate
+from experiments.paper.finding import Finding
 from hmr.artefact import load
-from hmr.model import HMRModel, build
+from hmr.data.datasets import parse
+from hmr.load import Resolved
+from hmr.models.model import HMRModel, build
 
 SIZES = {"dim": 32, "depth": 5, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_heads": 2}
 CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))

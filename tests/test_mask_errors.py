@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmr.data.synthetic import open_world
-from hmr.mask_errors import LOSABLE, MASKS, box, grown, limb_missing, with_masks
+from hmr.data.mask_errors import LOSABLE, MASKS, box, grown, limb_missing, with_masks
+from hmr.world.synthetic import open_world
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
-from hmr import crop
-from hmr.architectures import FAMILIES
-from hmr.crop import cut
-from hmr.masks import BLAZEPOSE, INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
-from hmr.media import Photo, clip_of, listed, open_pictures, part_of, read, spread
+from hmr.data import crop
+from hmr.data.crop import cut
+from hmr.data.masks import BLAZEPOSE, INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
+from hmr.data.pictures import Photo, clip_of, listed, open_pictures, part_of, read, spread
+from hmr.models.families import FAMILIES
 
 SIDE = FAMILIES["hmr2"].box.side
 
@@ -315,7 +315,7 @@ def test_detectors_find_people_among_what_they_find(monkeypatch, caplog, tmp_pat
         return yolo
 
     monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=network))
-    with caplog.at_level("WARNING", "hmr.masks"):
+    with caplog.at_level("WARNING", "hmr.data.masks"):
         segmenter("ultralytics")
     assert "AGPL-3.0" in caplog.text and Path.cwd() == here
     assert (segmenter("ultralytics").mask(Photo("a", ramp(20, 20)), None) == mask[1]).all()

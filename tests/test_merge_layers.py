@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.merge_layers import (
+from compress.layer_search import Windows, error_constrained, runs_of
+from compress.policies.merge_layers import (
     OPERATORS,
     LayerPlan,
     MergeLayers,
@@ -30,10 +31,9 @@ from compress.merge_layers import (
     slm,
 )
 from compress.policy import MadeFor
-from compress.search import Windows, error_constrained, runs_of
 from compress.stack import Schedule, encode
 from compress.tokens import Tokens
-from hmr.vit import ViT
+from hmr.models.vit import ViT
 
 WIDTH, GRID = 4, (2, 3)
 

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens, TokenPlan, merges_to
+from compress.policies.merge_tokens import MergeTokens, TokenPlan, merges_to
 from compress.stack import Schedule
 from compress.tokens import DROPPED
 from experiments.run import person_merged
-from hmr.model import HMRModel, build
+from hmr.models.model import HMRModel, build
 from tests import sizes
 
 TINY = {**sizes.TINY, "depth": 4, "head_depth": 2, "head_mlp_dim": 40}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial import procrustes
 
 from compress.errors import BadInput
-from hmr import metrics
+from hmr.evaluation import metrics
 
 
 def joints(seed: int, *shape: int) -> torch.Tensor:

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import BadInput
-from hmr.checkpoints import load, save
-from hmr.head import rotations_from_6d, sixd_from_rotations
-from hmr.model import ARCHITECTURES, build
-from hmr.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, thinned
+from hmr.checkpoints.files import load, save
+from hmr.models.head import rotations_from_6d, sixd_from_rotations
+from hmr.models.model import ARCHITECTURES, build
+from hmr.models.vit import Block, ConvStem, PatchEmbed, ResidualConv, ViT, attention, thinned
 from tests import sizes
 
 MANIFEST = Path(__file__).parent / "manifests" / "hmr2.json"

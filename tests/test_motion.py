@@ -17,9 +17,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
-from hmr.body import JOINT_NAMES, load_body
-from hmr.data.clip import plausible_parts, without_reference_pose
-from hmr.data.motion import (
+from hmr.body.model import JOINT_NAMES, load_body
+from hmr.motion.clip import plausible_parts, without_reference_pose
+from hmr.motion.recordings import (
     MotionClip,
     blended,
     family_of,

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from experiments import record
-from experiments.datasets import deciding
-from experiments.decoders import TABLES
-from experiments.finding import VERDICTS, Finding, below, every, rise, sentence, told
-from experiments.paper import tables
-from hmr.checkpoints import save
-from hmr.metrics import Interval, paired_interval
-from hmr.model import build
+from experiments.paper import record
+from experiments.paper.decoders import TABLES
+from experiments.paper.finding import VERDICTS, Finding, below, every, rise, sentence, told
+from experiments.paper.tables import tables
+from hmr.checkpoints.files import save
+from hmr.data.datasets import deciding
+from hmr.evaluation.metrics import Interval, paired_interval
+from hmr.models.model import build
 
 SIZES = {"dim": 16, "depth": 14, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
 CLIPS = {"walk": 3, "sit": 5, "jump": 2}  # recordings, by their frames
@@ -280,7 +280,7 @@ def test_a_record_is_shown_with_its_run_and_the_command_to_train_it_again(fasthm
 
 
 def test_a_record_of_the_same_weights_decides(fasthmr, records, weights):
-    from experiments.models import digest
+    from hmr.load import digest
 
     (records / "objectives.json").write_text(json.dumps(stored(digest(weights))))
     found = json.loads(fasthmr(*asked("tab5", "--model", weights, "--json"))[1])

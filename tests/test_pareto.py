@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.pareto import contributions, dominates, front, grown, hypervolume, reference_point
+from experiments.search.pareto import contributions, dominates, front, grown, hypervolume, reference_point
 
 POINTS = st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=12)
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from compress import artefact
 from compress.artefact import read_plans
 from compress.errors import BadInput
-from compress.merge_layers import LayerPlan, MergeLayers
-from compress.merge_tokens import MergeTokens, TokenPlan
+from compress.policies.merge_layers import LayerPlan, MergeLayers
+from compress.policies.merge_tokens import MergeTokens, TokenPlan
 from compress.policy import PLANS, MadeFor, Plan
-from experiments.recipe import OURS
-from hmr.model import build
+from compress.recipe import OURS
+from hmr.models.model import build
 
 GRID = (16, 12)
 

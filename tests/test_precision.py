@@ -14,12 +14,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress import artefact, precision
+from compress import artefact
 from compress.errors import BadInput
-from compress.merge_tokens import MergeTokens
-from compress.precision import Dtype, Int8Linear, Precision
-from experiments.macs import cost
-from hmr.model import HMRModel, build
+from compress.macs import cost
+from compress.policies import precision
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.precision import Dtype, Int8Linear, Precision
+from hmr.models.model import HMRModel, build
 from tests import sizes
 
 TINY = {**sizes.TINY, "heads": 4}
@@ -171,7 +172,7 @@ def test_int8_where_torchao_does_not_run_is_refused(monkeypatch):
 
 def test_torchao_is_imported_without_a_word():
     """It warns of each kernel that was built for another machine: nothing that a user could act on."""
-    code = "from compress.precision import refuse_int8; refuse_int8()"
+    code = "from compress.policies.precision import refuse_int8; refuse_int8()"
     root = Path(__file__).parents[1]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("", "")

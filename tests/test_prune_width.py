@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from compress import artefact
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
-from compress.policy import MadeFor
-from compress.prune_width import (
+from compress.macs import cost
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.prune_width import (
     BlockWidth,
     Kept,
     PruneWidth,
@@ -27,9 +27,9 @@ from compress.prune_width import (
     second_moment,
     strongest,
 )
+from compress.policy import MadeFor
 from compress.tokens import Tokens
-from experiments.macs import cost
-from hmr.model import HMRModel, build
+from hmr.models.model import HMRModel, build
 from tests import sizes
 
 TINY = {**sizes.TINY, "heads": 4, "mlp_dim": 40}

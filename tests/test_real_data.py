@@ -19,19 +19,19 @@ from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
 
 from compress.errors import BadInput
-from experiments import evaluate
-from experiments.datasets import Frames, body_of, open_data, parse
-from experiments.depth import depth
-from experiments.label_free import labelled
-from experiments.models import resolve_model
 from experiments.run import Held
-from hmr.body import PARENTS, import_body
-from hmr.checkpoints import save
-from hmr.crop import cut
+from hmr.body.model import PARENTS, import_body
+from hmr.checkpoints.files import save
 from hmr.data.annotated import AnnotatedFrames
+from hmr.data.crop import cut
+from hmr.data.datasets import Frames, body_of, open_data, parse
 from hmr.data.real import read
-from hmr.judge import JointJudge
-from hmr.model import build
+from hmr.evaluation import evaluate
+from hmr.evaluation.depth import depth
+from hmr.evaluation.judge import JointJudge
+from hmr.evaluation.label_free import labelled
+from hmr.load import resolve_model
+from hmr.models.model import build
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT, FOCAL = 48, 64, 60.0
@@ -540,7 +540,7 @@ sys.path[:0] = [sys.argv[1]]
 import hostile_bodies as h
 from pathlib import Path
 from compress.errors import BadInput
-from hmr.safe_pickle import read_arrays, read_pickle
+from hmr.checkpoints.safe_pickle import read_arrays, read_pickle
 try: read_pickle(Path("/no/such/file"))
 except BadInput: pass
 sys.addaudithook(h.watch)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
-from experiments.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
 
 SHIPPED = (
     "eclm",
@@ -35,7 +35,7 @@ def read(text: str) -> Recipe:
 
 
 def test_all_shipped_recipes_are_right_and_named_after_their_file():
-    names = sorted(path.name for path in files("experiments").joinpath("recipes").iterdir())
+    names = sorted(path.name for path in files("compress").joinpath("recipes").iterdir())
     assert names == sorted(f"{name}.yaml" for name in SHIPPED)
     assert [read_recipe(name)[0].name for name in SHIPPED] == list(SHIPPED)
 
@@ -225,9 +225,9 @@ def test_check_command(fasthmr, tmp_path):
 def test_check_touches_no_weights():
     """What reads weights is not even imported."""
     code = (
-        "import sys; from experiments.cli import main; sys.argv = ['fasthmr', 'recipe', 'check', 'eclm']\n"
+        "import sys; from experiments.cli.main import main; sys.argv = ['fasthmr', 'recipe', 'check', 'eclm']\n"
         "try: main()\n"
-        "finally: print([m for m in ('experiments.models', 'hmr.checkpoints') if m in sys.modules])"
+        "finally: print([m for m in ('hmr.load', 'hmr.checkpoints.files') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

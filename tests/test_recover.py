@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compress import recover, training
+from compress import training
 from compress.artefact import read_plans
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
-from compress.recover import Recover, RecoverPlan, Run, averaged, distil, order, token_distance, untouched
+from compress.policies import recover
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.recover import Recover, RecoverPlan, Run, averaged, distil, order, token_distance, untouched
 from compress.tokens import DROPPED, Tokens, match
-from experiments import evaluate
-from hmr.body import load_body
-from hmr.checkpoints import save
-from hmr.model import HMRModel, build
-from hmr.recover import distance
+from hmr.body.model import load_body
+from hmr.checkpoints.files import save
+from hmr.evaluation import evaluate
+from hmr.models.model import HMRModel, build
+from hmr.training.distance import distance
 from tests import sizes
 
 SIZES = {**sizes.TINY, "depth": 4, "head_mlp_dim": 24}

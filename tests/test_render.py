@@ -6,9 +6,9 @@ import numpy as np
 import roma
 import torch
 
-from hmr import render
-from hmr.body import load_body
-from hmr.data.scene import mesh
+from hmr.body.model import load_body
+from hmr.world import render
+from hmr.world.scene import mesh
 
 
 def buffers(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments import plots, speedup
-from experiments.pareto import hypervolume, reference_point
-from experiments.replay import cell_of, cells, curves, replayed
-from experiments.study import Study, said_of
+from experiments.reports import plots
+from experiments.search.pareto import hypervolume, reference_point
+from experiments.search.replay import cell_of, cells, curves, replayed
+from experiments.search.study import Study, said_of
 from tests.test_search_study import STUDY
 
 
@@ -50,12 +50,3 @@ def test_curves_grow_towards_the_whole():
     possible = [value for value in table().values() if value]
     assert hypervolume(possible, reference_point(possible)) > 0
     assert plots.svg(plots.bands(found)).startswith("<svg")
-
-
-def test_every_number_of_workers_gets_the_same_recipes():
-    asked = study()
-    first = speedup.drawn(asked, 20)
-    assert first == speedup.drawn(asked, 20)
-    for values in first:
-        for name, knob in asked.ranges().items():
-            assert knob.low <= values[name] <= knob.high and ((values[name] - knob.low) / knob.step).is_integer()

@@ -14,20 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
-from compress.precision import Precision
-from compress.prune_width import PruneWidth
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.precision import Precision
+from compress.policies.prune_width import PruneWidth
 from compress.tokens import DROPPED, Tokens
 from diffusion.policy import DiffusionDecoder
-from experiments import chain, pictures, plots, report
-from experiments.datasets import parse
-from experiments.models import Resolved, resolve_model
+from experiments.reports import chain, pictures, plots
+from experiments.reports import compression as report
 from experiments.run import compress
-from hmr.body import load_body
-from hmr.data.synthetic import open_world
-from hmr.head import HMROutput
-from hmr.model import build
+from hmr.body.model import load_body
+from hmr.data.datasets import parse
+from hmr.load import Resolved, resolve_model
+from hmr.models.head import HMROutput
+from hmr.models.model import build
+from hmr.world.synthetic import open_world
 
 SIZES = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
 RECIPE = """\

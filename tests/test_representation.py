@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from diffusion.representation import JOINTS, TWISTS, WIDTH, decode, encode, swing
-from hmr.body import load_body
-from hmr.data.motion import shipped_clips
+from diffusion.model.representation import JOINTS, TWISTS, WIDTH, decode, encode, swing
+from hmr.body.model import load_body
+from hmr.motion.recordings import shipped_clips
 
 BODY = load_body()
 

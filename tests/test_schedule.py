@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion.schedule import STEPS, denoised, denoising_loss, noise, scheduler
+from diffusion.model.schedule import STEPS, denoised, denoising_loss, noise, scheduler
 
 
 def test_nothing_is_left_at_the_last_step_and_only_where_v_is_asked_for():

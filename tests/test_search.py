@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import search
+from compress import layer_search as search
 from compress.errors import BadInput
-from compress.search import Journal, Progress, Windows, error_constrained, explicit, runs_of, windows_of
+from compress.layer_search import Journal, Progress, Windows, error_constrained, explicit, runs_of, windows_of
 
 
 def landscape(seed: int, spread: float = 1.0):

@@ -19,10 +19,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from experiments import front, search, storage
-from experiments.study import read_study
-from hmr.checkpoints import save
-from hmr.model import build
+from experiments.reports import front
+from experiments.search import storage
+from experiments.search import workers as search
+from experiments.search.study import read_study
+from hmr.checkpoints.files import save
+from hmr.models.model import build
 from tests.test_search_study import STUDY, TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -18,13 +18,16 @@ import yaml
 from optuna.trial import TrialState
 
 from compress.errors import BadInput
-from experiments import cli, front, front_page, lab, search, storage
+from compress.recipe import read_recipe
+from experiments.cli import main as cli
 from experiments.locks import locked, machine
-from experiments.recipe import read_recipe
-from experiments.study import read_study, said_of
-from experiments.trials import Record, read, trials_of, written
-from hmr.checkpoints import save
-from hmr.model import build
+from experiments.reports import front, front_page
+from experiments.search import lab, storage
+from experiments.search import workers as search
+from experiments.search.study import read_study, said_of
+from experiments.search.trials import Record, read, trials_of, written
+from hmr.checkpoints.files import save
+from hmr.models.model import build
 from tests import sizes
 
 TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
@@ -77,8 +80,8 @@ def few_pictures(made):
     """Recovery that learns from two pictures: thousands take a minute to open."""
 
     def begin(self, model, body, *taught):
-        from experiments.datasets import open_data
         from experiments.recover import DATA
+        from hmr.data.datasets import open_data
 
         made(self, model, body, DATA, open_data(DATA, 2, size=(256, 192)))
 
@@ -527,7 +530,7 @@ def test_a_full_disk_loses_nothing(place, monkeypatch, capfd):
 
 
 def test_worst_frames_are_those_of_the_worst_recordings():
-    from experiments.evaluate import Errors
+    from hmr.evaluation.evaluate import Errors
 
     joints = torch.zeros(6, 24, 3)
     zeros = torch.zeros(6)

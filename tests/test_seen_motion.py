@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
-from diffusion.motion import FASTEST, Motion, at, crop_turn, mixed, warp
-from diffusion.representation import encode
-from hmr.body import load_body
-from hmr.data.motion import shipped_clips
-from hmr.data.synthetic import generator, open_world
-from hmr.data.view import aim
+from diffusion.model.representation import encode
+from diffusion.motion.seen import FASTEST, Motion, at, crop_turn, mixed, warp
+from hmr.body.model import load_body
+from hmr.motion.recordings import shipped_clips
+from hmr.world.synthetic import generator, open_world
+from hmr.world.view import aim
 
 BODY = load_body()
 

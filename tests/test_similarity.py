@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress.errors import BadInput
 from compress.similarity import cka, layer_similarity, neighbours
-from hmr.vit import ViT
+from hmr.models.vit import ViT
 
 
 def gram_form(x: Tensor, y: Tensor) -> float:

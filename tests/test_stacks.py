@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from compress import artefact
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.macs import cost
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
-from experiments.macs import cost
-from hmr.stacks import OwnModel, rope_at, stack_from
+from hmr.models.own_model import OwnModel, rope_at, stack_from
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
 CROP = (32, 24)  # 8 x 6 patches

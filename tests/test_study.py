@@ -8,13 +8,13 @@ import optuna
 import pytest
 
 from compress.errors import BadInput
-from compress.merge_layers import MergeLayers
-from compress.merge_tokens import MergeTokens
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.precision import Precision
+from compress.policies.prune_width import PruneWidth
 from compress.policy import Knob
-from compress.precision import Precision
-from compress.prune_width import PruneWidth
-from experiments.recipe import POLICIES
-from experiments.study import Study, read_study, said_of
+from compress.recipe import POLICIES
+from experiments.search.study import Study, read_study, said_of
 
 STUDY = """\
 schema_version: 1

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from hmr.body import load_body
-from hmr.data.cache import FIELDS, cached_frames
-from hmr.data.motion import load_clips
-from hmr.data.scene import BACKGROUNDS
-from hmr.data.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
-from hmr.data.view import Sample
+from hmr.body.model import load_body
+from hmr.motion.recordings import load_clips
+from hmr.world.cache import FIELDS, cached_frames
+from hmr.world.scene import BACKGROUNDS
+from hmr.world.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
+from hmr.world.view import Sample
 
 WORLDS = ("synth", "synth-shift", "synth-video")
 FINGERPRINT = """
 import hashlib, sys
-from hmr.data.synthetic import open_world
+from hmr.world.synthetic import open_world
 digest = hashlib.sha256()
 for name in ("synth", "synth-shift", "synth-video"):
     frames = open_world(name, "test", 90)

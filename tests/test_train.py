@@ -11,17 +11,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from compress.errors import BadInput
-from hmr import train as training
-from hmr.augment import augmented
-from hmr.body import load_body
-from hmr.checkpoints import load
-from hmr.data.cache import CachedFrames, order
-from hmr.head import HMROutput
-from hmr.model import build
-from hmr.supervision import TokenOutput, cells_of, centres, fade, losses, on_grid, total
-from hmr.train import Run, learning_rate, train
-from hmr.train_config import TrainConfig
-from hmr.vit import GRID
+from hmr.body.model import load_body
+from hmr.checkpoints.files import load
+from hmr.models.head import HMROutput
+from hmr.models.model import build
+from hmr.models.vit import GRID
+from hmr.training import train as training
+from hmr.training.augment import augmented
+from hmr.training.config import TrainConfig
+from hmr.training.supervision import TokenOutput, cells_of, centres, fade, losses, on_grid, total
+from hmr.training.train import Run, learning_rate, train
+from hmr.world.cache import CachedFrames, order
 from tests import sizes
 
 TINY = {**sizes.TINY, "head_mlp_dim": 40}

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from diffusion import features
-from diffusion.decoder import LatentDiffusionDecoder, load_decoder
-from diffusion.features import cached_features, spans
-from diffusion.motion import Motion
-from diffusion.train import TrainConfig, train
-from diffusion.train_decoder import DecoderCourse, sizes_for, train_decoder
-from diffusion.train_vae import VAECourse, gate, held, train_vae
-from diffusion.vae import MotionVAE, load_vae
-from experiments.sceptic import FrameHead, HeadCourse, one_euro, savitzky_golay, share
-from hmr.body import load_body
-from hmr.data.motion import shipped_clips
-from hmr.data.synthetic import open_world
-from hmr.model import build
+from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
+from diffusion.model.vae import MotionVAE, load_vae
+from diffusion.motion import features
+from diffusion.motion.features import cached_features, spans
+from diffusion.motion.seen import Motion
+from diffusion.training.decoder import DecoderCourse, sizes_for, train_decoder
+from diffusion.training.loop import TrainConfig, train
+from diffusion.training.vae import VAECourse, gate, held, train_vae
+from experiments.paper.baselines import FrameHead, HeadCourse, one_euro, savitzky_golay, share
+from hmr.body.model import load_body
+from hmr.models.model import build
+from hmr.motion.recordings import shipped_clips
+from hmr.world.synthetic import open_world
 from tests.motion import TINY, video
 
 BODY = load_body()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from experiments import training
-from hmr.data.synthetic import open_world
+from hmr.world.synthetic import open_world
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ import torch
 from pydantic import ValidationError
 
 from compress.errors import BadInput
-from diffusion.decoder import LatentDiffusionDecoder
-from diffusion.denoiser import Denoiser
-from diffusion.sizes import SIZES, Sizes, sizes_of
-from diffusion.train_decoder import DecoderTrainee
-from diffusion.train_vae import VAETrainee, gate
-from diffusion.transformer import SkipTransformer, at_their_time
-from diffusion.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
-from diffusion.weights import read, save
+from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.model.denoiser import Denoiser
+from diffusion.model.sizes import SIZES, Sizes, sizes_of
+from diffusion.model.transformer import SkipTransformer, at_their_time
+from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
+from diffusion.model.weights import read, save
+from diffusion.training.decoder import DecoderTrainee
+from diffusion.training.vae import VAETrainee, gate
 from experiments.cost import decoder_cost
 from experiments.motion import GATE_MM
-from hmr.body import load_body
+from hmr.body.model import load_body
 from tests.motion import TINY
 
 

@@ -46,7 +46,7 @@ def test_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
         about = {name.partition(".dist-info/")[2] for name in archive.namelist()}
         (entries,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert held == wanted
-    assert {"licenses/LICENSE", "licenses/NOTICE"} <= about and "fasthmr = experiments.cli:main" in entries
+    assert {"licenses/LICENSE", "licenses/NOTICE"} <= about and "fasthmr = experiments.cli.main:main" in entries
 
 
 @pytest.mark.slow

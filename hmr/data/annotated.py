@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from compress.errors import BadInput
-from hmr.conventions import CONVENTIONS
-from hmr.media import LIMITS, Focal, Photo, Picture, Segmenter, Side, picture, seen_by
+from hmr.body.conventions import CONVENTIONS
+from hmr.data.pictures import LIMITS, Focal, Photo, Picture, Segmenter, Side, picture, seen_by
 
 Doubles = NDArray[np.float64]
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": "neutral", "neutral": "neutral"}
@@ -32,7 +32,7 @@ class Recording:
     betas: Doubles  # (N, 10)
     genders: tuple[str, ...]  # (N,)
     focal: Doubles  # (N,) pixels; NaN where the camera is not known
-    landmarks: Doubles | None = None  # (N, R, 3) m, see `hmr.body.People`
+    landmarks: Doubles | None = None  # (N, R, 3) m, see `hmr.body.model.People`
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -44,7 +44,7 @@ class Annotations:
 
     recordings: tuple[Recording, ...]
     root: Path  # of the pictures
-    convention: str  # a name in `hmr.conventions`
+    convention: str  # a name in `hmr.body.conventions`
     boxes: str  # where they come from
     fps: float | None  # None where frames of one person do not follow each other
     invalid: int = 0  # frames that the annotators say not to use

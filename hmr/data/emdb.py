@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BadInput
+from hmr.checkpoints.safe_pickle import read_pickle
 from hmr.data.annotated import Annotations, Recording, chosen, gender_of, numbers, refuse_missing, rotations
-from hmr.safe_pickle import read_pickle
 
 SEQUENCES = 17
 

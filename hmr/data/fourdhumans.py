@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hmr.conventions import J19
+from hmr.body.conventions import J19
 from hmr.data.annotated import Recording, boxes_at, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "body_pose", "betas", "extra_keypoints_3d")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BadInput
+from hmr.checkpoints.safe_pickle import read_pickle
 from hmr.data.annotated import (
     Annotations,
     Doubles,
@@ -23,7 +24,6 @@ from hmr.data.annotated import (
     refuse_missing,
     rotations,
 )
-from hmr.safe_pickle import read_pickle
 
 FOLDERS = {"train": "train", "calib": "train", "val": "validation", "test": "test"}
 SEQUENCES = {"train": 24, "validation": 12, "test": 24}

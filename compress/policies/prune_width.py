@@ -1,0 +1,279 @@
+"""Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens.
+
+Blocks are those of a plain ViT: `attn.qkv` (one layer for q, k and v), `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`.
+What hangs on a unit is found by torch-pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+import torch_pruning
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.policies.merge_layers import evaluating
+from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
+from compress.stack import Stack, encode
+from compress.tokens import Tokens, coverage
+
+
+class Layers(NamedTuple):
+    """The layers of a block that have units: heads are read by `proj`, hidden units by `fc2`."""
+
+    attention: Any  # its `heads` is an int
+    qkv: nn.Linear
+    proj: nn.Linear
+    fc1: nn.Linear
+    fc2: nn.Linear
+
+    @classmethod
+    def of(cls, block: nn.Module) -> Layers:
+        """Raises BadInput for a block of another kind."""
+        names = ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        try:
+            attention, *found = map(block.get_submodule, names)
+        except AttributeError as error:
+            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
+        if not all(isinstance(layer, nn.Linear) for layer in found):
+            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
+        if not isinstance(getattr(attention, "heads", None), int):
+            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their attention names no `heads`")
+        return cls(attention, *found)  # type: ignore[arg-type]  # linear layers, checked above
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Heads and hidden units."""
+        return self.attention.heads, self.fc1.out_features
+
+
+class Kept(Data):
+    """Which of `of` units are left."""
+
+    of: int = Field(ge=1)
+    units: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        units = self.units
+        if not units or units[0] < 0 or units[-1] >= self.of or any(a >= b for a, b in pairwise(units)):
+            raise ValueError(f"units have to be some of the numbers 0 to {self.of - 1}, in order, each once")
+        return self
+
+    @property
+    def removed(self) -> list[int]:
+        return sorted({*range(self.of)} - {*self.units})
+
+
+class BlockWidth(Data):
+    """What is left of a block."""
+
+    heads: Kept
+    hidden: Kept
+
+
+RATIOS = knob(0.0, 0.75, 0.125)
+
+
+class PruneWidth(Policy):
+    """Remove a share of the hidden units and of the heads of each block."""
+
+    policy: Literal["prune_width"] = "prune_width"
+    mlp_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove", json_schema_extra=RATIOS
+    )
+    head_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of each block's heads to remove; one always stays", json_schema_extra=RATIOS
+    )
+
+    @property
+    def looks(self) -> bool:
+        return self.mlp_ratio > 0 or self.head_ratio > 0
+
+    def check(self, model: Compressible) -> None:
+        """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned."""
+        for block in model.stack.blocks:
+            Layers.of(block)
+
+    def plan(
+        self, model: Compressible, judge: Judge | None = None, *, known: list[tuple[Tensor, Tensor]] | None = None
+    ) -> WidthPlan:
+        """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
+
+        `known` are its `importances`, where a search has them from another ratio. Raises BadInput as `Policy.plan`.
+        """
+        self.check(model)
+        widths = [Layers.of(block).widths for block in model.stack.blocks]
+        left = [(count(heads, self.head_ratio), count(hidden, self.mlp_ratio)) for heads, hidden in widths]
+        if left == widths:
+            ranks = [(torch.zeros(heads), torch.zeros(hidden)) for heads, hidden in widths]
+        elif judge is None:
+            raise BadInput("prune_width needs frames to see which units matter")
+        else:
+            ranks = known or importances(model, judge)
+        blocks, lost = [], []
+        for (heads, hidden), (few, some) in zip(ranks, left, strict=True):
+            block = BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
+            blocks.append(block)
+            lost.append({"heads": share_lost(heads, block.heads), "hidden": share_lost(hidden, block.hidden)})
+        measured = {} if left == widths else {"energy_removed": lost}
+        return WidthPlan(made_for=MadeFor.of(model), blocks=tuple(blocks), measured=measured)
+
+
+class WidthPlan(Plan):
+    """Which heads and hidden units of each block are left."""
+
+    noun: ClassVar[str] = "the plan to prune width"
+    remedy: ClassVar[str] = "put prune_width after merge_layers"
+
+    policy: Literal["prune_width"] = "prune_width"
+    blocks: tuple[BlockWidth, ...]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if len(self.blocks) != self.made_for.depth:
+            raise ValueError(f"there are {len(self.blocks)} blocks in a plan for {self.made_for.depth}")
+        return self
+
+    @property
+    def empty(self) -> bool:
+        return not any(block.heads.removed or block.hidden.removed for block in self.blocks)
+
+    def check(self, model: Compressible) -> None:
+        """As `Plan.check`, and for the widths of each block."""
+        super().check(model)
+        for i, (block, width) in enumerate(zip(model.stack.blocks, self.blocks, strict=True)):
+            found, wanted = Layers.of(block).widths, (width.heads.of, width.hidden.of)
+            if found != wanted:
+                raise BadInput(
+                    f"{self.noun} was made for {wanted[0]} heads and {wanted[1]} hidden units in block {i}, this "
+                    f"model has {found[0]} and {found[1]} there: make the plan again for this model"
+                )
+
+    def shape(self, model: Compressible) -> None:
+        """Cut the units out of the weights, whatever these are. Raises as `check`."""
+        self.check(model)
+        with evaluating(model):
+            for block, width in zip(model.stack.blocks, self.blocks, strict=True):
+                if width.heads.removed or width.hidden.removed:
+                    narrow(model.stack, block, width)
+
+
+def count(units: int, ratio: float) -> int:
+    """How many of `units` are left when a share `ratio` goes, to the nearest number; at least one."""
+    return max(1, units - round(units * ratio))
+
+
+def strongest(importance: Tensor, left: int) -> Kept:
+    """The `left` most important units; of equal ones, the first."""
+    order = importance.argsort(descending=True, stable=True)[:left]
+    return Kept(of=len(importance), units=tuple(sorted(order.tolist())))
+
+
+def share_lost(importance: Tensor, kept: Kept) -> float:
+    """Share of the sum of all units' energies that goes with the removed ones."""
+    return (importance[kept.removed].sum() / importance.sum().clamp_min(torch.finfo(importance.dtype).tiny)).item()
+
+
+def second_moment(x: Tensor, units: int) -> Tensor:
+    """Sum of x_u x_u^T over all rows of x (..., units * d): (units, d, d) float64."""
+    parts = x.flatten(0, -2).unflatten(-1, (units, -1))  # (M, units, d)
+    return torch.einsum("mud,mue->ude", parts, parts).double()
+
+
+def energy(weight: Tensor, moment: Tensor) -> Tensor:
+    """Mean |W_u x_u|^2 (units,): what each unit adds to the residual stream through its columns W_u of `weight`
+    (C, units * d), from the mean `moment` (units, d, d) of x_u x_u^T.
+
+    For a hidden unit, d = 1, it is the square of Wanda's weight norm times activation norm (Sun et al. 2023,
+    arXiv:2306.11695, Eq. 1), over all weights of the unit; for a head, the same without its leaving out how the
+    activations of one head go together.
+    """
+    columns = weight.detach().double().unflatten(1, (moment.shape[0], -1))  # (C, units, d)
+    return torch.einsum("cud,ude,cue->u", columns, moment, columns)
+
+
+@torch.no_grad()
+def importances(model: Compressible, judge: Judge) -> list[tuple[Tensor, Tensor]]:
+    """Of each block, the energies of its heads and hidden units over all tokens of the judge's crops, on the CPU."""
+    found = [Layers.of(block) for block in model.stack.blocks]
+    units = {layers.proj: layers.widths[0] for layers in found} | {layers.fc2: layers.widths[1] for layers in found}
+    with evaluating(model), moments(units) as seen:
+        for index, crop in enumerate(judge.crops):
+            encode(model.stack, crop, person(model, judge, index), model.schedule)
+    energies = {layer: energy(layer.weight, seen[layer]).cpu() for layer in units}
+    return [(energies[layers.proj], energies[layers.fc2]) for layers in found]
+
+
+@contextmanager
+def moments(units: dict[nn.Linear, int]) -> Iterator[dict[nn.Linear, Tensor]]:
+    """Watch what goes into layers of so many units: afterwards, the mean `second_moment` of each."""
+    sums: dict[nn.Linear, Tensor] = {}
+    rows: dict[nn.Linear, int] = {}
+
+    def see(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        sums[layer] = second_moment(inputs[0], units[layer]) + sums.get(layer, 0)
+        rows[layer] = inputs[0].shape[:-1].numel() + rows.get(layer, 0)
+
+    watches = [layer.register_forward_pre_hook(see) for layer in units]
+    try:
+        yield sums
+    finally:
+        for watch in watches:
+            watch.remove()
+    sums.update({layer: total / rows[layer] for layer, total in sums.items()})
+
+
+def person(model: Compressible, judge: Judge, index: int) -> Tensor | None:
+    """How far each patch's share of person lies above the model's threshold (B, N0), where it looks at masks."""
+    if model.protect is None:
+        return None
+    if judge.masks is None:
+        raise BadInput("this model's tokens were reduced around the person: prune_width needs frames with masks")
+    return coverage(judge.masks[index], model.grid) - model.protect
+
+
+def narrow(stack: Stack, block: nn.Module, width: BlockWidth) -> None:
+    """Cut what `width` leaves out of a block of `stack`, in place."""
+    layers, graph = Layers.of(block), dependencies(stack, block)
+    trained = {name: parameter.requires_grad for name, parameter in block.named_parameters()}
+    features = layers.proj.in_features // width.heads.of  # of a head
+    rows = [head * features + i for head in width.heads.removed for i in range(features)]
+    # A head is named by the columns of `proj` that read it: the graph goes back through the fused qkv and finds its
+    # rows there, three times, for q, k and v. From a row of q it would find the same group.
+    cut(graph, layers.proj, torch_pruning.prune_linear_in_channels, rows)
+    cut(graph, layers.fc1, torch_pruning.prune_linear_out_channels, width.hidden.removed)
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_(trained[name])  # torch-pruning's new parameters are all trained
+    layers.attention.heads = len(width.heads.units)
+    heads, hidden = layers.widths
+    sizes = (layers.qkv.out_features, layers.proj.in_features, layers.fc1.out_features, layers.fc2.in_features)
+    if sizes != (3 * heads * features, heads * features, len(width.hidden.units), hidden):
+        raise RuntimeError(f"torch-pruning left layers of {sizes} features, for {heads} heads and {width.hidden.units}")
+
+
+def cut(graph: Any, layer: nn.Linear, how: Any, channels: Sequence[int]) -> None:
+    """Remove channels of a layer and all that hangs on them."""
+    if channels:
+        graph.get_pruning_group(layer, how, idxs=list(channels)).prune()
+
+
+def dependencies(stack: Stack, block: nn.Module) -> Any:
+    """The dependency graph of one block, traced on two tokens through both of its halves; on the meta device too.
+
+    A block by itself: nothing that is cut reaches beyond it, since the residual stream keeps its width.
+    """
+    like = Layers.of(block).qkv.weight
+    x = torch.zeros(1, 2, like.shape[1], dtype=like.dtype, device=like.device, requires_grad=True)  # frozen blocks too
+
+    def both(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        return stack.attend(block, Tokens.of(x, (1, 2)))[0], stack.feed(block, x)
+
+    with torch.enable_grad():
+        return torch_pruning.DependencyGraph().build_dependency(block, x, forward_fn=both, verbose=False)

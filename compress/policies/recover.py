@@ -1,0 +1,327 @@
+"""Label-free recovery: after merging or pruning, a model learns to say again what the original says.
+
+The compressed model (student) follows the original's (teacher's) finished tokens and its output on pictures without
+labels. FastHMR has no such step before its decoder. Blocks whose weights or inputs are no longer the original's train,
+and so does everything above them, the last norm and the head. Frozen are the embedding and the blocks below, which see
+what they always saw; and all modules stay in evaluation mode, so that BatchNorm keeps its running statistics and no
+stochastic depth adds noise to a comparison of two functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.judge import Judge
+from compress.policies.merge_layers import evaluating
+from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.tokens import Tokens, taken
+from compress.training import Budget, Progress, Training, claim, save_checkpoint
+
+WARMUP = 20  # steps
+
+
+class Recoverable(Compressible, Protocol):
+    """A model whose forward pass is `read(encode(crop, mask))`."""
+
+    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The finished tokens of crops (B, 3, H, W); masks (B, H, W) only where tokens are reduced by them."""
+
+    @property
+    def read(self) -> Callable[..., Any]:
+        """The model's output, from its finished tokens and whatever else it asks for."""
+
+
+class Crops(Protocol):
+    """Pictures without labels: an index always means the same one."""
+
+    def __len__(self) -> int: ...
+    def read(self, indices: Sequence[int]) -> tuple[Any, ...]:
+        """What the model's forward pass takes: crops (B, 3, H, W), person masks (B, H, W) or None, and tensors (B, ...)
+        that its `read` asks for."""
+
+
+Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) -> scalar, 0 where they are equal
+
+
+class Recover(Budget, Policy):
+    """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
+
+    stage: ClassVar[int] = 2
+
+    policy: Literal["recover"] = "recover"
+
+    def plan(self, model: Compressible, judge: Judge | None = None) -> RecoverPlan:
+        """The training that was asked for; `distil` does it."""
+        return RecoverPlan(made_for=MadeFor.of(model), **self.model_dump())
+
+
+class RecoverPlan(Budget, Plan):
+    """A training: what it was allowed. What it learnt are weights, so an artefact comes back without it."""
+
+    policy: Literal["recover"] = "recover"
+    steps: int | None = Field(None, ge=0, description="0: there was nothing to recover")
+
+    @property
+    def empty(self) -> bool:
+        return self.steps == 0
+
+    def shape(self, model: Compressible) -> None:
+        """No structure changes. Raises as `check`."""
+        self.check(model)
+
+    def apply(self, model: Compressible) -> None:
+        """Raises BadInput where there is something to learn: that takes pictures and the original, see `distil`."""
+        self.check(model)
+        if not self.empty:
+            raise BadInput("what recovery learnt does not follow from its plan: load the artefact with the weights")
+
+
+@dataclass
+class Approach(Progress):
+    """How far a recovery is, and how far the student from its teacher."""
+
+    distance: float = math.nan  # of the last step's batch
+    before: float = math.nan  # of the crops that are held out, before the first step
+
+
+class Student(nn.Module):
+    """A model's tokens and output in one forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: Recoverable) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, crop: Tensor, mask: Tensor | None, *rest: Tensor) -> tuple[Tokens, Any]:
+        tokens = self.model.encode(crop, mask)
+        return tokens, self.model.read(tokens, *rest)
+
+
+def distil(
+    plan: RecoverPlan,
+    student: Recoverable,
+    teacher: Recoverable,
+    crops: Crops,
+    distance: Distance,
+    folder: Path,
+    *,
+    seed: int = 0,
+    checkpoint_seconds: float = 60.0,
+    progress: Callable[[Approach], None] = lambda _: None,
+) -> RecoverPlan:
+    """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns the plan, measured.
+
+    Checkpoints lie in `folder`: a run that was killed goes on from the last one, with a budget in steps and on a CPU to
+    the same bits; the caller removes the folder when the weights are safe. Some of the crops are held out and measure
+    by how much the distance fell. A student that is its teacher already is left as it is, by a plan that says so.
+
+    Raises BadInput where the folder holds another recovery, with less than two crops, and where training diverges.
+    """
+    plan.check(student)
+    if identical(student, teacher):
+        return plan.model_copy(update={"minutes": None, "steps": 0})
+    if len(crops) < 2:
+        raise BadInput(f"recover needs two crops at least, to learn from and to measure on: there are {len(crops)}")
+    claim(folder / "recovery.json", identity(plan, student, teacher, crops, seed), "recovery")
+    with torch.random.fork_rng(), evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
+        run = Run(plan, student, teacher, crops, distance, folder, seed)
+        last = run.progress.seconds
+        while run.fraction < 1:
+            run.advance()
+            progress(run.progress)
+            if run.progress.seconds - last >= checkpoint_seconds:
+                save_checkpoint(run.accelerator, folder, run.progress.step)
+                last = run.progress.seconds
+        save_checkpoint(run.accelerator, folder, run.progress.step)
+        return plan.model_copy(update={"measured": run.measured()})
+
+
+class Run(Training):
+    """One recovery on its way."""
+
+    progress: Approach
+
+    def __init__(
+        self,
+        plan: RecoverPlan,
+        student: Recoverable,
+        teacher: Recoverable,
+        crops: Crops,
+        distance: Distance,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.crops, self.distance, self.seed, self.teacher = crops, distance, seed, Student(teacher)
+        self.held = len(crops) - max(1, min(plan.batch, len(crops) // 5))  # crops from here on are held out
+        accelerator = Accelerator(device_placement=False)  # all stays where it is
+        super().__init__(Student(student), plan, folder, Approach(), accelerator)
+        self.device = self.trained[0].device
+        if self.resumed is None:
+            self.progress.before = self.held_out()
+            self.started = time.monotonic()  # to look is no part of the budget
+
+    def advance(self) -> None:
+        """One optimizer step. Raises BadInput where the distance is no number any more."""
+        loss = self.apart(order(self.held, self.budget.batch, self.progress.step, self.seed))
+        self.descend(loss, WARMUP)
+        elapsed = loss.new_tensor([self.seconds, loss.item()], dtype=torch.float64)
+        # All processes have to stop and to save at the same step, so they agree on the time.
+        self.progress.seconds, distance = cast(Tensor, self.accelerator.reduce(elapsed, "mean")).tolist()
+        if not math.isfinite(distance):
+            step = self.progress.step
+            raise BadInput(f"recover: the distance to the original is {distance} after {step} steps: lower lr")
+        self.progress.distance = distance
+
+    def apart(self, indices: Sequence[int]) -> Tensor:
+        """Scalar: how far the student is from the teacher on this process's share of some crops."""
+        share = indices[self.accelerator.process_index :: self.accelerator.num_processes] or indices[:1]
+        given = [None if part is None else part.to(self.device) for part in self.crops.read(share)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bfloat16"):
+            with torch.no_grad():
+                wanted, said = self.teacher(*given)
+            tokens, output = self.trainee(*given)
+        return token_distance(tokens, wanted) + self.distance(output, said)
+
+    @torch.no_grad()
+    def held_out(self) -> float:
+        """The distance on the crops that no step learns from."""
+        mine = self.apart(range(self.held, len(self.crops)))
+        return cast(Tensor, self.accelerator.reduce(mine.double(), "mean")).item()
+
+    def measured(self) -> dict[str, Any]:
+        """What stands beside the plan in an artefact, as JSON values."""
+        return {
+            "steps": self.progress.step,
+            "seconds": self.progress.seconds,
+            "distance": {"before": self.progress.before, "after": self.held_out()},  # on crops that were held out
+            # what no forward pass asks for, as a network beside the backbone, never had a gradient, nor a state
+            "trained_params": sum(p.numel() for p in self.trained if p in self.optimizer.state),
+        }
+
+
+def token_distance(student: Tokens, teacher: Tokens) -> Tensor:
+    """Mean squared distance between the student's tokens and what they stand for, in variances of the teacher's tokens.
+
+    A token that holds some patches is compared with the mean of the teacher's tokens of these patches; each token
+    counts the same, because the head's attention reads each the same. Prefix tokens are compared with the teacher's.
+    """
+    x, wanted = student.x.float(), averaged(student, teacher)
+    return (x - wanted).square().mean() / teacher.x.float().var().clamp_min(1e-12)
+
+
+def averaged(student: Tokens, teacher: Tokens) -> Tensor:
+    """For each of the student's tokens (B, N, C), the mean of the teacher's over the patches it stands for.
+
+    Raises ValueError where the teacher dropped tokens.
+    """
+    if teacher.dropped:
+        raise ValueError("the teacher dropped tokens, and nothing can be learnt of those")
+    patches = taken(teacher.x.float(), teacher.source)  # (B, N0, C)
+    return torch.cat((teacher.x[:, : teacher.prefix].float(), student.averaged(patches)[:, student.prefix :]), 1)
+
+
+def order(count: int, batch: int, step: int, seed: int) -> list[int]:
+    """Indices of the crops of one step: every epoch shows each crop at most once, in an order of its own."""
+    batch = min(batch, count)
+    epoch, place = divmod(step, count // batch)
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    return torch.randperm(count, generator=generator)[place * batch : (place + 1) * batch].tolist()
+
+
+# ---- what changed
+
+
+def identical(student: Recoverable, teacher: Recoverable) -> bool:
+    """Whether two models are the same function by structure, weights and token schedule."""
+    if (student.schedule, student.protect) != (teacher.schedule, teacher.protect):
+        return False
+    return equal(cast(nn.Module, student), cast(nn.Module, teacher))
+
+
+def equal(one: nn.Module, two: nn.Module) -> bool:
+    """Whether two modules hold the same weights under the same names."""
+    mine, theirs = one.state_dict(), two.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def untouched(student: Recoverable, teacher: Recoverable) -> int:
+    """How many of the student's lowest blocks have the weights and the inputs that they have in the teacher.
+
+    One less where blocks are missing: the operator `drop` leaves the lowest of a run as it was, and that block too has
+    to learn what went.
+    """
+    mine, theirs = student.stack.blocks, teacher.stack.blocks
+    pairs = enumerate(zip(mine, theirs, strict=False))
+    same = next((i for i, (one, two) in pairs if not equal(one, two)), min(len(mine), len(theirs)))
+    if len(mine) < len(theirs):
+        same = max(0, same - 1)
+    if student.schedule != teacher.schedule:
+        merging = (i for i, r in enumerate(student.schedule.merges) if r)
+        same = 0 if student.schedule.drop else min(same, next(merging, same))
+    return same
+
+
+@contextmanager
+def training_above(student: Recoverable, teacher: Recoverable, crops: Crops) -> Iterator[None]:
+    """Gradients for what is not `untouched`, none for the teacher; each parameter as it was afterwards."""
+    module = cast(nn.Module, student)
+    everything = [*module.parameters(), *cast(nn.Module, teacher).parameters()]
+    wanted = [p.requires_grad for p in everything]
+    try:
+        cast(nn.Module, teacher).requires_grad_(False)
+        module.requires_grad_(True)
+        for p in embedding(student, crops):
+            p.requires_grad_(False)
+        for block in list(student.stack.blocks)[: untouched(student, teacher)]:
+            block.requires_grad_(False)
+        yield
+    finally:
+        for p, want in zip(everything, wanted, strict=True):
+            p.requires_grad_(want).grad = None
+
+
+def embedding(model: Recoverable, crops: Crops) -> list[nn.Parameter]:
+    """The parameters that the first block's input depends on; they need gradients to be found."""
+    parameters = list(cast(nn.Module, model).parameters())
+    crop, *_ = crops.read([0])
+    x = model.stack.embed(crop.to(parameters[0].device)).x
+    found = torch.autograd.grad(x.sum(), parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+# ---- whose checkpoints they are
+
+
+def identity(
+    plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Crops, seed: int
+) -> dict[str, str | int]:
+    """What a checkpoint has to agree with, as JSON values; `student` as it is before its first step."""
+    return {
+        "plan": json.dumps(plan.decided(), sort_keys=True),
+        "student": fingerprint(student),
+        "teacher": fingerprint(teacher),
+        "crops": len(crops),
+        "seed": seed,
+    }
+
+
+def fingerprint(model: Recoverable) -> str:
+    """sha256 of a model's weights, token schedule and mask threshold."""
+    digest = hashlib.sha256(f"{model.schedule} {model.protect}".encode())
+    for name, value in sorted(cast(nn.Module, model).state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

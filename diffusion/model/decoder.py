@@ -1,0 +1,180 @@
+"""What takes the place of a model's pose head: features of a video's frames to SMPL rotations, a clip at a time.
+
+`LatentDiffusionDecoder` is the paper's. `Regressor` is what a sceptic puts beside it: the same transformer without
+noise, into the same latent or straight to the numbers of a pose.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from diffusion.model.denoiser import Denoiser, Frames, Start
+from diffusion.model.representation import rotations_of
+from diffusion.model.schedule import Objective, denoised, noise
+from diffusion.model.sizes import Sizes
+from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
+from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
+from diffusion.model.weights import digest, load_into, read, save
+from diffusion.motion.clips import FPS, decode_video
+from hmr.body.model import BodyModel, load_body
+
+KIND = "diffusion-decoder"  # what a file of its weights says it is
+Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a Regressor to one of two targets
+
+
+class Regressor(nn.Module):
+    """Features of frames (B, F, W) -> latent (B, T, D), or the numbers of each frame (B, F, 133), without any noise."""
+
+    def __init__(self, sizes: Sizes, target: Literal["latent", "numbers"]) -> None:
+        super().__init__()
+        self.target = target
+        self.frames = Frames(sizes)
+        self.queries = positions(sizes.tokens, sizes.dim, sizes.frames)
+        shape = (sizes.denoiser_layers, sizes.dim, sizes.heads, sizes.hidden, sizes.denoiser_dropout)
+        self.transformer = SkipTransformer(*shape, pre_norm=False)
+        self.out = silent(nn.Linear(sizes.dim, sizes.dim if target == "latent" else sizes.width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        frames = self.frames(features)
+        if self.target == "numbers":
+            return self.out(self.transformer(frames))
+        tokens = self.queries + at_their_time(frames, len(self.queries))
+        return self.out(self.transformer(torch.cat((tokens, frames), 1))[:, : len(self.queries)])
+
+
+def predictor_of(kind: Predictor, sizes: Sizes) -> Denoiser | Regressor:
+    """An untrained network that reads features."""
+    return Denoiser(sizes) if kind == "diffusion" else Regressor(sizes, kind)
+
+
+class LatentDiffusionDecoder(nn.Module):
+    """Features to rotations in `steps` denoising steps from noise of `seed`; `encoder` is whose features it knows.
+
+    Of the VAE it keeps the half that decodes. It poses `body`, which is no part of its weights.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        predictor: Predictor = "diffusion",
+        objective: Objective = "hybrid",
+        *,
+        encoder: str,
+        steps: int = 1,
+        seed: int = 0,
+        vae: MotionVAE | None = None,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.objective, self.kind = sizes, objective, predictor
+        self.encoder, self.steps, self.seed = encoder, steps, seed
+        self.predictor = predictor_of(predictor, sizes)
+        own = sizes.stride if sizes.tokens * sizes.stride == sizes.frames else 0  # frames of a latent token
+        span, out = (1, sizes.width) if predictor == "numbers" else (own, sizes.dim)
+        self.start = Start(span, sizes.features, out)
+        self.vae = copy.deepcopy(vae) if vae else MotionVAE(sizes)
+        del self.vae.encoder
+        self._body = [load_body()]  # in a list, so that its arrays are not part of the weights
+
+    @property
+    def body(self) -> BodyModel:
+        self._body[0] = self._body[0].to(self.vae.mean.device)
+        return self._body[0]
+
+    def forward(self, features: Tensor, betas: Tensor) -> Tensor:
+        """Clips of features (B, F, W) and betas (B, F, 10) -> local rotations (B, F, 24, 3, 3)."""
+        return rotations_of(self.numbers(features), betas, self.body, self.sizes.representation)
+
+    def numbers(self, features: Tensor) -> Tensor:
+        """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
+        found = self.start(self.predictor.frames.normal(features)) + self.start.left * self.found(features)
+        numbers = found * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(found)
+        return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
+
+    def found(self, features: Tensor) -> Tensor:
+        """What the network says of clips of features (B, F, W), where the start leaves something to be found."""
+        if self.kind != "diffusion":
+            return self.predictor(features)
+        shape = (len(features), self.sizes.tokens, self.sizes.dim)
+        start = noise(shape, self.seed, features.device)
+        return denoised(lambda z, time: self.predictor(z, time, features), start, self.steps, self.objective)
+
+    def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:
+        """The numbers (B, F, 133), normalised, or the latent (B, T, D): whichever this decoder looks for."""
+        return (numbers - self.vae.mean) / self.vae.deviation if self.kind == "numbers" else latent
+
+    @torch.no_grad()
+    def video(self, features: Tensor, betas: Tensor, fps: float = FPS) -> Tensor:
+        """One video's features (N, W) and betas (N, 10) at `fps` -> local rotations (N, 24, 3, 3).
+
+        Raises BadInput for an empty video, features of another width or that are not finite, and rates that are none.
+        """
+        width = self.sizes.features
+        if features.ndim != 2 or features.shape[1] != width:
+            raise BadInput(f"the decoder reads {width} features a frame: these are {tuple(features.shape)}")
+        if not len(features) or betas.shape != (len(features), 10):
+            raise BadInput(f"the decoder needs frames with betas (10,): got {len(features)} and {tuple(betas.shape)}")
+        if not fps > 0:
+            raise BadInput(f"a video has more than 0 frames/s: got {fps}")
+        odd = (~features.isfinite()).any(1) | (~betas.isfinite()).any(1)
+        if odd.any():
+            raise BadInput(f"frame {int(odd.nonzero()[0])} has a feature or a beta that is not finite")
+        return decode_video(self, features.float(), betas.float(), self.sizes.frames, fps)
+
+    def refuse_other(self, encoder: str) -> None:
+        """Raise BadInput where `encoder` is not whose features this decoder was trained on (law 12)."""
+        if encoder != self.encoder:
+            raise BadInput(
+                f"the decoder was trained on the features of encoder {self.encoder[:12]}, this one is {encoder[:12]}: "
+                "train one for it with `fasthmr train decoder`"
+            )
+
+
+def calmed(numbers: Tensor, deviation: float) -> Tensor:
+    """Numbers (B, F, P) smoothed over time by a Gaussian of `deviation` frames, cut at three; ends are held."""
+    reach = math.ceil(3 * deviation)
+    weights = [math.exp(-0.5 * (i / deviation) ** 2) for i in range(-reach, reach + 1)]
+    wide = F.pad(numbers.mT, (reach, reach), mode="replicate").mT  # (B, F + 2 reach, P)
+    # A sum, not a convolution, which rounds metres to half a millimetre on a GPU.
+    parts = [weight / sum(weights) * wide[:, i : i + numbers.shape[1]] for i, weight in enumerate(weights)]
+    return torch.stack(parts).sum(0)
+
+
+def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:
+    """What a file of weights says beside sizes."""
+    return {"predictor": decoder.kind, "objective": decoder.objective, "encoder": decoder.encoder}
+
+
+def half_of(vae: MotionVAE) -> dict[str, Tensor]:
+    """What a decoder has of a VAE, by its names there."""
+    return {f"vae.{name}": value for name, value in vae.state_dict().items() if not name.startswith("encoder.")}
+
+
+def save_decoder(decoder: LatentDiffusionDecoder, path: Path) -> Path:
+    """Write a decoder; one that decodes with the shipped VAE names it and leaves its weights out."""
+    shipped, own = half_of(load_vae(shipped_vae())), half_of(decoder.vae)
+    same = shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
+    facts = {**facts_of(decoder), "vae": digest(shipped_vae()) if same else ""}
+    return save(path, decoder, KIND, decoder.sizes, facts, without=("vae.",) if same else ())
+
+
+def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusionDecoder:
+    """The decoder of a file of weights, in evaluation mode; raises BadInput where it is no such file."""
+    state, sizes, facts = read(path, KIND)
+    named = str(facts.pop("vae", ""))
+    if named and named != digest(shipped_vae()):
+        raise BadInput(f"{path}: decodes with VAE {named[:12]}, another than this installation has")
+    if named:
+        state |= half_of(load_vae(shipped_vae()))
+    try:
+        decoder = LatentDiffusionDecoder(sizes, **facts, steps=steps, seed=seed)
+    except TypeError as error:
+        raise BadInput(f"{path}: does not say what decoder it is ({error})") from error
+    return cast(LatentDiffusionDecoder, load_into(decoder, state, path))

@@ -1,0 +1,66 @@
+"""Files of weights: safetensors whose header says what they are, of which size, and what they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from diffusion.model.sizes import Sizes
+
+
+def save(
+    path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any], without: tuple[str, ...] = ()
+) -> Path:
+    """Write a module in half precision, whole or not at all, without values whose names begin with one of `without`.
+
+    Returns `path`. Raises BadInput where a value does not fit.
+    """
+    held = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
+    state = {name: value.detach().cpu().half().contiguous() for name, value in held.items()}
+    unfit = [name for name, value in state.items() if not value.isfinite().all()]
+    if unfit:
+        raise BadInput(f"{path}: {unfit[0]} is not finite in half precision: train again with a lower lr")
+    said = {"kind": kind, "sizes": sizes.model_dump_json(), "facts": json.dumps(facts, sort_keys=True)}
+    return atomic_write(path, to_bytes(state, said))
+
+
+def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any]]:
+    """The state in float32, the sizes and the facts that `save` wrote; raises BadInput for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
+        if said.get("kind") != kind:
+            raise BadInput(f"{path}: holds {said.get('kind', 'no')} weights, and these are to be {kind}")
+        return state, Sizes.model_validate_json(said["sizes"]), {**json.loads(said["facts"])}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, ValidationError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not a file of {kind} weights ({error})") from error
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """`module` with `state`, in evaluation mode; raises BadInput where they do not fit or a value is not finite."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadInput(f"{path}: its weights do not fit their sizes ({str(error).splitlines()[-1].strip()})") from error
+    odd = [name for name, value in state.items() if not value.isfinite().all()]
+    if odd:
+        raise BadInput(f"{path}: {odd[0]} holds a value that is not finite")
+    return module.eval()
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

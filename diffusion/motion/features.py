@@ -1,0 +1,153 @@
+"""Features of videos' frames, computed once by a compressed encoder into a folder that a decoder's training reads.
+
+One safetensors file per video, whole or not there, so that a run that was killed goes on with the next video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import roma
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from compress.training import claim
+from diffusion.model.representation import WIDTH, encode
+from diffusion.motion.clips import FPS, resampled
+from hmr.body.model import BodyModel, load_body
+from hmr.data.crop import normalised
+from hmr.data.pictures import Picture
+from hmr.models.model import HMRModel, HMROutput
+from hmr.world.view import Sample
+
+BATCH = 32
+FIELDS = {"features": (), "said_betas": (10,), "said_rotations": (24, 3, 3), "rotations": (24, 3, 3), "betas": (10,)}
+
+
+class Videos(Protocol):
+    """Frames in order, and the name of the video that each is from."""
+
+    fps: float | None
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample | Picture: ...
+    @property
+    def clip_names(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Video:
+    """What the encoder says of a video's N frames, and what is true: features (N, W) as `read_off` has them,
+    said_betas (N, 10), said_rotations (N, 24, 3, 3) of its own head; rotations (N, 24, 3, 3) and betas (N, 10)."""
+
+    features: Tensor
+    said_betas: Tensor
+    said_rotations: Tensor
+    rotations: Tensor
+    betas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def read_off(said: HMROutput, body: BodyModel) -> Tensor:
+    """What a decoder reads of N frames (N, D + 133): the features, and the pose that the head made of them as numbers.
+
+    The paper's decoder reads the features alone. NOTE: joints are no linear function of them; the head has learned from
+    more poses than there are videos.
+    """
+    return torch.cat((said.features.float(), encode(said.rotations.float(), said.betas.float(), body)), 1)
+
+
+def at_thirty(video: Video, fps: float) -> Video:
+    """A video of another rate at 30 frames/s, which is the rate that decoders know."""
+    if fps == FPS:
+        return video
+    count = round((len(video) - 1) * FPS / fps) + 1
+    parts = {name: resampled(value, count) for name, value in vars(video).items()}
+    turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "said_rotations")}
+    return Video(**{**parts, **turned})
+
+
+def spans(names: Sequence[str]) -> Iterator[range]:
+    """Which frames each video has, from the name of the video of each frame."""
+    for _, group in groupby(range(len(names)), lambda i: names[i]):
+        frames = list(group)
+        yield range(frames[0], frames[-1] + 1)
+
+
+def cache_bytes(model: HMRModel, videos: Videos) -> int:
+    """What `cached_features` will write."""
+    numbers = sum(int(np.prod(shape)) for shape in FIELDS.values() if shape)
+    return 4 * len(videos) * (numbers + model.head.decshape.in_features + WIDTH)
+
+
+@torch.no_grad()
+def cached_features(
+    model: HMRModel,
+    videos: Videos,
+    folder: Path,
+    identity: dict[str, Any],
+    tell: Callable[[int], None] = lambda frames: None,
+) -> list[Video]:
+    """Every video's features, computed where they are not in `folder` yet; masks go in where the model looks at them.
+
+    `identity` says which encoder and data the folder is of. Raises BadInput where it holds others', or what no such
+    file can hold, and for frames that are no video's.
+    """
+    if videos.fps is None:
+        raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
+    if model.family.condition is not None and not np.isfinite(videos[0].bbox_info).all():
+        raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
+    claim(folder / "cache.json", identity, "cache of features")
+    found, body = [], load_body().to(next(model.parameters()).device)
+    for i, frames in enumerate(spans(videos.clip_names)):
+        path = folder / f"{i:05d}.safetensors"
+        if not path.exists():
+            said = vars(seen(model, videos, frames, body))
+            atomic_write(path, to_bytes({name: value.cpu() for name, value in said.items()}))
+        found.append(read(path, len(frames)))
+        tell(frames.stop)
+    return found
+
+
+def seen(model: HMRModel, videos: Videos, frames: range, body: BodyModel) -> Video:
+    """What a model says of the frames of one video."""
+    device = next(model.parameters()).device
+    parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
+    for start in range(frames.start, frames.stop, BATCH):
+        samples = [videos[i] for i in range(start, min(start + BATCH, frames.stop))]
+        image, mask, condition, rotations, betas = (
+            torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
+            for field in ("image", "mask", "bbox_info", "rotations", "betas")
+        )
+        said = model(normalised(image), mask if model.protect is not None else None, condition)
+        found = (read_off(said, body), said.betas, said.rotations, rotations, betas)
+        for name, value in zip(FIELDS, found, strict=True):
+            parts[name].append(value.float().contiguous())
+    return Video(**{name: torch.cat(values) for name, values in parts.items()})
+
+
+def read(path: Path, frames: int) -> Video:
+    """The video of a file that `cached_features` wrote; raises BadInput where it is damaged."""
+    try:
+        held = load_file(path)
+        good = held.keys() == FIELDS.keys() and all(
+            len(held[name]) == frames and held[name].shape[1:] == (shape or held[name].shape[1:])
+            for name, shape in FIELDS.items()
+        )
+    except (OSError, SafetensorError, TypeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); remove it, and it is computed again") from error
+    if not good or not all(value.isfinite().all() for value in held.values()):
+        raise BadInput(f"{path}: not the features of {frames} frames; remove it, and it is computed again")
+    return Video(**held)

@@ -1,0 +1,158 @@
+"""Training of what decodes features: the denoiser, and the regressors that a sceptic puts beside it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import roma
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
+from diffusion.model.denoiser import REACH, SHRINK, SURE
+from diffusion.model.representation import WIDTH, numbers_of
+from diffusion.model.schedule import Objective, denoising_loss, scheduler
+from diffusion.model.sizes import Sizes
+from diffusion.model.vae import MotionVAE
+from diffusion.motion.features import Video
+from diffusion.motion.seen import at, warp
+from diffusion.training.loop import TrainConfig, train
+from hmr.body.model import BodyModel, load_body
+from hmr.evaluation.metrics import accel, mpjpe
+from hmr.world.synthetic import generator
+
+STARTS = 1000  # videos that the start of a decoder is fitted to
+
+
+class DecoderTrainee(nn.Module):
+    """A decoder and the loss of what reads features in it; the VAE is frozen."""
+
+    def __init__(self, decoder: LatentDiffusionDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        decoder.vae.requires_grad_(False)
+        self.steps = scheduler(decoder.objective)
+
+    def forward(self, features: Tensor, numbers: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """Features (B, F, W), the true numbers (B, F, 133) and the latent (B, T, D) that the VAE has for them."""
+        decoder, network = self.decoder, self.decoder.predictor
+        start = decoder.start(network.frames.normal(features))
+        wanted = (decoder.wanted(numbers, latent) - start) / decoder.start.left
+        if decoder.kind != "diffusion":
+            return {"total": (network(features).float() - wanted).square().mean()}
+        objective = decoder.objective
+        return {"total": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
+
+
+class DecoderCourse:
+    """A `diffusion.training.loop.Course`: find the pose in features of `videos`; reports on `held`."""
+
+    noun = "training of a decoder"
+
+    def __init__(
+        self,
+        decoder: LatentDiffusionDecoder,
+        vae: MotionVAE,
+        videos: Sequence[Video],
+        held: Sequence[Video],
+        batch: int,
+        seed: int = 0,
+    ) -> None:
+        if not videos:
+            raise BadInput("there are no videos to train a decoder on")
+        self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
+        self.decoder = decoder
+        self.trainee: nn.Module = DecoderTrainee(decoder)
+        self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
+        every = torch.cat([video.features for video in videos])
+        frames = decoder.predictor.frames
+        frames.mean.copy_(every.mean(0))
+        frames.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
+        rng = generator("decoder", seed, "start")
+        some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
+        features, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
+        _, numbers, latent = self.targets(features, rotations, betas)
+        true = (numbers_of(rotations, betas, self.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
+        decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
+
+    def identity(self) -> dict[str, Any]:
+        digest, prior = hashlib.sha256(), hashlib.sha256()
+        for video in self.videos:
+            digest.update(video.features.cpu().numpy().tobytes() + video.rotations.cpu().numpy().tobytes())
+        for value in self.vae.state_dict().values():
+            prior.update(value.cpu().numpy().tobytes())
+        facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump(), "vae": prior.hexdigest()}
+        return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
+
+    @torch.no_grad()
+    def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
+        """Clips of features with the numbers and the latent of their true poses."""
+        return self.targets(*self.clips(generator("decoder", self.seed, step, process), processes))
+
+    @torch.no_grad()
+    def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips as `clips` gives them -> features, the numbers of their true poses, and the latent of those."""
+        numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
+        return features, numbers, self.vae.target(numbers)
+
+    def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:
+        """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
+        chosen = rng.integers(len(self.videos), size=max(1, self.size // processes))
+        parts = [self.clip(self.videos[i], rng) for i in chosen]
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+    def clip(self, video: Video, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (1, F, W), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some part of a video."""
+        times = torch.from_numpy(warp(rng, 1, self.vae.sizes.frames, len(video)))
+        quaternions = at(roma.rotmat_to_unitquat(video.rotations)[None], times)
+        rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
+        return at(video.features[None], times), rotations, at(video.betas[None], times)
+
+    def validate(self, trainee: nn.Module) -> dict[str, float]:
+        decoder: LatentDiffusionDecoder = trainee.decoder  # type: ignore[assignment]  # Module forgets its children
+        found = [errors(decoder, video, decoder.body) for video in self.held]
+        mean = torch.stack([torch.stack([part.mean() for part in both]) for both in found]).mean(0).tolist()
+        return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
+
+
+def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
+    """MPJPE (N,) mm and acceleration error (N - 2,) of what is decoded of a video, posed with the encoder's betas."""
+    place = decoder.vae.mean.device
+    features, said, rotations, betas = (
+        part.to(place) for part in (video.features, video.said_betas, video.rotations, video.betas)
+    )
+    joints = body.skeleton(decoder.video(features, said), said)
+    true = body.skeleton(rotations, betas)
+    return mpjpe(joints, true), accel(joints, true)
+
+
+def train_decoder(
+    vae: MotionVAE,
+    videos: Sequence[Video],
+    held: Sequence[Video],
+    encoder: str,
+    config: TrainConfig,
+    predictor: Predictor = "diffusion",
+    objective: Objective = "hybrid",
+) -> Path:
+    """Train a decoder on an encoder's features; returns the file of weights, which knows the encoder.
+
+    Raises as `diffusion.training.loop.train`, and BadInput for videos without frames.
+    """
+    sizes = sizes_for(vae, videos)
+    torch.manual_seed(config.seed)
+    decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
+    course = DecoderCourse(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
+    trained: Any = train(course, config)
+    return save_decoder(trained.decoder, config.out / "decoder.safetensors")
+
+
+def sizes_for(vae: MotionVAE, videos: Sequence[Video]) -> Sizes:
+    """Those of the VAE, for features as wide as the videos'."""
+    return vae.sizes.model_copy(update={"features": videos[0].features.shape[1]} if videos else {})

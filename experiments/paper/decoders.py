@@ -1,0 +1,355 @@
+"""Tables of what each part of the decoder is worth: the paper's rows and a sceptic's, on the same frames.
+
+A table is data: ways to get rotations out of an encoder's features. What is trained is trained on the same features for
+the same steps and kept in $FASTHMR_HOME/decoders, so that tables share it and one that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from rich.table import Table as Shown
+from torch import Tensor
+
+from compress.errors import BadInput
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.recover import Recover
+from compress.policy import Policy
+from compress.recipe import read_recipe
+from compress.timing import timed
+from compress.training import Precision
+from diffusion.model.decoder import Predictor, load_decoder
+from diffusion.model.schedule import Objective
+from diffusion.model.sizes import sizes_of
+from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
+from diffusion.model.weights import digest
+from diffusion.motion.clips import FPS
+from diffusion.motion.features import Video
+from diffusion.policy import encoder_id, refuse_other_bodies
+from diffusion.training.decoder import sizes_for, train_decoder
+from diffusion.training.loop import TrainConfig, train
+from diffusion.training.vae import gate, train_vae
+from experiments.motion import features
+from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
+from experiments.recover import Recovery
+from experiments.run import ERRORS, Tell, applied, held, interval, journal_of, planned
+from hmr.body.model import load_body
+from hmr.data.datasets import SEED, DataSpec, open_data
+from hmr.evaluation import evaluate
+from hmr.evaluation.evaluate import Body
+from hmr.evaluation.judge import JointJudge
+from hmr.evaluation.metrics import mpjpe
+from hmr.evaluation.provenance import dataset, provenance
+from hmr.home import fasthmr_home
+from hmr.load import Resolved
+from hmr.models.model import HMRModel
+
+Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
+Head = Literal["own", "head", "one-euro", "savitzky-golay", "start", "diffusion", "latent", "numbers"]
+FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of each on the validation split is taken
+    "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
+    "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
+}
+CALIB, CALIB_FRAMES = DataSpec("synth", "calib"), 192
+CPU, ROUNDS = torch.device("cpu"), 7
+VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best linear ones
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from pictures to rotations."""
+
+    name: str
+    encoder: Encoder = "merged"
+    head: Head = "own"
+    objective: Objective = "hybrid"
+    representation: Literal["hybrik", "6d"] = "hybrik"
+    denoising_steps: int = 1
+    noise_seed: int = 0
+    latent: tuple[int, int] | None = None  # tokens and width of a VAE of its own
+
+
+BASELINE = Way("baseline", "original")
+MERGED = Way("+ ECLM + Mask-ToMe")
+DECODER = Way("+ diffusion decoder", head="diffusion")
+TABLES: dict[str, tuple[Way, ...]] = {
+    "decoder": (
+        Way("+ ECLM", "layers"),
+        MERGED,
+        DECODER,
+        Way("decoder without merging", "original", "diffusion"),
+        Way("linear start of the decoder", head="start"),
+        Way("pose head trained on", head="head"),
+        Way("transformer into the latent", head="latent"),
+        Way("transformer to 133 numbers", head="numbers"),
+        Way("recovery, no decoder", "recovered"),
+        Way("one-euro, causal", head="one-euro"),
+        Way("Savitzky-Golay, not causal", head="savitzky-golay"),
+    ),
+    "objectives": tuple(Way(name, head="diffusion", objective=name) for name in get_args(Objective)),
+    "denoising-steps": tuple(Way(f"{n} steps", head="diffusion", denoising_steps=n) for n in (1, 2, 5, 20)),
+    "representation": (
+        Way("HybrIK", head="diffusion"),
+        Way("6D rotations", head="diffusion", representation="6d"),
+    ),
+    "protection": (
+        Way("ToMe", "unprotected"),
+        Way("ToMe + diffusion", "unprotected", "diffusion"),
+        Way("Mask-ToMe"),
+        Way("Mask-ToMe + diffusion", head="diffusion"),
+    ),
+    # FastHMR Tab. 3 has 256, 512 and 1024 beside 27 x 512: the same shares of the reference's width
+    "latents": tuple(
+        Way(f"{tokens} x {dim}", head="diffusion", latent=(tokens, dim))
+        for tokens, dim in ((9, 96), (9, 192), (9, 384), (27, 192))
+    ),
+    "noise-seeds": tuple(Way(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trained row gets: optimizer steps of decoders and of recovery, of `batch` clips or pictures."""
+
+    steps: int
+    vae_steps: int  # of VAEs that are trained for a row, where representations are compared
+    batch: int = 16
+    lr: float = 3e-4
+    precision: Precision = "float32"  # of products
+
+
+class Bench:
+    """An encoder in its forms, the videos of three splits, and the budget of all that is trained."""
+
+    def __init__(
+        self,
+        model: Resolved,
+        recipe: str,
+        spec: DataSpec,
+        budget: Budget,
+        vae: Path | None,
+        frames: int | None,
+        train_frames: int | None,
+        mocap: Path | None,
+        tell: Tell,
+    ) -> None:
+        refuse_other_bodies(model.model)
+        if spec.split in ("train", "calib", "val"):
+            raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test")
+        self.resolved, self.spec, self.budget, self.mocap, self.tell = model, spec, budget, mocap, tell
+        self.steps = {type(step): step for step in read_recipe(recipe)[0].steps}
+        if MergeTokens not in self.steps:
+            raise BadInput(f"recipe {recipe} has no step merge_tokens, which every row is about")
+        self.frames, self.train_frames, self.vae_path = frames, train_frames, vae
+        self.body = load_body()
+        self.encoders: dict[Encoder, HMRModel] = {}
+        self.heads: dict[str, partial[Tensor]] = {}  # of the rows that were measured, on a video
+        self.test = open_data(spec, frames)
+
+    @cached_property
+    def judge(self) -> JointJudge:
+        """Decides which layers merge: on pictures, each of another person, whatever the table reports on."""
+        frames = open_data(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES))
+        calib = held(frames, f"{CALIB.name}:{CALIB.split}", self.tell)
+        step: Any = self.steps[MergeLayers]
+        self.journal = journal_of(self.resolved, step.operator, self.body, calib)
+        return JointJudge(self.resolved.model, calib.samples, self.body)
+
+    def encoder(self, form: Encoder) -> HMRModel:
+        """The model after the steps that its form means."""
+        if form not in self.encoders:
+            model = copy.deepcopy(self.resolved.model)
+            recovery = Recovery(self.resolved.model, self.body) if form == "recovered" else None
+            for step in self.policies(form):
+                judge = self.judge if isinstance(step, MergeLayers) and step.strategy != "explicit" else None
+                plan = planned(step, model, judge, self.journal if judge else None, self.tell)
+                applied(plan, model, recovery, self.tell)
+            self.encoders[form] = model.eval()
+        return self.encoders[form]
+
+    def policies(self, form: Encoder) -> list[Policy]:
+        layers = [self.steps[MergeLayers]] if MergeLayers in self.steps else []
+        tokens = self.steps[MergeTokens]
+        bare = tokens.model_copy(update={"protect": "none", "partition": "parity"})
+        recover = Recover(steps=self.budget.steps, batch=self.budget.batch, precision=self.budget.precision)
+        steps: dict[Encoder, list[Any]] = {
+            "original": [],
+            "layers": layers,
+            "merged": [*layers, tokens],
+            "unprotected": [*layers, bare],
+            "recovered": [*layers, tokens, recover],
+        }
+        return steps[form]
+
+    def videos(self, form: Encoder, split: str) -> list[Video]:
+        """Features of the videos of a split, in the cache."""
+        named = Resolved(self.encoder(form), f"{self.resolved.name}, {form}", "")
+        if split == self.spec.split:
+            return features(named, self.spec.name, split, self.frames, None, self.tell)
+        return features(named, "synth-video", split, self.train_frames, self.mocap, self.tell)
+
+    def vae(self, way: Way) -> tuple[MotionVAE, str]:
+        """The VAE of a row, and its hash."""
+        if (way.latent or way.representation != "hybrik") and not self.budget.vae_steps:
+            raise BadInput(
+                "representations and latents are compared by VAEs of equal training: say how long with --vae-steps"
+            )
+        if self.budget.vae_steps:
+            latent = dict(zip(("tokens", "dim"), way.latent or (), strict=False))
+            sizes = sizes_of("reference", representation=way.representation, **latent)
+            out = self.place("vae", way.representation, way.latent)
+            config = TrainConfig(out=out, steps=self.budget.vae_steps, lr=VAE_LR, precision=self.budget.precision)
+            path = train_vae(sizes, config, self.body, self.mocap)
+        else:
+            path = self.vae_path or shipped_vae()
+        return load_vae(path), digest(path)
+
+    def place(self, *key: object) -> Path:
+        """The folder of a training that is told from others by a key."""
+        named = hashlib.sha256(json.dumps([*map(str, key), asdict(self.budget), str(self.mocap)]).encode()).hexdigest()
+        return fasthmr_home() / "decoders" / named[:32]
+
+    def trained(self, way: Way) -> Callable[[Video], Tensor]:
+        """What a row's head does to a video, trained if it has to be."""
+        model, (vae, sha256) = self.encoder(way.encoder), self.vae(way)
+        videos, val = (self.videos(way.encoder, split) for split in ("train", "val"))
+        encoder = encoder_id(model)
+        out = self.place(encoder, way.head, way.objective, sha256, self.train_frames)
+        config = TrainConfig(
+            out=out,
+            steps=self.budget.steps,
+            batch=self.budget.batch,
+            lr=self.budget.lr,
+            precision=self.budget.precision,
+        )
+        if way.head in ("head", "start"):
+            decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
+            course = HeadCourse(decoder, vae, videos, val, config.batch)  # which fits the start
+            if way.head == "start":
+                return lambda video: decoder.video(video.features, video.said_betas)
+            head: Any = train(course.begin(FrameHead(model.head)), config).head.cpu()
+            return lambda video: head(video.features)
+        predictor: Predictor = way.head  # type: ignore[assignment]  # the other heads are not trained
+        path = train_decoder(vae, videos, val, encoder, config, predictor, way.objective)
+        found = load_decoder(path, steps=way.denoising_steps, seed=way.noise_seed)
+        return lambda video: found.video(video.features, video.said_betas)
+
+    def head(self, way: Way) -> Callable[[Video], Tensor]:
+        """What a row's head does to a video."""
+        if way.head == "own":
+            return lambda video: video.said_rotations
+        if way.head not in FILTERS:
+            return self.trained(way)
+        val = self.videos(way.encoder, "val")
+        scores = [self.score(filter_, val) for filter_ in FILTERS[way.head]]
+        best = FILTERS[way.head][int(np.argmin(scores))]
+        return lambda video: best(video, FPS)
+
+    def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
+        """MPJPE in mm over videos."""
+        pairs = [
+            (self.body.skeleton(head(v, FPS), v.said_betas), self.body.skeleton(v.rotations, v.betas)) for v in videos
+        ]
+        return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
+
+    def measure(self, way: Way, baseline: evaluate.Errors | None) -> tuple[dict[str, Any], evaluate.Errors]:
+        """The figures of a row but for its speed, and its errors."""
+        self.tell(way.name, "", 0, 1)
+        head, videos = self.head(way), self.videos(way.encoder, self.spec.split)
+        self.heads[way.name] = partial(head, max(videos, key=len))
+        with torch.inference_mode():
+            parts = [
+                evaluate.errors(self.body, Body(head(v), v.said_betas), Body(v.rotations, v.betas)) for v in videos
+            ]
+        found = evaluate.joined(parts)
+        errors = evaluate.row(way.name, found, self.test.clip_names, True)
+        rise = evaluate.paired_rise(found, baseline or found, self.test.clip_names)["mpjpe_mm"]
+        row = {
+            **asdict(way),
+            **{key: errors[key] for key in ERRORS},
+            "per_clip": errors["per_clip"],
+            "mpjpe_rise_mm": rise,
+            "vae_mm": asdict(gate(self.vae(way)[0], "test", self.body)) if way.latent else None,
+        }
+        return row, found
+
+    def time(self, rows: list[dict[str, Any]]) -> None:
+        """Add each row's frames/s, of encoder and head together: the longest video's head runs behind the encoder, its
+        own head included, in batches. All of them are timed side by side, round by round."""
+        self.tell("timing", "", 0, 1)
+        given = torch.zeros(evaluate.BATCH, 3, 256, 192), torch.zeros(evaluate.BATCH, 256, 192)
+        calls = {row["encoder"]: partial(self.encoder(row["encoder"]), *given) for row in rows}
+        seconds = {name: float(np.median(runs)) for name, runs in timed({**calls, **self.heads}, ROUNDS, CPU).items()}
+        for row in rows:
+            frames = len(self.heads[row["name"]].args[0])
+            before, behind = seconds[row["encoder"]] / evaluate.BATCH, seconds[row["name"]] / frames
+            row["frames_per_s"] = 1 / (before + behind)
+            row["encoder_frames_per_s"] = 1 / before
+            row["head_frames_per_s"] = 1 / behind if row["head"] != "own" else None
+
+
+def compared(
+    table: str,
+    model: Resolved,
+    recipe: str,
+    spec: DataSpec,
+    budget: Budget,
+    vae: Path | None = None,
+    frames: int | None = None,
+    train_frames: int | None = None,
+    mocap: Path | None = None,
+    tell: Tell = lambda what, word, done, total: None,
+) -> dict[str, Any]:
+    """Every row of a table, measured on `spec`; differences are paired, to the baseline and to the paper's decoder."""
+    bench = Bench(model, recipe, spec, budget, vae, frames, train_frames, mocap, tell)
+    first, baseline = bench.measure(BASELINE, None)
+    measured = {BASELINE.name: (first, baseline), **{way.name: bench.measure(way, baseline) for way in TABLES[table]}}
+    if DECODER.name in measured:
+        decoded, clips = measured[DECODER.name][1], bench.test.clip_names
+        for row, found in measured.values():
+            row["over_decoder_mm"] = evaluate.paired_rise(found, decoded, clips)["mpjpe_mm"]
+    rows = [row for row, _ in measured.values()]
+    bench.time(rows)
+    source = provenance("decoders", model, bench.body, spec, bench.test, CPU)
+    run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return {
+        "table": table,
+        "run": {"id": run[:12], "date": datetime.now(UTC).date().isoformat()},
+        "rows": rows,
+        "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
+        "budget": asdict(budget),
+        "train_frames": train_frames,
+        "provenance": {**source, "recipe": recipe, "data": dataset(spec, bench.test), "seed": SEED},
+    }
+
+
+def shown(result: dict[str, Any]) -> Shown:
+    """The rows of a table, for people."""
+    source, budget = result["provenance"], result["budget"]
+    data = source["data"]
+    found = Shown(
+        title=f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
+        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % bootstrap intervals over videos, rise over "
+        f"the baseline paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
+    )
+    found.add_column("row")
+    columns = dict(zip(ERRORS, ("MPJPE mm", "PA-MPJPE mm", "PVE mm", "Accel mm/frame²"), strict=True))
+    columns |= {"mpjpe_rise_mm": "rise mm", "over_decoder_mm": "over the decoder mm"}
+    columns = {key: heading for key, heading in columns.items() if key in result["rows"][0]}
+    for heading in (*columns.values(), "frames/s"):
+        found.add_column(heading, justify="right")
+    for row in result["rows"]:
+        cells = [interval(row[key]).replace("[", "\\[") for key in columns]
+        found.add_row(row["name"], *cells, f"{row['frames_per_s']:.1f}")
+    return found

@@ -1,0 +1,102 @@
+"""`fasthmr paper all`: every table of the paper on one bench, and one page that shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table as Shown
+
+from compress.atomic import atomic_folder
+from compress.errors import BadInput
+from experiments.paper.ablation import Bench, Table, ablate, named
+from experiments.paper.finding import VERDICTS
+from experiments.paper.grid import grid, measured_on, trained_on
+from experiments.reports import plots
+from experiments.reports.compression import rendered
+
+FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half an hour on two cores
+
+
+def ablate_all(tables: Sequence[Table], bench: Bench, recover_minutes: float | None = None) -> dict[str, Any]:
+    """What `fasthmr paper all --json` prints. A table that cannot be made says in its place what is missing; where that
+    is every table, BadInput says it."""
+    found = []
+    for table in tables:
+        try:
+            found.append(ablate(table, bench, recover_minutes))
+        except BadInput as error:
+            found.append(absent(table, str(error)))
+    if all("missing" in table for table in found):
+        raise BadInput(found[0]["missing"])
+    return {"tables": found, "provenance": bench.source()}
+
+
+def absent(table: Table, missing: str) -> dict[str, Any]:
+    """A table of which nothing was measured."""
+    said = f"Nothing was measured: {table.finding.claim} {VERDICTS[None]}."
+    return {**named(table), "missing": missing, "holds": None, "sentence": said}
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """Write the folder `out`, whole or not at all: the page and its figures."""
+    contents = {"paper.json": json.dumps(result, indent=1, allow_nan=False), "paper.html": page(result)}
+    try:
+        with atomic_folder(out) as folder:
+            for name, content in contents.items():
+                (folder / name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
+
+
+def page(result: dict[str, Any]) -> str:
+    """The HTML, one file."""
+    tables, source = result["tables"], result["provenance"]
+    verdicts = [table["holds"] for table in tables]
+    return rendered(
+        "paper.html",
+        title=f"FastHMR's tables, of {source['model']['name']}",
+        subtitle=f"{measured_on(source)}; {source['device']}, {source['threads']} threads, {source['precision']}",
+        headline=[(str(verdicts.count(verdict)), f"of {len(tables)} {words}") for verdict, words in COUNTED.items()],
+        tables=[section(table) for table in tables],
+        provenance=json.dumps(source, indent=1),
+    )
+
+
+COUNTED = {True: "findings hold here", False: "do not hold here", None: "cannot be told"}
+
+
+def section(table: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a table."""
+    found = {key: table[key] for key in ("table", "title", "question", "sentence")}
+    found["says"] = VERDICTS[table["holds"]]
+    found["verdict"] = {True: "holds", False: "fails", None: "open"}[table["holds"]]
+    if "missing" in table:
+        return found | {"missing": table["missing"]}
+    trained, matrix = table["trained"], table.get("similarity")
+    found["impossible"] = table["impossible"]
+    if table["rows"]:
+        found["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
+    if matrix:
+        found["figure"] = plots.similarity_map(torch.tensor(matrix))
+    if trained and trained["missing"]:
+        found["untrained"] = trained["missing"]
+    elif trained:
+        found["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
+        found["run"] = trained_on(trained)
+    return found
+
+
+def shown(result: dict[str, Any]) -> Shown:
+    """A line for each table, for people."""
+    found = Shown(title=f"the paper's tables: {result['provenance']['model']['name']}", show_lines=True)
+    found.caption = measured_on(result["provenance"])
+    found.add_column("table")
+    found.add_column("what it shows")
+    for table in result["tables"]:
+        lines = (table["sentence"], table.get("missing"))
+        found.add_row(table["table"], "\n".join(filter(None, lines)).replace("[", "\\["))
+    return found

@@ -1,0 +1,68 @@
+"""A claim about a table, held against its rows: it holds, it does not, or the intervals cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hmr.data.datasets import SEED
+from hmr.evaluation.metrics import Interval, interval
+
+Rows = Mapping[str, Mapping[str, Any]]  # measured rows by name; what was not measured is not there
+NEGLIGIBLE_MM = 1.0  # a rise below this is called none
+VERDICTS = {True: "holds here", False: "does not hold here", None: "cannot be told here"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`claim` completes "..., and CLAIM holds here"; `shows` says in figures what the rows show; both are pure."""
+
+    claim: str
+    holds: Callable[[Rows], bool | None]
+    shows: Callable[[Rows], str]
+
+
+def sentence(finding: Finding, rows: Rows) -> str:
+    """What a table shows, and whether the claim holds in it."""
+    shown = finding.shows(rows)
+    return f"{shown[0].upper()}{shown[1:]}; {finding.claim} {VERDICTS[finding.holds(rows)]}."
+
+
+def rise(rows: Rows, name: str, over: str, key: str = "mpjpe_mm") -> Interval | None:
+    """`key` of a row minus that of another, recording by recording: what a paired bootstrap over frames gives too.
+
+    None where one of them was not measured. One recording says nothing of the next: its interval has no ends.
+    """
+    if name not in rows or over not in rows:
+        return None
+    theirs = {clip["clip"]: clip[key] for clip in rows[over]["per_clip"]}
+    mine = rows[name]["per_clip"]
+    gaps = np.repeat([clip[key] - theirs[clip["clip"]] for clip in mine], [clip["frames"] for clip in mine])
+    found = interval(gaps, np.repeat([clip["clip"] for clip in mine], [clip["frames"] for clip in mine]).tolist(), SEED)
+    return found if len(mine) > 1 else Interval(found.mean, -math.inf, math.inf)
+
+
+def below(found: Interval | None, limit: float = 0.0) -> bool | None:
+    """Whether a difference is below `limit`; None where its interval holds the limit or there is none."""
+    if found is None or found.lo <= limit <= found.hi:
+        return None
+    return found.hi < limit
+
+
+def every(*answers: bool | None) -> bool | None:
+    """Whether all hold: one that does not decides, whatever cannot be told beside it."""
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def told(found: Interval | None) -> str:
+    """A difference in mm, in words."""
+    if found is None:
+        return "an unmeasured amount"
+    ends = f" [{found.lo:+.1f}, {found.hi:+.1f}]" if math.isfinite(found.lo) else ", of one recording"
+    return f"{found.mean:+.1f} mm{ends}"

@@ -1,0 +1,101 @@
+"""Rows of the paper's tables as people read them: headings and cells, and in words where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table as Shown
+
+from hmr.evaluation.provenance import counted
+
+# a row's key -> heading, and the text of a value
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "masks": ("masks", str),
+    "layers": ("layers", str),
+    "tokens": ("tokens", lambda n: str(n[-1])),
+    "params_thop": ("M params, thop", lambda n: f"{n / 1e6:.1f}"),
+    "macs_thop": ("GMACs, thop", lambda n: f"{n / 1e9:.1f}"),
+    "macs_true": ("GMACs", lambda n: f"{n / 1e9:.3f}"),
+    "macs_share": ("of MACs", lambda share: f"{share:.0%}"),
+    "frames_per_s": ("frames/s", lambda n: f"{n:.1f}"),
+    "times_faster": ("times as fast", lambda n: f"{n:.2f}"),
+    "mpjpe_mm": ("MPJPE mm", lambda mm: f"{mm:.1f}"),
+    "mpjpe_rise_mm": ("rise mm", lambda mm: f"{mm:+.1f}"),
+    "pa_mpjpe_mm": ("PA-MPJPE mm", lambda mm: f"{mm:.1f}"),
+    "pve_mm": ("PVE mm", lambda mm: f"{mm:.1f}"),
+    "accel_mm_per_frame2": ("Accel mm/frame²", lambda mm: f"{mm:.1f}"),
+    "vae_mm": ("VAE mm", lambda mm: f"{mm:.1f}"),
+    "protected_merged_share": ("person merged", lambda share: f"{share:.1%}"),
+    "cka": ("CKA", lambda share: f"{share:.3f}"),
+}
+
+
+def grid(
+    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], paper_model: str
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of rows; beside a figure of ours stands the paper's, where one of the rows has it."""
+    beside = {key for row in rows for key in row["paper"]}
+    headings, cells = ["row"], [[row["name"]] for row in rows]
+    for key in columns:
+        heading, text = COLUMNS[key]
+        headings += [heading, f"{paper_model} in the paper"] if key in beside else [heading]
+        for row, line in zip(rows, cells, strict=True):
+            line.append(cell(value(row, key), text))
+            if key in beside:
+                line.append(cell(row["paper"].get(key), text))
+    return headings, cells
+
+
+def value(row: Mapping[str, Any], key: str) -> Any:
+    """A figure of a row; `macs_true` and its like are a row's macs by how they were counted."""
+    kind = key.removeprefix("macs_")
+    return row["macs"][kind] if "macs" in row and kind in row["macs"] else row.get(key)
+
+
+def cell(value: Any, text: Callable[[Any], str]) -> str:
+    """A value, or an interval, for people."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, dict):
+        return f"{text(value['mean'])} [{text(value['lo'])}, {text(value['hi'])}]"
+    return text(value)
+
+
+def shown(result: dict[str, Any]) -> Shown:
+    """The rows of a table, for people."""
+    trained = result["trained"]
+    lines = [result["question"], measured_on(result["provenance"])]
+    lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
+    if trained:
+        lines.append(trained["missing"] or trained_on(trained))
+    found = Shown(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
+    found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
+    rows = [*result["rows"], *(trained["rows"] if trained else ())]
+    columns = result["columns"] if result["rows"] or not trained else trained["columns"]
+    headings, cells = grid(columns, rows, result["paper_model"])
+    for heading in headings:
+        found.add_column(heading, justify="left" if heading == "row" else "right")
+    for line in cells:
+        found.add_row(*(cell.replace("[", "\\[") for cell in line))
+    return found
+
+
+def measured_on(source: dict[str, Any]) -> str:
+    """The frames that report and those that decide, in words; nothing where none were looked at."""
+    data, calib = source["data"], source["calib"]
+    reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % bootstrap intervals over recordings"
+    decided = calib and f"decided on {calib['frames']} frames of {calib['name']}:{calib['split']}"
+    found = [part for part in (reported, decided) if part]
+    return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""
+
+
+def trained_on(trained: dict[str, Any]) -> str:
+    """What a record's rows are, in words."""
+    source, run, budget = trained["provenance"], trained["run"], trained["budget"]
+    data, model = source["data"], source["model"]
+    return (
+        f"Trained: run {run['id']} of {run['date']}, {budget['steps']} steps a row, on {model['name']} "
+        f"({(model['sha256'] or '')[:12]}); {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} "
+        f"recordings; again by `{trained['command']}`"
+    )

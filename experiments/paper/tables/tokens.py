@@ -1,0 +1,46 @@
+"""Token policies at about equal MACs, with masks as segmenters get them wrong (FastHMR Tab. 10, 11)."""
+
+from __future__ import annotations
+
+from compress.policies.merge_tokens import MergeTokens
+from experiments.paper.ablation import USUAL, Row, Table
+from experiments.paper.finding import Finding, Rows, below, every, rise, told
+from hmr.data.mask_errors import MASKS
+from hmr.evaluation.metrics import Interval
+
+# tokens kept -> tokens that a block merges, and tokens to keep where the rest goes at the input for as many MACs
+SCHEDULES = {130: (31, 135), 90: (40, 100), 60: (44, 74)}
+CLAIMED = (130, 90)  # at 60 a person often covers more patches than are kept
+
+
+def rows(keep: int, per_layer: int, dropped_to: int) -> list[Row]:
+    """ToMe, Mask-ToMe with both partitions and dropped background, each on every kind of mask that it looks at."""
+    policies = {
+        f"Mask-ToMe {keep}": MergeTokens(keep=keep, per_layer=per_layer),
+        f"Mask-ToMe {keep}, even": MergeTokens(keep=keep, per_layer=per_layer, partition="unprotected"),
+        f"drop to {dropped_to}": MergeTokens(mode="drop", keep=dropped_to),
+    }
+    tome = Row(f"ToMe {keep}", (MergeTokens(protect="none", keep=keep, per_layer=per_layer),))  # looks at no mask
+    return [tome, *(Row(name, (policy,), masks) for name, policy in policies.items() for masks in MASKS)]
+
+
+def spared(rows: Rows, keep: int) -> Interval | None:
+    """What the exact mask changes at a budget of tokens."""
+    return rise(rows, f"Mask-ToMe {keep}", f"ToMe {keep}")
+
+
+TABLE = Table(
+    name="tokens",
+    title="Token policies",
+    question="Is a token budget better spent around the person, and what does a wrong mask cost?",
+    rows=tuple(row for keep, (per_layer, dropped_to) in SCHEDULES.items() for row in rows(keep, per_layer, dropped_to)),
+    columns=("masks", *USUAL),
+    finding=Finding(
+        claim="the paper's finding that tokens are better spent on the person",
+        holds=lambda rows: every(*(below(spared(rows, keep)) for keep in CLAIMED)),
+        shows=lambda rows: (
+            f"an exact mask changes MPJPE by {' and '.join(told(spared(rows, keep)) for keep in CLAIMED)} at "
+            f"{' and '.join(map(str, CLAIMED))} tokens"
+        ),
+    ),
+)

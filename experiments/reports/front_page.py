@@ -1,0 +1,269 @@
+"""`fasthmr report`: a front as one page to decide from, with what it shows in files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+
+from compress.atomic import atomic_folder
+from compress.errors import BadInput
+from compress.policies.merge_layers import LayerPlan
+from compress.policy import Plan
+from compress.recipe import Recipe
+from compress.stack import Schedule
+from experiments.reports import compression as report
+from experiments.reports import pictures, plots
+from experiments.reports.compression import rendered, seen
+from experiments.reports.front import COLUMNS, Story, found_on, frames_of, result, rows, split_of, title
+from experiments.run import Tell
+from experiments.search.lab import Lab
+from experiments.search.storage import quiet
+from experiments.search.study import Objective, Study
+from experiments.search.trials import Record, Trial, csv, parquet, table
+from hmr.data.datasets import open_data
+
+NEAR_MM = 3.0  # a rise on test that the headline allows
+UNITS = {
+    "macs": ("GMACs", 1e9),
+    "latency_ms": ("ms", 1.0),
+    "mpjpe_mm": ("MPJPE, mm", 1.0),
+    "accel_mm_per_frame2": ("Accel, mm/frame²", 1.0),
+    "peak_memory_bytes": ("peak MiB", 2**20),
+}
+
+
+def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: None) -> dict[str, Any]:
+    """Write the report folder, whole or not at all; returns what front.json says."""
+    said = result(told)
+    shown = trials_plot(told, split_of(told.original))
+    on_test = trials_plot(told, "test") if told.asked and any(t.test for t in told.front) else None
+    tabled = table(told.trials)
+    contents = {
+        "front.json": json.dumps(said, indent=1, allow_nan=False).encode(),
+        "report.html": page(told, said, shown, on_test, tell).encode(),
+        "front.png": plots.png(on_test or shown),
+        "trials.csv": csv(tabled),
+        "trials.parquet": parquet(tabled),
+        **{f"{name}.yaml": recipe_text(r.recipe, name).encode() for t in told.front for name, r in copied(t)},
+    }
+    try:
+        with atomic_folder(out) as folder:
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    return said
+
+
+def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, tell: Tell) -> str:
+    """The HTML."""
+    first = told.original
+    data, source = first.provenance["data"], first.provenance
+    tested = next((t.test for t in told.front if t.test), None)
+    lab = Lab(told.asked, told.label_free, told.masks) if told.asked else None
+    points = []
+    for t in told.front:
+        points.append(point(told, t, lab))
+        tell("drawing the front", "", len(points), len(told.front))
+    split = tested.provenance["data"] if tested else data
+    shown_on = f"; shown on {split['split']}, {split['frames']} frames" if told.asked else ""
+    reference = zip(told.objectives, said["reference_point"] or (), strict=False)
+    return rendered(
+        "front.html",
+        title=f"Front of {told.title}",
+        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(told)}, {data['frames']} frames{shown_on} of "
+        f"{split['clips']} recordings; masks: {data['mask_source']}; "
+        f"{source['device']}, {source['threads']} threads"
+        + ("; errors are distances to the original model" if told.label_free else ""),
+        headline=headline(told),
+        beaten=said["beaten"],
+        searched=told.asked is not None,
+        plot=plots.svg(shown),
+        on_test=plots.svg(on_test) if on_test else "",
+        columns=COLUMNS,
+        rows=rows(told),
+        growth=plots.svg(plots.growth(said["hypervolume"])) if said["hypervolume"] and told.asked else "",
+        reference=", ".join(f"{name} {value:.4g}" for name, value in reference),
+        importance=importance_plot(told),
+        split=plots.svg(cost_plot(told)) if any(parts(t) for t in told.front) else "",
+        joints=joints_plot(told),
+        points=points,
+        trials=[trial_row(t) for t in told.trials],
+        provenance=json.dumps(source, indent=1),
+    )
+
+
+def headline(told: Story) -> list[tuple[str, str]]:
+    """(figure, what it is)."""
+    first = told.original
+    tested = [t.test for t in told.front if t.test]
+    near = [r for r in tested if r.mpjpe_rise_mm.mean <= NEAR_MM]
+    found = [(str(len(told.front)), "points on the front"), (str(len(told.trials)), "trials")]
+    if near:
+        cheapest = min(near, key=lambda r: r.macs.true)
+        found.append((f"{cheapest.macs.true / first.macs.true:.0%}", f"of the MACs within {NEAR_MM:g} mm on test"))
+        found.append((f"{cheapest.mpjpe_rise_mm.mean:+.1f} mm", "MPJPE there, on the same frames"))
+    return found
+
+
+def trials_plot(told: Story, split: str) -> Any:
+    """Error over cost of everything that was measured on a split."""
+    cost = next(o for o in told.objectives if o in ("macs", "latency_ms"))
+    on_front = told.front
+
+    def record(t: Trial) -> Record | None:
+        return t.test if split == "test" else t.record
+
+    def points(some: Iterable[tuple[str, Record | None]]) -> list[plots.Point]:
+        found = [(n, r, r.mpjpe_mm) for n, r in some if r]
+        return [plots.Point(n, r.value(cost) / UNITS[cost][1], mm.mean, mm.lo, mm.hi) for n, r, mm in found]
+
+    rest = [t for t in told.trials if t not in on_front and record(t) and t.same_as is None]
+    groups = {
+        "front": points((str(t.number), record(t)) for t in on_front),
+        "dominated": points(("", record(t)) for t in rest if t.state == "complete" and not t.name),
+        "infeasible": points(("", record(t)) for t in rest if t.state == "infeasible"),
+        "made by hand": points((t.name, record(t)) for t in rest if t.state == "complete" and t.name),
+        "other models": points((name, records.get(split)) for name, records in told.rivals.items()),
+        "recovered": points((f"{t.number}", t.recovered.get(split)) for t in on_front),
+    }
+    groups = {kind: found for kind, found in groups.items() if found}
+    return plots.trades(groups, f"{UNITS[cost][0]} per frame", f"MPJPE on {split}, mm")
+
+
+def importance_plot(told: Story) -> str:
+    """How much each knob decides about each objective (PED-ANOVA); nothing where too few trials were drawn."""
+    drawn = [t for t in told.trials if t.record and t.params and t.state != "failed"]
+    if told.asked is None or len(drawn) < 8:
+        return ""
+    quiet()
+    shares = {o: importance(drawn, told.asked, o) for o in told.objectives}
+    known: dict[str, dict[str, float]] = {o: share for o, share in shares.items() if share}
+    return plots.svg(plots.importances(known)) if known else ""
+
+
+def importance(drawn: Sequence[Trial], asked: Study, objective: Objective) -> dict[str, float]:
+    """Watanabe et al. 2023, "PED-ANOVA" (arXiv:2304.10255), of the drawn trials alone: what is made by hand has no
+    knobs."""
+    study = optuna.create_study()
+    ranges, distributions = asked.ranges(), asked.distributions()
+    for t in drawn:
+        values = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
+        inside = {k: v for k, v in values.items() if distributions[k]._contains(v)}
+        if t.record and len(inside) == len(distributions):
+            study.add_trial(
+                optuna.create_trial(params=inside, distributions=distributions, value=t.record.value(objective))
+            )
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator) if len(study.trials) > 3 else {}
+
+
+def parts(t: Trial) -> dict[str, float]:
+    """GMACs of the parts of a model, its blocks together."""
+    found: dict[str, float] = {}
+    for part in t.record.parts if t.record else ():
+        name = "blocks" if ".blocks." in part.name else part.name.removeprefix("backbone.")
+        found[name] = found.get(name, 0.0) + part.macs.true / 1e9
+    return {name: value for name, value in found.items() if value > 1e-3 * sum(found.values())}
+
+
+def cost_plot(told: Story) -> Any:
+    return plots.split({str(t.number): parts(t) for t in told.front}, "GMACs per frame")
+
+
+def joints_plot(told: Story) -> str:
+    """By how much each joint's error rises over the original's, on test where the front was measured there."""
+    records = {str(t.number): t.test or t.record for t in told.front}
+    every = [t for t in told.trials if t.record and not t.record.recipe.steps]
+    first = every[0].test or every[0].record if every else None
+    rises = {
+        name: {joint: value - first.per_joint_mm[joint] for joint, value in record.per_joint_mm.items()}
+        for name, record in records.items()
+        if record and record.per_joint_mm and first and frames_of(record) == frames_of(first)
+    }
+    return plots.svg(plots.joints(rises, "rise over the original, mm")) if rises else ""
+
+
+def trial_row(t: Trial) -> tuple[str, ...]:
+    knobs = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in t.params.items())
+    same = f"the same recipe as {t.same_as}" if t.same_as is not None else ""
+    over = f"{t.violation:.1f} mm too much" if t.violation else ""
+    r = t.record
+    figures = ("-", "-") if r is None else (f"{r.macs.true / 1e9:.3f}", f"{r.mpjpe_mm.mean:.1f}")
+    return (str(t.number), t.state, *figures, t.name or knobs, t.reason or over or same)
+
+
+def point(told: Story, t: Trial, lab: Lab | None) -> dict[str, Any]:
+    """A section of the page for a point of the front: recipe, command, layers and pictures."""
+    assert t.record is not None  # a front is of measured trials
+    layers = next((plan for plan in t.record.plans if isinstance(plan, LayerPlan) and not plan.empty), None)
+    return {
+        "title": title(t),
+        "copies": [(recipe_text(r.recipe, name), command(told, r, name)) for name, r in copied(t)],
+        "layers": plots.layer_map(layers.made_for.depth, layers.windows) if layers else "",
+        "merged": report.told(layers) if layers else "",
+        "strips": strips(lab, t) if lab else [],
+        "done": [done(plan) for plan in t.record.plans],
+    }
+
+
+def done(plan: Plan) -> str:
+    return f"{plan.policy}: changed nothing" if plan.empty else plan.policy
+
+
+def copied(t: Trial) -> list[tuple[str, Record]]:
+    """(name of its recipe's file, figures) of a point, and of what it became by recovery."""
+    found = {
+        str(t.number): t.test or t.record,
+        f"{t.number}-recovered": t.recovered.get("test", t.recovered.get("val")),
+    }
+    return [(name, record) for name, record in found.items() if record]
+
+
+def command(told: Story, record: Record, name: str) -> str:
+    """How to make this model again."""
+    source = record.provenance
+    data, calib = source["data"], source.get("calib")
+    words = [
+        f"fasthmr compress {name}.yaml --model {source['model']['name']}",
+        f"--data {report.asked(data)} --frames {data['frames']}",
+        *([f"--calib-frames {calib['frames']}"] if calib else []),
+        *(["--label-free"] if told.label_free else []),
+        f"--out {name}",
+    ]
+    return " ".join(words)
+
+
+def recipe_text(recipe: Recipe, name: str) -> str:
+    """A recipe as YAML, to be copied: what is not the default."""
+    steps = [{"policy": step.policy, **step.model_dump(mode="json", exclude_defaults=True)} for step in recipe.steps]
+    content = {"schema_version": 1, "name": f"{recipe.name}-{name}", "steps": steps}
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Rows of (picture, words) of the frames that this point harms most: its tokens, and both meshes."""
+    record = t.test or t.record
+    if record is None or not record.worst:
+        return []
+    split = record.provenance["data"]["split"]
+    data = open_data(lab.spec(split), getattr(lab.asked.frames, split), model=lab.model)
+    samples = [data[bad.frame] for bad in record.worst]
+    model = lab.rebuilt(record)
+    words = [f"{bad.clip}, frame {bad.frame}: {bad.mpjpe_mm:.0f} mm, {bad.rise_mm:+.0f}" for bad in record.worst]
+    found = []
+    if model.schedule != Schedule():
+        found.append((report.TOKENS, [picture for picture, _ in report.token_pictures(model, samples)]))
+    for who, which in (("original", lab.model), ("compressed", model)):
+        output = seen(which, samples)
+        meshes = [pictures.body_drawn(sample, lab.body, output, i, who) for i, sample in enumerate(samples)]
+        found.append((f"Body that the {who} model sees", meshes))
+    return [
+        (name, [(pictures.data_uri(picture, "jpeg"), said) for picture, said in zip(row, words, strict=True)])
+        for name, row in found
+    ]

@@ -1,0 +1,108 @@
+"""Contact sheets for a person to look at: pictures with masks and joints, and motion clips as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from hmr.body.model import JOINT_NAMES, PARENTS
+from hmr.motion.clip import clip_name
+from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
+from hmr.world import render
+from hmr.world.scene import Mesh, Person, mesh
+from hmr.world.view import Sample, posed
+
+SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
+SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
+SIDE_COLOURS = {"left": (255, 80, 60), "right": (60, 140, 255)}
+
+
+def contact_sheet(samples: Sequence[Sample], columns: int = 8) -> bytes:
+    """PNG of samples, three rows a line: picture, picture with the mask tinted, picture with the skeleton."""
+    lines = []
+    for start in range(0, len(samples), columns):
+        line = samples[start : start + columns]
+        for panel in (lambda s: s.image, tinted, with_skeleton):
+            row = [panel(s) for s in line]
+            row += [np.full_like(row[0], 255)] * (columns - len(row))
+            lines.append(np.concatenate(row, 1))
+    stream = BytesIO()
+    Image.fromarray(np.concatenate(lines, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def tinted(sample: Sample) -> NDArray[np.uint8]:
+    """The picture (H,W,3) with everything but the mask faded to white."""
+    faded = (255 - (255 - sample.image.astype(np.int32)) // 4).astype(np.uint8)
+    return np.where(sample.mask[..., None], sample.image, faded)
+
+
+def with_skeleton(sample: Sample) -> NDArray[np.uint8]:
+    """The picture (H,W,3) with bones between projected joints: left red, right blue, middle white."""
+    height, width = sample.image.shape[:2]
+    points = (sample.keypoints + 0.5) * (width, height)
+    image = Image.fromarray(sample.image // 2 + 64)
+    pen = ImageDraw.Draw(image)
+    for j in range(1, len(JOINT_NAMES)):
+        colour = SIDE_COLOURS.get(JOINT_NAMES[j].split("_")[0], (255, 255, 255))
+        pen.line([tuple(points[PARENTS[j]]), tuple(points[j])], fill=colour, width=2)
+    return np.asarray(image)
+
+
+def clips_to_show(mocap: Path | None) -> list[MotionClip]:
+    """Two clips of each file format in the folder `mocap`, those of SHOWN first; without a folder six shipped ones.
+
+    Raises BadInput where the folder holds no motion or a file is malformed.
+    """
+    if mocap is None:
+        return sorted(shipped_clips(), key=lambda clip: clip.name not in SHOWN)[:6]
+    files = sorted(motion_files(mocap), key=lambda path: (path.suffix.lower(), clip_name(path) not in SHOWN))
+    formats = groupby(files, lambda path: path.suffix.lower())
+    return [read_clip(path) for _, paths in formats for path in islice(paths, 2)]
+
+
+def motion_sheet(clips: Sequence[MotionClip], columns: int = 8) -> bytes:
+    """PNG of one row a clip: the default body in evenly spaced frames, seen from 50 degrees to its left."""
+    rows = []
+    for clip in clips:
+        frames = np.linspace(0, len(clip.rotations) - 1, columns).astype(int)
+        row = Image.fromarray(np.concatenate([figure(clip.rotations[t]) for t in frames], 1))
+        title = f"{clip.name}  ({clip.source}, {len(clip.rotations) / clip.fps:.1f} s)"
+        ImageDraw.Draw(row).text((6, 4), title, fill=(0, 0, 0))
+        rows.append(np.asarray(row))
+    stream = BytesIO()
+    Image.fromarray(np.concatenate(rows, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def figure(rotations: NDArray[np.float32], size: tuple[int, int] = (224, 168)) -> NDArray[np.uint8]:
+    """One pose (24,3,3) standing on a light floor, left side red and right side blue, as a picture (H,W,3)."""
+    body = mesh()
+    who = Person(np.zeros(10, np.float32), side_colours(body), float(np.radians(50)), np.zeros(3, np.float32))
+    vertices, _, _, _ = posed(who, body, rotations, None)
+    camera = np.array([vertices[:, 0].mean(), 0.8, vertices[:, 2].mean() + 3.6], np.float32)
+    seen = (vertices - camera) * SEEN_FROM_FRONT
+    image = np.full((*size, 3), 235, np.float32)
+    image[int(size[0] * 0.86) :] = 215
+    face_id, bary, near = np.full(size, -1, np.int32), np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
+    render.rasterise(seen, body.faces, 1.25 * size[0], face_id, bary, near, 0)
+    light = np.array([0.4, -0.6, -0.7], np.float32)
+    render.shade(image, face_id, bary, 0, body.faces, render.vertex_normals(seen, body.faces), who.colours, light, 0.4)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def side_colours(body: Mesh) -> NDArray[np.float32]:
+    """Vertex colours (V,3) that tell left from right and the front of the chest from the back."""
+    colours = np.full((len(body.vertices), 3), 190, np.float32)
+    for name, colour in SIDE_COLOURS.items():
+        for joint, vertices in body.where.joint.items():
+            if joint.startswith(name):
+                colours[vertices] = colour
+    colours[body.where.front] = (240, 225, 150)
+    return colours

@@ -1,0 +1,139 @@
+"""`python -m experiments.search.replay STUDY`: which sampler finds a front in the fewest trials?
+
+Every recipe of the study's space is measured once, by `fasthmr search` and as safely. Then each sampler searches the
+space with several seeds, and a look into the table takes the place of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import numpy as np
+import optuna
+import typer
+from numpy.typing import NDArray
+from optuna.exceptions import TrialPruned
+
+from compress.atomic import atomic_write
+from experiments.cli.main import progress_bar, refuse_existing, shown_on
+from experiments.reports import plots
+from experiments.run import Tell
+from experiments.search.lab import Lab
+from experiments.search.pareto import Values, grown, hypervolume, reference_point
+from experiments.search.storage import default_storage, quiet
+from experiments.search.study import Sampler, Study, read_study
+from experiments.search.trials import IMPOSSIBLE, Trial
+from experiments.search.workers import FAR_MM, Job, claimed, enqueue_baselines, opened, sampler, search, turned
+
+Cell = tuple[float, ...]  # a value of each knob, as optuna has it
+Measured = dict[Cell, Values | None]  # None: impossible
+
+
+def cells(asked: Study) -> list[Cell]:
+    """Every point of a study's space."""
+    axes = []
+    for knob in asked.ranges().values():
+        count = round((knob.high - knob.low) / knob.step) + 1
+        axes.append([knob.low + i * knob.step for i in range(count)])
+    return list(product(*axes))
+
+
+def measure(job: Job, tell: Tell) -> list[Trial]:
+    """Measure every recipe of the space that was not measured yet; returns all trials."""
+    names, study = list(job.asked.ranges()), opened(job)
+    claimed(study, job, Lab(job.asked))
+    enqueue_baselines(study, job.asked)
+    there = {cell_of(t.params | t.system_attrs.get("fixed_params", {}), names) for t in study.get_trials()}
+    every = cells(job.asked)
+    for cell in every:
+        if cell not in there:
+            study.enqueue_trial(dict(zip(names, cell, strict=True)))
+    waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
+    complete = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    return search(Job(job.asked, job.storage, complete + waiting, job.workers), tell)
+
+
+def cell_of(params: Mapping[str, Any], names: list[str]) -> Cell | None:
+    return tuple(params[name] for name in names) if params.keys() >= {*names} else None
+
+
+def tabled(trials: list[Trial], asked: Study) -> Measured:
+    """What was measured of each point of the space."""
+    ranges, names = asked.ranges(), list(asked.ranges())
+    found: Measured = {}
+    for t in trials:
+        places = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
+        cell = cell_of(places, names)
+        if cell is not None:
+            found[cell] = t.record.values(asked.objectives) if t.record else None
+    return found
+
+
+def replayed(measured: Measured, asked: Study, name: Sampler, seed: int, trials: int) -> list[Values | None]:
+    """What a sampler draws, trial after trial, where the table answers in the place of a model."""
+    quiet()
+    chosen = asked.model_copy(update={"sampler": name, "seed": seed})
+    study = optuna.create_study(directions=["minimize"] * len(asked.objectives), sampler=sampler(chosen))
+    seen: list[Values | None] = []
+
+    def objective(trial: optuna.Trial) -> Values:
+        seen.append(measured.get(tuple(turned(trial, asked).values())))
+        value = seen[-1]
+        if value is None:
+            trial.set_constraint(IMPOSSIBLE, FAR_MM)
+            raise TrialPruned
+        return value
+
+    study.optimize(objective, n_trials=trials)
+    return seen
+
+
+def curves(measured: Measured, asked: Study, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
+    """Hypervolume (seeds, trials) of each sampler, as a share of that of all recipes."""
+    possible = [value for value in measured.values() if value is not None]
+    reference = reference_point(possible)
+    whole = hypervolume(possible, reference)
+    return {
+        name: np.array([grown(replayed(measured, asked, name, seed, trials), reference) for seed in range(seeds)])
+        / whole
+        for name in get_args(Sampler)
+    }
+
+
+def main(
+    study: Annotated[str, typer.Argument(help="The .yaml file of a study whose space can be measured whole.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: replay.json, replay.svg, replay.png.")],
+    storage: str | None = None,
+    workers: int = 1,
+    trials: int = 60,
+    seeds: int = 10,
+) -> None:
+    refuse_existing(out)
+    asked = read_study(study)
+    with progress_bar() as bar:
+        done = measure(Job(asked, storage or default_storage(asked.name), 0, workers), shown_on(bar))
+    measured = tabled(done, asked)
+    found = curves(measured, asked, trials, seeds)
+    bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}
+    said = {
+        "recipes": len(measured),
+        "impossible": sum(value is None for value in measured.values()),
+        "seeds": seeds,
+        "hypervolume": {name: dict(zip(("p10", "median", "p90"), band, strict=True)) for name, band in bands.items()},
+        "provenance": next(t.record.provenance for t in done if t.record),
+    }
+    figure = plots.bands(found)
+    atomic_write(out / "replay.json", json.dumps(said, indent=1).encode())
+    atomic_write(out / "replay.svg", plots.svg(figure).encode())
+    atomic_write(out / "replay.png", plots.png(figure))
+    for name, values in found.items():
+        last = np.percentile(values[:, -1], [10, 50, 90])
+        typer.echo(f"{name}: {last[1]:.3f} [{last[0]:.3f}, {last[2]:.3f}] of the hypervolume after {trials} trials")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,182 @@
+"""Study files: what to search over, on what model and frames, and what is asked of the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from pydantic import Field, ValidationError, model_validator
+
+from compress.errors import BadInput
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.recover import Recover
+from compress.policy import Data, Knob, misuse
+from compress.recipe import Mistake, Recipe, Step, Steps, nearest, page_text, read_recipe, right, said
+from diffusion.policy import DiffusionDecoder
+
+Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
+Sampler = Literal["tpe", "nsga2", "random"]
+COSTS = ("macs", "latency_ms")
+Span = tuple[float | str, ...]  # [low, high] or [low, high, step]
+
+
+class Split(Data):
+    """At most so many frames of each split: calib decides inside a trial, val between trials, test only reports."""
+
+    calib: int | None = Field(None, ge=1)
+    val: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+
+
+class Best(Data):
+    """What happens to the best points of the front: recovery, which no trial of the search has time for."""
+
+    points: int = Field(2, ge=1, description="those that the front would lose most without (hypervolume)")
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def step(self) -> Recover:
+        return Recover(minutes=self.minutes, steps=self.steps, precision=self.precision)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.minutes is None) == (self.steps is None):
+            raise misuse("minutes" if self.steps else "points", "recover needs either minutes or steps, and not both")
+        return self
+
+
+class Study(Data):
+    """The space is that of the knobs of `steps`, `MODEL` and `DATA` as on the command line."""
+
+    schema_version: int = Field(ge=1, le=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    model: str
+    data: str = Field(description="DATA without a split: calib, val and test all have their part")
+    frames: Split = Split()
+    steps: Steps
+    space: dict[str, Annotated[Span, Field(min_length=2, max_length=3)]] = Field(
+        default_factory=dict, description="policy.field: [low, high] or [low, high, step], within the field's knob"
+    )
+    objectives: tuple[Objective, ...] = ("macs", "mpjpe_mm")
+    sampler: Sampler = "tpe"
+    seed: int = Field(0, ge=0)
+    max_error_mm: float | None = Field(None, gt=0, description="a trial whose MPJPE on val is above is infeasible")
+    baselines: tuple[str, ...] = Field((), description="RECIPEs made by hand")
+    rivals: tuple[str, ...] = Field((), description="other MODELs, measured as they are")
+    recover: Best | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._recipe()
+        if len({*self.objectives}) < max(2, len(self.objectives)):
+            raise misuse("objectives", "objectives are two or more, each once")
+        if "mpjpe_mm" not in self.objectives or not {*COSTS} & {*self.objectives}:
+            raise misuse("objectives", "objectives are an error, mpjpe_mm, against a cost, macs or latency_ms")
+        if ":" in self.data.partition("@")[0]:
+            raise misuse("data", f"'{self.data}' names a split: leave it out, each has its part in a study")
+        if any(isinstance(step, Recover) for step in self.steps):
+            raise misuse("steps", "a trial has no time to recover: write recover: beside steps, for the best points")
+        if any(isinstance(step, DiffusionDecoder) for step in self.steps):
+            raise misuse("steps", "a decoder knows one encoder, each trial makes another: leave diffusion_decoder out")
+        if not self.knobs():
+            raise misuse("steps", "there is no knob in these steps, so there is nothing to search")
+        for name, span in self.space.items():
+            narrowed(name, span, self.knobs())
+        return self
+
+    def _recipe(self) -> Recipe:
+        """The steps as a recipe. Raises a misuse, of a field of theirs, where they are none."""
+        try:
+            return Recipe(schema_version=1, name=self.name, steps=self.steps)
+        except ValidationError as error:
+            raise misuse(**error.errors()[0]["ctx"]) from error
+
+    @property
+    def recipe(self) -> Recipe:
+        """The steps as they stand, that every drawn recipe is a variation of."""
+        return self._recipe()
+
+    def knobs(self) -> dict[str, Knob]:
+        """The policies' own, by `policy.field`."""
+        return {f"{step.policy}.{field}": knob for step in self.steps for field, knob in step.knobs().items()}
+
+    def ranges(self) -> dict[str, Knob]:
+        """What is searched: the knobs, narrowed."""
+        knobs = self.knobs()
+        return {name: narrowed(name, self.space[name], knobs) if name in self.space else knobs[name] for name in knobs}
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The ranges in optuna's words. Words too are integers there: the choices of a study cannot change later."""
+        return {
+            name: IntDistribution(int(knob.low), int(knob.high), step=int(knob.step))
+            if knob.whole
+            else FloatDistribution(knob.low, knob.high, step=knob.step)
+            for name, knob in self.ranges().items()
+        }
+
+    def drawn(self, values: dict[str, Any]) -> Recipe:
+        """The recipe of values by `policy.field`; raises BadInput where they contradict each other."""
+        said = words(values, self.ranges())
+        try:
+            steps = tuple(turned(step, said) for step in self.steps)
+            return Recipe(schema_version=1, name=self.name, steps=steps)
+        except ValidationError as error:
+            raise BadInput(f"{said}: {error.errors()[0]['msg']}") from error
+
+    def made_by_hand(self) -> dict[str, Recipe]:
+        """The baselines, that are measured before anything is drawn: by what they are."""
+        alone = {f"{step.policy} alone": (step,) for step in self.steps}
+        named = {name: read_recipe(name)[0].steps for name in self.baselines}
+        for name, steps in named.items():
+            if any(isinstance(step, DiffusionDecoder) for step in steps):
+                raise BadInput(f"baselines: {name} has a decoder, which a study does not train: name one without")
+        sets: dict[str, Steps] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER, **named}
+        recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
+        first = {recipe.id: name for name, recipe in reversed(recipes.items())}
+        return {name: recipe for name, recipe in recipes.items() if first[recipe.id] == name}
+
+
+# FastHMR (arXiv:2510.10868) Sec. 3.1, 3.2: Alg. 1 with tau = 0.1 mm, then 192 tokens become 90, 40 a layer.
+PAPER = (MergeLayers(strategy="window", threshold_mm=0.1), MergeTokens(keep=90, per_layer=40))
+
+
+def read_study(path: str) -> Study:
+    """The study of a YAML file; raises BadInput with every mistake in it."""
+    return right(page_text(path), path, Study)
+
+
+def said_of(text: str, file: str) -> tuple[Study | None, list[Mistake]]:
+    """The study, or None and what is wrong with it."""
+    return said(text, file, Study)
+
+
+def turned(step: Step, values: dict[str, Any]) -> Step:
+    """A step with its knobs turned; raises ValidationError where that contradicts its other fields."""
+    mine = {field: values[f"{step.policy}.{field}"] for field in step.knobs() if f"{step.policy}.{field}" in values}
+    return type(step)(**{**step.model_dump(exclude_unset=True), **mine})
+
+
+def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob]) -> Knob:
+    """A knob that goes from span[0] to span[1], in its own steps or some of them; raises a misuse where it cannot."""
+    if name not in knobs:
+        raise misuse("space", f"there is no knob '{name}' in these steps: {nearest(name, knobs)}")
+    knob = knobs[name]
+    places = [knob.choices.index(str(v)) if v in knob.choices else v for v in span]
+    numbers = [value for value in places if not isinstance(value, str)]
+    low, high, step = (*numbers, knob.step)[:3] if len(numbers) == len(span) else (1.0, 0.0, 1.0)
+    on_grid = all(((value - knob.low) / knob.step).is_integer() for value in (low, high))
+    inside = knob.low <= low <= high <= knob.high
+    if not (on_grid and inside and step > 0 and (step / knob.step).is_integer() and ((high - low) / step).is_integer()):
+        goes = ", ".join(knob.choices) if knob.choices else f"{knob.low} to {knob.high} in steps of {knob.step}"
+        raise misuse("space", f"{name}: {list(span)} is no part of the knob, which goes {goes}")
+    kind = int if knob.whole else float
+    return Knob(kind(low), kind(high), kind(step), knob.choices)
+
+
+def words(values: dict[str, Any], ranges: dict[str, Knob]) -> dict[str, Any]:
+    """Values as a recipe has them, where optuna counts words."""
+    return {name: ranges[name].choices[value] if ranges[name].choices else value for name, value in values.items()}

@@ -1,0 +1,278 @@
+"""What was measured, as typed records that are written once and never changed, and tables of them.
+
+Records lie in the storage of the optuna study, so that they are as safe and as shared as the study itself: a trial's is
+one of its user attributes, and what is measured after the trials (test figures, recovery) is one of the study's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import pandas as pd
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, ValidationError
+
+from compress.artefact import AnyPlan, checked
+from compress.errors import BadInput
+from compress.policy import Data, Plan
+from compress.recipe import Recipe
+from experiments.search.pareto import front
+from experiments.search.study import Objective, Study, words
+from hmr.body.conventions import NAMES
+
+# User attributes of a trial.
+RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
+CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
+State = Literal["complete", "infeasible", "failed"]
+Later = Literal["front", "recovered", "rival"]
+
+
+class Interval(Data):
+    """A mean and its 95 % bootstrap interval over recordings."""
+
+    mean: float
+    lo: float
+    hi: float
+
+
+class Macs(Data):
+    """Multiply-accumulates per frame in three conventions, see `compress.macs`."""
+
+    true: int
+    linear: int
+    thop: int
+
+
+class Part(Data):
+    """What a part of the network costs per frame."""
+
+    name: str
+    params: int
+    macs: Macs
+
+
+class Worst(Data):
+    """The frame of a recording that compression harmed most."""
+
+    clip: str
+    frame: int  # of the split, from 0
+    mpjpe_mm: float
+    rise_mm: float
+
+
+class Record(Data):
+    """A recipe measured on one split: what became of the model, how wrong it is, and where the figures come from."""
+
+    record: Literal["fasthmr.trial/1"] = "fasthmr.trial/1"
+    recipe: Recipe
+    recipe_id: str
+    plans: tuple[AnyPlan, ...]
+    layers: int
+    tokens: tuple[int, ...]  # after each block
+    params: int
+    macs: Macs
+    parts: tuple[Part, ...]
+    latency_ms: float | None  # median of a frame; None where it is no objective
+    peak_memory_bytes: int | None
+    frames_per_s: float
+    mpjpe_mm: Interval
+    pa_mpjpe_mm: Interval
+    pve_mm: Interval
+    accel_mm_per_frame2: Interval | None
+    mpjpe_rise_mm: Interval  # over the original model, frame by frame
+    per_joint_mm: dict[str, float]
+    per_clip: tuple[dict[str, Any], ...]
+    worst: tuple[Worst, ...]
+    protected_merged_share: float | None
+    provenance: dict[str, Any] = Field(description="commit, seed, device, threads, versions, body, model, data, calib")
+
+    def value(self, objective: Objective) -> float:
+        """What a search makes small; raises BadInput where that could not be measured."""
+        found = self.macs.true if objective == "macs" else getattr(self, objective)
+        if found is None:
+            raise BadInput(f"objectives: {objective} could not be measured with these frames on this machine")
+        return float(found.mean if isinstance(found, Interval) else found)
+
+    def values(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
+        return tuple(map(self.value, objectives))
+
+
+def written(record: Record) -> dict[str, Any]:
+    """A record as JSON values."""
+    return record.model_dump(mode="json")
+
+
+def read(found: Any) -> Record | None:
+    """The record of JSON values; None where they are none, as when half of them were written."""
+    try:
+        return Record.model_validate_json(json.dumps(found))
+    except (ValidationError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is over, and what was measured of it since."""
+
+    number: int
+    state: State
+    name: str  # of a baseline; empty for what the sampler drew
+    params: dict[str, Any]
+    record: Record | None = None  # on val
+    violation: float = 0.0  # mm above max_error_mm
+    reason: str = ""  # of a failure
+    same_as: int | None = None  # the trial that measured the same recipe before
+    test: Record | None = None
+    recovered: dict[str, Record] = field(default_factory=dict)  # by split
+
+
+def trials_of(study: optuna.Study, asked: Study) -> list[Trial]:
+    """All trials of a study that are over, in order."""
+    over = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    return [trial_of(t, study.user_attrs, asked) for t in over]
+
+
+def trial_of(trial: FrozenTrial, said: dict[str, Any], asked: Study) -> Trial:
+    """A finished trial of optuna's as one of ours; `said` are the study's attributes."""
+    attrs = trial.user_attrs
+    number, name, ranges = trial.number, attrs.get(BASELINE, ""), asked.ranges()
+    params = words({k: v for k, v in trial.params.items() if k in ranges}, ranges)
+    if trial.state != TrialState.COMPLETE:
+        reason = attrs.get(REASON, "its worker was stopped; it was run again as another trial")
+        return Trial(number, "failed", name, params, reason=reason)
+    record = read(attrs.get(RECORD))
+    if record is None:
+        return Trial(number, "failed", name, params, reason="its record in the storage is damaged")
+    violation = trial.constraints.get(CONSTRAINT, 0.0)
+    recovered = {split: read(said.get(later("recovered", split, record.recipe_id))) for split in ("val", "test")}
+    return Trial(
+        number,
+        "infeasible" if violation > 0 else "complete",
+        name,
+        params,
+        record,
+        max(0.0, violation),
+        same_as=attrs.get(SAME_AS),
+        test=read(said.get(later("front", "test", record.recipe_id))),
+        recovered={split: found for split, found in recovered.items() if found},
+    )
+
+
+def later(kind: Later, split: str, name: str) -> str:
+    """The study's attribute that holds what was measured after the trials: of a recipe by its id, or of a model."""
+    return f"{kind}-{split}:{name}"
+
+
+def front_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """The feasible trials that no feasible one dominates on val; of equals the earliest."""
+    possible = [t for t in trials if t.state == "complete"]
+    return [possible[i] for i in front([t.record.values(objectives) for t in possible if t.record])]
+
+
+def table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row for each trial: what it was, what it cost, how wrong it is on val and on test, and from where."""
+    return pd.DataFrame([line(trial) for trial in trials])
+
+
+def line(trial: Trial) -> dict[str, Any]:
+    """A row of the table."""
+    record = trial.record
+    found: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state,
+        "name": trial.name,
+        "reason": trial.reason,
+        "same_as": trial.same_as,
+        "violation": trial.violation,
+        **trial.params,
+    }
+    if record is None:
+        return found
+    source = record.provenance
+    found |= {
+        "recipe_id": record.recipe_id,
+        "recipe": record.recipe.model_dump_json(),
+        "layers": record.layers,
+        "tokens": record.tokens[-1] if record.tokens else None,
+        "params": record.params,
+        **{f"macs_{name}": count for name, count in record.macs.model_dump().items()},
+        "latency_ms": record.latency_ms,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "frames_per_s": record.frames_per_s,
+        **{key: source[key] for key in ("commit", "seed", "device", "threads")},
+        "model": source["model"]["name"],
+        "model_sha256": source["model"]["sha256"],
+        "body": source["body"]["name"],
+        "data": source["data"]["name"],
+        "mask_source": source["data"]["mask_source"],
+    }
+    measured = {
+        source["data"]["split"]: record,
+        "test": trial.test,
+        **{f"recovered_{k}": v for k, v in trial.recovered.items()},
+    }
+    for split, said in measured.items():
+        if said:
+            found[f"{split}_frames"] = said.provenance["data"]["frames"]
+            found |= {f"{split}_{name}": value for name, value in flat(said).items()}
+    return found
+
+
+def flat(record: Record) -> dict[str, float | None]:
+    """Errors and the ends of their intervals."""
+    found: dict[str, float | None] = {}
+    for name in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2", "mpjpe_rise_mm"):
+        value: Interval | None = getattr(record, name)
+        ends = (None, None, None) if value is None else (value.mean, value.lo, value.hi)
+        found |= dict(zip((name, f"{name}_lo", f"{name}_hi"), ends, strict=True))
+    return found
+
+
+def of_artefact(folder: Path) -> tuple[Record, Record]:
+    """The original and the last row of what `fasthmr compress` wrote; raises BadInput for anything else."""
+    _, plans, contents = checked(folder)
+    try:
+        said = json.loads(contents["result.json"])
+        first, last = said["rows"][0], said["rows"][-1]
+        recipe = Recipe.model_validate_json(json.dumps(yaml.safe_load(contents["recipe.yaml"])))
+        none = recipe.model_copy(update={"steps": ()})
+        return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
+
+
+def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: dict[str, Any]) -> Record:
+    """A row of result.json as a record; what it does not say stays empty."""
+    same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
+            "tokens", "protected_merged_share")  # fmt: skip
+    nothing, errors = {"mean": 0.0, "lo": 0.0, "hi": 0.0}, row.get("per_joint_mm", {})
+    said = {
+        **{key: row[key] for key in same},
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_id": recipe.id,
+        "plans": [plan.model_dump(mode="json") for plan in plans],
+        "mpjpe_rise_mm": row["mpjpe_rise_mm"] or nothing,
+        "provenance": source,
+        **{key: row.get(key, ()) for key in ("parts", "per_clip")},  # not in artefacts of before there were such
+        "per_joint_mm": {name: errors[name] for name in NAMES.get(len(errors), ())},  # sorted by name in the file
+        "worst": (),
+        **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
+    }
+    return Record.model_validate_json(json.dumps(said))
+
+
+def csv(found: pd.DataFrame) -> bytes:
+    return found.to_csv(index=False).encode()
+
+
+def parquet(found: pd.DataFrame) -> bytes:
+    stream = BytesIO()
+    found.to_parquet(stream, index=False)
+    return stream.getvalue()

@@ -1,8 +1,0 @@
-"""The families of HMR networks, one file each."""
-
-from __future__ import annotations
-
-from hmr.architectures import camerahmr, hamer, hmr2, tokenhmr
-from hmr.architectures.family import Family
-
-FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in (hmr2, camerahmr, hamer, tokenhmr)}

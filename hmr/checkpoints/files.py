@@ -1,0 +1,442 @@
+"""Weights on disk: ours, whose safetensors header says which model they belong to, and those of the models' authors.
+
+Reading a file never runs any of it (`hmr.checkpoints.safe_torch`). Which network it holds, and how large, is
+read off its keys and shapes; what no shape tells stands in `hmr.models.families`, in the file's own configuration, or
+is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from hmr.checkpoints.safe_torch import LEGACY, ZIP, entry, read_torch
+from hmr.models.families import FAMILIES
+from hmr.models.families.family import Family, Part
+from hmr.models.model import HMRModel, build, family_of
+
+log = logging.getLogger(__name__)
+
+ANCHOR = "backbone.pos_embed"  # in every model that we know; what stands before it is a wrapper's
+EMA = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema")  # averaged weights are those to use
+CONTAINERS = (*EMA, "state_dict", "model_state_dict", "network", "net", "model", "module", "params", "weights")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HEAD_HEADS = 8  # of the decoder, in all families
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+MAX_INDEX = 64 << 20  # bytes
+
+
+def save(model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None) -> Path:
+    """Write the model's state, floats as `dtype` or as they are, with its architecture and sizes in the header.
+
+    The file appears complete or not at all; returns `path`. Raises ValueError where a value does not fit into `dtype`.
+    """
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
+    unfit = [k for k, v in state.items() if not finite(v)]
+    if unfit:
+        raise ValueError(f"not finite as {dtype}: {', '.join(unfit[:5])}")
+    return atomic_write(path, to_bytes(state, header(model, metadata)))
+
+
+def header(model: HMRModel, metadata: dict[str, str] | None = None) -> dict[str, str]:
+    """What a file of ours says of its model."""
+    return {"architecture": model.architecture, "sizes": model.sizes.model_dump_json(), **(metadata or {})}
+
+
+def load(
+    path: Path | str,
+    architecture: str | None = None,
+    *,
+    heads: int | None = None,
+    iterations: int | None = None,
+    tokenizer: Path | str | None = None,
+    cam_model: Path | str | None = None,
+    **sizes: Any,
+) -> HMRModel:
+    """The model of a checkpoint, in float32 and evaluation mode; nothing in the file is run.
+
+    path: a file of `save`, a Lightning .ckpt, a .pt or .pth, a .safetensors file, the index of a sharded one or the
+    folder with either. tokenizer, cam_model: the files that TokenHMR and CameraHMR have beside it; without the latter
+    there is no field-of-view network. `architecture`, `heads`, `iterations` and `sizes` replace what was found. Keys
+    outside the model's prefixes are left out and logged. Tensors of float32 stay mapped, so the file is not copied.
+
+    Raises BadInput for a file that is missing, broken, hostile or of no model we know, that holds a value that is not
+    finite, or whose keys or shapes under the model's prefixes are not exactly the model's.
+    """
+    found = find(Path(path), architecture, {"tokenizer": tokenizer, "cam_model": cam_model})
+    model = found.built({"heads": heads, "iterations": iterations, **sizes})
+    found.report()
+    return model
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tensors of a file, what its header says, and what of it was not believed."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    header: Mapping[str, str] = field(default_factory=dict)
+    content: Any = None  # of a file of torch, with its configuration
+    stubbed: tuple[str, ...] = ()
+
+    def unwrapped(self, anchor: str) -> dict[str, str]:
+        """Keys without what wrappers (`module.`, `model.`) put before them, as one of them shows -> keys in the file.
+
+        Averaged weights go first where there are several sets; empty where no key fits.
+        """
+        starts = {key.removesuffix(anchor) for key in self.state if key == anchor or key.endswith(f".{anchor}")}
+        start = min(starts, key=lambda start: ("ema" not in start, len(start), start), default=None)
+        return {} if start is None else {key.removeprefix(start): key for key in self.state if key.startswith(start)}
+
+    @property
+    def named(self) -> str:
+        """Words that name the globals that were not run, for the end of a message."""
+        return f"; it names {', '.join(self.stubbed[:5])}, which was not run" if self.stubbed else ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model in a file, not built yet."""
+
+    source: Source
+    architecture: str
+    state: dict[str, Tensor]  # under the model's prefixes
+    ignored: tuple[str, ...]
+    sizes: dict[str, Any]
+
+    def outline(self, sizes: Mapping[str, Any]) -> tuple[HMRModel, list[str], list[str]]:
+        """The model on the meta device, the keys it misses, and those that are too many or of another shape."""
+        asked = {name: value for name, value in sizes.items() if value is not None}
+        whole = {**self.sizes, **asked}
+        if "head_heads" in asked and "head_dim_head" not in asked and "head_heads" in self.sizes:
+            whole["head_dim_head"] *= (
+                self.sizes["head_heads"] / asked["head_heads"]
+            )  # their product is what shapes tell
+            whole["head_dim_head"] = int(whole["head_dim_head"])
+        try:
+            with torch.device("meta"):  # a file that asks for a giant is found out before it takes the memory
+                model = build(self.architecture, whole)
+        except (BadInput, RuntimeError, OverflowError) as error:
+            what = "the sizes asked for make" if asked else "its header or its shapes describe"
+            raise BadInput(f"{self.source.path}: {what} no model: {error}") from error
+        wanted = {key: value.shape for key, value in model.state_dict().items()}
+        odd = [key for key, value in self.state.items() if wanted.get(key) != value.shape]
+        return model, sorted(set(wanted) - set(self.state)), sorted(odd)
+
+    def built(self, sizes: Mapping[str, Any]) -> HMRModel:
+        """The model with its weights; raises BadInput as `load`."""
+        model, missing, odd = self.outline(sizes)
+        for part in model.family.parts:
+            if part.needed and missing and all(key.startswith(part.prefix) for key in missing):
+                option = part.argument.replace("_", "-")
+                raise BadInput(
+                    f"{self.source.path}: {part.needed}, which has a file of its own: name it ({part.argument}=FILE), "
+                    f"or join both once by `fasthmr convert PATH --{option} FILE --out DIR`"
+                )
+        if missing or odd:
+            both = ((missing, "missing"), (odd, "too many or of another shape"))
+            words = ", ".join(f"{len(keys)} {what} (first {keys[0][:100]!r})" for keys, what in both if keys)
+            raise BadInput(
+                f"{self.source.path}: keys or shapes are not those of {self.architecture}: {words}{self.source.named}"
+            )
+        if "heads" not in {**self.sizes, **{name: n for name, n in sizes.items() if n is not None}}:
+            log.warning("%s: no shape tells how many attention heads there are; say heads=N", self.source.path)
+        held: set[int] = set()
+        for key, wanted in model.state_dict().items():
+            if wanted.is_floating_point() and not self.state[key].is_floating_point():
+                raise BadInput(f"{self.source.path}: {key!r} holds {self.state[key].dtype}, which is no weight")
+        state = {key: self.weight(key, value, held) for key, value in self.state.items()}
+        model.load_state_dict(state, assign=True)
+        return model.eval()
+
+    def weight(self, key: str, value: Tensor, held: set[int]) -> Tensor:
+        """A tensor as the model takes it: finite, in float32 where it is a float, and on memory `held` by no other."""
+        if reason := _unfit(value):
+            raise BadInput(f"{self.source.path}: {key[:100]!r} is {reason}{self.source.named}")
+        if not finite(value):
+            raise BadInput(f"{self.source.path}: {key!r} holds a value that is not finite; get or train the file again")
+        if value.is_floating_point():
+            value = value.float()
+        memory = value.untyped_storage()
+        own = value.is_contiguous() and memory.nbytes() == value.nbytes and memory.data_ptr() not in held
+        held.add(memory.data_ptr())
+        return value if own else value.clone(memory_format=torch.contiguous_format)
+
+    def report(self) -> None:
+        """Log what of the file was left out."""
+        if self.ignored:
+            log.warning("%s: left out %d keys: %s", self.source.path, len(self.ignored), _some(self.ignored))
+        if self.source.stubbed:
+            log.warning("%s: names code that was not run: %s", self.source.path, _some(self.source.stubbed))
+
+
+def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | None]) -> Found:
+    """Read a checkpoint, and the files of its parts, and find the model in it; raises BadInput as `load`."""
+    source = read(path)
+    names = source.unwrapped(ANCHOR)
+    if not names:
+        first = _some(sorted(source.state)) or "none"
+        raise BadInput(f"{path}: no model we know: no key ends in {ANCHOR!r}; its tensors are {first}{source.named}")
+    name = architecture or source.header.get("architecture") or recognised(path, names)
+    family = family_of(name)
+    if unused := [word for word, file in files.items() if file and word not in {p.argument for p in family.parts}]:
+        raise BadInput(f"{path}: {name} has no {unused[0]}")
+    prefixes = (*family.prefixes, *(part.prefix for part in family.parts))
+    state = {ours: source.state[theirs] for ours, theirs in names.items() if ours.startswith(prefixes)}
+    ignored = set(source.state) - {names[ours] for ours in state}
+    for part in family.parts:
+        if (file := files.get(part.argument)) is not None:
+            other, found = part_of(Path(file), part)
+            state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in found.items()}
+            ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(found.values())}
+    told = _sizes(path, source.header) if "sizes" in source.header else sizes_of(source, name, family, state)
+    return Found(source, name, state, tuple(sorted(ignored)), told)
+
+
+def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
+    """The file of a part, and its keys: as the part has them -> as the file has them."""
+    source = read(file)
+    found = {ours: theirs for ours, theirs in source.unwrapped(part.anchor).items() if ours.startswith(part.keys)}
+    if not found:
+        raise BadInput(f"{file}: no {part.argument}: no key ends in {part.anchor!r}{source.named}")
+    return source, found
+
+
+def recognised(path: Path, state: Iterable[str]) -> str:
+    """The family that keys belong to; BadInput where it is none of ours."""
+    for name, family in reversed(FAMILIES.items()):
+        if family.mark in state:
+            return name
+    raise BadInput(f"{path}: a backbone without a head that we know ({', '.join(f.mark for f in FAMILIES.values())})")
+
+
+def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sizes of a model from the shapes of its weights, its configuration and its family's table; BadInput where they do
+    not tell."""
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    layers = f"{family.head_name}.transformer.transformer.layers."
+    try:
+        dim = shapes[ANCHOR][2]
+        sizes: dict[str, Any] = {
+            "dim": dim,
+            "depth": _count(shapes, "backbone.blocks."),
+            "token_dim": shapes[f"{family.head_name}.transformer.to_token_embedding.weight"][1],
+            "head_dim": shapes[f"{family.head_name}.transformer.pos_embedding"][2],
+            "head_depth": _count(shapes, layers),
+            "head_mlp_dim": shapes[f"{layers}0.2.fn.net.0.weight"][0],
+            **family.sizes_from(shapes),
+        }
+        inner = shapes[f"{layers}0.1.fn.to_q.weight"][0]
+        if sizes["depth"]:
+            sizes["mlp_dim"] = shapes["backbone.blocks.0.mlp.fc1.weight"][0]
+    except BadInput:
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{source.path}: no whole {name}: its shapes make no sizes ({error}){source.named}") from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadInput(
+            f"{source.path}: no whole {name}: {error} is missing or of another shape{source.named}"
+        ) from error
+    told = configured(source, family)
+    heads = told.pop("head_heads", HEAD_HEADS)
+    known = {"heads": family.heads[dim]} if dim in family.heads else {}
+    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **known, **told}
+
+
+def configured(source: Source, family: Family) -> dict[str, int]:
+    """What the configuration that a Lightning file carries says and no shape does."""
+    settings = ("hyper_parameters", "cfg", "MODEL", family.head_name.upper())
+    found = {
+        "iterations": entry(source.content, *settings, "IEF_ITERS"),
+        "head_heads": entry(source.content, *settings, "TRANSFORMER_DECODER", "heads"),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int) and 0 < value < 1000}
+
+
+def _count(shapes: Iterable[str], prefix: str) -> int:
+    """How many different numbers stand after a prefix."""
+    return len({found[1] for key in shapes if (found := re.match(rf"{re.escape(prefix)}(\d+)\.", key))})
+
+
+def _sizes(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        found = json.loads(header["sizes"])
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: 'sizes' in its header is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: 'sizes' in its header is not a JSON object")
+    return found
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers are; takes no memory of its own."""
+    if not value.numel() or not value.is_floating_point():
+        return True
+    low, high = value.detach().aminmax()
+    return bool(low.isfinite() and high.isfinite())
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(name[:100] for name in listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def inspect(
+    path: Path, architecture: str | None = None, *, heads: int | None = None, **files: Path | str | None
+) -> dict[str, Any]:
+    """What a checkpoint holds, as `fasthmr inspect` prints it; arguments as `load`. Nothing is built.
+
+    A file of a family that we do not know has `family` None. Raises BadInput where the file cannot be read.
+    """
+    source = read(path)
+    names = source.unwrapped(ANCHOR)
+    if not any(family.mark in names for family in FAMILIES.values()):
+        starts = sorted({key.split(".")[0] + "." for key in source.state})
+        return _inspection(source, None, None, {}, starts, [], sorted(source.state))
+    found = find(path, architecture, files)
+    model, missing, odd = found.outline({"heads": heads})
+    sizes = model.sizes.model_dump(mode="json")
+    return _inspection(
+        source, model, found.architecture, sizes, list(model.family.prefixes), missing, found.ignored, odd
+    )
+
+
+def _inspection(
+    source: Source,
+    model: HMRModel | None,
+    architecture: str | None,
+    sizes: dict[str, Any],
+    prefixes: list[str],
+    missing: list[str],
+    ignored: Iterable[str],
+    odd: Iterable[str] = (),
+) -> dict[str, Any]:
+    family = model.family if model else None
+    return {
+        "family": family and family.name,
+        "architecture": architecture,
+        "sizes": sizes,
+        "prefixes": prefixes,
+        "tokens": model and model.grid[0] * model.grid[1],
+        "head_needs": model and model.head_needs,
+        "unknown_globals": list(source.stubbed),
+        "licence": family and family.licence,
+        "missing": missing,
+        "unexpected": list(odd),
+        "ignored_keys": list(ignored),
+    }
+
+
+# ---- files
+
+
+def read(path: Path) -> Source:
+    """The tensors of a checkpoint in any format that we read, mapped where it can be; raises BadInput as `load`."""
+    if path.is_dir():
+        index = path / INDEX
+        return read(index if index.is_file() else path / WEIGHTS)
+    try:
+        if path.is_symlink():
+            raise BadInput(f"{path}: a symbolic link; name the file that it leads to, {path.readlink()}")
+        if not path.is_file():
+            raise BadInput(f"{path}: there is no such file of weights")
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    if path.name.endswith(".json"):
+        return _sharded(path)
+    if start.startswith(ZIP) or start.startswith(LEGACY):
+        return _of_torch(path)
+    if start.startswith(b"\x80"):
+        raise BadInput(f"{path}: a plain pickle, which is not read; save the model's state_dict with torch.save")
+    return _of_safetensors(path)
+
+
+def _of_torch(path: Path) -> Source:
+    found = read_torch(path)
+    source = Source(path, {}, content=found.content, stubbed=found.stubbed)
+    if not isinstance(found.content, dict):
+        raise BadInput(f"{path}: holds no dict of tensors; save a model's state_dict{source.named}")
+    held = weights_in(found.content)
+    state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    memory = [value.untyped_storage() for value in state.values() if value.layout == torch.strided]
+    stored = {storage.data_ptr(): storage.nbytes() for storage in memory}
+    if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more
+        raise BadInput(f"{path}: tensors of more bytes than the file has{source.named}")
+    if not state:
+        under = f" under {_some(key for key in found.content if isinstance(key, str))}" if found.content else ""
+        raise BadInput(f"{path}: holds no tensors{under}; save a model's state_dict{source.named}")
+    return Source(path, state, content=found.content, stubbed=found.stubbed)
+
+
+def weights_in(content: dict[Any, Any], depth: int = 3) -> dict[Any, Any]:
+    """The dict of tensors in what a training script saved: averaged weights first, then by names that are in use."""
+    for name in CONTAINERS if depth else ():
+        inner = content.get(name)
+        if isinstance(inner, dict) and (found := weights_in(inner, depth - 1)):
+            return found
+    return content if any(isinstance(value, Tensor) for value in content.values()) else {}
+
+
+def _unfit(value: Tensor) -> str:
+    """Why a tensor is no plain array of numbers within its file, or nothing."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return f"no plain tensor ({value.layout}, {value.device})"
+    if value.dtype not in FLOATS and (value.is_floating_point() or value.is_complex()):
+        return f"of type {value.dtype}, which is not read"
+    if value.nbytes > value.untyped_storage().nbytes():
+        return f"a tensor of shape {tuple(value.shape)} on fewer bytes than it has numbers"
+    return ""
+
+
+def _of_safetensors(path: Path, keys: Iterable[str] | None = None) -> Source:
+    """The file's tensors, or those asked for."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            header = file.metadata() or {}
+            if lacking := sorted(set(keys or ()) - names):
+                raise BadInput(f"{path}: has no {lacking[0]!r}, which the index looks for in it")
+            state = {key: file.get_tensor(key) for key in sorted(names if keys is None else keys)}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: not a readable file of torch.save or safetensors ({error})") from error
+    return Source(path, state, header)
+
+
+def _sharded(path: Path) -> Source:
+    """All shards of an index, which lie beside it."""
+    try:
+        if path.stat().st_size > MAX_INDEX:
+            raise BadInput(f"{path}: an index of more than {MAX_INDEX >> 20} MiB; not read")
+        places = json.loads(path.read_bytes())["weight_map"]
+        shards: dict[str, list[str]] = {}
+        for key, name in places.items():
+            if not isinstance(name, str):
+                raise TypeError(f"{key[:100]!r} lies in no file")
+            shards.setdefault(name, []).append(key)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput(
+            f"{path}: not the index of a sharded safetensors file ({type(error).__name__}: {error})"
+        ) from error
+    state: dict[str, Tensor] = {}
+    for name, keys in sorted(shards.items()):
+        shard = path.parent / name
+        if Path(name).name != name or shard.is_symlink() or not shard.is_file():
+            raise BadInput(f"{path}: shard {name[:100]!r} is no file beside the index, or a link")
+        state |= _of_safetensors(shard, keys).state
+    return Source(path, state)

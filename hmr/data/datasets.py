@@ -1,0 +1,152 @@
+"""DATA as users write it, `name[:split][@root]`, and the data sets behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from compress.choices import one_of
+from compress.errors import BadInput
+from hmr.body.conventions import CONVENTIONS, Yardstick
+from hmr.body.model import BodyModel, load_body
+from hmr.data.annotated import AnnotatedFrames
+from hmr.data.masks import segmenter
+from hmr.data.pictures import PARTS, Focal, open_pictures
+from hmr.data.real import READERS, read
+from hmr.models.families.family import Box
+from hmr.models.head import JOINTS
+from hmr.models.model import HMRModel
+from hmr.world.synthetic import SIZE, WORLDS, open_world
+from hmr.world.view import Sample
+
+SPLITS = ("train", "calib", "val", "test")
+SEED = 0  # of every synthetic data set that a report names
+
+
+class Frames(Protocol):
+    """What a data set offers: samples by index, in a video's order, and the recording of each."""
+
+    fps: float | None  # None: single frames
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+    @property
+    def clip_names(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set's name, its split and, for data that lies in files, their folder."""
+
+    name: str
+    split: str = "test"
+    root: Path | None = None
+    masks: str | None = None  # of frames: what finds the person, see `hmr.data.masks.segmenter`
+
+    @property
+    def mask_source(self) -> str:
+        """Where the person masks come from."""
+        return "renderer" if self.name in WORLDS else (self.masks or "none")
+
+    @property
+    def test_only(self) -> bool:
+        """Whether there is no split to decide on: EMDB has none, nor has a code base's .npz."""
+        return self.name == "emdb" or (self.name in READERS and self.root is not None and self.root.is_file())
+
+
+def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
+    """`name[:split][@root]` as a DataSpec; the split is `test` where none is given.
+
+    Raises BadInput for a name or split that does not exist (with the nearest that does), for a root that the data set
+    has no use for, and for pictures that have no labels unless `label_free`.
+    """
+    head, at, root = text.partition("@")
+    name, colon, split = head.partition(":")
+    one_of(name, (*WORLDS, *READERS, "frames"), "data set")
+    if name == "frames":
+        if not root:
+            raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
+        if not label_free:
+            raise BadInput(
+                "frames has pictures and no labels: only compress, evaluate and search take it, with --label-free"
+            )
+        return DataSpec(name, one_of(split, tuple(PARTS), "split of frames") if colon else "test", Path(root), masks)
+    if name in READERS:
+        if not root:
+            raise BadInput(f"'{text}': name the folder that {name} lies in: {name}@FOLDER")
+        return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test", Path(root), masks)
+    if masks is not None:
+        raise BadInput(f"--masks {masks}: {name} has exact masks of its own; --masks is for frames@PATH")
+    if at:
+        raise BadInput(f"'{text}': {name} is rendered, not read from files: leave '@{root}' out")
+    return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
+
+
+def deciding(text: str) -> DataSpec:
+    """`name[:split][@root]` of frames that decide: calib where no split is given. Raises BadInput as `parse`, and for
+    test, which reports."""
+    spec = parse(text)
+    if ":" not in text.partition("@")[0]:
+        return replace(spec, split="calib")
+    if spec.split == "test":
+        raise BadInput(f"{text} reports and cannot decide: name {spec.name} alone, for its calib")
+    return spec
+
+
+def open_data(
+    spec: DataSpec,
+    frames: int | None = None,
+    mocap: Path | None = None,
+    size: tuple[int, int] = SIZE,
+    model: HMRModel | None = None,
+) -> Frames:
+    """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
+
+    `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
+    as `model` has to see them; BadInput where it cannot see them, or poses a hand and the data shows bodies.
+    """
+    if model and poses_hand(model) and spec.name != "frames":
+        raise BadInput(
+            f"{model.architecture} poses {model.head.joints} joints of a hand, and {spec.name} shows bodies: name "
+            "pictures of right hands, frames@PATH, with --label-free"
+        )
+    finder = segmenter(spec.masks) if spec.masks else None
+    side = model.family.box.side if model else Box().side
+    if spec.name in READERS and spec.root:
+        found = read(spec.name, spec.split, spec.root)
+        knows = found.cameras_known and not hasattr(model, "fov_net")
+        network = None if model is None or knows else focal_of(model)
+        return cast(Frames, AnnotatedFrames(found, spec.split, frames, side, finder, size, network))
+    if spec.name == "frames" and spec.root:
+        focal = focal_of(model) if model else None
+        pictures = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
+        return cast(Frames, pictures)  # samples that hold no labels: `hmr.evaluation.label_free` gives them some
+    return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
+
+
+def poses_hand(model: HMRModel) -> bool:
+    """Whether a model's joints are a hand's and not a body's."""
+    return model.head.joints != JOINTS
+
+
+def body_of(data: Frames, model: HMRModel | None = None) -> BodyModel:
+    """What errors of `model` on these frames are measured on: MANO's right hand for a model of hands, else SMPL by the
+    data's convention, or the open body. Raises BadInput where files of MANO or SMPL are missing."""
+    if model and poses_hand(model):
+        return load_body("mano")
+    convention = getattr(data, "notes", {}).get("convention")
+    return Yardstick(CONVENTIONS[convention]) if convention else load_body()
+
+
+def focal_of(model: HMRModel) -> Focal | None:
+    """How a model finds the focal length of whole pictures; None where it does not ask. Raises BadInput where it asks
+    and has no network for that."""
+    if model.family.condition is None:
+        return None
+    if (network := getattr(model, "fov_net", None)) is None:
+        raise BadInput(
+            f"{model.architecture} has to know each picture's focal length, and this one came without its network for "
+            "that: join both once by `fasthmr convert PATH --cam-model FILE --out DIR`"
+        )
+    return cast(Focal, network.focal_of)

@@ -1,0 +1,67 @@
+"""Person masks as segmenters get them wrong: what a method that trusts its mask has to live with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from hmr.models.vit import PATCH
+from hmr.world.synthetic import LIMBS
+from hmr.world.view import Sample
+
+Mask = NDArray[np.bool_]
+GROWTH = 8  # pixels of a 256x192 crop: half a patch
+LOSABLE = tuple(limb for limb in LIMBS if 3 not in limb)  # not the trunk
+
+
+def dilated(sample: Sample, index: int = 0) -> Mask:
+    """(H, W): the person and all within GROWTH pixels of it, rows and columns."""
+    return grown(sample.mask, GROWTH)
+
+
+def eroded(sample: Sample, index: int = 0) -> Mask:
+    """(H, W): the person without what lies within GROWTH pixels of its outline."""
+    return ~grown(~sample.mask, GROWTH)
+
+
+def box(sample: Sample, index: int = 0) -> Mask:
+    """(H, W): the smallest upright box around the person, all of it; empty where nobody is seen."""
+    rows, columns = np.any(sample.mask, axis=1), np.any(sample.mask, axis=0)
+    return np.logical_and.outer(extent(rows), extent(columns))
+
+
+def limb_missing(sample: Sample, index: int = 0) -> Mask:
+    """(H, W): the person without one arm or leg, the index-th in turn, by whole patches."""
+    limb = LOSABLE[index % len(LOSABLE)]
+    lost = np.isin(sample.part, [joint + 1 for joint in limb])  # (16, 12)
+    return sample.mask & ~lost.repeat(PATCH, 0).repeat(PATCH, 1)
+
+
+MASKS: dict[str, Callable[[Sample, int], Mask]] = {
+    "exact": lambda sample, index: sample.mask,
+    "dilated": dilated,
+    "eroded": eroded,
+    "box": box,
+    "limb missing": limb_missing,
+}
+
+
+def with_masks(samples: Sequence[Sample], kind: str) -> list[Sample]:
+    """The same frames with masks of a `kind` of MASKS."""
+    return [replace(sample, mask=MASKS[kind](sample, i)) for i, sample in enumerate(samples)]
+
+
+def grown(mask: Mask, by: int) -> Mask:
+    """(H, W): all within a square of 2 `by` + 1 pixels around a pixel of the mask."""
+    pixels = torch.from_numpy(mask).float()[None, None]  # (1, 1, H, W)
+    return F.max_pool2d(pixels, 2 * by + 1, 1, by)[0, 0].bool().numpy()
+
+
+def extent(line: Mask) -> Mask:
+    """(L,): everything from the first True to the last."""
+    return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]

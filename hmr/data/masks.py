@@ -1,0 +1,271 @@
+"""Person masks: from files, or from a network that the user brings. Nothing is made up: no mask is None."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import expit
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from hmr.data.crop import cut
+from hmr.data.pictures import Corners, Photo, Segmenter
+from hmr.home import fasthmr_home
+
+log = logging.getLogger(__name__)
+
+Mask = NDArray[np.bool_]
+BLAZEPOSE = "pose_landmark_full.tflite"
+INSIDE = f"mediapipe/modules/pose_landmark/{BLAZEPOSE}"  # of mediapipe's wheel 0.10.21
+LARGEST = 64 * 1024**2  # bytes of a tflite file; the one above has 6.4 MB
+INPUT = 256  # pixels, BlazePose's square
+
+
+class MaskFiles:
+    """Masks beside the pictures: the same name with .png, in another folder; white, or any number above 127, is the
+    person."""
+
+    needs_box = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, f"files in {folder.name}"
+
+    def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
+        """None where there is no file. Raises BadInput for one that is not a picture or of another size."""
+        file = (self.folder / photo.name).with_suffix(".png") if Path(photo.name).suffix else self.frame(photo.name)
+        if not file.is_file():
+            return None
+        try:
+            with Image.open(file) as image:
+                height, width = photo.image.shape[:2]
+                if image.size != (width, height):
+                    raise BadInput(f"{file}: {image.width} x {image.height} pixels, its picture has {width} x {height}")
+                found = np.asarray(image.convert("L")) > 127
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"{file}: not a mask that can be read ({error})") from error
+        return within(found, box) if box else found
+
+    def frame(self, number: str) -> Path:
+        """Of a video: the frame's number, from 0, with or without zeros before it."""
+        return next((p for p in self.folder.glob(f"*{number}.png") if p.stem.lstrip("0") == number.lstrip("0")), Path())
+
+
+class BlazePose:
+    """MediaPipe's pose network, which draws a mask of one person in a square crop. A score below `least` says that
+    there is no whole person: then there is no mask."""
+
+    name = "blazepose"
+    needs_box = True
+
+    def __init__(self, file: Path | None = None, least: float = 0.5) -> None:
+        file = file or fasthmr_home() / "masks" / BLAZEPOSE
+        if not file.is_file():
+            raise BadInput(
+                f"{file} is missing: download the wheel of mediapipe 0.10.21 (pip download --no-deps "
+                "mediapipe==0.10.21) and run fasthmr masks import on it"
+            )
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise BadInput(
+                "BlazePose runs by ai-edge-litert, which is not installed: pip install 'fasthmr[blazepose]'"
+            ) from error
+        try:
+            self.network = Interpreter(model_path=str(file))
+            self.network.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise BadInput(f"{file}: not a tflite network that can be run ({error})") from error
+        self.least = least
+
+    def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
+        """The person in the middle of `box`, or of the whole picture."""
+        height, width = photo.image.shape[:2]
+        left, top, right, bottom = box or (0, 0, width, height)
+        side = 1.25 * max(right - left, bottom - top)  # as MediaPipe, whose network wants some air around the person
+        centre = (left + right) / 2, (top + bottom) / 2
+        found = self.run(cut(photo.image, centre, side, (INPUT, INPUT)))
+        return None if found is None else pasted(found, centre, side, (height, width))
+
+    def run(self, square: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Probability (256, 256) of person in a picture (256, 256, 3); None below the least score."""
+        self.network.set_tensor(self.network.get_input_details()[0]["index"], square[None].astype(np.float32) / 255)
+        self.network.invoke()
+        outputs = [self.network.get_tensor(out["index"]) for out in self.network.get_output_details()]
+        shapes = {out.shape: out for out in outputs}
+        if (1, 1) not in shapes or (1, INPUT, INPUT, 1) not in shapes:
+            raise BadInput(f"this tflite network is not {BLAZEPOSE}: its outputs are {sorted(shapes)}")
+        if not float(shapes[1, 1].item()) >= self.least:
+            return None
+        logits = shapes[1, INPUT, INPUT, 1][0, :, :, 0]
+        return expit(logits)
+
+
+class Detections:
+    """Masks by a detector of all people: the one whose box overlaps most with the box asked for, or the largest."""
+
+    needs_box = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.network = rfdetr_network() if name == "rfdetr" else ultralytics_network()
+
+    def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
+        found = rfdetr_people(self.network, photo) if self.name == "rfdetr" else yolo_people(self.network, photo)
+        return chosen(found, box)
+
+
+def rfdetr_network() -> Any:
+    """RF-DETR-Seg (Apache-2.0); its package downloads the weights when it is first used."""
+    try:
+        import rfdetr
+    except ImportError as error:
+        raise BadInput("masks: rfdetr is not installed: pip install 'fasthmr[rfdetr]'") from error
+    kinds = [getattr(rfdetr, name, None) for name in ("RFDETRSegMedium", "RFDETRSegPreview")]
+    if (kind := next((k for k in kinds if k is not None), None)) is None:
+        raise BadInput("masks: this version of rfdetr has no segmentation network: upgrade it")
+    with at_home():
+        return kind()
+
+
+@contextmanager
+def at_home() -> Iterator[None]:
+    """Where a detector's package looks for its weights, and puts what it downloads: not where the user happens to be,
+    whose folder may hold a stranger's file of that name, which these packages would unpickle."""
+    place = fasthmr_home() / "masks"
+    place.mkdir(parents=True, exist_ok=True)
+    with chdir(place):
+        yield
+
+
+def rfdetr_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
+    """Boxes and masks of everybody; class 1 is COCO's person."""
+    found = network.predict(Image.fromarray(photo.image), threshold=0.5)
+    if found.mask is None:
+        return []
+    people = zip(found.xyxy, found.mask, found.class_id, strict=True)
+    return [(corners(box), np.asarray(mask, np.bool_)) for box, mask, kind in people if kind == 1]
+
+
+def ultralytics_network() -> Any:
+    """The paper's YOLO11-seg. AGPL-3.0: whoever offers a service with it has to open its source."""
+    try:
+        from ultralytics import YOLO
+    except ImportError as error:
+        raise BadInput(
+            "masks: ultralytics is not installed; it is under AGPL-3.0, which binds what you build on it: "
+            "pip install 'fasthmr[ultralytics]' if that suits you, or take rfdetr (Apache-2.0)"
+        ) from error
+    log.warning("masks by ultralytics, which is under AGPL-3.0: that binds what you build on it")
+    with at_home():
+        return YOLO("yolo11x-seg.pt")
+
+
+def yolo_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
+    """Boxes and masks of everybody; class 0 is its person, and arrays are taken for BGR."""
+    result = network(np.ascontiguousarray(photo.image[..., ::-1]), classes=[0], retina_masks=True, verbose=False)[0]
+    if result.masks is None:
+        return []
+    people = zip(result.boxes.xyxy.cpu().numpy(), result.masks.data.cpu().numpy(), strict=True)
+    return [(corners(box), mask > 0.5) for box, mask in people]
+
+
+def corners(box: Any) -> Corners:
+    left, top, right, bottom = (float(value) for value in box)
+    return left, top, right, bottom
+
+
+def chosen(people: Sequence[tuple[Corners, Mask]], box: Corners | None) -> Mask | None:
+    """The mask of the person in `box`, whose own box overlaps it by a third or more; of the largest one without it."""
+    if not people:
+        return None
+    if box is None:
+        return max((mask for _, mask in people), key=lambda mask: int(mask.sum()))
+    best = max(people, key=lambda person: overlap(person[0], box))
+    return best[1] if overlap(best[0], box) >= 1 / 3 else None
+
+
+def overlap(one: Corners, other: Corners) -> float:
+    """Intersection over union."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return across * down / (sum(areas) - across * down)
+
+
+def within(mask: Mask, box: Corners) -> Mask:
+    """The part of a mask (H, W) that lies in a box: another box of the same picture is another person's."""
+    left, top, right, bottom = (max(0, round(value)) for value in box)
+    out = np.zeros_like(mask)
+    out[top:bottom, left:right] = mask[top:bottom, left:right]
+    return out
+
+
+def pasted(share: NDArray[np.float32], centre: tuple[float, float], side: float, size: tuple[int, int]) -> Mask:
+    """A square (S, S) of 0..1 back where `cut` took it from: (H, W), more than a half is the person."""
+    height, width = size
+    scale = share.shape[0] / side  # pixels of the square per pixel of the picture
+    to_square = (scale, 0.0, (side / 2 - centre[0]) * scale, 0.0, scale, (side / 2 - centre[1]) * scale)
+    image = Image.fromarray(share.astype(np.float32))
+    back = image.transform((width, height), Image.Transform.AFFINE, to_square, Image.Resampling.BILINEAR)
+    return np.asarray(back) > 0.5
+
+
+def segmenter(text: str) -> Segmenter:
+    """`blazepose`, `rfdetr`, `ultralytics` or a folder of mask files. Raises BadInput."""
+    if text == "blazepose":
+        return BlazePose()
+    if text in ("rfdetr", "ultralytics"):
+        return Detections(text)
+    if Path(text).is_dir():
+        return MaskFiles(Path(text))
+    raise BadInput(f"masks: {text!r} is no folder of mask files, and none of blazepose, rfdetr, ultralytics")
+
+
+def import_masks(path: Path) -> Path:
+    """Put BlazePose's network into $FASTHMR_HOME, out of mediapipe's wheel or as the file itself; returns its place.
+
+    Nothing in the wheel is run. Raises BadInput for a file that is or holds no tflite network.
+    """
+    content = from_wheel(path) if zipfile.is_zipfile(path) else whole(path)
+    if content[4:8] != b"TFL3":
+        raise BadInput(f"{path}: no tflite network (its mark, TFL3, is missing)")
+    target = fasthmr_home() / "masks" / BLAZEPOSE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return atomic_write(target, content)
+
+
+def whole(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BadInput(f"{path}: too large for a tflite network ({LARGEST} bytes at most)")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def from_wheel(path: Path) -> bytes:
+    """BlazePose's bytes out of a wheel."""
+    try:
+        with zipfile.ZipFile(path) as wheel, wheel.open(INSIDE) as file:
+            content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
+    except KeyError as error:
+        raise BadInput(f"{path}: holds no {INSIDE}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+        raise BadInput(f"{path}: a broken wheel ({error})") from error
+    if len(content) > LARGEST:
+        raise BadInput(f"{path}: {INSIDE} is too large for a tflite network ({LARGEST} bytes at most)")
+    return content

@@ -1,0 +1,291 @@
+"""Pictures of a user: a folder of images or a video, cut to what a model sees; with masks or none, without labels."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from compress.errors import BadInput
+from hmr.body.camera import bbox_info
+from hmr.data.crop import cut
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+PARTS = {"calib": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}  # of each recording, in its order
+LIMITS = {"calib": 512, "val": 1000, "test": 2000}  # pictures, as many as the synthetic splits have
+LARGEST = 100_000_000  # pixels of a picture
+
+Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Side = Callable[[float, float], float]  # a family's rule: width and height of a box -> side of its square
+Focal = Callable[[NDArray[np.uint8]], float]  # a whole picture (H, W, 3) -> focal length of its camera in pixels
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One picture as it came."""
+
+    name: str  # path in its folder, or the number of the frame in its video
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+class Segmenter(Protocol):
+    """Whatever finds the pixels of a person; `hmr.data.masks` has those there are."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_box(self) -> bool:
+        """Whether it has to be told where the person is: a picture without a box is then taken whole."""
+
+    def mask(self, photo: Photo, box: Corners | None) -> NDArray[np.bool_] | None:
+        """The person (H, W) in `box`, or the largest one without; None where there is nobody."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One crop. What is not known is NaN until somebody says it: see `hmr.data.datasets.labelled`."""
+
+    image: NDArray[np.uint8]  # (256, 192, 3) RGB
+    mask: NDArray[np.bool_]  # (256, 192); nothing in it where the data has no masks
+    clip: str
+    bbox_info: NDArray[np.float32]  # (3,) see `hmr.body.camera.bbox_info`
+    rotations: NDArray[np.float32]  # (24, 3, 3)
+    betas: NDArray[np.float32]  # (10,)
+    gender: str = "neutral"  # this and landmarks: see `hmr.body.model.People`
+    landmarks: NDArray[np.float32] | None = None
+
+
+@dataclass
+class Pictures:
+    """The crops of one split, in order."""
+
+    pictures: list[Picture]
+    fps: float | None
+    mask_source: str
+    box_source: str
+    left_out: int  # pictures in which no person was found
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.pictures[index]
+
+    @property
+    def notes(self) -> dict[str, str | int]:
+        """What a report says of these pictures."""
+        return {"mask_source": self.mask_source, "boxes": self.box_source, "left_out": self.left_out}
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [picture.clip for picture in self.pictures]
+
+
+def open_pictures(
+    path: Path,
+    split: str,
+    frames: int | None,
+    side: Side,
+    segmenter: Segmenter | None = None,
+    size: tuple[int, int] = (256, 192),
+    focal: Focal | None = None,
+) -> Pictures:
+    """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
+    `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
+    not see what reports.
+
+    At most `frames` pictures, spread evenly. Boxes come from `boxes.csv` in the folder or `NAME.boxes.csv` beside the
+    video (name,left,top,right,bottom; several lines for several people), else from masks of whole pictures, else the
+    box is the whole picture. Pictures in which the segmenter finds nobody are left out and counted. Where the model
+    asks how its crops lie before the camera, `focal` says how long that is. Raises BadInput where nothing is left or
+    something cannot be read.
+    """
+    if split not in PARTS:
+        raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
+    names, fps = listed(path)
+    mine, boxes = part_of(names, split), read_boxes(path)
+    if boxes is not None:
+        mine = [name for name in mine if name in boxes]
+    chosen = spread(mine, min(frames or LIMITS[split], LIMITS[split]))
+    found: list[Picture] = []
+    lost = 0
+    for photo in read(path, chosen):
+        length = focal(photo.image) if focal else math.nan
+        for box in [None] if boxes is None else boxes[photo.name]:
+            seen = seen_by(photo, box, side, segmenter, clip_of(path, photo.name), size, length)
+            lost += seen is None
+            found += [] if seen is None else [seen]
+    if not found:
+        why = "there are none, or no box names one,"
+        if segmenter and lost:
+            why = f"{segmenter.name} found nobody in {lost}"
+        raise BadInput(f"{path}: no picture of split {split} is left: {why} of {len(chosen)}")
+    steady = len(chosen) == len(mine) and boxes is None and not lost
+    whole = segmenter is None or segmenter.needs_box
+    source = "boxes.csv" if boxes is not None else "whole picture" if whole else "mask"
+    return Pictures(found, fps if steady else None, segmenter.name if segmenter else "none", source, lost)
+
+
+def seen_by(
+    photo: Photo,
+    box: Corners | None,
+    side: Side,
+    segmenter: Segmenter | None,
+    clip: str,
+    size: tuple[int, int],
+    focal: float,
+) -> Picture | None:
+    """The crop around one person, by a camera of `focal` pixels; None where a segmenter finds nobody there."""
+    height, width = photo.image.shape[:2]
+    mask = segmenter.mask(photo, box) if segmenter else np.zeros((height, width), np.bool_)
+    if mask is None or (segmenter and not mask.any()):
+        return None
+    if mask.shape != (height, width):
+        raise BadInput(f"{photo.name}: a mask of {mask.shape[1]} x {mask.shape[0]} for {width} x {height} pixels")
+    if box is None and segmenter and not segmenter.needs_box:
+        box = around(mask)
+    left, top, right, bottom = box or (0, 0, width, height)
+    centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
+    image, share = (cut(pixels, centre, square, size) for pixels in (photo.image, mask.astype(np.uint8) * 255))
+    if segmenter and not (share > 127).any():
+        return None
+    lies = place_of(centre, square, (height, width), focal)
+    unknown = np.full((24, 3, 3), np.nan, np.float32), np.full(10, np.nan, np.float32)
+    return Picture(image, share > 127, clip, lies, *unknown)
+
+
+def place_of(centre: tuple[float, float], side: float, size: tuple[int, int], focal: float) -> NDArray[np.float32]:
+    """`hmr.body.camera.bbox_info` (3,) of one square crop of a picture of `size` (height, width), all in pixels."""
+    height, width = size
+    given = (centre, side, (float(width), float(height)), focal)
+    return bbox_info(*(torch.tensor([value]) for value in given))[0].numpy()
+
+
+def around(mask: NDArray[np.bool_]) -> Corners:
+    """The box of a mask (H, W) that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def listed(path: Path) -> tuple[list[str], float | None]:
+    """Names of all pictures in order, and a video's frames per second."""
+    if path.is_dir():
+        pictures = (p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+        found = sorted(pictures, key=lambda p: (p.parent, p.name))  # a folder's own in a row: they are a recording
+        if not found:
+            raise BadInput(f"{path}: no pictures ({', '.join(IMAGES)}) are in this folder")
+        return [p.relative_to(path).as_posix() for p in found], None
+    if not path.is_file():
+        raise BadInput(f"{path}: there is no such folder or video")
+    if path.suffix.lower() not in VIDEOS:
+        raise BadInput(f"{path}: name a folder of pictures or a video ({', '.join(VIDEOS)})")
+    av = pyav()
+    try:
+        with av.open(str(path)) as video:
+            stream = video.streams.video[0]
+            rate = stream.average_rate
+            count = sum(1 for packet in video.demux(stream) if packet.size)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise BadInput(f"{path}: not a video that can be read ({error})") from error
+    return [str(i) for i in range(count)], float(rate) if rate else None
+
+
+def clip_of(path: Path, name: str) -> str:
+    """The recording of a picture: its folder, or the video."""
+    parent = Path(name).parent.as_posix()
+    return path.name if parent == "." else f"{path.name}/{parent}"
+
+
+def part_of(names: Sequence[str], split: str) -> list[str]:
+    """A split's names: the same part of each recording."""
+    low, high = PARTS[split]
+    out: list[str] = []
+    for _, group in groupby(names, lambda name: Path(name).parent):
+        some = list(group)
+        out += some[round(low * len(some)) : round(high * len(some))]
+    return out
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the names, evenly spread, in order."""
+    return [names[i * len(names) // count] for i in range(count)] if count < len(names) else list(names)
+
+
+def read(path: Path, names: Sequence[str]) -> Iterator[Photo]:
+    """The named pictures, in order; a video is decoded up to the last one that is asked for."""
+    if path.is_dir():
+        for name in names:
+            yield Photo(name, picture(path / name))
+        return
+    av, wanted = pyav(), {int(name) for name in names}
+    try:
+        with av.open(str(path)) as video:
+            for i, frame in enumerate(video.decode(video=0)):
+                if i in wanted:
+                    yield Photo(str(i), frame.to_ndarray(format="rgb24"))
+                if i >= max(wanted, default=-1):
+                    return
+    except (av.FFmpegError, OSError) as error:
+        raise BadInput(f"{path}: the video breaks off ({error})") from error
+
+
+def picture(path: Path) -> NDArray[np.uint8]:
+    """A picture file as (H, W, 3) RGB, upright as its EXIF orientation says. Raises BadInput."""
+    from PIL import ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise BadInput(f"{path}: {image.width} x {image.height} pixels are too many; {LARGEST} is the limit")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path}: not a picture that can be read ({error})") from error
+
+
+def read_boxes(path: Path) -> dict[str, list[Corners]] | None:
+    """The boxes of people by picture, from the file of boxes where there is one. Raises BadInput with its line."""
+    file = path / "boxes.csv" if path.is_dir() else path.with_name(f"{path.name}.boxes.csv")
+    if not file.is_file():
+        return None
+    out: dict[str, list[Corners]] = {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+        for number, row in enumerate(rows(file, lines), 1):
+            if not row or (number == 1 and row[0] == "name"):
+                continue
+            try:
+                name, (left, top, right, bottom) = row[0], map(float, row[1:])
+            except ValueError as error:
+                raise BadInput(f"{file}, line {number}: not name,left,top,right,bottom ({error})") from error
+            if not all(map(math.isfinite, (left, top, right, bottom))) or left >= right or top >= bottom:
+                raise BadInput(f"{file}, line {number}: no box: left has to be below right, top below bottom")
+            out.setdefault(name, []).append((left, top, right, bottom))
+    return out
+
+
+def rows(file: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    """The rows of a csv file; raises BadInput where a quote never ends."""
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise BadInput(f"{file}, line {reader.line_num}: {error}") from error
+
+
+def pyav() -> Any:
+    """PyAV, or BadInput."""
+    try:
+        import av
+    except ImportError as error:
+        raise BadInput("videos are read by PyAV, which is not installed: pip install 'fasthmr[video]'") from error
+    return av

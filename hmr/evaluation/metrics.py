@@ -1,0 +1,145 @@
+"""Joint and mesh errors of predicted bodies, and their bootstrap intervals.
+
+Positions go in as metres in any common axes, errors come out in millimetres, one per frame. Joint errors are pelvis
+aligned and averaged over all joints given. The pelvis is joint 0 and its error of 0 counts, unless positions are
+`aligned` already: evaluations of 3DPW and EMDB each have a pelvis of their own, see `hmr.body.conventions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.errors import BadInput
+
+MM = 1000.0  # millimetres in a metre
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its 95 % bootstrap interval, in the unit of the values."""
+
+    mean: float
+    lo: float
+    hi: float
+
+
+def joint_errors(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
+    """Distance of each joint after moving both pelvises to the origin, where they are if `aligned`.
+
+    predicted, target (..., J, 3) m -> (..., J) mm. Raises BadInput for unlike shapes or values that are not finite.
+    """
+    _check(predicted, target)
+    return _distances(_from_pelvis(predicted, aligned), _from_pelvis(target, aligned))
+
+
+def mpjpe(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
+    """Mean per-joint position error: (..., J, 3) m, twice -> (...) mm. Raises BadInput as `joint_errors`."""
+    return joint_errors(predicted, target, aligned).mean(-1)
+
+
+def pa_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
+    """MPJPE after the best similarity transform of each frame: (..., J, 3) m, twice -> (...) mm.
+
+    Raises BadInput for unlike shapes or values that are not finite.
+    """
+    _check(predicted, target)
+    return _distances(procrustes_aligned(predicted, target), target).mean(-1)
+
+
+def pve(predicted: Tensor, target: Tensor, predicted_pelvis: Tensor, target_pelvis: Tensor) -> Tensor:
+    """Per-vertex error: vertices (..., V, 3) m with pelvises (..., 3) m -> (...) mm.
+
+    Raises BadInput for unlike shapes or values that are not finite.
+    """
+    _check(predicted, target)
+    _check(predicted_pelvis, target_pelvis)
+    return _distances(predicted - predicted_pelvis[..., None, :], target - target_pelvis[..., None, :]).mean(-1)
+
+
+def accel(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
+    """Acceleration error of one recording, from second differences of pelvis-aligned joints.
+
+    predicted, target (T, J, 3) m of consecutive frames -> (T - 2,) mm per frame squared; nothing where T < 3.
+    Raises BadInput for unlike shapes or values that are not finite.
+    """
+    _check(predicted, target)
+    moves = (_second_difference(_from_pelvis(joints, aligned)) for joints in (predicted, target))
+    return _distances(*moves).mean(-1)
+
+
+def procrustes_aligned(predicted: Tensor, target: Tensor) -> Tensor:
+    """`predicted` moved, turned and scaled (never mirrored) onto `target` with the least squared error, per frame.
+
+    (..., J, 3), twice -> (..., J, 3). Umeyama, "Least-squares estimation of transformation parameters", 1991.
+    """
+    centre_p, centre_t = predicted.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
+    p, t = (predicted - centre_p).double(), (target - centre_t).double()
+    u, singular, vh = torch.linalg.svd(t.mT @ p)  # (..., 3, 3)
+    sign = torch.ones_like(singular)
+    sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0)
+    rotation = (u * sign[..., None, :]) @ vh
+    spread = p.square().sum((-2, -1)).clamp_min(torch.finfo(p.dtype).tiny)  # all joints in one point: scale 0, not NaN
+    scale = (singular * sign).sum(-1) / spread
+    return (scale[..., None, None] * (p @ rotation.mT)).to(predicted.dtype) + centre_t
+
+
+def interval(values: Sequence[float] | np.ndarray, clips: Sequence[str], seed: int = 0) -> Interval:
+    """Mean of per-frame `values` (N,) with a 95 % percentile bootstrap over recordings.
+
+    `clips` (N,) names the recording of each frame. Frames of one recording resemble each other, so recordings are
+    drawn, each with all of its frames: every replicate is a ratio of sums. With a single recording nothing is known
+    of the spread between recordings, and both ends equal the mean. Raises BadInput where nothing is given, lengths
+    differ or a value is not finite.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) != len(clips) or not len(numbers):
+        raise BadInput(f"an interval needs one value per frame: got {numbers.shape} values and {len(clips)} clip names")
+    if not np.isfinite(numbers).all():
+        raise BadInput(f"value {int(np.argmin(np.isfinite(numbers)))} of an interval is not finite")
+    names, clip = np.unique(np.asarray(clips), return_inverse=True)
+    sums, frames = np.bincount(clip, weights=numbers), np.bincount(clip)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    lo, hi = np.percentile((drawn @ sums) / (drawn @ frames), [2.5, 97.5])
+    return Interval(float(numbers.mean()), float(lo), float(hi))
+
+
+def paired_interval(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, clips: Sequence[str], seed: int = 0
+) -> Interval:
+    """`interval` of a - b over the same frames (N,): wholly below 0 means that `a` has the smaller error.
+
+    Raises BadInput as `interval`, and where `a` and `b` differ in length.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise BadInput(f"a paired comparison needs the same frames twice: got {len(first)} and {len(second)} values")
+    return interval(first - second, clips, seed)
+
+
+def _check(predicted: Tensor, target: Tensor) -> None:
+    if predicted.shape != target.shape or predicted.shape[-1:] != (3,):
+        raise BadInput(
+            f"predicted and true positions need the same (..., 3) shape: "
+            f"got {tuple(predicted.shape)} and {tuple(target.shape)}"
+        )
+    for name, positions in (("predicted", predicted), ("true", target)):
+        if not positions.isfinite().all():
+            raise BadInput(f"the {name} positions hold a value that is not finite")
+
+
+def _from_pelvis(joints: Tensor, aligned: bool) -> Tensor:
+    return joints if aligned else joints - joints[..., :1, :]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).norm(dim=-1) * MM
+
+
+def _second_difference(joints: Tensor) -> Tensor:
+    return joints[:-2] - 2 * joints[1:-1] + joints[2:] if len(joints) > 2 else joints[:0]

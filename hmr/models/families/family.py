@@ -1,0 +1,70 @@
+"""What sets one HMR family apart from another, as data; the networks themselves are in the files beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from hmr.models.head import SMPLHead
+from hmr.models.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Box:
+    """How a box (width, height) in pixels becomes the square that is cut out and resized to 256 x 256.
+
+    The box grows by `factor`, then to `aspect` = (width, height) where there is one; its longer side is the square's.
+    The network sees the middle 192 columns of the 256.
+    """
+
+    factor: float = 1.0
+    aspect: tuple[int, int] | None = (192, 256)
+
+    def side(self, width: float, height: float) -> float:
+        """Side of the square in pixels."""
+        width, height = self.factor * width, self.factor * height
+        if self.aspect is None:
+            return max(width, height)
+        across, down = self.aspect
+        return max(width, height, width * down / across, height * across / down)
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network whose weights come in a file of their own."""
+
+    prefix: str  # of its keys in ours
+    argument: str  # of `hmr.checkpoints.files.load`, for that file
+    anchor: str  # a key in that file, which shows where the part's keys begin
+    keys: tuple[str, ...]  # how those begin
+    needed: str = ""  # why it does not go without; empty where it does
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of network: its head, its conventions and how its files are told from those of other families."""
+
+    name: str
+    mark: str  # a key, from the head's prefix on, that files of this family have and those of earlier ones lack
+    licence: str  # of the code that its weights were made with; weights may come with terms of their own
+    head: type[SMPLHead] = SMPLHead
+    head_name: str = "smpl_head"  # the prefix of its keys
+    sizes: type[Sizes] = Sizes
+    token_dims: tuple[int, ...] = (1, 157)
+    box: Box = field(default_factory=Box)
+    condition: str | None = None  # what `forward` needs beside the crop
+    beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
+    parts: tuple[Part, ...] = ()
+    sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes tell
+    # dim -> attention heads, which no shape tells: those of ViTPose's three larger backbones
+    heads: Mapping[int, int] = field(default_factory=lambda: {768: 12, 1024: 16, 1280: 16})
+
+    @property
+    def prefixes(self) -> tuple[str, str]:
+        """Of the keys that have to fit exactly."""
+        return "backbone.", f"{self.head_name}."

@@ -1,0 +1,140 @@
+"""HMR models by name and size: `build("hmr2")` is HMR2.0 to the key, `build("reference")` its small sister.
+
+What the families do differently stands in `hmr.models.families`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.stack import Schedule, Stack, encode
+from compress.tokens import Tokens, coverage
+from hmr.models.families import FAMILIES, Family
+from hmr.models.head import HMROutput, SMPLHead
+from hmr.models.sizes import Sizes
+from hmr.models.vit import GRID, PATCH, ViT
+
+__all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build", "family_of"]
+
+
+_REFERENCE = {
+    "stem": "conv",
+    "dim": 192,
+    "depth": 16,
+    "heads": 3,
+    "mlp_dim": 384,  # twice the width, not four times: where hours are short, speed buys more than parameters
+    "drop_path": 0.3,
+    "head_dim": 192,
+    "head_depth": 4,  # x 8 heads: 32 places to look at, and a person has 24 joints
+    "head_heads": 8,
+    "head_dim_head": 16,
+    "head_mlp_dim": 192,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # name -> where its sizes are not its family's
+    **{name: {} for name in FAMILIES},
+    "reference": _REFERENCE,
+    "reference-small": {**_REFERENCE, "depth": 8},
+}
+
+
+class HMRModel(nn.Module):
+    """A backbone that turns a crop into tokens and a head that turns tokens into a body.
+
+    It is a `compress.policy.Compressible`: policies change its `stack`, `schedule` and `protect`, in place.
+    """
+
+    head_needs: Literal["tokens", "grid"] = "tokens"
+    smpl_head: SMPLHead  # in the families that do not call it otherwise: see `head`
+
+    def __init__(self, architecture: str, sizes: Sizes) -> None:
+        super().__init__()
+        self.architecture, self.sizes = architecture, sizes
+        self.dim, self.grid = sizes.dim, GRID
+        self.schedule = Schedule()
+        self.protect: float | None = None
+        self.backbone = ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem)
+        self.add_module(self.family.head_name, self.family.head(sizes))
+        for name, network in self.family.beside(sizes).items():
+            self.add_module(name, network)
+
+    @property
+    def family(self) -> Family:
+        """What its network does in its own way, and how its crops are cut."""
+        return family_of(self.architecture)
+
+    @property
+    def head(self) -> SMPLHead:
+        """The head, whatever its family calls it."""
+        return cast(SMPLHead, self.get_submodule(self.family.head_name))
+
+    @property
+    def stack(self) -> Stack:
+        """The blocks that are compressed."""
+        return self.backbone
+
+    def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
+        """crop (B, 3, 256, 192), ImageNet-normalised RGB -> HMROutput.
+
+        mask (B, H, W): the person, bool or 0..1, at any resolution; only a model whose tokens were reduced by it looks
+        at it, and cannot do without: BadInput. condition: what the family needs beside the crop: for CameraHMR, which
+        raises BadInput without, `hmr.body.camera.bbox_info` (B, 3).
+        """
+        return self.read(self.encode(crop, mask), condition)
+
+    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The tokens that the head reads, knowing which patches each stands for; arguments as `forward`."""
+        if self.schedule != Schedule():
+            grid = (crop.shape[2] // PATCH, crop.shape[3] // PATCH)
+            if grid != self.grid:
+                raise BadInput(f"token schedule was made for a grid of {_by(self.grid)}, this crop gives {_by(grid)}")
+        return encode(self.stack, crop, self.person(crop, mask), self.schedule)
+
+    def read(self, tokens: Tokens, condition: Tensor | None = None) -> HMROutput:
+        """What the head says of finished tokens; condition as `forward`."""
+        return self.head(tokens.x, condition)
+
+    def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
+        """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where
+        this model looks at no mask."""
+        if self.protect is None:
+            return None
+        if mask is None:
+            raise BadInput("this model's tokens were reduced around the person: it needs a person mask for each crop")
+        if mask.ndim != 3 or mask.shape[0] != crop.shape[0]:
+            raise BadInput(f"a person mask is (B, H, W) with B = {len(crop)}, this one is {tuple(mask.shape)}")
+        return coverage(mask, self.grid) - self.protect
+
+
+def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
+    """A model of the named architecture with random weights; `sizes` replaces fields of its family's `Sizes`.
+
+    Raises BadInput for a name that is not in ARCHITECTURES and for sizes that make no model.
+    """
+    if architecture not in ARCHITECTURES:
+        raise BadInput(f"no architecture is called {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
+    try:
+        checked = family_of(architecture).sizes(**{**ARCHITECTURES[architecture], **(sizes or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"sizes of {architecture}: {where}: {first['msg']} (got {first['input']!r})") from error
+    if checked.dim % checked.heads:
+        raise BadInput(f"sizes of {architecture}: dim {checked.dim} does not divide into {checked.heads} heads")
+    allowed = family_of(architecture).token_dims
+    if checked.token_dim not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise BadInput(f"sizes of {architecture}: token_dim: {wanted} numbers make its query (got {checked.token_dim})")
+    return HMRModel(architecture, checked)
+
+
+def family_of(architecture: str) -> Family:
+    """The family that an entry of ARCHITECTURES belongs to: the reference models are HMR2.0's sisters."""
+    return FAMILIES.get(architecture, FAMILIES["hmr2"])
+
+
+def _by(grid: tuple[int, int]) -> str:
+    return f"{grid[0]} x {grid[1]}"

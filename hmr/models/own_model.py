@@ -1,0 +1,458 @@
+"""A user's own transformer as a `compress.stack.Stack`: `stack_from` finds the parts of its blocks, or says what it
+could not find.
+
+Known block layouts: fused qkv (ViTPose, timm, DINOv2 and DINOv3 as their authors wrote them), and Hugging Face's ViT
+and DINOv2 of transformers 4 and 5. Nothing is guessed: every weight of a block has to be accounted for, and the parts
+put together have to give what the block itself gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.policies.merge_layers import evaluating
+from compress.policy import Compressible
+from compress.stack import Schedule, Stack, encode
+from compress.tokens import Tokens, coverage
+from hmr.models.vit import attention
+
+Embed = Callable[[Tensor], Tensor]
+HEADS = ("num_heads", "heads", "num_attention_heads")
+NORMS = ("last_norm", "norm", "layernorm")
+PROBE = (2, 3)  # the grid that a block is tried on
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where pre-norm blocks of one kind keep their parts, as dotted names; those in `maybe` may be missing."""
+
+    attention: str  # the module that knows the number of heads
+    norm1: str
+    project: tuple[str, ...]  # one fused projection, or those to q, k and v
+    out: tuple[str, ...]  # one after the other
+    norm2: str
+    mlp: tuple[str, ...]
+    scale1: str
+    scale2: str
+    qk_norm: tuple[str, str] | None = None
+
+    @property
+    def maybe(self) -> tuple[str, ...]:
+        return (self.scale1, self.scale2, *(self.qk_norm or ()), *self.out[:-1])
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (self.norm1, *self.project, self.out[-1], self.norm2, *self.mlp)
+
+
+LAYOUTS = {
+    "fused qkv": Layout(
+        attention="attn",
+        norm1="norm1",
+        project=("attn.qkv",),
+        out=("attn.norm", "attn.proj"),
+        norm2="norm2",
+        mlp=("mlp",),
+        scale1="ls1",
+        scale2="ls2",
+        qk_norm=("attn.q_norm", "attn.k_norm"),
+    ),
+    "Hugging Face ViT (transformers 5)": Layout(
+        attention="attention",
+        norm1="layernorm_before",
+        project=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        out=("attention.o_proj",),
+        norm2="layernorm_after",
+        mlp=("mlp",),
+        scale1="layer_scale1",
+        scale2="layer_scale2",
+    ),
+    "Hugging Face ViT (transformers 4)": Layout(
+        attention="attention.attention",
+        norm1="layernorm_before",
+        project=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        out=("attention.output.dense",),
+        norm2="layernorm_after",
+        mlp=("intermediate", "output.dense"),
+        scale1="layer_scale1",
+        scale2="layer_scale2",
+    ),
+    "Hugging Face DINOv2": Layout(
+        attention="attention.attention",
+        norm1="norm1",
+        project=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        out=("attention.output.dense",),
+        norm2="norm2",
+        mlp=("mlp",),
+        scale1="layer_scale1",
+        scale2="layer_scale2",
+    ),
+}
+
+
+class OwnStack:
+    """A `compress.stack.Stack` over a module that stays as it is: blocks that merge are replaced in it, under the keys
+    they had. Updates are those of a finished model: no dropout, no stochastic depth, no jitter of positions.
+    """
+
+    def __init__(
+        self, holder: nn.Module, place: str, layout: Layout, embed: Embed, patches: Callable[[Tensor], tuple[int, int]]
+    ) -> None:
+        self.holder, self.place, self.layout = holder, place, layout
+        self.to_tokens, self.patches = embed, patches
+        self.norm: nn.Module = nn.Identity()
+        self.prefix_norm: nn.Module | None = None
+        self.rope: Any = None
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.holder.get_submodule(self.place))
+
+    @blocks.setter
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        setattr(self.holder, self.place, blocks)
+
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them; those before the patches are the prefix.
+
+        Raises BadInput where there are fewer tokens than patches.
+        """
+        x, grid = self.to_tokens(crop), self.patches(crop)
+        prefix = x.shape[1] - grid[0] * grid[1]
+        if prefix < 0:
+            raise BadInput(f"{x.shape[1]} tokens cannot hold {grid[0]} x {grid[1]} patches: name patch= or embed=")
+        return Tokens.of(x, grid, prefix)
+
+    def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `compress.stack.Stack.attend`. Keys are those before RoPE turns them: two tokens merge because they show
+        the same, and turned keys differ by where they lie alone."""
+        parts, layout = Parts(block), self.layout
+        x = parts.run(layout.norm1, tokens.x.to(parts.dtype(layout.norm1)))
+        q, k, v = self.projected(parts, x)
+        turned = (q, k)
+        if self.rope is not None:
+            sin, cos = rope_at(self.rope, tokens)
+            turned = rotated(q, sin, cos, tokens.prefix), rotated(k, sin, cos, tokens.prefix)
+        update = attention(*turned, v, bias).transpose(1, 2).flatten(2)  # (B, N, C)
+        for name in (*layout.out, layout.scale1):
+            update = parts.run(name, update)
+        return update, k
+
+    def projected(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v (B, H, N, d) of normed tokens (B, N, C)."""
+        heads = parts.heads(self.layout)
+        found = torch.cat([parts.run(name, x) for name in self.layout.project], -1)  # (B, N, 3 * H * d)
+        q, k, v = found.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        for_q, for_k = self.layout.qk_norm or ("", "")
+        return parts.run(for_q, q), parts.run(for_k, k), v
+
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """As `compress.stack.Stack.feed`."""
+        parts, layout = Parts(block), self.layout
+        x = x.to(parts.dtype(layout.norm2))
+        for name in (layout.norm2, *layout.mlp, layout.scale2):
+            x = parts.run(name, x)
+        return x
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm; DINOv3 may have another one for its prefix."""
+        x = self.norm(tokens.x)
+        if self.prefix_norm is not None:
+            x = torch.cat((self.prefix_norm(tokens.x[:, : tokens.prefix]), x[:, tokens.prefix :]), 1)
+        return replace(tokens, x=x)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A block's parts by name; one that is missing changes nothing."""
+
+    block: nn.Module
+
+    def get(self, name: str) -> nn.Module | None:
+        here: Any = self.block
+        for step in name.split("."):
+            here = getattr(here, step, None)
+        return here if isinstance(here, nn.Module) else None
+
+    def run(self, name: str, x: Tensor) -> Tensor:
+        part = self.get(name) if name else None
+        return x if part is None else part(x)
+
+    def dtype(self, norm: str) -> torch.dtype:
+        """What a norm computes in; one without weights of its own in what the block does."""
+        return next(iter((*cast(nn.Module, self.get(norm)).parameters(), *self.block.parameters()))).dtype
+
+    def heads(self, layout: Layout) -> int:
+        attn = self.get(layout.attention)
+        return next((n for name in HEADS if isinstance(n := getattr(attn, name, None), int)), 0)
+
+
+def stack_from(
+    module: nn.Module,
+    blocks: str = "backbone.blocks",
+    *,
+    embed: Embed | None = None,
+    patch: int | None = None,
+    norm: str | None = None,
+) -> Stack:
+    """The blocks at `blocks` in a user's module as a `Stack`; the module itself is not changed.
+
+    What cannot be found may be named: `embed`, crop (B, 3, H, W) -> tokens (B, prefix + patches, C) as the first block
+    takes them, prefix tokens first; `patch`, pixels per token and side; `norm`, the last norm's dotted name ("": none).
+    Raises BadInput that names the block's class and what was missed.
+    """
+    parent, _, place = blocks.rpartition(".")
+    try:
+        found, holder = module.get_submodule(blocks), module.get_submodule(parent)
+    except AttributeError as error:
+        raise BadInput(f"{type(module).__name__} has no {blocks!r} ({error}): name its list of blocks") from error
+    if not isinstance(found, nn.ModuleList) or not len(found):
+        raise BadInput(f"{blocks!r} of {type(module).__name__} is no ModuleList of blocks but {type(found).__name__}")
+    if len({type(block) for block in found}) > 1:
+        names = ", ".join(sorted({type(block).__name__ for block in found}))
+        raise BadInput(f"the blocks of {type(module).__name__} are of several kinds, which cannot merge: {names}")
+    layouts = [layout_of(block) for block in found]
+    owners = list(above(module, parent))
+    stack = OwnStack(holder, place, layouts[0], embed or embedding(owners), patching(owners, patch))
+    stack.norm = last_norm(module, owners, norm)
+    owner = next((o for o in owners if isinstance(getattr(o, "cls_norm", None), nn.Module)), None)
+    stack.prefix_norm = None if owner is None else cast(nn.Module, owner.cls_norm)
+    stack.rope = rope_of(owners, type(found[0]).__name__)
+    for block in found:
+        prove(stack, block)
+    return stack
+
+
+def above(module: nn.Module, parent: str) -> Iterator[nn.Module]:
+    """The module at `parent` and those around it, innermost first."""
+    steps = parent.split(".") if parent else []
+    for end in range(len(steps), -1, -1):
+        yield module.get_submodule(".".join(steps[:end]))
+
+
+def layout_of(block: nn.Module) -> Layout:
+    """The layout that leaves no part missing and no weight over; raises BadInput for the one that comes nearest."""
+    missed = {name: unaccounted(block, layout) for name, layout in LAYOUTS.items()}
+    nearest = min(missed, key=lambda name: len(missed[name]))
+    if missed[nearest]:
+        told = "; ".join(missed[nearest][:6])
+        raise BadInput(f"{type(block).__name__} blocks are of no layout known here. Nearest is {nearest}: {told}")
+    return LAYOUTS[nearest]
+
+
+def unaccounted(block: nn.Module, layout: Layout) -> list[str]:
+    """What a block lacks of a layout, and the weights of the block that the layout has no place for."""
+    parts = Parts(block)
+    lacks = [f"no {name}" for name in layout.needed if parts.get(name) is None]
+    if not parts.heads(layout):
+        lacks.append(f"no {layout.attention}.{HEADS[0]}")
+    known = tuple(f"{name}." for name in (*layout.needed, *layout.maybe))
+    held = [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
+    return lacks + [f"{name} has no place" for name in held if not name.startswith(known)]
+
+
+def embedding(owners: list[nn.Module]) -> Embed:
+    """How a known backbone makes its first tokens: its own function where it has one.
+
+    No closure: a copy of the model has to ask the copy's layers, and a process it is sent to its own.
+    """
+    for owner in owners:
+        if hasattr(owner, "prepare_tokens_with_masks"):  # DINOv2; DINOv3 tells the grid too
+            return partial(dino_tokens, owner)
+        if isinstance(getattr(owner, "embeddings", None), nn.Module):  # Hugging Face
+            return cast(Embed, owner.embeddings)
+        if hasattr(owner, "patch_embed") and hasattr(owner, "_pos_embed"):  # timm
+            return partial(timm_tokens, owner)
+        if hasattr(owner, "patch_embed") and hasattr(owner, "pos_embed") and not hasattr(owner, "cls_token"):
+            return partial(vitpose_tokens, owner)
+    names = ", ".join(type(owner).__name__ for owner in owners)
+    raise BadInput(
+        f"how {names} makes the first tokens was not recognised: no prepare_tokens_with_masks (DINO), embeddings "
+        "(Hugging Face), _pos_embed (timm) or pos_embed without a cls_token (ViTPose); give embed="
+    )
+
+
+def first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def dino_tokens(owner: Any, crop: Tensor) -> Tensor:
+    return first(owner.prepare_tokens_with_masks(crop))
+
+
+def timm_tokens(owner: Any, crop: Tensor) -> Tensor:
+    x = owner._pos_embed(owner.patch_embed(crop))
+    for name in ("patch_drop", "norm_pre"):
+        x = Parts(owner).run(name, x)
+    return x
+
+
+def vitpose_tokens(owner: Any, crop: Tensor) -> Tensor:
+    x = first(owner.patch_embed(crop))
+    x = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # (B, C, rows, columns) -> (B, N, C)
+    table = owner.pos_embed
+    if table.shape[1] == x.shape[1]:
+        return x + table
+    return x + table[:, 1:] + table[:, :1]  # the place of a class token that is gone goes to every token
+
+
+def patching(owners: list[nn.Module], patch: int | None) -> Callable[[Tensor], tuple[int, int]]:
+    """How many rows and columns of patches a crop (B, 3, H, W) gives."""
+    if patch is not None:
+        return partial(square_grid, patch)
+    for owner in owners:
+        stem = getattr(owner, "patch_embed", None) or getattr(owner, "embeddings", None)
+        convs = [m for m in stem.modules() if isinstance(m, nn.Conv2d)] if isinstance(stem, nn.Module) else []
+        if len(convs) == 1 and not isinstance(convs[0].padding, str):
+            return partial(conv_grid, convs[0])
+    names = ", ".join(type(owner).__name__ for owner in owners)
+    raise BadInput(f"the patches of {names} were not recognised (no single convolution makes them): give patch=")
+
+
+def square_grid(patch: int, crop: Tensor) -> tuple[int, int]:
+    return crop.shape[2] // patch, crop.shape[3] // patch
+
+
+def conv_grid(conv: nn.Conv2d, crop: Tensor) -> tuple[int, int]:
+    rows, columns = (
+        (crop.shape[2 + i] + 2 * int(conv.padding[i]) - conv.kernel_size[i]) // conv.stride[i] + 1 for i in (0, 1)
+    )
+    return rows, columns
+
+
+def last_norm(module: nn.Module, owners: list[nn.Module], norm: str | None) -> nn.Module:
+    """The norm after the last block; the module that embeds has it, or one inside of that."""
+    if norm is not None:
+        return module.get_submodule(norm) if norm else nn.Identity()
+    found = (getattr(owner, name, None) for owner in owners for name in NORMS)
+    if (one := next((m for m in found if isinstance(m, nn.Module)), None)) is None:
+        names = ", ".join(type(owner).__name__ for owner in owners)
+        raise BadInput(f"no last norm ({', '.join(NORMS)}) was found in {names}: give norm=, or norm='' for none")
+    return one
+
+
+def rope_of(owners: list[nn.Module], block: str) -> Any:
+    """The module with DINOv3's RoPE; None without. Raises BadInput for rotary positions of another kind."""
+    for owner in owners:
+        for name in ("rope_embed", "rope", "rotary_emb"):
+            if (rope := getattr(owner, name, None)) is None:
+                continue
+            if not hasattr(rope, "periods") or getattr(rope, "normalize_coords", None) not in RANGES:
+                raise BadInput(f"{block} blocks: rotary positions of {name}, a {type(rope).__name__}, are not DINOv3's")
+            return rope
+    return None
+
+
+RANGES: dict[str, Callable[[int, int], tuple[int, int]]] = {
+    "separate": lambda rows, columns: (rows, columns),
+    "max": lambda rows, columns: (max(rows, columns),) * 2,
+    "min": lambda rows, columns: (min(rows, columns),) * 2,
+}
+
+
+def rope_at(rope: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Sine and cosine (B, 1, N - prefix, d) at each token's own place (DINOv3's rope_position_encoding, law 7).
+
+    Coordinates run linearly from -1 to 1, so that the place of a merged token, the mean over its patches, needs no more
+    than the mean row and column. Computed in the type that the module itself computes in: tokens of one patch are then
+    where they were, to the bit.
+    """
+    dtype = getattr(rope, "dtype", None) or rope.periods.dtype
+    length = torch.tensor(RANGES[rope.normalize_coords](*tokens.grid), device=tokens.x.device, dtype=dtype)
+    place = (tokens.positions()[:, tokens.prefix :] + 0.5).to(dtype)  # (B, N - prefix, 2)
+    angles = 2 * math.pi * (2.0 * (place / length) - 1.0)[..., None] / rope.periods  # (B, N - prefix, 2, d / 4)
+    angles = angles.flatten(2).repeat(1, 1, 2)[:, None]  # (B, 1, N - prefix, d)
+    return angles.sin(), angles.cos()
+
+
+def rotated(x: Tensor, sin: Tensor, cos: Tensor, prefix: int) -> Tensor:
+    """Queries or keys (B, H, N, d) turned to their places; prefix tokens have none."""
+    still, moving = x[:, :, :prefix], x[:, :, prefix:].to(sin.dtype)
+    low, high = moving.chunk(2, -1)
+    moving = moving * cos + torch.cat((-high, low), -1) * sin
+    return torch.cat((still, moving.to(x.dtype)), 2)
+
+
+@torch.no_grad()
+def prove(stack: OwnStack, block: nn.Module) -> None:
+    """Raise BadInput where a block says something else of a few random tokens than its parts put together.
+
+    That is how a block shows what its weights do not: another order, windows, parallel halves. On the meta device there
+    is nothing to compare.
+    """
+    name = type(block).__name__
+    # of the norm where that has weights: a projection may be in fewer bits than what goes through it
+    parts = (Parts(block).get(name) for name in (stack.layout.norm1, stack.layout.project[0]))
+    like = next(value for part in parts for value in cast(nn.Module, part).parameters())  # (C,) or (out, C)
+    if like.is_meta:
+        return
+    noise = torch.randn(2, 1 + math.prod(PROBE), like.shape[-1], generator=torch.Generator().manual_seed(0))
+    tokens = Tokens.of(noise.to(like), PROBE, 1)
+    extra = () if stack.rope is None else (tuple(t[0, 0] for t in rope_at(stack.rope, tokens)),)
+    with evaluating(cast(Compressible, block)):
+        try:
+            whole = first(block(tokens.x, *extra))
+        except Exception as error:  # whatever a stranger's forward raises
+            raise BadInput(f"{name} blocks cannot be run on tokens alone ({error})") from error
+        x = tokens.x + stack.attend(block, tokens)[0]
+        mine = x + stack.feed(block, x)
+    limit = 1e-4 if like.dtype == torch.float32 else 5e-2
+    off = float((mine - whole).norm() / whole.norm()) if mine.shape == whole.shape else math.nan
+    if not off <= limit:
+        raise BadInput(
+            f"{name} blocks do more than x + attention(norm(x)), then x + MLP(norm(x)): put together from their parts "
+            f"they differ by {off:.2g} of the output"
+        )
+
+
+class OwnModel(nn.Module):
+    """A user's model as a `compress.policy.Compressible`: policies change its stack, schedule and mask threshold.
+
+    `read` says what the model says of finished tokens: it takes `Tokens`, whose `x` holds prefix tokens first, and
+    whose `to_grid()` gives every patch its features back (B, C, rows, columns) whatever was merged; a model that needs
+    that says head_needs="grid". `crop` is (height, width) of the pictures. Other arguments as `stack_from`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        read: Callable[[Tokens], Any],
+        crop: tuple[int, int],
+        *,
+        blocks: str = "backbone.blocks",
+        head_needs: Literal["tokens", "grid"] = "tokens",
+        **found: Any,
+    ) -> None:
+        super().__init__()
+        self.module, self.read, self.head_needs = module, read, head_needs
+        self._stack = stack_from(module, blocks, **found)
+        self.schedule, self.protect = Schedule(), cast(float | None, None)
+        like = next(module.parameters())
+        with torch.no_grad(), evaluating(cast(Compressible, module)):
+            tokens = self._stack.embed(torch.zeros(1, 3, *crop, dtype=like.dtype, device=like.device))
+        self.dim, self.grid = tokens.x.shape[-1], tokens.grid
+
+    @property
+    def stack(self) -> Stack:
+        """The blocks that are compressed."""
+        return self._stack
+
+    def forward(self, crop: Tensor, mask: Tensor | None = None) -> Any:
+        """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` says."""
+        return self.read(self.encode(crop, mask))
+
+    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The finished tokens. Raises BadInput where a mask is needed and there is none."""
+        if self.protect is None:
+            return encode(self.stack, crop, None, self.schedule)
+        if mask is None:
+            raise BadInput("this model's tokens were reduced around the person: it needs a person mask for each crop")
+        return encode(self.stack, crop, coverage(mask, self.grid) - self.protect, self.schedule)

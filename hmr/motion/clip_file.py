@@ -1,0 +1,244 @@
+"""A file of clips: videos with SMPL labels, or motion alone, that a user trains on; and converters that write one.
+
+`clips.json` lists the clips; the arrays of each lie in a safetensors file beside it, pictures and masks in files that
+it names. All paths are relative to the folder of `clips.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+
+from compress.atomic import atomic_write
+from compress.errors import BadInput
+from hmr.data.crop import cut
+from hmr.data.pictures import Picture, Side, picture, place_of
+from hmr.motion.amass import betas_of, read_amass
+from hmr.motion.clip import MotionClip, family_of
+from hmr.motion.recordings import split_of
+from hmr.world.view import Sample
+
+SHAPES = {"rotations": (24, 3, 3), "betas": (10,), "translation": (3,), "boxes": (4,), "camera": (3,)}
+
+
+class Entry(BaseModel):
+    """One clip of N frames, one after the other at `fps`.
+
+    The file `arrays` holds rotations (N, 24, 3, 3), local, and betas (N, 10); with pictures, the root is in camera axes
+    (x right, y down, z forward) and boxes (N, 4) are left, top, right, bottom in pixels; without, the root is in a
+    world of y up and translation (N, 3) is the pelvis in m. There may be camera (N, 3), a crop's weak perspective.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    split: Literal["train", "calib", "val", "test"]
+    fps: float = Field(gt=0)
+    arrays: str
+    frames: tuple[str, ...] = ()  # pictures
+    masks: tuple[str, ...] = ()  # grey pictures as large as the frames, the person bright
+    focal: float | None = Field(None, gt=0)  # pixels of the frames; only CameraHMR asks
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for name in (self.arrays, *self.frames, *self.masks):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name} is outside the folder of the file of clips")
+        return self
+
+
+class ClipFile(BaseModel):
+    """What `clips.json` says."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    clips: tuple[Entry, ...]
+
+
+def read_file(path: Path) -> ClipFile:
+    """A file of clips; raises BadInput, naming the field, where it is none."""
+    try:
+        return ClipFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{path}: not a file of clips: {where}: {first['msg']}") from error
+
+
+def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The arrays of a clip of a file `path`; raises BadInput where one that is wanted is missing or odd."""
+    file = path.parent / entry.arrays
+    try:
+        held = load_file(file)
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not know
+        raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
+    count = len(entry.frames) or (*held.get("rotations", np.zeros(0)).shape, 0)[0]
+    for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
+        shape = held[name].shape if name in held else None
+        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
+            raise BadInput(f"{file}: {name} has to be finite, of shape {(count, *SHAPES[name])}; it is {shape}")
+    return {name: held[name].astype(np.float32) for name in wanted}
+
+
+def contents(path: Path) -> bytes:
+    """A file as it is; raises BadInput where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def motion_in(path: Path, split: str) -> list[MotionClip]:
+    """The clips of a split as motion; raises BadInput where a clip has pictures, whose world is a camera's."""
+    found = []
+    for entry in (entry for entry in read_file(path).clips if entry.split == split):
+        if entry.frames:
+            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE learns from clips without")
+        arrays = arrays_of(path, entry, ("rotations", "translation"))
+        family = family_of(entry.name)
+        where, fps = str(path), entry.fps
+        found.append(
+            MotionClip(arrays["rotations"], arrays["translation"], fps, entry.name, family, source=where, licence="")
+        )
+    return found
+
+
+class ClipVideos:
+    """The videos of one split of a file of clips, at most `frames` long: a list of `Picture`, as a data set's."""
+
+    def __init__(
+        self, path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192), frames: int | None = None
+    ) -> None:
+        self.path, self.side, self.size = path, side, size
+        entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
+        rates = sorted({entry.fps for entry in entries})
+        if len(rates) != 1:
+            raise BadInput(f"{path}: split {split} needs clips with pictures at one rate: found {rates or 'none'}")
+        self.fps: float | None = rates[0]
+        self.masked = all(entry.masks for entry in entries)
+        odd = [entry.name for entry in entries if len(entry.masks) != (len(entry.frames) if self.masked else 0)]
+        if odd:
+            raise BadInput(f"{path}: {odd[0]} needs one mask for each frame, as every clip or as none")
+        self.places = [(entry, i) for entry in entries for i in range(len(entry.frames))][:frames]
+        self.held = {entry.name: arrays_of(path, entry, ("rotations", "betas", "boxes")) for entry in entries}
+        if len(self.held) != len(entries):
+            raise BadInput(f"{path}: two clips of split {split} have one name")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [entry.name for entry, _ in self.places]
+
+    def digest(self) -> str:
+        """sha256 of labels, pictures and masks: what a file is named says nothing of what is in it."""
+        found = hashlib.sha256()
+        for clip in dict.fromkeys(self.clip_names):
+            for _, values in sorted(self.held[clip].items()):
+                found.update(values.tobytes())
+        for entry, i in self.places:
+            for named in (entry.frames[i], *entry.masks[i : i + 1]):
+                found.update(contents(self.path.parent / named))
+        return found.hexdigest()
+
+    def __getitem__(self, index: int) -> Picture:
+        entry, i = self.places[index]
+        arrays = self.held[entry.name]
+        image = picture(self.path.parent / entry.frames[i])
+        left, top, right, bottom = map(float, arrays["boxes"][i])
+        centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
+        mask = np.zeros(self.size, np.uint8)
+        if self.masked:
+            person = picture(self.path.parent / entry.masks[i])[..., 0]
+            if person.shape != image.shape[:2]:
+                raise BadInput(f"{self.path}: {entry.masks[i]} is of another size than {entry.frames[i]}")
+            mask = cut(person, centre, square, self.size)
+        lies = place_of(centre, square, image.shape[:2], entry.focal or math.nan)
+        crop = cut(image, centre, square, self.size)
+        return Picture(crop, mask > 127, entry.name, lies, arrays["rotations"][i], arrays["betas"][i])
+
+
+def write_file(path: Path, clips: Sequence[Entry]) -> Path:
+    """Write a file of clips, last of all: what it names is there already."""
+    return atomic_write(path, ClipFile(clips=tuple(clips)).model_dump_json(indent=1).encode())
+
+
+def from_amass(folder: Path, out: Path) -> Path:
+    """A file of motion from a folder of AMASS .npz files, split by family as `hmr.motion.recordings` splits."""
+    files = sorted(folder.rglob("*.npz"))
+    if not files:
+        raise BadInput(f"{folder}: holds no AMASS .npz files")
+    entries = []
+    for i, file in enumerate(files):
+        clip, betas = read_amass(file), betas_of(file)
+        arrays = {
+            "rotations": clip.rotations,
+            "translation": clip.translation,
+            "betas": np.tile(betas, (len(clip), 1)),
+        }
+        name = f"{i:05d}.safetensors"
+        atomic_write(out.parent / name, to_bytes(arrays))
+        entries.append(Entry(name=clip.name, split=split_of(clip.family), fps=clip.fps, arrays=name))
+    return write_file(out, entries)
+
+
+class Drawn(Protocol):
+    """Videos that are drawn."""
+
+    fps: float | None
+    split: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+    @property
+    def clip_names(self) -> list[str]: ...
+
+
+def from_videos(some: Sequence[Drawn], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
+    """A file of clips from synthetic videos of some splits: pictures, masks and labels as a user's own would come.
+
+    Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn.
+    """
+    entries = []
+    for videos in some:
+        if videos.fps is None:
+            raise BadInput("a clip file holds videos: name synth-video")
+        for name, frames in groupby(range(len(videos)), lambda i, names=videos.clip_names: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
+            samples = []
+            for i in frames:
+                samples.append(videos[i])
+                tell(1)
+            entries.append(written(samples, name, videos.split, videos.fps, out.parent))
+    return write_file(out, entries)
+
+
+def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder: Path) -> Entry:
+    """One clip, its pictures and arrays below SPLIT/NAME in `folder`."""
+    place = f"{split}/{name}"
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    frames, masks = (tuple(f"{place}/{what}-{i:04d}.png" for i in range(len(samples))) for what in ("frame", "mask"))
+    for sample, frame, mask in zip(samples, frames, masks, strict=True):
+        Image.fromarray(sample.image).save(folder / frame)
+        Image.fromarray(sample.mask.astype(np.uint8) * 255).save(folder / mask)
+    height, width = samples[0].mask.shape
+    arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
+    arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
+    held = f"{place}.safetensors"
+    atomic_write(folder / held, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+    return Entry(name=name, split=split, fps=fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name
