@@ -127,18 +127,20 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
     key (B, N, d), protected (B, N) bool. Tokens are split into two sides, each token of one side finds the most similar
     (cosine) of the other, and exactly r pairs merge in every frame: unprotected ones first, the most similar first;
     then pairs with one protected token, then with two. Which of equal pairs merges is left open. `partition` parity
-    splits by even and odd place as the paper does; unprotected splits the unprotected tokens evenly, so that a lopsided
-    mask wastes no pair. Prefix tokens never merge. Raises ValueError where r pairs do not exist.
+    splits by even and odd place in the whole list, prefix included, as the paper's code does; unprotected splits the
+    unprotected tokens evenly, so that a lopsided mask wastes no pair. Prefix tokens never merge. Raises ValueError
+    where r pairs do not exist.
     """
-    order = places(protected, prefix, partition)  # (B, N - prefix)
-    a, b = order[:, ::2], order[:, 1::2]
+    a, b = sides(protected, prefix, partition)
     if not 0 <= r <= (b.shape[1] and a.shape[1]):
-        raise ValueError(f"{r} pairs cannot merge: one matching of {order.shape[1]} tokens has {a.shape[1]} pairs")
+        count = a.shape[1] + b.shape[1]
+        raise ValueError(f"{r} pairs cannot merge: one matching of {count} tokens has {a.shape[1]} pairs")
     key = key.float()
     unit = key / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min_(1e-12)
     spared = protected.float()
     if partition == "parity":  # views: two copies cost as much as the product
-        (left, right), (one, other) = ((of[:, prefix::2], of[:, prefix + 1 :: 2]) for of in (unit, spared))
+        even, odd = prefix + prefix % 2, prefix + 1 - prefix % 2
+        (left, right), (one, other) = ((of[:, even::2], of[:, odd::2]) for of in (unit, spared))
     else:
         left, right, one, other = taken(unit, a), taken(unit, b), spared.gather(1, a), spared.gather(1, b)
     scores = torch.baddbmm(other[:, None], left, right.mT, beta=-TIER)  # (B, A, B)
@@ -151,12 +153,14 @@ def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition:
     return Matching(place.scatter(1, source, place.gather(1, target)), best)
 
 
-def places(protected: Tensor, prefix: int, partition: Partition) -> Tensor:
-    """Token indices (B, N - prefix) whose even and odd entries are the two sides of a matching."""
+def sides(protected: Tensor, prefix: int, partition: Partition) -> tuple[Tensor, Tensor]:
+    """Token indices (B, A) and (B, B) of the two sides of a matching: those of the first merge into the second."""
     batch, count = protected.shape
     if partition == "parity":
-        return torch.arange(prefix, count, device=protected.device).expand(batch, -1)
-    return prefix + protected[:, prefix:].long().argsort(dim=1, stable=True)
+        places = torch.arange(count, device=protected.device).expand(batch, -1)
+        return places[:, prefix + prefix % 2 :: 2], places[:, prefix + 1 - prefix % 2 :: 2]
+    order = prefix + protected[:, prefix:].long().argsort(dim=1, stable=True)  # (B, N - prefix)
+    return order[:, ::2], order[:, 1::2]
 
 
 def taken(x: Tensor, index: Tensor) -> Tensor:

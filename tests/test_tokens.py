@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.tokens import DROPPED, TIER, Partition, Tokens, coverage, match, places
+from compress.tokens import DROPPED, TIER, Partition, Tokens, coverage, match, sides
 
 GRID = (4, 3)
 PATCHES = 12
@@ -70,11 +70,11 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
     """Brute force: for each token of side A the best partner in B; the r best by (protected tokens, similarity)."""
     tokens, key, r, partition = case
     found = match(key, tokens.protected, r, prefix=tokens.prefix, partition=partition)
-    order = places(tokens.protected, tokens.prefix, partition)
+    a, b_side = sides(tokens.protected, tokens.prefix, partition)
     unit = (key / key.norm(dim=-1, keepdim=True)).double().numpy()
     for b in range(3):
         guard = tokens.protected[b].numpy().astype(int)
-        side_a, side_b = order[b, ::2].tolist(), order[b, 1::2].tolist()
+        side_a, side_b = a[b].tolist(), b_side[b].tolist()
         best = sorted(min((guard[i] + guard[j], -unit[b, i] @ unit[b, j], i, j) for j in side_b) for i in side_a)
         merged = {i: j for _, _, i, j in best[:r]}
         for i, j in merged.items():
@@ -83,6 +83,26 @@ def test_merges_are_the_best_pairs_spared_first(case: tuple[Tokens, Tensor, int,
         assert found.forced[b] == sum(tier > 0 for tier, *_ in best[:r])
         spare = [1 for tier, *_ in best[r:] if tier == 0]
         assert not (found.forced[b] and spare)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_without_a_mask_parity_merges_what_tome_merges(prefix: int) -> None:
+    """Bolya et al. 2023, Sec. 3 and Appendix D: even places of the whole list, class token at 0 included, are one side,
+    odd places the other; a token of the first that may not merge scores -inf, the r best edges merge, as means."""
+    generator = torch.Generator().manual_seed(prefix)
+    count, r = prefix + PATCHES, 5
+    tokens = Tokens.of(torch.randn(1, count, 8, generator=generator), GRID, prefix)
+    key = torch.randn(1, count, 4, generator=generator)
+    unit = (key / key.norm(dim=-1, keepdim=True))[0]
+    scores = unit @ unit.T
+    scores[:prefix], scores[:, :prefix] = -torch.inf, -torch.inf
+    scores[1::2], scores[:, ::2] = -torch.inf, -torch.inf
+    best, partner = scores.max(1)
+    groups = {i: [i] for i in range(count)}
+    for i in best.argsort(descending=True)[:r].tolist():
+        groups[int(partner[i])] += groups.pop(i)
+    wanted = torch.stack([tokens.x[0, groups[i]].mean(0) for i in sorted(groups)])
+    torch.testing.assert_close(reduced(tokens, key, r, "parity").x[0], wanted)
 
 
 @settings(max_examples=100)

@@ -101,7 +101,7 @@ class TokenPlan(Plan):
         merges, depth = self.schedule.merges, self.made_for.depth
         patches = self.made_for.grid[0] * self.made_for.grid[1]
         left = [patches - self.schedule.drop, *self.schedule.counts(patches, len(merges))]
-        odd = [i for i, merged in enumerate(merges) if not 0 <= 2 * merged <= left[i] + 1]  # more than there are pairs
+        odd = [i for i, merged in enumerate(merges) if not 0 <= 2 * merged <= left[i]]  # more than there are pairs
         if odd or self.schedule.drop < 0 or left[-1] < 1 or len(merges) > depth:
             raise ValueError(f"this schedule cannot be: {patches} tokens, {depth} blocks, at most half merge in each")
         return self
