@@ -57,7 +57,7 @@ class Layout:
 SMPL = Layout("SMPL", 6890, JOINT_NAMES, PARENTS, "https://smpl.is.tue.mpg.de", LEAF_VERTICES, LEAF_PARENTS)
 MANO = Layout("MANO", 778, HAND_JOINT_NAMES, HAND_PARENTS, "https://mano.is.tue.mpg.de")
 
-_OPEN_BODY = Path(__file__).parent / "assets" / "open_body.npz"
+_OPEN_BODY = Path(__file__).parents[1] / "assets" / "open_body.npz"
 _BETAS = 10
 _ARRAYS = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
 
