@@ -270,5 +270,5 @@ def reduced(plan: TokenPlan) -> str:
 
 def rendered(template: str, **values: Any) -> str:
     """A page from one of the templates."""
-    environment = Environment(loader=PackageLoader("experiments"), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=PackageLoader("experiments.reports"), autoescape=True, trim_blocks=True)
     return environment.get_template(template).render(**values)
