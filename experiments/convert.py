@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from safetensors.torch import save_file
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
@@ -80,17 +79,3 @@ def licence(path: Path, known: str) -> str:
         if text.is_file() and not text.is_symlink() and text.stat().st_size <= MAX_TEXT:
             lines.append(f"\n{name}, found beside it:\n\n{text.read_text(errors='replace')}")
     return "\n".join(lines) + "\n"
-
-
-def inspection_table(result: dict[str, Any]) -> Table:
-    """An inspection as people read it."""
-    table = Table(show_header=False, title=result["architecture"] or "no model that we know")
-    for name in ("family", "licence", "tokens", "head_needs"):
-        table.add_row(name, str(result[name] if result[name] is not None else "-"))
-    table.add_row("sizes", ", ".join(f"{name} {value}" for name, value in result["sizes"].items()) or "-")
-    table.add_row("prefixes", ", ".join(result["prefixes"]))
-    for name in ("missing", "unexpected", "ignored_keys", "unknown_globals"):
-        keys = result[name]
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        table.add_row(name.replace("_", " "), f"{len(keys)}: {', '.join(keys[:5])}{more}" if keys else "none")
-    return table

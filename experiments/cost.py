@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from compress.errors import BadInput
@@ -114,17 +112,6 @@ def decoder_cost(name: str) -> dict[str, Any]:
     }
 
 
-def decoder_table(result: dict[str, Any]) -> Table:
-    """The cost of a decoder as people read it."""
-    parts = ", ".join(f"{part['name']} {part['params']:,}" for part in result["parts"])
-    shown = Table(title=f"cost of {result['name']}", caption=f"parameters {result['params']:,}: {parts}")
-    for heading in ("", "MACs", "linear, conv", "thop"):
-        shown.add_column(heading, justify="right")
-    shown.add_row(f"clip of {result['frames']}", *(f"{n:,}" for n in result["macs_clip"].values()))
-    shown.add_row("frame", *(f"{n:,.0f}" for n in result["macs"].values()))
-    return shown
-
-
 def shaped(model: HMRModel, steps: Sequence[Policy]) -> None:
     """Give `model`, maybe on the meta device, the structure that `steps` lead to; raises BadInput as their plans."""
     for step in steps:
@@ -168,23 +155,3 @@ def measurements(model: HMRModel, device: torch.device) -> dict[str, Any]:
         "latency_ms": {"median": median, "p95": p95, "runs": RUNS, "batch": len(crop)},
         "peak_memory_bytes": peak_memory(once, device),
     }
-
-
-def cost_table(result: dict[str, Any]) -> Table:
-    """The costs as people read them."""
-    latency, memory = result["latency_ms"], result["peak_memory_bytes"]
-    tokens = " → ".join(str(n) for n, _ in groupby(result["tokens"]))
-    caption = f"per frame; {result['layers']} layers; tokens {tokens}"
-    if latency:
-        caption += f"\n{latency['median']:.1f} ms (median of {latency['runs']}; 95th percentile {latency['p95']:.1f})"
-        caption += f", {result['provenance']['device']}, {result['provenance']['threads']} threads"
-    if memory:
-        caption += f"; peak memory {memory / 2**20:.0f} MiB"
-    shown = Table(title=f"cost of {result['provenance']['model']['name']}", caption=caption)
-    shown.add_column("part")
-    for heading in ("parameters", "MACs", "linear, conv", "thop"):
-        shown.add_column(heading, justify="right")
-    whole = {"name": "whole model", "params": result["params"], "macs": result["macs"]}
-    for part in (*result["parts"], whole):
-        shown.add_row(part["name"], f"{part['params']:,}", *(f"{n:,}" for n in part["macs"].values()))
-    return shown

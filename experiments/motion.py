@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.table import Table
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
@@ -66,18 +65,6 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
         "gate_mm": GATE_MM,
         "provenance": provenance("reconstruct", None, body, None, None, torch.device("cpu")),
     }
-
-
-def reconstruction_table(result: dict[str, Any]) -> Table:
-    """The gate, for people."""
-    held = "families of motion never seen in training, 95 % bootstrap intervals over pieces"
-    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
-    shown.add_column("split")
-    shown.add_column("MPJPE mm", justify="right")
-    for split, found in result["mpjpe_mm"].items():
-        shown.add_row(split, f"{found['mean']:.1f} \\[{found['lo']:.1f}, {found['hi']:.1f}]")
-    shown.add_row(f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed")
-    return shown
 
 
 def decoder_training(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from compress import artefact
@@ -295,36 +294,6 @@ def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: 
         "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),
         "measured": plan.measured if plan else {},
     }
-
-
-def steps_table(result: dict[str, Any]) -> Table:
-    """The row of each step, for people."""
-    source = result["provenance"]
-    data, calib, made = source["data"], source["calib"], result["artefact"]
-    decided = f"decided on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
-    shown = Table(
-        title=f"{source['model']['name']} on {data['name']}:{data['split']}"
-        + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings; {decided}"
-        f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
-    )
-    shown.add_column("after")
-    for heading in ("layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):
-        shown.add_column(heading, justify="right")
-    for r in result["rows"]:
-        share = r["protected_merged_share"]
-        shown.add_row(
-            r["step"] + ("" if r["changed"] or r["mpjpe_rise_mm"] is None else ": changed nothing"),
-            str(r["layers"]),
-            str(r["tokens"][-1] if r["tokens"] else "-"),
-            f"{r['params'] / 1e6:.2f}",
-            f"{r['macs']['true'] / 1e9:.3f}",
-            f"{r['frames_per_s']:.1f}",
-            interval(r["mpjpe_mm"]).replace("[", "\\["),
-            interval(r["mpjpe_rise_mm"]).replace("[", "\\["),
-            "-" if share is None else f"{share:.1%}",
-        )
-    return shown
 
 
 def interval(value: dict[str, float] | None) -> str:

@@ -10,10 +10,10 @@ import torch
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
+from experiments.cli.paper import paper_table
 from experiments.cost import frame_cost, shaped
 from experiments.paper.ablation import Bench, Row, Table, ablate, with_recovery
 from experiments.paper.finding import Finding
-from experiments.paper.grid import shown
 from experiments.paper.tables import tables
 from hmr.data.datasets import parse
 from hmr.load import Resolved
@@ -77,7 +77,8 @@ def test_masks_reach_the_model(result):
 
 def test_a_table_is_json_and_text(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert shown(result).row_count == 5 and "5 rows; the claim cannot be told here." in str(shown(result).caption)
+    table = paper_table(result)
+    assert table.row_count == 5 and "5 rows; the claim cannot be told here." in str(table.caption)
 
 
 def test_steps_that_do_not_fit_are_refused_before_anything_is_measured():

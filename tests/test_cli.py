@@ -11,6 +11,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from experiments.cli import main as cli
+from experiments.cli import output
 from experiments.reports import preview
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
@@ -41,7 +42,7 @@ def weights(tmp_path):
 
 def test_help_does_not_wait_for_torch():
     code = (
-        "import sys; from experiments import cli; sys.argv = ['fasthmr', '--help']\n"
+        "import sys; from experiments.cli import main as cli; sys.argv = ['fasthmr', '--help']\n"
         "try: cli.main()\nfinally: assert not {'torch', 'numpy'} & set(sys.modules)"
     )
     assert "evaluate" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -170,10 +171,10 @@ def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
 
 def test_a_log_says_now_and_then_where_a_command_stands(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 70.0, 70.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    tell = cli.shown_on(Progress(disable=True))
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    update = output.progress_callback(Progress(disable=True))
     for done in range(4):
-        tell("measuring", "x", done, 4)
+        update("measuring", "x", done, 4)
     assert capsys.readouterr() == ("", "measuring x 1 of 4\nmeasuring x 3 of 4\n")
 
 
@@ -201,7 +202,7 @@ def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
 
 def test_a_bug_is_exit_code_1_with_its_traceback():
     code = (
-        "import sys, hmr.data.datasets as d; from experiments import cli\n"
+        "import sys, hmr.data.datasets as d; from experiments.cli import main as cli\n"
         "d.parse = lambda *_: 1 / 0\n"
         "sys.argv = ['fasthmr', 'evaluate', 'reference', '--data', 'synth']; cli.main()"
     )

@@ -12,8 +12,9 @@ import torch
 from compress.errors import BadInput
 from diffusion.model.vae import KIND, MotionVAE
 from diffusion.model.weights import save
+from experiments.cli.paper import decoders_table
 from experiments.paper import decoders
-from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared, shown
+from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared
 from hmr.data.datasets import parse
 from hmr.load import Resolved
 from hmr.models.model import build
@@ -64,7 +65,7 @@ def test_every_row_of_the_main_table(place):
         assert row["mpjpe_mm"]["mean"] == pytest.approx(mean)
     assert len(result["run"]["id"]) == 12 and date.fromisoformat(result["run"]["date"]) <= date.today()
     assert json.loads(json.dumps(result, allow_nan=False))["provenance"]["data"]["frames"] == 4
-    assert "paired" in (shown(result).caption or "")
+    assert "paired" in (decoders_table(result).caption or "")
 
 
 def test_what_is_trained_once_is_not_trained_again(place, monkeypatch):

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import zipfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main() -> None:
     """Command line of the module."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m experiments.build.motion WHEEL_OR_FOLDER")
-    target = Path(__file__).with_name("motion_pybullet.npz")
+    target = Path(str(files("hmr").joinpath("assets", "motion_pybullet.npz")))
     sys.stderr.write(f"{build(Path(sys.argv[1]), target)} clips in {target}\n")
 
 

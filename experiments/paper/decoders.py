@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from rich.table import Table as Shown
 from torch import Tensor
 
 from compress.errors import BadInput
@@ -43,7 +42,7 @@ from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
 from experiments.recover import Recovery
-from experiments.run import ERRORS, Tell, applied, held, interval, journal_of, planned
+from experiments.run import ERRORS, Tell, applied, held, journal_of, planned
 from hmr.body.model import load_body
 from hmr.data.datasets import SEED, DataSpec, open_data
 from hmr.evaluation import evaluate
@@ -332,24 +331,3 @@ def compared(
         "train_frames": train_frames,
         "provenance": {**source, "recipe": recipe, "data": dataset(spec, bench.test), "seed": SEED},
     }
-
-
-def shown(result: dict[str, Any]) -> Shown:
-    """The rows of a table, for people."""
-    source, budget = result["provenance"], result["budget"]
-    data = source["data"]
-    found = Shown(
-        title=f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % bootstrap intervals over videos, rise over "
-        f"the baseline paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
-    )
-    found.add_column("row")
-    columns = dict(zip(ERRORS, ("MPJPE mm", "PA-MPJPE mm", "PVE mm", "Accel mm/frame²"), strict=True))
-    columns |= {"mpjpe_rise_mm": "rise mm", "over_decoder_mm": "over the decoder mm"}
-    columns = {key: heading for key, heading in columns.items() if key in result["rows"][0]}
-    for heading in (*columns.values(), "frames/s"):
-        found.add_column(heading, justify="right")
-    for row in result["rows"]:
-        cells = [interval(row[key]).replace("[", "\\[") for key in columns]
-        found.add_row(row["name"], *cells, f"{row['frames_per_s']:.1f}")
-    return found

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table as Shown
 
 from compress.atomic import atomic_folder
 from compress.errors import BadInput
@@ -87,16 +86,4 @@ def section(table: dict[str, Any]) -> dict[str, Any]:
     elif trained:
         found["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
         found["run"] = trained_on(trained)
-    return found
-
-
-def shown(result: dict[str, Any]) -> Shown:
-    """A line for each table, for people."""
-    found = Shown(title=f"the paper's tables: {result['provenance']['model']['name']}", show_lines=True)
-    found.caption = measured_on(result["provenance"])
-    found.add_column("table")
-    found.add_column("what it shows")
-    for table in result["tables"]:
-        lines = (table["sentence"], table.get("missing"))
-        found.add_row(table["table"], "\n".join(filter(None, lines)).replace("[", "\\["))
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as Shown
-
 from hmr.evaluation.provenance import counted
 
 # a row's key -> heading, and the text of a value
@@ -60,25 +58,6 @@ def cell(value: Any, text: Callable[[Any], str]) -> str:
     if isinstance(value, dict):
         return f"{text(value['mean'])} [{text(value['lo'])}, {text(value['hi'])}]"
     return text(value)
-
-
-def shown(result: dict[str, Any]) -> Shown:
-    """The rows of a table, for people."""
-    trained = result["trained"]
-    lines = [result["question"], measured_on(result["provenance"])]
-    lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
-    if trained:
-        lines.append(trained["missing"] or trained_on(trained))
-    found = Shown(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
-    found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
-    rows = [*result["rows"], *(trained["rows"] if trained else ())]
-    columns = result["columns"] if result["rows"] or not trained else trained["columns"]
-    headings, cells = grid(columns, rows, result["paper_model"])
-    for heading in headings:
-        found.add_column(heading, justify="left" if heading == "row" else "right")
-    for line in cells:
-        found.add_row(*(cell.replace("[", "\\[") for cell in line))
-    return found
 
 
 def measured_on(source: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.table import Table
 
 from compress.errors import BadInput
 from experiments.reports import compression as report
@@ -180,24 +179,6 @@ def beaten(told: Story) -> list[str]:
             noun = "points" if len(worse) > 1 else "point"
             found.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
     return found
-
-
-def front_table(told: Story) -> Table:
-    """The points of the front, for people."""
-    first = told.original
-    data = first.provenance["data"]
-    states = {state: sum(t.state == state for t in told.trials) for state in ("complete", "infeasible", "failed")}
-    shown = Table(
-        title=f"front of {told.title}: {first.provenance['model']['name']} on {data['name']}",
-        caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
-        f"{found_on(told)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
-        + "".join(f"\n{line}" for line in beaten(told)),
-    )
-    for heading in COLUMNS:
-        shown.add_column(heading, justify="left" if heading == "point" else "right")
-    for row in rows(told):
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-    return shown
 
 
 COLUMNS = ("point", "layers", "tokens", "M params", "GMACs", "val mm", "test mm", "rise on test", "note")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from optuna.exceptions import TrialPruned
 
 from compress.atomic import atomic_write
-from experiments.cli.main import progress_bar, refuse_existing, shown_on
+from experiments.cli.output import progress_bar, progress_callback, refuse_existing
 from experiments.reports import plots
 from experiments.run import Tell
 from experiments.search.lab import Lab
@@ -115,7 +115,7 @@ def main(
     refuse_existing(out)
     asked = read_study(study)
     with progress_bar() as bar:
-        done = measure(Job(asked, storage or default_storage(asked.name), 0, workers), shown_on(bar))
+        done = measure(Job(asked, storage or default_storage(asked.name), 0, workers), progress_callback(bar))
     measured = tabled(done, asked)
     found = curves(measured, asked, trials, seeds)
     bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}

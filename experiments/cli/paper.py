@@ -1,0 +1,164 @@
+"""`fasthmr paper` and `decoders`: the tables of the FastHMR paper, measured on models at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from experiments.cli.options import AsJson, Batch, CalibFrames, Data, FrameCount, Masks, Mocap, Products
+from experiments.cli.output import ERRORS, cell, print_result, progress_bar, progress_callback, refuse_existing
+
+
+def paper(
+    table: Annotated[
+        str,
+        typer.Argument(help="all, one of the paper's (tab2, fig2, ...), or a sceptic's: operators, tokens, budgets."),
+    ],
+    model: Annotated[str, typer.Option(help="reference, reference-small or a checkpoint.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="The folder to write: the page and its figures.")] = None,
+    frames: FrameCount = None,
+    calib: Annotated[
+        str | None, typer.Option(metavar="DATA", help="What decides, for data that has a test split alone, as emdb.")
+    ] = None,
+    calib_frames: CalibFrames = None,
+    masks: Masks = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A table of the paper of MODEL, and whether what the paper finds holds in it; one that was killed goes on."""
+    from experiments.paper import evidence
+    from experiments.paper.ablation import Bench
+    from experiments.paper.tables import ALL, tables
+    from hmr.data.datasets import deciding, parse
+    from hmr.load import resolve_model
+
+    chosen, spec, decide = tables(table), parse(data, masks=masks), deciding(calib) if calib else None
+    if table == ALL:
+        frames, calib_frames = frames or evidence.FRAMES, calib_frames or evidence.CALIB_FRAMES
+    if out is not None:
+        refuse_existing(out)
+    with progress_bar() as bar:
+        bench = Bench(resolve_model(model), spec, frames, calib_frames, progress_callback(bar), decide)
+        result = evidence.ablate_all(chosen, bench, recover_minutes)
+    if out is not None:
+        evidence.write(result, out)
+    bench.forget()
+    if table == ALL:
+        print_result(result, as_json, summary_table)
+    else:
+        print_result(result["tables"][0], as_json, paper_table)
+
+
+def decoders(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="decoder, objectives, denoising-steps, representation, protection, latents or noise-seeds."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
+    data: Data = "synth-video:test",
+    recipe: Annotated[str, typer.Option(help="Whose merge_layers and merge_tokens are used.")] = "fasthmr-reference",
+    out: Annotated[Path | None, typer.Option(help="A .json file to write: the record of this table.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    vae_steps: Annotated[int, typer.Option(min=0, help="Train VAEs for the rows, this long; 0 takes --vae.")] = 0,
+    frames: FrameCount = None,
+    train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
+    batch: Batch = 16,
+    precision: Products = "float32",
+    mocap: Mocap = None,
+    as_json: AsJson = False,
+) -> None:
+    """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    from typing import get_args
+
+    from compress.atomic import atomic_write
+    from compress.choices import one_of
+    from compress.training import Precision
+    from experiments.paper.decoders import TABLES, Budget, compared
+    from hmr.data.datasets import parse
+    from hmr.load import resolve_model
+
+    spec, name = parse(data), one_of(table, TABLES, "table")
+    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
+    if out is not None:
+        refuse_existing(out)
+    with progress_bar() as bar:
+        result = compared(
+            name,
+            resolve_model(model),
+            recipe,
+            spec,
+            budget,
+            vae,
+            frames,
+            train_frames,
+            mocap,
+            progress_callback(bar),
+        )
+    if out is not None:
+        atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode())
+    print_result(result, as_json, decoders_table)
+
+
+def decoders_table(result: dict[str, Any]) -> Table:
+    """The rows of a table, for people."""
+    source, budget = result["provenance"], result["budget"]
+    data = source["data"]
+    found = Table(
+        title=f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
+        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % bootstrap intervals over videos, rise over "
+        f"the baseline paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
+    )
+    found.add_column("row")
+    columns = {**ERRORS, "mpjpe_rise_mm": "rise mm", "over_decoder_mm": "over the decoder mm"}
+    columns = {key: heading for key, heading in columns.items() if key in result["rows"][0]}
+    for heading in (*columns.values(), "frames/s"):
+        found.add_column(heading, justify="right")
+    for row in result["rows"]:
+        cells = [cell(row[key]) for key in columns]
+        found.add_row(row["name"], *cells, f"{row['frames_per_s']:.1f}")
+    return found
+
+
+def paper_table(result: dict[str, Any]) -> Table:
+    """The rows of a table, for people."""
+    from experiments.paper.grid import grid, measured_on, trained_on
+
+    trained = result["trained"]
+    lines = [result["question"], measured_on(result["provenance"])]
+    lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
+    if trained:
+        lines.append(trained["missing"] or trained_on(trained))
+    found = Table(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
+    found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
+    rows = [*result["rows"], *(trained["rows"] if trained else ())]
+    columns = result["columns"] if result["rows"] or not trained else trained["columns"]
+    headings, rows_of_cells = grid(columns, rows, result["paper_model"])
+    for heading in headings:
+        found.add_column(heading, justify="left" if heading == "row" else "right")
+    for line in rows_of_cells:
+        found.add_row(*(text.replace("[", "\\[") for text in line))
+    return found
+
+
+def summary_table(result: dict[str, Any]) -> Table:
+    """A line for each table, for people."""
+    from experiments.paper.grid import measured_on
+
+    found = Table(title=f"the paper's tables: {result['provenance']['model']['name']}", show_lines=True)
+    found.caption = measured_on(result["provenance"])
+    found.add_column("table")
+    found.add_column("what it shows")
+    for table in result["tables"]:
+        lines = (table["sentence"], table.get("missing"))
+        found.add_row(table["table"], "\n".join(filter(None, lines)).replace("[", "\\["))
+    return found

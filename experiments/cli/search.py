@@ -1,0 +1,79 @@
+"""`fasthmr search` and `report`: many recipes, and a page about the best of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from experiments.cli.options import AsJson, LabelFree, Masks, Storage, StudyFile
+from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing
+
+if TYPE_CHECKING:
+    from experiments.reports.front import Story
+
+
+def search(
+    study: StudyFile,
+    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall have in all, measured to the end.")],
+    storage: Storage = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, of one thread each.")] = 1,
+    label_free: LabelFree = False,
+    masks: Masks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
+    from experiments.reports.front import of_study, result
+    from experiments.search.storage import default_storage
+    from experiments.search.study import read_study
+    from experiments.search.workers import Job, search
+
+    asked = read_study(study)
+    with progress_bar() as bar:
+        search(
+            Job(asked, storage or default_storage(asked.name), trials, workers, label_free, masks),
+            progress_callback(bar),
+        )
+    told = of_study(study, storage)
+    print_result(result(told), as_json, lambda _: front_table(told))
+
+
+def report(
+    studies: Annotated[
+        list[str], typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, folders of `compress`.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write: page, front.json, tables, recipes.")],
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
+    from experiments.reports.front import story
+    from experiments.reports.front_page import write
+
+    refuse_existing(out)
+    told = story(studies, storage)
+    with progress_bar() as bar:
+        found = write(told, out, progress_callback(bar))
+    print_result(found, as_json, lambda _: front_table(told))
+
+
+def front_table(told: Story) -> Table:
+    """The points of the front, for people."""
+    from experiments.reports.front import COLUMNS, beaten, found_on, rows
+
+    first = told.original
+    data = first.provenance["data"]
+    states = {state: sum(t.state == state for t in told.trials) for state in ("complete", "infeasible", "failed")}
+    shown = Table(
+        title=f"front of {told.title}: {first.provenance['model']['name']} on {data['name']}",
+        caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
+        f"{found_on(told)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
+        + "".join(f"\n{line}" for line in beaten(told)),
+    )
+    for heading in COLUMNS:
+        shown.add_column(heading, justify="left" if heading == "point" else "right")
+    for row in rows(told):
+        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return shown

@@ -1,0 +1,135 @@
+"""`fasthmr train` and `reconstruct`: HMR models, motion VAEs and motion decoders."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from compress.errors import BadInput
+from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps
+from experiments.cli.output import cell, print_result, progress_bar, progress_callback
+
+if TYPE_CHECKING:
+    from diffusion.training.loop import TrainConfig
+
+train_app = typer.Typer(help="Training.", no_args_is_help=True)
+
+
+@train_app.command()
+def hmr(
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
+    architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
+    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; half as many at full.")] = 100_000,
+    start: Annotated[Path | None, typer.Option(help="Weights to go on from, also of half the blocks.")] = None,
+    mocap: Mocap = None,
+) -> None:
+    """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
+    from experiments.training import train_hmr
+
+    log_to_stderr()
+    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
+
+
+@train_app.command()
+def vae(
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    minutes: Minutes = None,
+    steps: Steps = None,
+    size: Annotated[str, typer.Option(help="reference or paper.")] = "reference",
+    mocap: Mocap = None,
+    data: Annotated[Path | None, typer.Option(help="A file of clips to learn from, of `fasthmr data clips`.")] = None,
+    lr: Rate = 2e-3,
+    batch: Batch = 16,
+    precision: Products = "float32",
+    pieces: Annotated[int | None, typer.Option(min=1, help="Pieces of motion that are cut from recordings.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
+    from accelerate import PartialState
+
+    from experiments.motion import vae_training
+
+    config = train_config(out, minutes, steps, lr, batch, precision)
+    result = vae_training(size, config, mocap, data, pieces)
+    if PartialState().is_main_process:  # of those of `accelerate launch` one speaks
+        print_result(result, as_json, reconstruction_table)
+
+
+@train_app.command()
+def decoder(
+    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere, or a folder of `compress`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    data: Annotated[str, typer.Option(help="synth-video, or a file of clips (.json).")] = "synth-video",
+    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    frames: FrameCount = None,
+    mocap: Mocap = None,
+    lr: Rate = 3e-4,
+    batch: Batch = 16,
+    precision: Products = "float32",
+) -> None:
+    """Train a motion decoder on the features of one encoder; prints the file of weights."""
+    from accelerate import PartialState
+
+    from experiments.motion import decoder_training
+    from hmr.load import resolve_model
+
+    config = train_config(out, minutes, steps, lr, batch, precision)
+    with progress_bar() as bar:
+        path = decoder_training(resolve_model(model), data, vae, config, mocap, frames, tell=progress_callback(bar))
+    if PartialState().is_main_process:
+        typer.echo(path)
+
+
+def reconstruct(
+    weights: Annotated[
+        Path | None, typer.Argument(help="Weights of `fasthmr train vae`, else the shipped ones.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far motion that a VAE reconstructs is from what it was given, on families it never saw."""
+    from experiments.motion import reconstruction
+
+    print_result(reconstruction(weights), as_json, reconstruction_table)
+
+
+def train_config(
+    out: Path, minutes: float | None, steps: int | None, lr: float, batch: int, precision: str
+) -> TrainConfig:
+    """How to train, with a log on stderr; raises BadInput for neither or both of minutes and steps."""
+    from pydantic import ValidationError
+
+    from diffusion.training.loop import TrainConfig
+
+    log_to_stderr()
+    try:
+        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]  # checked here
+    except ValidationError as error:
+        raise BadInput(f"training: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+def log_to_stderr() -> None:
+    """A line with its time for everything that a training logs."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it logs every file of every checkpoint
+
+
+def reconstruction_table(result: dict[str, Any]) -> Table:
+    """The gate, for people."""
+    held = "families of motion never seen in training, 95 % bootstrap intervals over pieces"
+    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
+    shown.add_column("split")
+    shown.add_column("MPJPE mm", justify="right")
+    for split, found in result["mpjpe_mm"].items():
+        shown.add_row(split, cell(found))
+    shown.add_row(f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed")
+    return shown
