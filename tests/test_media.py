@@ -14,8 +14,9 @@ from PIL import Image
 
 from compress.errors import BadInput
 from hmr.data import crop
+from hmr.data.blazepose import DETECTION, LANDMARKS
 from hmr.data.crop import cut
-from hmr.data.masks import BLAZEPOSE, INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
+from hmr.data.masks import INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
 from hmr.data.pictures import Photo, clip_of, listed, open_pictures, part_of, read, spread
 from hmr.models.families import FAMILIES
 
@@ -216,7 +217,7 @@ def litert(monkeypatch):
     said = {"score": 0.9}
 
     class Interpreter:
-        def __init__(self, model_path: str) -> None:
+        def __init__(self, model_path: str, num_threads: int) -> None:
             self.input = None
 
         def allocate_tensors(self) -> None:
@@ -232,12 +233,13 @@ def litert(monkeypatch):
             pass
 
         def get_output_details(self):
-            return [{"index": i} for i in range(3)]
+            return [{"index": i} for i in range(5)]
 
         def get_tensor(self, index):
             logits = np.full((1, 256, 256, 1), -9.0, np.float32)
             logits[:, :, :128] = 9
-            return [np.zeros((1, 195), np.float32), np.full((1, 1), said["score"], np.float32), logits][index]
+            zeros = (np.zeros(shape, np.float32) for shape in ((1, 195), (1, 117), (1, 64, 64, 39)))
+            return [*zeros, np.full((1, 1), said["score"], np.float32), logits][index]
 
     package, module = ModuleType("ai_edge_litert"), ModuleType("ai_edge_litert.interpreter")
     module.__dict__["Interpreter"] = Interpreter
@@ -261,22 +263,25 @@ def test_blazepose_has_no_mask_below_its_score(litert, tmp_path):
 
 
 def test_blazepose_comes_out_of_the_wheel(fasthmr, tmp_path):
-    wheel = tmp_path / "mediapipe.whl"
+    wheel, home = tmp_path / "mediapipe.whl", tmp_path / "home" / "masks"
     with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr(INSIDE, b"....TFL3 the network")
+        for name, inside in INSIDE.items():
+            file.writestr(inside, b"....TFL3" + name.encode())
         file.writestr("mediapipe/__init__.py", "raise SystemExit('run')")
     code, out, _ = fasthmr("masks", "import", wheel)
-    assert code == 0
-    target = tmp_path / "home" / "masks" / BLAZEPOSE
-    assert out.split() == [str(target)] and target.read_bytes() == b"....TFL3 the network"
+    assert code == 0 and out.split() == [str(home / name) for name in INSIDE]
+    assert all((home / name).read_bytes() == b"....TFL3" + name.encode() for name in INSIDE)
     with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr("mediapipe/__init__.py", "")
+        file.writestr(INSIDE[LANDMARKS], b"....TFL3 another")
     other = tmp_path / "other.tflite"
     other.write_bytes(b"nothing of the kind")
     for path, words in ((wheel, "later ones lack it"), (other, "TFL3"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(BadInput, match=words):
             import_masks(path)
-    assert target.read_bytes() == b"....TFL3 the network"
+    assert (home / LANDMARKS).read_bytes() == b"....TFL3" + LANDMARKS.encode()
+    for name in (DETECTION, "mine.tflite"):
+        (tmp_path / name).write_bytes(b"....TFL3 of a user")
+        assert import_masks(tmp_path / name) == [home / (DETECTION if name == DETECTION else LANDMARKS)]
 
 
 def test_detectors_that_are_not_installed_say_their_licence(monkeypatch):

