@@ -199,7 +199,7 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = steps_of(one_of(architecture, WINDOWS, "architecture with windows to merge"))
     model = build(architecture).eval()
-    source = provenance("bench", Resolved(model, architecture, ""), None, None, None, device)
+    source = provenance("bench", Resolved(model, architecture, ""), None, None, device)
     result = {**bench(model, steps, batch, rounds, device), "batch": batch, "rounds": rounds, "provenance": source}
     atomic_write(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 

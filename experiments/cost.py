@@ -45,7 +45,7 @@ def model_cost(name: str, steps: Sequence[Policy] = ()) -> dict[str, Any]:
     return {
         **asdict(frame_cost(resolved.model, device)),
         **measured,
-        "provenance": provenance("cost", resolved, None, None, None, device),
+        "provenance": provenance("cost", resolved, None, None, device),
     }
 
 
@@ -108,7 +108,7 @@ def decoder_cost(name: str) -> dict[str, Any]:
         "macs_clip": asdict(clip.macs),
         "macs": {name: -(-count // frames) for name, count in asdict(clip.macs).items()},
         "parts": [{"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves],
-        "provenance": provenance("cost", None, None, None, None, torch.device("cpu")),
+        "provenance": provenance("cost", None, None, None, torch.device("cpu")),
     }
 
 

@@ -20,18 +20,19 @@ from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.model.weights import digest
 from diffusion.motion.clips import FPS
-from diffusion.motion.features import Video, Videos, at_thirty, cache_bytes, cached_features
+from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
 from diffusion.policy import decoder_in, encoder_id, refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
 from experiments.run import Tell
 from hmr.body.model import load_body
-from hmr.data.datasets import SEED, DataSpec, open_data, parse
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.datasets import open_data, parse
 from hmr.evaluation.provenance import provenance
 from hmr.home import fasthmr_home
 from hmr.load import Resolved
-from hmr.motion.clip_file import ClipVideos, motion_in
+from hmr.motion.clip_file import digest_of, motion_in, open_clips
 from hmr.motion.recordings import Split
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
         "mpjpe_mm": rows,
         "passes": rows["test"]["mean"] <= GATE_MM,
         "gate_mm": GATE_MM,
-        "provenance": provenance("reconstruct", None, body, None, None, torch.device("cpu")),
+        "provenance": provenance("reconstruct", None, body, None, torch.device("cpu")),
     }
 
 
@@ -98,7 +99,7 @@ def decoder_training(
 def features(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None, tell: Tell) -> list[Video]:
     """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it."""
     videos = opened(model, data, split, frames, mocap)
-    if model.model.protect is not None and getattr(videos, "masked", True) is False:
+    if model.model.protect is not None and videos.notes.get("mask_source") == "none":
         raise BadInput(f"{model.name} looks at person masks and the clips of {data} have none")
     identity = {"encoder": encoder_id(model.model), "data": data_id(data, split, videos)}
     named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -111,19 +112,18 @@ def features(model: Resolved, data: str, split: str, frames: int | None, mocap: 
     return [at_thirty(video, videos.fps or FPS) for video in found]
 
 
-def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Videos:
+def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
     """Videos by a data set's name, or by the path of a file of clips."""
     if data.endswith(".json"):
-        return ClipVideos(Path(data), split, model.model.family.box.side, frames=frames)
+        return open_clips(Path(data), split, model.model.family.box.side, frames=frames)
     spec = parse(data if ":" in data else f"{data}:{split}")
     return open_data(DataSpec(spec.name, split, spec.root), frames, mocap)
 
 
-def data_id(data: str, split: str, videos: Videos) -> dict[str, Any]:
+def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:
     """What tells a data set's frames from others'; of a file of clips, its hash and that of all it names."""
-    if isinstance(videos, ClipVideos):
-        return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": videos.digest()}
-    drawn = sorted({clip.name for clip in getattr(videos, "clips", ())})
+    if data.endswith(".json"):
+        named = digest_of(Path(data), split, len(videos))
+        return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": named}
     first = hashlib.sha256(videos[0].image.tobytes()).hexdigest()  # other code may draw other pictures
-    named = {"name": data.partition(":")[0], "split": split, "frames": len(videos), "seed": SEED}
-    return {**named, "motion": drawn, "first": first}
+    return {"name": data.partition(":")[0], "split": split, "frames": len(videos), **videos.identity, "first": first}

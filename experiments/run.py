@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,36 +27,21 @@ from experiments.cost import frame_cost
 from experiments.recover import Recovery
 from experiments.reports.compression import COMPARED, looked_at, page
 from hmr.body.model import BodyModel
-from hmr.data.datasets import SEED, DataSpec, Frames, body_of, open_data
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.datasets import SEED, body_of, open_data
+from hmr.data.sample import Inputs
 from hmr.evaluation import evaluate
 from hmr.evaluation.evaluate import Errors
 from hmr.evaluation.judge import JointJudge
-from hmr.evaluation.label_free import labelled
+from hmr.evaluation.label_free import labelled_by
 from hmr.evaluation.provenance import commit, counted, dataset, provenance, versions
 from hmr.home import fasthmr_home
 from hmr.load import Resolved
 from hmr.models.head import HMROutput
 from hmr.models.model import HMRModel
-from hmr.world.view import Sample
 
 ERRORS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2")
 Tell = Callable[[str, str, int, int], None]  # what is being done, a word on it, how much of it is done, of how much
-
-
-@dataclass
-class Held:
-    """A data set drawn once and kept in memory, 0.2 MB a frame."""
-
-    samples: list[Sample]
-    fps: float | None
-    clip_names: list[str]
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
 
 
 @dataclass(frozen=True)
@@ -99,32 +84,29 @@ def compress(
     model.model.to(device)
     opened = open_data(spec, frames, model=model.model)
     body = body_of(opened, model.model).to(device)
-    test = held(opened, f"{spec.name}:{spec.split}", tell)
+    test = opened.drawn(tell)
     decide = DataSpec(spec.name, "calib", spec.root, spec.masks)
     search = next((s for s in recipe.steps if isinstance(s, MergeLayers) and s.looks), None)
     recovers = any(isinstance(step, Recover) for step in recipe.steps)
     own = spec.name == "frames"  # recovery learns from the user's pictures where there are some
     looking = any(step.looks for step in recipe.steps) or (own and recovers)
-    deciding = f"{decide.name}:{decide.split}"
-    calib = held(open_data(decide, calib_frames or frames, model=model.model), deciding, tell) if looking else None
+    calib = open_data(decide, calib_frames or frames, model=model.model).drawn(tell) if looking else None
     if label_free:
-        for data in (test, calib) if calib else (test,):
-            data.samples = labelled(model.model, data, device)
-    judge = JointJudge(model.model, calib.samples, body) if calib else None
+        test, calib = labelled_by(model.model, test), calib and labelled_by(model.model, calib)
+    judge = JointJudge(model.model, calib, body) if calib else None
     journal = journal_of(model, search.operator, body, calib) if search and calib else None
-    compared = calib or held(open_data(decide, frames or COMPARED, model=model.model), deciding, tell)
-    before = looked_at(model.model, test.samples, compared.samples)
-    taught = (decide, calib) if own and calib else ()
-    recovery = Recovery(model.model, body, *taught) if recovers else None
+    compared = calib or open_data(decide, frames or COMPARED, model=model.model).drawn(tell)
+    before = looked_at(model.model, test, compared)
+    recovery = Recovery(model.model, body, calib if own else None) if recovers else None
 
     plans, rows = worked_through(recipe, model.model, judge, journal, recovery, test, body, tell)
 
-    source = provenance("compress", model, body, spec, test, device)
+    source = provenance("compress", model, body, test, device)
     source["label_free"] = label_free
-    source["calib"] = dataset(decide, calib) if calib else None
-    source["recover"] = dataset(recovery.spec, recovery.crops.data) if recovery else None
+    source["calib"] = dataset(calib) if calib else None
+    source["recover"] = dataset(recovery.frames) if recovery else None
     said = {"artefact": {"path": str(out)}, "recipe_id": recipe.id, "rows": rows, "provenance": source}
-    html = page(before, model.model, test.samples, plans, recipe, text, said, body)
+    html = page(before, model.model, test, plans, recipe, text, said, body)
     words = artefact.Words(recipe=text, card=card(recipe, rows, source), result=said, report=html)
     origin = artefact.Origin(base=base, seed=SEED, commit=commit(), versions=versions())
     made = artefact.save(out, model.model, plans, origin, words)
@@ -141,7 +123,7 @@ def worked_through(
     judge: JointJudge | None,
     journal: Path | None,
     recovery: Recovery | None,
-    test: Held,
+    test: Frames,
     body: BodyModel,
     tell: Tell,
 ) -> tuple[list[Plan], list[dict[str, Any]]]:
@@ -176,23 +158,14 @@ def refuse_test_only(spec: DataSpec) -> None:
         )
 
 
-def held(data: Frames, name: str, tell: Tell) -> Held:
-    """Every frame of a data set, drawn."""
-    samples = []
-    for i in range(len(data)):
-        samples.append(data[i])
-        tell(f"drawing {name}", "", i + 1, len(data))
-    return Held(samples, data.fps, data.clip_names, getattr(data, "notes", {}))
-
-
-def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Held) -> Path:
+def journal_of(model: Resolved, operator: str, body: BodyModel, calib: Frames) -> Path:
     """Where a search on these frames writes its trials, so that one that was killed goes on: in $FASTHMR_HOME."""
     device = next(model.model.parameters()).device.type
     bodies = " ".join(body.identity.values())
     digest = hashlib.sha256(f"{model.sha256} {operator} {bodies} {torch.__version__} {device}".encode())
-    for sample in calib.samples:
+    for sample in calib:
         for array in (sample.image, sample.rotations, sample.betas):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     return fasthmr_home() / "searches" / f"{digest.hexdigest()[:32]}.jsonl"
 
 
@@ -234,13 +207,13 @@ def outline(model: HMRModel) -> tuple[dict[str, tuple[torch.Size, float]], Sched
     return weights, model.schedule, model.protect
 
 
-def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell) -> Measured:
+def measured(model: HMRModel, data: Frames, body: BodyModel, name: str, tell: Tell) -> Measured:
     """Errors, speed and merged persons of `model` on every frame."""
     parts, merged, seconds = [], [], 0.0
-    looked = model.schedule != Schedule() and data.notes.get("mask_source") != "none"
+    looked = model.schedule != Schedule()
     tokens: list[Tokens] = []  # of the newest batch
 
-    def forward(crop: Tensor, mask: Tensor, condition: Tensor) -> HMROutput:
+    def forward(crop: Tensor, mask: Tensor | None, condition: Tensor | None) -> HMROutput:
         tokens[:] = [model.encode(crop, mask)]
         return model.read(tokens[0], condition)
 
@@ -256,8 +229,10 @@ def measured(model: HMRModel, data: Held, body: BodyModel, name: str, tell: Tell
     return Measured(evaluate.joined(parts), len(data) / seconds, torch.cat(merged).cpu() if merged else None)
 
 
-def lost_person(model: HMRModel, tokens: list[Tokens], given: evaluate.Given) -> Tensor:
-    """Share (B,) of the person's patches without a token of their own in the newest of `tokens`."""
+def lost_person(model: HMRModel, tokens: list[Tokens], given: Inputs) -> Tensor | None:
+    """Share (B,) of the person's patches without a token of their own in the newest of `tokens`; None without masks."""
+    if given[1] is None:
+        return None
     return person_merged(tokens[0], coverage(given[1], model.grid) > (model.protect or 0.0))
 
 
@@ -273,11 +248,13 @@ def person_merged(tokens: Tokens, person: Tensor) -> Tensor:
     return (lost & person).sum(1) / person.sum(1).clamp_min(1)
 
 
-def row(step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Held) -> dict[str, Any]:
+def row(
+    step: str, plan: Plan | None, model: HMRModel, now: Measured, original: Measured, data: Frames
+) -> dict[str, Any]:
     """The figures after a step; macs and tokens are per frame, as `fasthmr cost` has them."""
     counted = frame_cost(model, next(model.parameters()).device)
-    errors = evaluate.row(step, now.errors, data.clip_names, data.fps is not None)
-    rise = evaluate.paired_rise(now.errors, original.errors, data.clip_names)["mpjpe_mm"] if plan else None
+    errors = evaluate.row(step, now.errors, data.recordings, data.fps is not None)
+    rise = evaluate.paired_rise(now.errors, original.errors, data.recordings)["mpjpe_mm"] if plan else None
     person = now.person_merged
     return {
         "step": step,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
 
 from compress.choices import one_of
+from hmr.data.dataset import Frames
 from hmr.home import fasthmr_home
 from hmr.models.model import ARCHITECTURES, family_of
 from hmr.training.config import TrainConfig, claim
 from hmr.training.train import train
 from hmr.world.cache import cached_frames
-from hmr.world.synthetic import WORLDS, Frames, Videos, open_world
+from hmr.world.synthetic import open_world
 
 HALF, FULL = (128, 96), (256, 192)  # (height, width) of the crops of the first and the last part of a training
 VALIDATION = 500  # frames
@@ -59,13 +61,13 @@ def train_hmr(
     )
     claim(config)  # before an hour of drawing, not after
     for field, data in wanted.items():
-        cached_frames(folders[field], data, data.size, workers)
+        cached_frames(folders[field], data, tuple(data.identity["size"]), workers)
     return train(config)
 
 
-def folder_of(data: Frames | Videos) -> Path:
+def folder_of(data: Frames) -> Path:
     """Where the drawn pictures of a data set belong; another world, motion, seed or size is another."""
-    drawn = ",".join([repr(WORLDS[data.name]), *sorted(clip.name for clip in data.clips)])
-    height, width = data.size
-    name = f"{data.name}-{data.split}-{data.seed}-{len(data)}-{height}x{width}-{zlib.crc32(drawn.encode()):08x}"
+    drawn = zlib.crc32(json.dumps(data.identity, sort_keys=True).encode())
+    height, width = data.identity["size"]
+    name = f"{str(data.spec).replace(':', '-')}-{len(data)}-{height}x{width}-{drawn:08x}"
     return fasthmr_home() / "frames" / name

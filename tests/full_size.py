@@ -90,8 +90,8 @@ def spread_of(model: HMRModel, data: Any) -> float:
     """The largest mean distance in mm between the joints of the first picture and another's, pelvis on pelvis."""
     body = load_body()
     joints = []
-    for _, given, _ in batches(data, torch.device("cpu")):
-        said = model(*given)
+    for some in batches(data, torch.device("cpu")):
+        said = model(*some.inputs)
         joints.append(body.skeleton(said.rotations.float(), said.betas.float()))
     found = torch.cat(joints)
     found = found - found[:, :1]

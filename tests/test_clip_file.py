@@ -18,7 +18,7 @@ from diffusion.motion.features import cached_features
 from diffusion.policy import encoder_id
 from hmr.checkpoints.files import load, save
 from hmr.models.families.family import Box
-from hmr.motion.clip_file import ClipVideos, from_amass, from_videos, motion_in, read_file
+from hmr.motion.clip_file import digest_of, from_amass, from_videos, motion_in, open_clips, read_file
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import open_world
 from tests.test_train_motion import small_model
@@ -33,17 +33,22 @@ def drawn(tmp_path_factory):
 
 def test_synthetic_videos_come_back(drawn):
     data, path = drawn
-    clips = ClipVideos(path, "train", Box().side)
-    assert len(clips) == 3 and clips.fps == 30 and clips.clip_names == data.clip_names and clips.masked
-    for ours, theirs in zip((clips[i] for i in range(3)), (data[i] for i in range(3)), strict=True):
-        assert np.array_equal(ours.image, theirs.image) and np.array_equal(ours.mask, theirs.mask)
-        assert np.array_equal(ours.rotations, theirs.rotations) and np.array_equal(ours.betas, theirs.betas)
+    clips = open_clips(path, "train", Box().side)
+    assert (
+        len(clips) == 3
+        and clips.fps == 30
+        and clips.recordings == data.recordings
+        and clips.notes["mask_source"] == "files"
+    )
+    for ours, theirs in zip(clips, data, strict=True):
+        for field in ("image", "mask", "rotations", "betas"):
+            assert np.array_equal(getattr(ours, field), getattr(theirs, field))
 
 
 def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
     data, path = drawn
     model = small_model()
-    ours = cached_features(model, ClipVideos(path, "train", Box().side), tmp_path / "one", {})
+    ours = cached_features(model, open_clips(path, "train", Box().side), tmp_path / "one", {})
     theirs = cached_features(model, data, tmp_path / "two", {})
     assert torch.equal(ours[0].features, theirs[0].features)
 
@@ -51,37 +56,32 @@ def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
 def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
     path = tmp_path / "clips.json"
     shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
-    clips = ClipVideos(path, "train", Box().side, frames=2)
-    assert len(clips) == len(clips.clip_names) == 2
-    before = clips.digest()
-    assert before == ClipVideos(path, "train", Box().side, frames=2).digest() != drawn_digest(path)
+    clips = open_clips(path, "train", Box().side, frames=2)
+    assert len(clips) == len(clips.recordings) == 2
+    (entry,) = read_file(path).clips
+    before = digest_of(path, "train", 2)
+    assert before == digest_of(path, "train", 2) != digest_of(path, "train", 3)
     for change in (relabel, repaint):
-        change(tmp_path, clips)
-        after = ClipVideos(path, "train", Box().side, frames=2).digest()
+        change(tmp_path, entry)
+        after = digest_of(path, "train", 2)
         assert after != before
         before = after
 
 
 def test_masks_are_as_large_as_their_frames(drawn, tmp_path):
     shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
-    clips = ClipVideos(tmp_path / "clips.json", "train", Box().side)
-    Image.new("L", (96, 128)).save(tmp_path / clips.places[0][0].masks[1])
+    clips = open_clips(tmp_path / "clips.json", "train", Box().side)
+    Image.new("L", (96, 128)).save(tmp_path / read_file(tmp_path / "clips.json").clips[0].masks[1])
     with pytest.raises(BadInput, match=r"mask-0001\.png is of another size"):
         clips[1]
 
 
-def drawn_digest(path):
-    return ClipVideos(path, "train", Box().side).digest()
-
-
-def relabel(folder, clips):
-    entry = clips.places[0][0]
+def relabel(folder, entry):
     held = load_file(folder / entry.arrays)
     save_file({**held, "betas": held["betas"] + 1}, folder / entry.arrays)
 
 
-def repaint(folder, clips):
-    entry = clips.places[0][0]
+def repaint(folder, entry):
     shutil.copy(folder / entry.masks[0], folder / entry.frames[1])
 
 
@@ -99,7 +99,7 @@ def test_amass_becomes_motion_split_by_family(tmp_path):
         found.rotations[3, 1], torch.matrix_exp(torch.tensor([[0, -0.3, 0.3], [0.3, 0, -0.3], [-0.3, 0.3, 0]]))
     )
     with pytest.raises(BadInput, match="needs clips with pictures"):
-        ClipVideos(path, "train", Box().side)
+        open_clips(path, "train", Box().side)
     with pytest.raises(BadInput, match="no AMASS"):
         from_amass(tmp_path / "empty", tmp_path / "x.json")
 
@@ -124,10 +124,11 @@ def test_mistakes_are_named(drawn, tmp_path, change, message):
     odd = path.parent / "odd.json"
     odd.write_text(json.dumps(content))
     if message == "frames of one":  # no masks at all is a file without masks
-        assert not ClipVideos(odd, "train", Box().side).masked
+        clips = open_clips(odd, "train", Box().side)
+        assert clips.notes["mask_source"] == "none" and clips[0].mask is None
         return
     with pytest.raises(BadInput, match=message):
-        ClipVideos(odd, "train", Box().side)
+        open_clips(odd, "train", Box().side)
     with pytest.raises(BadInput, match="cannot be read"):
         read_file(tmp_path / "none.json")
 

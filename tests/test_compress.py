@@ -18,8 +18,7 @@ from compress.policy import MadeFor, Plan
 from experiments import run
 from hmr.artefact import load
 from hmr.checkpoints.files import save
-from hmr.data.crop import normalised
-from hmr.evaluation.judge import stacked
+from hmr.data.sample import batch
 from hmr.load import resolve_model
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
@@ -89,10 +88,10 @@ def test_the_artefact_gives_the_outputs_of_the_model_it_was_saved_from(fasthmr, 
     model = resolve_model("tiny.safetensors")
     run.compress("mine.yaml", model, run.DataSpec("synth"), Path("out"), frames=4)
     samples = [open_world("synth", "val")[i] for i in range(3)]
-    crop, mask = normalised(stacked(samples, "image")), stacked(samples, "mask")
+    given = batch(samples).inputs
     again = load(Path("out"))
     with torch.no_grad():
-        one, two = model.model(crop, mask), again(crop, mask)
+        one, two = model.model(*given), again(*given)
     for name in ("rotations", "betas", "camera", "features"):
         assert torch.equal(getattr(one, name), getattr(two, name))
 

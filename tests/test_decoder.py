@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
 from experiments.cost import clip_cost, frame_cost
-from experiments.run import Held
 from hmr.artefact import load
 from hmr.body.model import load_body
+from hmr.data.dataset import frames_of
 from hmr.evaluation import evaluate
-from hmr.evaluation.label_free import labelled
+from hmr.evaluation.label_free import labelled_by
 from hmr.load import resolve_model
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
@@ -194,14 +195,13 @@ def test_a_hand_is_refused():
 
 def test_measured_on_videos_and_counted_in_the_cost():
     model, data = encoder(), open_world("synth-video", "test", frames=83)
-    small = Held([data[i] for i in (0, 1, 2, 81, 82)], 30.0, [data.clip_names[i] for i in (0, 1, 2, 81, 82)])
+    small = frames_of([data[i] for i in (0, 1, 2, 81, 82)], 30.0)
     bare = frame_cost(model, torch.device("cpu"))
     made = decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(model))
     put(model, made)
     with torch.inference_mode():
         (found,) = evaluate.predictions(model, made, small, torch.device("cpu"))
-        _, given, _ = next(evaluate.batches(small, torch.device("cpu")))
-        said = model(*given)
+        said = model(*next(evaluate.batches(small, torch.device("cpu"))).inputs)
         seen = read_off(said, load_body())
         each = [made.video(seen[part], said.betas[part]) for part in (slice(0, 3), slice(3, 5))]
     assert torch.allclose(found.said.rotations, torch.cat(each), atol=1e-4)
@@ -210,13 +210,13 @@ def test_measured_on_videos_and_counted_in_the_cost():
     assert whole.macs.true - bare.macs.true == -(-clip.macs.true // 8)  # 12 frames, of which 4 overlap
     assert decoder_in(model) is made
     with pytest.raises(BadInput, match="no videos"):
-        list(evaluate.predictions(model, made, Held(small.samples, None, small.clip_names), torch.device("cpu")))
+        list(evaluate.predictions(model, made, replace(small, fps=None), torch.device("cpu")))
 
 
 def test_another_model_is_decoded_too():
     """`--against` a model with a decoder: swapped, the two differ by the negative; by its bare head they would not."""
     bare, decodes, data = encoder(), encoder(), open_world("synth-video", "test", frames=3)
-    small = Held([data[i] for i in range(3)], 30.0, data.clip_names)
+    small = frames_of([data[i] for i in range(3)], 30.0)
     put(decodes, decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(bare)))
     body, cpu = load_body(), torch.device("cpu")
     one, other = (
@@ -224,8 +224,8 @@ def test_another_model_is_decoded_too():
         for mine, theirs in ((bare, decodes), (decodes, bare))
     )
     assert one == pytest.approx(-other) and abs(one) > 1
-    frames = labelled(decodes, small, cpu)
-    assert not np.allclose(frames[0].rotations, labelled(bare, small, cpu)[0].rotations, atol=0.1)
+    ours, theirs = (labelled_by(model, small)[0].rotations for model in (decodes, bare))
+    assert ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=0.1)
 
 
 def test_the_body_is_no_part_of_the_weights():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,15 @@ from compress.policies.precision import Precision
 from hmr.body.model import JOINT_NAMES, load_body
 from hmr.checkpoints.files import save
 from hmr.data.crop import IMAGE_MEAN, IMAGE_STD
-from hmr.data.datasets import DataSpec, open_data, parse
+from hmr.data.dataset import DataSpec, frames_of
+from hmr.data.datasets import open_data, parse
+from hmr.data.sample import Sample
 from hmr.evaluation import evaluate, provenance
 from hmr.evaluation.depth import depth
 from hmr.load import resolve_model
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.models.vit import Block
-from hmr.world.view import Sample
 
 CPU = torch.device("cpu")
 
@@ -35,7 +37,8 @@ class Told:
         self.fps = fps
         self.rotations = roma.rotvec_to_rotmat(0.4 * torch.randn(frames, 24, 3))
         self.betas = torch.randn(frames, 10)
-        self.clip_names = [f"clip-{i // 20}" for i in range(frames)]
+        self.notes: dict[str, Any] = {}
+        self.recordings = [f"clip-{i // 20}" for i in range(frames)]
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -43,9 +46,8 @@ class Told:
     def __getitem__(self, index: int) -> Sample:
         image = np.zeros((256, 192, 3), np.uint8)
         image[0, 0, 0] = index
-        rest = dict.fromkeys(Sample.__dataclass_fields__, np.zeros(1, np.float32))
-        told = {"image": image, "rotations": self.rotations[index].numpy(), "betas": self.betas[index].numpy()}
-        return Sample(**{**rest, **told, "focal": 1.0, "clip": self.clip_names[index]})
+        labels = {"rotations": self.rotations[index].numpy(), "betas": self.betas[index].numpy()}
+        return Sample(image, self.recordings[index], **labels)
 
 
 class Oracle(nn.Module):
@@ -243,8 +245,10 @@ def test_precision_is_what_the_blocks_compute_with(dtype):
 
 def test_provenance_has_every_key_of_the_contract(tmp_path):
     path = save(build("reference-small", {"depth": 1}), tmp_path / "mine.safetensors")
-    data = Told(40, fps=30.0)
-    found = provenance.provenance("evaluate", resolve_model(str(path)), load_body(), parse("synth-video"), data, CPU)
+    told = Told(40, fps=30.0)
+    spec, notes = DataSpec("synth-video"), {"mask_source": "renderer"}
+    data = frames_of([told[i] for i in range(40)], told.fps, spec=spec, notes=notes)
+    found = provenance.provenance("evaluate", resolve_model(str(path)), load_body(), data, CPU)
     keys = ["schema", "commit", "seed", "device", "threads", "precision", "versions", "body", "model", "data"]
     assert list(found) == keys
     assert (found["schema"], found["device"], found["precision"]) == ("fasthmr.evaluate/1", "cpu", "float32")

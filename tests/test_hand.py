@@ -19,6 +19,7 @@ from hmr.checkpoints import files as checkpoints
 from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles
 from hmr.data.pictures import open_pictures
+from hmr.data.sample import known
 from tests.test_body_import import Calls, Ch, chumpy_pickle
 from tests.test_label_free import asked, folder, tiny
 
@@ -150,9 +151,9 @@ def test_errors_of_hands_are_distances_from_the_wrist(fasthmr, folder, tmp_path)
     assert first["mpjpe_mm"]["mean"] == pytest.approx(0, abs=0.01) and recovered["step"] == "recover"
 
     original, compressed = checkpoints.load(file), artefact.load(tmp_path / "out")
-    pictures = open_pictures(folder, "test", None, original.family.box.side, MaskFiles(masks)).pictures
+    pictures = open_pictures(folder, "test", None, original.family.box.side, MaskFiles(masks))
     crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
-    shown = torch.from_numpy(np.stack([p.mask for p in pictures]))
+    shown = torch.from_numpy(np.stack([known(p.mask, "masks") for p in pictures]))
     joints: list[np.ndarray] = []
     vertices: list[np.ndarray] = []
     for model in (original, compressed):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.stack import encode
 from hmr.body.model import load_body
 from hmr.data.crop import normalised
+from hmr.data.sample import Sample, known
 from hmr.evaluation import metrics
 from hmr.evaluation.judge import JointJudge
 from hmr.models.model import build
@@ -38,13 +37,13 @@ def model():
     return model
 
 
-def samples(count: int, seed: int = 0) -> list[Any]:
+def samples(count: int, seed: int = 0) -> list[Sample]:
     rng = np.random.default_rng(seed)
     return [
-        SimpleNamespace(
+        Sample(
             image=rng.integers(0, 256, (64, 48, 3), dtype=np.uint8),
             mask=rng.random((64, 48)) < 0.4,
-            bbox_info=np.zeros(3, np.float32),
+            recording="noise",
             rotations=roma.random_rotmat(24).numpy().astype(np.float32),
             betas=rng.normal(size=10).astype(np.float32),
         )
@@ -55,14 +54,16 @@ def samples(count: int, seed: int = 0) -> list[Any]:
 def test_errors_are_pelvis_aligned_joint_distances(model, body) -> None:
     """By hand: the forward pass, the full body model, a plain norm, frame by frame."""
     frames = samples(7)
-    judge: Judge = JointJudge(model.eval(), frames, body, batch=3)
+    judge: Judge = JointJudge(model.eval(), frames, body, size=3)
     assert [len(crop) for crop in judge.crops] == [3, 3, 1]
     with torch.no_grad():
         found = torch.cat([judge.errors(i, encode(model.backbone, crop)) for i, crop in enumerate(judge.crops)])
         for frame, error in zip(frames, found, strict=True):
             output = model(normalised(torch.from_numpy(frame.image)[None]))
             guess = body(torch.cat((output.global_orient, output.body_pose), 1), output.betas).joints[0]
-            truth = body(torch.from_numpy(frame.rotations)[None], torch.from_numpy(frame.betas)[None]).joints[0]
+            truth = body(*(torch.from_numpy(known(x, "labels"))[None] for x in (frame.rotations, frame.betas))).joints[
+                0
+            ]
             distances = ((guess - guess[0]) - (truth - truth[0])).norm(dim=-1)
             assert error.item() == pytest.approx(1000 * distances.mean().item(), rel=1e-4)
 
@@ -70,9 +71,11 @@ def test_errors_are_pelvis_aligned_joint_distances(model, body) -> None:
 def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
     """... does not look at poses, does find an error in another model, and leaves the model's mode alone."""
     frames = samples(5)
-    blind = [SimpleNamespace(image=frame.image, mask=frame.mask, bbox_info=frame.bbox_info) for frame in frames]
+    blind = [replace(frame, rotations=None, betas=None) for frame in frames]
+    with pytest.raises(BadInput, match="no poses"):
+        JointJudge(model, blind, body)
     model.train()
-    judge = JointJudge(model, blind, body, label_free=True, batch=2)  # type: ignore[arg-type]
+    judge = JointJudge(model, blind, body, label_free=True, size=2)
     assert model.training and model.backbone.blocks[0].training
     model.eval()
     with torch.no_grad():
@@ -84,7 +87,7 @@ def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
 
 def test_search_on_a_model_reports_the_error_of_what_it_makes(model, body) -> None:
     """Greedy to two blocks, judged by true joints: the measured error is that of the compressed model's own forward."""
-    judge = JointJudge(model, samples(5), body, batch=2)
+    judge = JointJudge(model, samples(5), body, size=2)
     plan = MergeLayers(strategy="greedy", layers=2).plan(model, judge)
     assert len(plan.windows) == 1 and plan.measured["path"][-1]["layers"] == 2
     plan.apply(model)
@@ -96,9 +99,9 @@ def test_search_on_a_model_reports_the_error_of_what_it_makes(model, body) -> No
 
 def test_masks_stand_beside_the_crops(model, body) -> None:
     frames = samples(5)
-    judge = JointJudge(model, frames, body, batch=2)
-    assert [mask.shape for mask in judge.masks] == [(2, 64, 48), (2, 64, 48), (1, 64, 48)]
-    assert (torch.cat(judge.masks).numpy() == np.stack([frame.mask for frame in frames])).all()
+    judge = JointJudge(model, frames, body, size=2)
+    assert judge.masks is not None and [mask.shape for mask in judge.masks] == [(2, 64, 48), (2, 64, 48), (1, 64, 48)]
+    assert (torch.cat(judge.masks).numpy() == np.stack([known(frame.mask, "masks") for frame in frames])).all()
     assert torch.equal(judge.crops[2], normalised(torch.from_numpy(frames[4].image)[None]))
 
 
@@ -117,6 +120,6 @@ def test_no_frames_or_no_truth_is_refused(model, body) -> None:
     with pytest.raises(BadInput, match="none"):
         JointJudge(model, [], body)
     frames = samples(3)
-    frames[2].betas[:] = np.nan
+    frames[2] = replace(frames[2], betas=np.full(10, np.nan, np.float32))
     with pytest.raises(BadInput, match="frames 2 to 2"):
-        JointJudge(model, frames, body, batch=2)
+        JointJudge(model, frames, body, size=2)

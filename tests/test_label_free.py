@@ -16,6 +16,7 @@ from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles
 from hmr.data.pictures import open_pictures
+from hmr.data.sample import known
 from hmr.load import resolve_model
 from hmr.models.families.camerahmr import letterboxed
 from hmr.models.model import build
@@ -59,9 +60,9 @@ def tiny(architecture: str, path, **sizes):
 def error_by_hand(folder, masks, original, compressed, *condition) -> float:
     """Mean distance in mm between the joints of two models on the pictures that report, pelvis on pelvis."""
     side = original.family.box.side
-    pictures = open_pictures(folder, "test", None, side, MaskFiles(masks)).pictures
+    pictures = open_pictures(folder, "test", None, side, MaskFiles(masks))
     crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
-    shown, body = torch.from_numpy(np.stack([p.mask for p in pictures])), load_body()
+    shown, body = torch.from_numpy(np.stack([known(p.mask, "masks") for p in pictures])), load_body()
     joints = []
     with torch.no_grad():
         for model in (original, compressed):

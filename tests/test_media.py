@@ -17,7 +17,7 @@ from hmr.data import crop
 from hmr.data.blazepose import DETECTION, LANDMARKS
 from hmr.data.crop import cut
 from hmr.data.masks import INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
-from hmr.data.pictures import Photo, clip_of, listed, open_pictures, part_of, read, spread
+from hmr.data.pictures import Photo, listed, open_pictures, part_of, read, recording_of, spread
 from hmr.models.families import FAMILIES
 
 SIDE = FAMILIES["hmr2"].box.side
@@ -110,12 +110,11 @@ def test_a_folder_with_folders_is_one_recording(folder):
 
 def test_a_folder_without_masks_says_so(folder):
     found = open_pictures(folder, "calib", None, SIDE)
-    assert len(found) == 4 and found.clip_names == ["pictures"] * 4 and found.fps is None
-    assert found.mask_source == "none"
+    assert len(found) == 4 and found.recordings == ["pictures"] * 4 and found.fps is None
     assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0}
-    assert [p.image[128, 96, 0] for p in found.pictures] == [20, 40, 60, 80]
-    assert found[0].image.shape == (256, 192, 3) and not found[0].mask.any() and np.isnan(found[0].rotations).all()
-    assert clip_of(folder, "day/one.png") == "pictures/day"
+    assert [p.image[128, 96, 0] for p in found] == [20, 40, 60, 80]
+    assert found[0].image.shape == (256, 192, 3) and found[0].mask is None and found[0].rotations is None
+    assert recording_of(folder, "day/one.png") == "pictures/day"
 
 
 def test_video_frames_come_in_order_with_their_rate(video):
@@ -131,7 +130,7 @@ def test_video_frames_come_in_order_with_their_rate(video):
 def test_boxes_name_people(folder):
     (folder / "boxes.csv").write_text("name,left,top,right,bottom\n0.png,0,0,30,40\n0.png,40,0,80,40\n2.png,0,0,9,12\n")
     found = open_pictures(folder, "calib", None, SIDE)
-    assert len(found) == 3 and found.box_source == "boxes.csv"
+    assert len(found) == 3 and found.notes["boxes"] == "boxes.csv"
     for bad in ("0.png,5,0,5,9", "0.png,1,2,3", "0.png,a,b,c,d", "0.png,0,0,inf,3"):
         (folder / "boxes.csv").write_text(f"name,left,top,right,bottom\n{bad}\n")
         with pytest.raises(BadInput, match=r"boxes\.csv, line 2"):
@@ -150,7 +149,7 @@ def test_how_a_crop_lies_before_the_camera(folder):
     side = FAMILIES["camerahmr"].box.side
     found = open_pictures(folder, "calib", None, side, focal=lambda image: 2.0 * image.shape[1])
     assert found[0].bbox_info == pytest.approx([(15 - 40) / 160, (20 - 30) / 160, 40 / 160])
-    assert np.isnan(open_pictures(folder, "calib", None, side)[0].bbox_info).all()
+    assert open_pictures(folder, "calib", None, side)[0].bbox_info is None
 
 
 def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path):
@@ -161,9 +160,10 @@ def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_pa
     for i in (0, 2):
         Image.fromarray(person).save(masks / f"{i}.png")
     found = open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
-    assert (len(found), found.left_out, found.box_source, found.fps) == (2, 2, "mask", None)
+    assert (len(found), found.notes["left_out"], found.notes["boxes"], found.fps) == (2, 2, "mask", None)
     # a box of 20 x 40 pixels becomes 30 x 40: the person is the middle two thirds of the crop
-    assert found[0].mask[:, 34:158].all() and not found[0].mask[:, :30].any() and not found[0].mask[:, 162:].any()
+    mask = found[0].mask
+    assert mask is not None and mask[:, 34:158].all() and not mask[:, :30].any() and not mask[:, 162:].any()
     Image.fromarray(person[:, :40]).save(masks / "2.png")
     with pytest.raises(BadInput, match="40 x 60 pixels, its picture has 80 x 60"):
         open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,17 +19,16 @@ from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
 
 from compress.errors import BadInput
-from experiments.run import Held
 from hmr.body.model import PARENTS, import_body
 from hmr.checkpoints.files import save
-from hmr.data.annotated import AnnotatedFrames
 from hmr.data.crop import cut
-from hmr.data.datasets import Frames, body_of, open_data, parse
+from hmr.data.datasets import body_of, open_data, parse
 from hmr.data.real import read
+from hmr.data.sample import known
 from hmr.evaluation import evaluate
 from hmr.evaluation.depth import depth
 from hmr.evaluation.judge import JointJudge
-from hmr.evaluation.label_free import labelled
+from hmr.evaluation.label_free import labelled_by
 from hmr.load import resolve_model
 from hmr.models.model import build
 
@@ -228,10 +227,6 @@ def local(poses: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
     return out
 
 
-def notes(data: Frames) -> dict[str, Any]:
-    return cast(AnnotatedFrames, data).notes
-
-
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
@@ -291,7 +286,7 @@ def test_emdb_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
     found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)
     for key, value in by_hand(guesses, truth, clips).items():
         assert found["rows"][0][key]["mean"] == pytest.approx(value, rel=1e-4), key
-    assert next(iter(found["rows"][0]["per_joint_mm"])) == "pelvis" and data.clip_names == clips
+    assert next(iter(found["rows"][0]["per_joint_mm"])) == "pelvis" and data.recordings == clips
     assert found["rows"][0]["per_joint_mm"]["pelvis"] > 0  # it is not the point that is aligned
 
 
@@ -330,14 +325,14 @@ def test_camerahmr_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
         guesses.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
     data = open_data(parse(f"3dpw@{path}"), model=model)
     found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
-    wanted = by_hand(guesses, truth, data.clip_names)
+    wanted = by_hand(guesses, truth, data.recordings)
     for key in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"):
         assert found[key]["mean"] == pytest.approx(wanted[key], rel=1e-4), key
-    assert found["accel_mm_per_frame2"] is None and set(data.clip_names) == {
+    assert found["accel_mm_per_frame2"] is None and set(data.recordings) == {
         "imageFiles/street_0",
         "imageFiles/street_1",
     }
-    assert notes(data)["convention"] == "h36m14-pelvis"
+    assert data.notes["convention"] == "h36m14-pelvis"
 
 
 def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
@@ -354,11 +349,11 @@ def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
         guesses.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
     data = open_data(parse(f"3dpw@{path}"), model=model)
     found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
-    wanted = by_hand(guesses, truth, data.clip_names)
+    wanted = by_hand(guesses, truth, data.recordings)
     for key in ("mpjpe_mm", "pa_mpjpe_mm"):
         assert found[key]["mean"] == pytest.approx(wanted[key], rel=1e-4), key
     assert found["pve_mm"] is None and found["per_clip"][0]["pve_mm"] is None  # nobody knows the gender
-    assert notes(data)["convention"] == "j19-mpii"
+    assert data.notes["convention"] == "j19-mpii"
 
 
 def test_a_judge_decides_by_the_same_errors_as_reports(home, weights, tmp_path):
@@ -374,9 +369,9 @@ def test_a_judge_decides_by_the_same_errors_as_reports(home, weights, tmp_path):
         errors = torch.cat([judge.errors(i, some) for i, some in enumerate(tokens)])
     assert errors.mean().item() == pytest.approx(report["mpjpe_mm"]["mean"], rel=1e-4)
     assert depth(model, data, body, CPU)["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
-    own = Held(labelled(model, data, CPU), None, data.clip_names)  # on the neutral body, whatever the people's gender
+    own = labelled_by(model, data)  # on the neutral body, whatever the people's gender
     assert evaluate.evaluate(model, own, body, torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]["pve_mm"]["hi"] < 0.01
-    assert len(set(data.clip_names)) == 25 and data.fps is None and report["accel_mm_per_frame2"] is None
+    assert len(set(data.recordings)) == 25 and data.fps is None and report["accel_mm_per_frame2"] is None
 
 
 def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, tmp_path):
@@ -439,14 +434,15 @@ def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
         Image.fromarray(person).save(folder / f"{i:05d}.png")
     data = open_data(parse(f"emdb@{tmp_path}", masks=str(tmp_path / "masks")))
     seen = [data[i] for i in range(8)]
-    assert [bool(sample.mask.any()) for sample in seen] == [False] * 3 + [True] * 4 + [False]
-    assert notes(data)["without_mask"] == 4 and notes(data)["mask_source"] == "files in masks"
+    assert [bool(known(sample.mask, "masks").any()) for sample in seen] == [False] * 3 + [True] * 4 + [False]
+    assert data.notes["without_mask"] == 4 and data.notes["mask_source"] == "files in masks"
 
 
 def test_the_camera_of_a_data_set_tells_how_a_crop_lies(home, tmp_path):
     write_emdb(tmp_path)
     sample = open_data(parse(f"emdb@{tmp_path}"))[0]
     side = max(48, 22 * 4 / 3)
+    assert sample.bbox_info is not None
     np.testing.assert_allclose(sample.bbox_info, np.array([19 - 24, 34 - 32, side]) / FOCAL, rtol=1e-6)
 
 

@@ -83,7 +83,7 @@ def few_pictures(made):
         from experiments.recover import DATA
         from hmr.data.datasets import open_data
 
-        made(self, model, body, DATA, open_data(DATA, 2, size=(256, 192)))
+        made(self, model, body, open_data(DATA, 2, size=(256, 192)))
 
     return begin
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ BODY = load_body()
 
 def test_a_pictures_labels_are_what_the_numbers_say():
     """The world that pictures are drawn in and the world that the VAE learns from name the same axes."""
-    sample = open_world("synth-video", "val", frames=3)[2]
+    sample: Any = open_world("synth-video", "val", frames=3)[2]
     rotations, betas = torch.from_numpy(sample.rotations)[None], torch.from_numpy(sample.betas)[None]
     assert np.allclose(encode(rotations, betas, BODY)[0, : 24 * 3].view(24, 3), sample.joints, atol=1e-4)
 

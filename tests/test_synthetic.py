@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ import torch
 
 from compress.errors import BadInput
 from hmr.body.model import load_body
+from hmr.motion.clip import family_of
 from hmr.motion.recordings import load_clips
 from hmr.world.cache import FIELDS, cached_frames
 from hmr.world.scene import BACKGROUNDS
 from hmr.world.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
-from hmr.world.view import Sample
 
 WORLDS = ("synth", "synth-shift", "synth-video")
 FINGERPRINT = """
@@ -62,7 +63,7 @@ def test_labels_describe_the_picture(name: str) -> None:
     body = load_body()
     frames = open_world(name, "val", 12)
     for i in range(0, 12, 3):
-        sample: Sample = frames[i]
+        sample: Any = frames[i]
         posed = body(torch.tensor(sample.rotations)[None], torch.tensor(sample.betas)[None])
         joints = (posed.joints - posed.joints[:, :1])[0].numpy()
         np.testing.assert_allclose(sample.joints, joints, atol=1e-4)
@@ -81,7 +82,7 @@ def test_mask_is_the_subjects_silhouette(name: str) -> None:
     body = load_body()
     frames = open_world(name, "val", 12)
     for i in range(0, 12, 4):
-        sample = frames[i]
+        sample: Any = frames[i]
         posed = body(torch.tensor(sample.rotations)[None], torch.tensor(sample.betas)[None])
         seen = posed.vertices[0].numpy() + sample.translation
         height, width = sample.mask.shape
@@ -96,7 +97,7 @@ def test_mask_is_the_subjects_silhouette(name: str) -> None:
 
 
 def test_part_labels_are_the_masks_patches() -> None:
-    sample = open_world("synth", "val", 3)[2]
+    sample: Any = open_world("synth", "val", 3)[2]
     rows, columns = ((np.arange(16) + 0.5) * 16).astype(int), ((np.arange(12) + 0.5) * 16).astype(int)
     np.testing.assert_array_equal(sample.part > 0, sample.mask[np.ix_(rows, columns)])
     assert sample.part.max() <= 24 and (sample.canonical[sample.part == 0] == 0).all()
@@ -104,7 +105,7 @@ def test_part_labels_are_the_masks_patches() -> None:
 
 def test_a_video_has_one_subject_and_moves_smoothly() -> None:
     frames = open_world("synth-video", "val", VIDEO_FRAMES)
-    samples = [frames[i] for i in range(0, 30)]
+    samples: list[Any] = [frames[i] for i in range(0, 30)]
     assert all((s.betas == samples[0].betas).all() for s in samples)
     joints = np.stack([s.joints for s in samples])
     assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 0.3  # m a frame: 9 m/s
@@ -130,18 +131,21 @@ def test_a_training_take_is_changed_alike_in_all_its_frames() -> None:
 def test_reports_never_see_training_pictures_nor_motion() -> None:
     for split in ("val", "calib", "test"):
         assert not set(BACKGROUNDS[split]) & set(BACKGROUNDS["train"])
-    families = {s: {c.family for c in open_world("synth", s, 1).clips} for s in ("train", "calib", "val", "test")}
+    families = {
+        s: {family_of(name) for name in open_world("synth", s, 1).identity["motion"]}
+        for s in ("train", "calib", "val", "test")
+    }
     for split in ("val", "calib", "test"):
         assert families[split] and not families[split] & families["train"]
 
 
 def test_test_split_is_2000_frames_of_every_test_family() -> None:
     frames = open_world("synth", "test")
-    names = frames.clip_names
+    names = frames.recordings
     assert len(frames) == len(names) == 2000
-    assert {c.family for c in frames.clips} == {"dance_b", "kick", "run", "spin", "getup_faceup"}
+    assert {family_of(name) for name in names} == {"dance_b", "kick", "run", "spin", "getup_faceup"}
     assert min(names.count(n) for n in set(names)) > 300
-    assert frames[5].clip == names[5]
+    assert frames[5].recording == names[5]
 
 
 @pytest.mark.parametrize(("name", "split"), [("synht", "test"), ("synth", "tset")])

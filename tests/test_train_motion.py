@@ -26,6 +26,7 @@ from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import VAECourse, gate, held, train_vae
 from experiments.paper.baselines import FrameHead, HeadCourse, one_euro, savitzky_golay, share
 from hmr.body.model import load_body
+from hmr.data.crop import normalised
 from hmr.models.model import build
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import open_world
@@ -170,15 +171,19 @@ class Short:
         return self.data[self.frames[index]]
 
     @property
-    def clip_names(self) -> list[str]:
-        return [self.data.clip_names[i] for i in self.frames]
+    def recordings(self) -> list[str]:
+        return [self.data.recordings[i] for i in self.frames]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.data.notes
 
 
 def test_features_are_computed_once_and_resumed(tmp_path):
     model, data = small_model(), Short()
     found = cached_features(model, data, tmp_path / "cache", {"data": 1})
     assert [len(v) for v in found] == [3, 2, 1] and sorted(data.drawn) == list(range(6))
-    said = model(*(x for x in [features.normalised(torch.from_numpy(data[3].image)[None])]))
+    said = model(*(x for x in [normalised(torch.from_numpy(data[3].image)[None])]))
     assert torch.allclose(found[1].features[0], features.read_off(said, BODY)[0], atol=1e-4)
     (tmp_path / "cache" / "00001.safetensors").unlink()
     data.drawn.clear()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from experiments import training
-from hmr.world.synthetic import open_world
+from hmr.world.synthetic import WORLDS, open_world
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def drawn(monkeypatch, tmp_path):
 def test_full_size_shows_half_as_many_of_other_people(drawn):
     config = drawn["config"]
     half, full = drawn[config.half_cache], drawn[config.full_cache]
-    assert (len(half), half.size) == (80, (128, 96))
-    assert (len(full), full.size) == (40, (256, 192))
+    assert (len(half), half.identity["size"]) == (80, [128, 96])
+    assert (len(full), full.identity["size"]) == (40, [256, 192])
     assert (half[0].betas != full[0].betas).all()
 
 
 def test_reports_are_on_frames_that_are_not_trained_on(drawn):
     config = drawn["config"]
     for cache in (config.half_val_cache, config.full_val_cache):
-        assert (drawn[cache].split, len(drawn[cache])) == ("val", training.VALIDATION)
+        assert (drawn[cache].spec.split, len(drawn[cache])) == ("val", training.VALIDATION)
     assert len(drawn) == 1 + 4  # every data set has a folder of its own
 
 
@@ -48,5 +48,5 @@ def test_whatever_changes_the_pictures_changes_their_folder(monkeypatch):
     assert len({training.folder_of(world) for world in worlds}) == len(worlds)
     before = training.folder_of(worlds[0])
     assert training.folder_of(open_world("synth", "train", 8)) == before
-    monkeypatch.setitem(training.WORLDS, "synth", replace(training.WORLDS["synth"], noise=1.0))
-    assert training.folder_of(worlds[0]) != before
+    monkeypatch.setitem(WORLDS, "synth", replace(WORLDS["synth"], noise=1.0))
+    assert training.folder_of(open_world("synth", "train", 8)) != before

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import roma
@@ -25,24 +25,12 @@ from compress.training import claim
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS, resampled
 from hmr.body.model import BodyModel, load_body
-from hmr.data.crop import normalised
-from hmr.data.pictures import Picture
+from hmr.data.dataset import Dataset
+from hmr.data.sample import batch, known
 from hmr.models.model import HMRModel, HMROutput
-from hmr.world.view import Sample
 
 BATCH = 32
 FIELDS = {"features": (), "said_betas": (10,), "said_rotations": (24, 3, 3), "rotations": (24, 3, 3), "betas": (10,)}
-
-
-class Videos(Protocol):
-    """Frames in order, and the name of the video that each is from."""
-
-    fps: float | None
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sample | Picture: ...
-    @property
-    def clip_names(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ def spans(names: Sequence[str]) -> Iterator[range]:
         yield range(frames[0], frames[-1] + 1)
 
 
-def cache_bytes(model: HMRModel, videos: Videos) -> int:
+def cache_bytes(model: HMRModel, videos: Dataset) -> int:
     """What `cached_features` will write."""
     numbers = sum(int(np.prod(shape)) for shape in FIELDS.values() if shape)
     return 4 * len(videos) * (numbers + model.head.decshape.in_features + WIDTH)
@@ -95,7 +83,7 @@ def cache_bytes(model: HMRModel, videos: Videos) -> int:
 @torch.no_grad()
 def cached_features(
     model: HMRModel,
-    videos: Videos,
+    videos: Dataset,
     folder: Path,
     identity: dict[str, Any],
     tell: Callable[[int], None] = lambda frames: None,
@@ -107,11 +95,11 @@ def cached_features(
     """
     if videos.fps is None:
         raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
-    if model.family.condition is not None and not np.isfinite(videos[0].bbox_info).all():
+    if model.family.condition is not None and videos[0].bbox_info is None:
         raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
     claim(folder / "cache.json", identity, "cache of features")
     found, body = [], load_body().to(next(model.parameters()).device)
-    for i, frames in enumerate(spans(videos.clip_names)):
+    for i, frames in enumerate(spans(videos.recordings)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
             said = vars(seen(model, videos, frames, body))
@@ -121,18 +109,16 @@ def cached_features(
     return found
 
 
-def seen(model: HMRModel, videos: Videos, frames: range, body: BodyModel) -> Video:
+def seen(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Video:
     """What a model says of the frames of one video."""
     device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     for start in range(frames.start, frames.stop, BATCH):
         samples = [videos[i] for i in range(start, min(start + BATCH, frames.stop))]
-        image, mask, condition, rotations, betas = (
-            torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
-            for field in ("image", "mask", "bbox_info", "rotations", "betas")
-        )
-        said = model(normalised(image), mask if model.protect is not None else None, condition)
-        found = (read_off(said, body), said.betas, said.rotations, rotations, betas)
+        given = batch(samples, device)
+        said = model(*given.inputs)
+        labels = known(given.rotations, "poses"), known(given.betas, "shapes")
+        found = (read_off(said, body), said.betas, said.rotations, *labels)
         for name, value in zip(FIELDS, found, strict=True):
             parts[name].append(value.float().contiguous())
     return Video(**{name: torch.cat(values) for name, values in parts.items()})

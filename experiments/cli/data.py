@@ -59,7 +59,6 @@ def clips(
     """A file of clips to train on, as a user would write for data of their own."""
     from hmr.data.datasets import open_data, parse
     from hmr.motion.clip_file import from_amass, from_videos
-    from hmr.world.synthetic import Videos
 
     if out.suffix != ".json":
         raise BadInput(f"{out}: a file of clips ends in .json")
@@ -70,7 +69,7 @@ def clips(
     spec = parse(source)
     splits = [spec.split] if ":" in source else ["train", "val"]
     drawn = [open_data(replace(spec, split=split), frames, mocap) for split in splits]
-    videos = [some for some in drawn if isinstance(some, Videos)]
+    videos = [some for some in drawn if some.fps is not None]
     if not videos:
         raise BadInput(f"{source}: a clip file holds videos: name synth-video")
     with progress_bar() as bar:

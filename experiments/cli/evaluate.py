@@ -16,7 +16,7 @@ from experiments.cli.output import ERRORS, cell, measurement_table, print_result
 if TYPE_CHECKING:
     import torch
 
-    from hmr.data.datasets import DataSpec
+    from hmr.data.dataset import DataSpec
     from hmr.load import Resolved
 
 
@@ -78,10 +78,10 @@ def evaluation(
 ) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
     from diffusion.policy import decoder_in
-    from experiments.run import Held
-    from hmr.data.datasets import DataSpec, body_of, open_data, poses_hand
+    from hmr.data.dataset import DataSpec
+    from hmr.data.datasets import body_of, open_data, poses_hand
     from hmr.evaluation import evaluate
-    from hmr.evaluation.label_free import labelled
+    from hmr.evaluation.label_free import labelled_by
     from hmr.evaluation.provenance import provenance
 
     device = best_device()
@@ -103,15 +103,13 @@ def evaluation(
     mean = None if bodies is None else evaluate.mean_rotations(bodies)
     rival = other.model.to(device) if other else None
     if label_free and rival:
-        notes = getattr(opened, "notes", {})
-        opened = Held(labelled(rival, opened, device), opened.fps, opened.clip_names, notes)
-        rival = None
+        opened, rival = labelled_by(rival, opened), None
     with progress_bar() as bar:
         task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
     if other and not label_free:
         result["paired"] = {"against": other.name, **result["paired"]}
-    source = provenance("evaluate", model, body, spec, opened, device)
+    source = provenance("evaluate", model, body, opened, device)
     return {**result, "provenance": source | {"label_free": other.name if other and label_free else None}}
 
 
@@ -127,7 +125,7 @@ def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, A
     with progress_bar() as bar:
         task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
         result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
-    return {**result, "provenance": provenance("depth", model, body, spec, opened, device)}
+    return {**result, "provenance": provenance("depth", model, body, opened, device)}
 
 
 def best_device() -> torch.device:

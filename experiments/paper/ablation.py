@@ -29,15 +29,16 @@ from compress.timing import timed
 from experiments.cost import frame_cost, shaped
 from experiments.paper.finding import Finding, sentence
 from experiments.paper.record import Figures, Trained, figures, read_record
-from experiments.recover import DATA, Recovery
-from experiments.run import ERRORS, Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse
+from experiments.recover import Recovery
+from experiments.run import ERRORS, Measured, Tell, applied, journal_of, measured, planned, refuse
 from hmr.body.model import BodyModel
-from hmr.data.crop import normalised
-from hmr.data.datasets import DataSpec, body_of, open_data
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.datasets import body_of, open_data
 from hmr.data.mask_errors import with_masks
+from hmr.data.sample import batch
 from hmr.evaluation.evaluate import paired_rise
 from hmr.evaluation.evaluate import row as errors_row
-from hmr.evaluation.judge import JointJudge, stacked
+from hmr.evaluation.judge import JointJudge
 from hmr.evaluation.provenance import commit, dataset, provenance
 from hmr.load import Resolved, resolve_model
 from hmr.models.model import HMRModel
@@ -108,23 +109,22 @@ class Bench:
         self.latest: tuple[tuple[Step, ...], HMRModel, list[Plan]] = ((), self.model, [])
 
     @cached_property
-    def test(self) -> Held:
-        return held(self.opened, f"{self.spec.name}:{self.spec.split}", self.tell)
+    def test(self) -> Frames:
+        return self.opened.drawn(self.tell)
 
     @cached_property
-    def calib(self) -> Held:
+    def calib(self) -> Frames:
         """Raises BadInput where there is nothing to decide on."""
         if self.decide.test_only:
             raise BadInput(
                 f"{self.decide.name}@{self.decide.root} is a test set alone, and this table decides on other frames: "
                 "name them, as --calib synth or --calib 3dpw@FOLDER"
             )
-        opened = open_data(self.decide, self.calib_frames, model=self.model)
-        return held(opened, f"{self.decide.name}:{self.decide.split}", self.tell)
+        return open_data(self.decide, self.calib_frames, model=self.model).drawn(self.tell)
 
     @cached_property
     def judge(self) -> JointJudge:
-        return JointJudge(self.model, self.calib.samples, body_of(self.calib, self.model).to(self.device))
+        return JointJudge(self.model, self.calib, body_of(self.calib, self.model).to(self.device))
 
     @cached_property
     def original(self) -> Measured:
@@ -216,9 +216,9 @@ class Bench:
         """How wrong and how fast a model is; of one without weights nobody knows."""
         if meta(model):
             return dict.fromkeys(("frames_per_s", "times_faster", *ERRORS, "mpjpe_rise_mm", "protected_merged_share"))
-        seen = Held(with_masks(self.test.samples, way.masks), self.test.fps, self.test.clip_names, self.test.notes)
+        seen = with_masks(self.test, way.masks)
         now = self.original if model is self.model else measured(model, seen, self.body, way.name, self.tell)
-        found = errors_row(way.name, now.errors, self.test.clip_names, self.test.fps is not None)
+        found = errors_row(way.name, now.errors, self.test.recordings, self.test.fps is not None)
         person = now.person_merged
         return {
             "frames_per_s": now.frames_per_s,
@@ -226,25 +226,23 @@ class Bench:
             **{key: found[key] for key in (*ERRORS, "per_clip")},
             "protected_merged_share": None if person is None else person.mean().item(),
             "protected_merged_frames": None if person is None else (person > 0).double().mean().item(),
-            "mpjpe_rise_mm": paired_rise(now.errors, self.original.errors, self.test.clip_names)["mpjpe_mm"],
+            "mpjpe_rise_mm": paired_rise(now.errors, self.original.errors, self.test.recordings)["mpjpe_mm"],
         }
 
     def times_faster(self, model: HMRModel) -> float:
         """Time of the original over that of a model, side by side: frames/s of rows are minutes apart, and a machine
         does not stay as fast as it was."""
-        some = [self.test.samples[i] for i in range(min(TIMED, len(self.test.samples)))]
-        image, mask, condition = (stacked(some, field).to(self.device) for field in ("image", "mask", "bbox_info"))
-        crop = normalised(image)
-        calls = {name: partial(each, crop, mask, condition) for name, each in (("old", self.model), ("new", model))}
+        given = batch([self.test[i] for i in range(min(TIMED, len(self.test)))], self.device).inputs
+        calls = {name: partial(each, *given) for name, each in (("old", self.model), ("new", model))}
         seconds = timed(calls, ROUNDS, self.device)
         return median(seconds["old"]) / median(seconds["new"])
 
     def source(self) -> dict[str, Any]:
         """Where the figures of all rows come from."""
         drawn = {key: self.__dict__.get(key) for key in ("test", "calib", "recovery")}  # what rows had to make
-        found = provenance("paper", self.resolved, self.body, self.spec, drawn["test"], self.device)
-        found["calib"] = drawn["calib"] and dataset(self.decide, drawn["calib"])
-        found["recover"] = drawn["recovery"] and dataset(DATA, drawn["recovery"].crops.data)
+        found = provenance("paper", self.resolved, self.body, drawn["test"], self.device)
+        found["calib"] = drawn["calib"] and dataset(drawn["calib"])
+        found["recover"] = drawn["recovery"] and dataset(drawn["recovery"].frames)
         return found
 
     def forget(self) -> None:

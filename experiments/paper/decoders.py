@@ -42,9 +42,10 @@ from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
 from experiments.recover import Recovery
-from experiments.run import ERRORS, Tell, applied, held, journal_of, planned
+from experiments.run import ERRORS, Tell, applied, journal_of, planned
 from hmr.body.model import load_body
-from hmr.data.datasets import SEED, DataSpec, open_data
+from hmr.data.dataset import DataSpec
+from hmr.data.datasets import SEED, open_data
 from hmr.evaluation import evaluate
 from hmr.evaluation.evaluate import Body
 from hmr.evaluation.judge import JointJudge
@@ -159,11 +160,10 @@ class Bench:
     @cached_property
     def judge(self) -> JointJudge:
         """Decides which layers merge: on pictures, each of another person, whatever the table reports on."""
-        frames = open_data(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES))
-        calib = held(frames, f"{CALIB.name}:{CALIB.split}", self.tell)
+        calib = open_data(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES)).drawn(self.tell)
         step: Any = self.steps[MergeLayers]
         self.journal = journal_of(self.resolved, step.operator, self.body, calib)
-        return JointJudge(self.resolved.model, calib.samples, self.body)
+        return JointJudge(self.resolved.model, calib, self.body)
 
     def encoder(self, form: Encoder) -> HMRModel:
         """The model after the steps that its form means."""
@@ -272,8 +272,8 @@ class Bench:
                 evaluate.errors(self.body, Body(head(v), v.said_betas), Body(v.rotations, v.betas)) for v in videos
             ]
         found = evaluate.joined(parts)
-        errors = evaluate.row(way.name, found, self.test.clip_names, True)
-        rise = evaluate.paired_rise(found, baseline or found, self.test.clip_names)["mpjpe_mm"]
+        errors = evaluate.row(way.name, found, self.test.recordings, True)
+        rise = evaluate.paired_rise(found, baseline or found, self.test.recordings)["mpjpe_mm"]
         row = {
             **asdict(way),
             **{key: errors[key] for key in ERRORS},
@@ -315,12 +315,12 @@ def compared(
     first, baseline = bench.measure(BASELINE, None)
     measured = {BASELINE.name: (first, baseline), **{way.name: bench.measure(way, baseline) for way in TABLES[table]}}
     if DECODER.name in measured:
-        decoded, clips = measured[DECODER.name][1], bench.test.clip_names
+        decoded, clips = measured[DECODER.name][1], bench.test.recordings
         for row, found in measured.values():
             row["over_decoder_mm"] = evaluate.paired_rise(found, decoded, clips)["mpjpe_mm"]
     rows = [row for row, _ in measured.values()]
     bench.time(rows)
-    source = provenance("decoders", model, bench.body, spec, bench.test, CPU)
+    source = provenance("decoders", model, bench.body, bench.test, CPU)
     run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     return {
         "table": table,
@@ -329,5 +329,5 @@ def compared(
         "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
         "budget": asdict(budget),
         "train_frames": train_frames,
-        "provenance": {**source, "recipe": recipe, "data": dataset(spec, bench.test), "seed": SEED},
+        "provenance": {**source, "recipe": recipe, "data": dataset(bench.test), "seed": SEED},
     }

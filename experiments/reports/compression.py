@@ -23,13 +23,12 @@ from compress.stack import Schedule
 from diffusion.policy import DecoderPlan
 from experiments.reports import pictures, plots
 from hmr.body.model import BodyModel
-from hmr.data.crop import normalised
+from hmr.data.dataset import Frames
+from hmr.data.sample import Sample, batch, known
 from hmr.evaluation import metrics
-from hmr.evaluation.judge import people, stacked
 from hmr.evaluation.provenance import counted
 from hmr.models.head import HMROutput
 from hmr.models.model import HMRModel
-from hmr.world.view import Sample
 
 SHOWN = 6  # frames as pictures
 COMPARED = 64  # frames that the similarity of layers is taken over
@@ -52,11 +51,11 @@ class Before:
     output: HMROutput  # of the shown frames
 
 
-def looked_at(model: HMRModel, samples: Sequence[Sample], calib: Sequence[Sample]) -> Before:
+def looked_at(model: HMRModel, samples: Frames, calib: Frames) -> Before:
     """Look at an original model: its layers on `calib` frames, what it sees in a few of the frames that report."""
     device = next(model.parameters()).device
-    some = calib[:COMPARED]
-    crops = [normalised(stacked(some[i : i + BATCH], "image").to(device)) for i in range(0, len(some), BATCH)]
+    some = [calib[i] for i in range(min(COMPARED, len(calib)))]
+    crops = [batch(some[i : i + BATCH], device).crops for i in range(0, len(some), BATCH)]
     frames = tuple(pictures.spread(len(samples), SHOWN))
     output = seen(model, [samples[i] for i in frames])
     return Before(len(model.stack.blocks), layer_similarity(model.stack, crops), len(some), frames, output)
@@ -65,15 +64,13 @@ def looked_at(model: HMRModel, samples: Sequence[Sample], calib: Sequence[Sample
 @torch.no_grad()
 def seen(model: HMRModel, samples: Sequence[Sample]) -> HMROutput:
     """What a model says of frames."""
-    device = next(model.parameters()).device
-    images, *rest = (stacked(samples, field).to(device) for field in ("image", "mask", "bbox_info"))
-    return model(normalised(images), *rest)
+    return model(*batch(samples, next(model.parameters()).device).inputs)
 
 
 def page(
     before: Before,
     model: HMRModel,
-    samples: Sequence[Sample],
+    samples: Frames,
     plans: Sequence[Plan],
     recipe: Recipe,
     text: str,
@@ -103,7 +100,7 @@ def page(
         similarity=plots.similarity_map(before.similarity, layers.windows if layers else ()),
         calib=f"linear CKA over {before.compared} frames of {decided['name']}:{decided['split']}",
         tokens=[(pictures.data_uri(picture), words) for picture, words in token_pictures(model, chosen)],
-        masked=any(sample.mask.any() for sample in chosen),
+        masked=any(sample.mask is not None and sample.mask.any() for sample in chosen),
         bodies=body_pictures(before, model, chosen, body),
         command=f"fasthmr compress {said['artefact']['path']}/recipe.yaml --model {source['model']['name']} "
         f"--data {asked(data)} --frames {data['frames']}{' --label-free' if source['label_free'] else ''}"
@@ -118,9 +115,8 @@ def token_pictures(model: HMRModel, samples: Sequence[Sample]) -> list[tuple[pic
     """(picture, what is on it) of each frame's tokens; none where no token was merged or dropped."""
     if model.schedule == Schedule():
         return []
-    device = next(model.parameters()).device
-    crop, mask = stacked(samples, "image").to(device), stacked(samples, "mask").to(device)
-    tokens = model.encode(normalised(crop), mask)
+    given = batch(samples, next(model.parameters()).device)
+    tokens = model.encode(given.crops, given.masks)
     found = []
     for i, sample in enumerate(samples):
         alone, groups, grouped, gone = pictures.counted(tokens, i)
@@ -135,9 +131,9 @@ def body_pictures(
 ) -> list[tuple[str, str, str]]:
     """(the original's mesh over the picture, the compressed model's, their errors) of each frame."""
     now = seen(model, samples)
-    device = now.betas.device
-    rotations, betas = (stacked(samples, field).float().to(device) for field in ("rotations", "betas"))
-    joints = body.joints_from_pelvis(rotations, betas, people(samples, device))
+    given = batch(samples, now.betas.device)
+    rotations, betas = known(given.rotations, "poses"), known(given.betas, "shapes")
+    joints = body.joints_from_pelvis(rotations.float(), betas.float(), given.people)
     errors = [
         metrics.mpjpe(
             body.joints_from_pelvis(said.rotations.float(), said.betas.float()), joints, aligned=True

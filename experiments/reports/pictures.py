@@ -17,10 +17,10 @@ from torch import Tensor
 from compress.tokens import DROPPED, Tokens
 from hmr.body.camera import FOCAL
 from hmr.body.model import BodyModel
+from hmr.data.sample import Sample
 from hmr.models.head import HMROutput
 from hmr.models.vit import PATCH
 from hmr.world import render
-from hmr.world.view import Sample
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 SKIN = {"original": (86, 180, 233), "compressed": (230, 159, 0)}  # Okabe and Ito's sky blue and orange
@@ -50,8 +50,9 @@ def tokens_drawn(sample: Sample, tokens: Tokens, index: int) -> Picture:
     drawn = image.clip(0, 255).astype(np.uint8).repeat(SCALE, 0).repeat(SCALE, 1)
     crossed(drawn, source)
     outlined(drawn, source, tokens.protected[index].cpu().numpy())
-    mask = sample.mask.repeat(SCALE, 0).repeat(SCALE, 1)
-    drawn[mask & ~binary_erosion(mask, iterations=2, border_value=1)] = MASK
+    if sample.mask is not None:
+        mask = sample.mask.repeat(SCALE, 0).repeat(SCALE, 1)
+        drawn[mask & ~binary_erosion(mask, iterations=2, border_value=1)] = MASK
     return drawn
 
 
@@ -92,7 +93,7 @@ def body_drawn(sample: Sample, body: BodyModel, output: HMROutput, index: int, w
         posed = body(output.rotations[chosen].float(), output.betas[chosen].float())
     vertices = (posed.vertices[0].cpu() + place(output.camera[index].float().cpu(), sample)).numpy().astype(np.float32)
     faces = body.faces.cpu().numpy().astype(np.int64)
-    height, width = sample.mask.shape
+    height, width = sample.image.shape[:2]
     image = sample.image.astype(np.float32)
     face_id = np.full((height, width), render.NO_FACE, np.int32)
     bary, near = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
@@ -106,14 +107,14 @@ def body_drawn(sample: Sample, body: BodyModel, output: HMROutput, index: int, w
 
 def place(camera: Tensor, sample: Sample) -> Tensor:
     """camera (3,) = (s, tx, ty) -> where the body's origin lies in the crop's camera (3,) m: depth 2 f / (H s)."""
-    height = sample.mask.shape[0]
+    height = len(sample.image)
     depth = 2 * focal_of(sample) / (height * camera[0].clamp_min(0.05))
     return torch.stack((camera[1], camera[2], depth))
 
 
 def focal_of(sample: Sample) -> float:
     """Pixels; the user's own pictures come without one, and are drawn as HMR2.0 draws them."""
-    return float(getattr(sample, "focal", FOCAL))
+    return FOCAL if sample.focal is None else sample.focal
 
 
 def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hmr.body.model import JOINT_NAMES, PARENTS
+from hmr.data.sample import Sample, known
 from hmr.motion.clip import clip_name
 from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
 from hmr.world import render
 from hmr.world.scene import Mesh, Person, mesh
-from hmr.world.view import Sample, posed
+from hmr.world.view import posed
 
 SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
 SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
@@ -40,13 +41,13 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 8) -> bytes:
 def tinted(sample: Sample) -> NDArray[np.uint8]:
     """The picture (H,W,3) with everything but the mask faded to white."""
     faded = (255 - (255 - sample.image.astype(np.int32)) // 4).astype(np.uint8)
-    return np.where(sample.mask[..., None], sample.image, faded)
+    return np.where(known(sample.mask, "person masks")[..., None], sample.image, faded)
 
 
 def with_skeleton(sample: Sample) -> NDArray[np.uint8]:
     """The picture (H,W,3) with bones between projected joints: left red, right blue, middle white."""
     height, width = sample.image.shape[:2]
-    points = (sample.keypoints + 0.5) * (width, height)
+    points = (known(sample.keypoints, "keypoints") + 0.5) * (width, height)
     image = Image.fromarray(sample.image // 2 + 64)
     pen = ImageDraw.Draw(image)
     for j in range(1, len(JOINT_NAMES)):

@@ -26,15 +26,16 @@ from compress.recipe import Recipe
 from experiments.cost import frame_cost, measurements
 from experiments.locks import locked
 from experiments.recover import Recovery
-from experiments.run import Held, Measured, Tell, applied, held, journal_of, measured, planned, refuse, refuse_test_only
+from experiments.run import Measured, Tell, applied, journal_of, measured, planned, refuse, refuse_test_only
 from experiments.search.study import Best, Study
 from experiments.search.trials import Interval, Macs, Part, Record, Worst
 from hmr.body.model import BodyModel
-from hmr.data.datasets import DataSpec, body_of, open_data, parse
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.datasets import body_of, open_data, parse
 from hmr.evaluation import evaluate
 from hmr.evaluation.evaluate import Errors
 from hmr.evaluation.judge import JointJudge
-from hmr.evaluation.label_free import labelled
+from hmr.evaluation.label_free import labelled_by
 from hmr.evaluation.provenance import dataset, provenance
 from hmr.load import resolve_model
 from hmr.models.model import HMRModel
@@ -68,12 +69,9 @@ class Lab:
     def spec(self, split: str) -> DataSpec:
         return replace(self.data, split=split)
 
-    def _frames(self, split: str) -> Held:
-        spec, count = self.spec(split), getattr(self.asked.frames, split)
-        found = held(open_data(spec, count, model=self.model), f"{spec.name}:{split}", self.tell)
-        if self.label_free:
-            found.samples = labelled(self.model, found, self.device)
-        return found
+    def _frames(self, split: str) -> Frames:
+        found = open_data(self.spec(split), getattr(self.asked.frames, split), model=self.model).drawn(self.tell)
+        return labelled_by(self.model, found) if self.label_free else found
 
     def _original(self, split: str) -> Measured:
         return measured(self.model, self.frames(split), self.body, f"original on {split}", self.tell)
@@ -85,12 +83,12 @@ class Lab:
 
     @cached_property
     def judge(self) -> JointJudge:
-        return JointJudge(self.model, self.frames("calib").samples, self.body)
+        return JointJudge(self.model, self.frames("calib"), self.body)
 
     @cached_property
     def recovery(self) -> Recovery:
         own = self.data.name == "frames"  # the user's pictures, where there are some
-        return Recovery(self.model, self.body, *((self.spec("calib"), self.frames("calib")) if own else ()))
+        return Recovery(self.model, self.body, self.frames("calib") if own else None)
 
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
@@ -200,8 +198,8 @@ class Lab:
         counted = frame_cost(model, self.device)
         timed = {"latency_ms", "peak_memory_bytes"} & {*self.asked.objectives}
         cost: dict[str, Any] = measurements(model, self.device) if timed else {}
-        errors = evaluate.row(name, now.errors, data.clip_names, data.fps is not None)
-        rise = evaluate.paired_rise(now.errors, original.errors, data.clip_names)["mpjpe_mm"]
+        errors = evaluate.row(name, now.errors, data.recordings, data.fps is not None)
+        rise = evaluate.paired_rise(now.errors, original.errors, data.recordings)["mpjpe_mm"]
         accel = errors["accel_mm_per_frame2"]
         return Record(
             recipe=recipe,
@@ -222,19 +220,19 @@ class Lab:
             mpjpe_rise_mm=Interval(**rise),
             per_joint_mm=errors["per_joint_mm"],
             per_clip=tuple(errors["per_clip"]),
-            worst=worst(now.errors, original.errors, data.clip_names),
+            worst=worst(now.errors, original.errors, data.recordings),
             protected_merged_share=None if now.person_merged is None else now.person_merged.mean().item(),
             provenance=self.source(split, recipe),
         )
 
     def source(self, split: str, recipe: Recipe) -> dict[str, Any]:
         """Where a record's figures come from."""
-        found = provenance("trial", self.resolved, self.body, self.spec(split), self.frames(split), self.device)
+        found = provenance("trial", self.resolved, self.body, self.frames(split), self.device)
         recovers = any(isinstance(step, Recover) for step in recipe.steps)
         return found | {
             "label_free": self.label_free,
-            "calib": dataset(self.spec("calib"), self.frames("calib")),
-            "recover": dataset(self.recovery.spec, self.recovery.crops.data) if recovers else None,
+            "calib": dataset(self.frames("calib")),
+            "recover": dataset(self.recovery.frames) if recovers else None,
         }
 
 

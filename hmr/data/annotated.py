@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import roma
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
-from hmr.data.pictures import LIMITS, Focal, Photo, Picture, Segmenter, Side, picture, seen_by
+from hmr.data.dataset import Frames
+from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, picture, seen_by
+from hmr.data.sample import Sample
 
 Doubles = NDArray[np.float64]
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": "neutral", "neutral": "neutral"}
@@ -54,7 +56,15 @@ class Annotations:
         return all(np.isfinite(recording.focal).all() for recording in self.recordings)
 
 
-class AnnotatedFrames:
+def open_annotated(
+    found: Annotations,
+    split: str,
+    frames: int | None,
+    side: Side,
+    segmenter: Segmenter | None,
+    size: tuple[int, int],
+    focal: Focal | None = None,
+) -> Frames:
     """The samples of one split, each cut out of its picture when it is asked for.
 
     At most `frames`, spread evenly, else all of `test` and as many of other splits as the synthetic ones have.
@@ -62,67 +72,66 @@ class AnnotatedFrames:
     not there, and those around them follow each other, as in WHAM's evaluation.
 
     `focal` is how a model that has to know the focal length finds it itself, which is how CameraHMR is evaluated; where
-    it is None the camera's own counts. A frame in which the segmenter finds nobody stays, with an empty mask.
+    it is None the camera's own counts. A frame in which the segmenter finds nobody stays, with an empty mask, and is
+    counted in the notes once it is drawn. Raises BadInput where no frame is valid.
     """
+    every = [(i, j) for i, recording in enumerate(found.recordings) for j in range(len(recording))]
+    if not every:
+        raise BadInput(f"{found.root}: no frame of split {split} is valid")
+    limit = len(every) if split == "test" else LIMITS.get(split, len(every))
+    count = min(frames or limit, len(every))
+    places = [every[k * len(every) // count] for k in range(count)]
+    notes = {
+        "mask_source": segmenter.name if segmenter else "none",
+        "boxes": found.boxes,
+        "convention": found.convention,
+        "convention_used_by": CONVENTIONS[found.convention].used_by,
+        "invalid_frames": found.invalid,
+        **({"without_mask": 0} if segmenter else {}),
+    }
+    unmasked: set[int] = set()
 
-    def __init__(
-        self,
-        found: Annotations,
-        split: str,
-        frames: int | None,
-        side: Side,
-        segmenter: Segmenter | None,
-        size: tuple[int, int],
-        focal: Focal | None = None,
-    ) -> None:
-        every = [(i, j) for i, recording in enumerate(found.recordings) for j in range(len(recording))]
-        if not every:
-            raise BadInput(f"{found.root}: no frame of split {split} is valid")
-        limit = len(every) if split == "test" else LIMITS.get(split, len(every))
-        count = min(frames or limit, len(every))
-        self.places = [every[k * len(every) // count] for k in range(count)]
-        self.fps = found.fps if len(self.places) == len(every) else None
-        self.found, self.side, self.segmenter, self.size, self.focal = found, side, segmenter, size, focal
-        self.unmasked: set[int] = set()
+    def draw(index: int) -> Sample:
+        i, j = places[index]
+        sample, masked = cut_out(found.root, found.recordings[i], j, side, segmenter, size, focal)
+        if not masked:
+            unmasked.add(index)
+            notes["without_mask"] = len(unmasked)
+        return sample
 
-    def __len__(self) -> int:
-        return len(self.places)
+    names = [found.recordings[i].name for i, _ in places]
+    return Frames(draw, names.__getitem__, count, found.fps if count == len(every) else None, notes)
 
-    @property
-    def clip_names(self) -> list[str]:
-        return [self.found.recordings[i].name for i, _ in self.places]
 
-    @property
-    def notes(self) -> dict[str, Any]:
-        """What a report says of these frames."""
-        masks = {"without_mask": len(self.unmasked)} if self.segmenter else {}
-        return {
-            "mask_source": self.segmenter.name if self.segmenter else "none",
-            "boxes": self.found.boxes,
-            "convention": self.found.convention,
-            "convention_used_by": CONVENTIONS[self.found.convention].used_by,
-            "invalid_frames": self.found.invalid,
-            **masks,
-        }
-
-    def __getitem__(self, index: int) -> Picture:
-        i, j = self.places[index]
-        of = self.found.recordings[i]
-        photo = Photo(of.pictures[j], picture(self.found.root / of.pictures[j]))
-        focal = self.focal(photo.image) if self.focal else float(of.focal[j])
-        left, top, right, bottom = map(float, of.boxes[j])
-        for segmenter in (self.segmenter, None):
-            seen = seen_by(photo, (left, top, right, bottom), self.side, segmenter, of.name, self.size, focal)
-            if seen is not None:  # nobody is lost where nobody is looked for
-                break
-            self.unmasked.add(index)
-        return replace(
-            cast(Picture, seen),
-            rotations=of.rotations[j].astype(np.float32),
-            betas=of.betas[j].astype(np.float32),
-            gender=of.genders[j],
-            landmarks=None if of.landmarks is None else of.landmarks[j].astype(np.float32),
-        )
+def cut_out(
+    root: Path,
+    of: Recording,
+    frame: int,
+    side: Side,
+    segmenter: Segmenter | None,
+    size: tuple[int, int],
+    focal: Focal | None,
+) -> tuple[Sample, bool]:
+    """One frame of a recording, and whether the segmenter, where there is one, found its person."""
+    photo = Photo(of.pictures[frame], picture(root / of.pictures[frame]))
+    own = float(of.focal[frame])
+    length = focal(photo.image) if focal else own if math.isfinite(own) else None
+    left, top, right, bottom = map(float, of.boxes[frame])
+    given = (photo, (left, top, right, bottom), side)
+    seen = seen_by(*given, segmenter, of.name, size, length)
+    masked = seen is not None
+    if seen is None:
+        seen = seen_by(*given, None, of.name, size, length)
+        assert seen is not None  # nobody is lost where nobody is looked for
+        seen = replace(seen, mask=np.zeros(size, np.bool_))
+    labelled = replace(
+        seen,
+        rotations=of.rotations[frame].astype(np.float32),
+        betas=of.betas[frame].astype(np.float32),
+        gender=of.genders[frame],
+        landmarks=None if of.landmarks is None else of.landmarks[frame].astype(np.float32),
+    )
+    return labelled, masked
 
 
 def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> Doubles:

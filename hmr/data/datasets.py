@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from compress.choices import one_of
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS, Yardstick
 from hmr.body.model import BodyModel, load_body
-from hmr.data.annotated import AnnotatedFrames
+from hmr.data.annotated import open_annotated
+from hmr.data.dataset import Dataset, DataSpec, Frames
 from hmr.data.masks import segmenter
 from hmr.data.pictures import PARTS, Focal, open_pictures
 from hmr.data.real import READERS, read
@@ -18,41 +19,9 @@ from hmr.models.families.family import Box
 from hmr.models.head import JOINTS
 from hmr.models.model import HMRModel
 from hmr.world.synthetic import SIZE, WORLDS, open_world
-from hmr.world.view import Sample
 
 SPLITS = ("train", "calib", "val", "test")
 SEED = 0  # of every synthetic data set that a report names
-
-
-class Frames(Protocol):
-    """What a data set offers: samples by index, in a video's order, and the recording of each."""
-
-    fps: float | None  # None: single frames
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample: ...
-    @property
-    def clip_names(self) -> list[str]: ...
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """A data set's name, its split and, for data that lies in files, their folder."""
-
-    name: str
-    split: str = "test"
-    root: Path | None = None
-    masks: str | None = None  # of frames: what finds the person, see `hmr.data.masks.segmenter`
-
-    @property
-    def mask_source(self) -> str:
-        """Where the person masks come from."""
-        return "renderer" if self.name in WORLDS else (self.masks or "none")
-
-    @property
-    def test_only(self) -> bool:
-        """Whether there is no split to decide on: EMDB has none, nor has a code base's .npz."""
-        return self.name == "emdb" or (self.name in READERS and self.root is not None and self.root.is_file())
 
 
 def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
@@ -117,12 +86,13 @@ def open_data(
         found = read(spec.name, spec.split, spec.root)
         knows = found.cameras_known and not hasattr(model, "fov_net")
         network = None if model is None or knows else focal_of(model)
-        return cast(Frames, AnnotatedFrames(found, spec.split, frames, side, finder, size, network))
-    if spec.name == "frames" and spec.root:
+        opened = open_annotated(found, spec.split, frames, side, finder, size, network)
+    elif spec.name == "frames" and spec.root:
         focal = focal_of(model) if model else None
-        pictures = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
-        return cast(Frames, pictures)  # samples that hold no labels: `hmr.evaluation.label_free` gives them some
-    return open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
+        opened = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
+    else:
+        opened = open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
+    return replace(opened, spec=spec)
 
 
 def poses_hand(model: HMRModel) -> bool:
@@ -130,12 +100,12 @@ def poses_hand(model: HMRModel) -> bool:
     return model.head.joints != JOINTS
 
 
-def body_of(data: Frames, model: HMRModel | None = None) -> BodyModel:
+def body_of(data: Dataset, model: HMRModel | None = None) -> BodyModel:
     """What errors of `model` on these frames are measured on: MANO's right hand for a model of hands, else SMPL by the
     data's convention, or the open body. Raises BadInput where files of MANO or SMPL are missing."""
     if model and poses_hand(model):
         return load_body("mano")
-    convention = getattr(data, "notes", {}).get("convention")
+    convention = data.notes.get("convention")
     return Yardstick(CONVENTIONS[convention]) if convention else load_body()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,40 +10,46 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from hmr.data.dataset import Frames
+from hmr.data.sample import Sample, known
 from hmr.models.vit import PATCH
 from hmr.world.synthetic import LIMBS
-from hmr.world.view import Sample
 
 Mask = NDArray[np.bool_]
 GROWTH = 8  # pixels of a 256x192 crop: half a patch
 LOSABLE = tuple(limb for limb in LIMBS if 3 not in limb)  # not the trunk
 
 
+def exact(sample: Sample, index: int = 0) -> Mask:
+    """(H, W): the person; raises BadInput where there is no mask."""
+    return known(sample.mask, "person masks")
+
+
 def dilated(sample: Sample, index: int = 0) -> Mask:
     """(H, W): the person and all within GROWTH pixels of it, rows and columns."""
-    return grown(sample.mask, GROWTH)
+    return grown(exact(sample), GROWTH)
 
 
 def eroded(sample: Sample, index: int = 0) -> Mask:
     """(H, W): the person without what lies within GROWTH pixels of its outline."""
-    return ~grown(~sample.mask, GROWTH)
+    return ~grown(~exact(sample), GROWTH)
 
 
 def box(sample: Sample, index: int = 0) -> Mask:
     """(H, W): the smallest upright box around the person, all of it; empty where nobody is seen."""
-    rows, columns = np.any(sample.mask, axis=1), np.any(sample.mask, axis=0)
+    rows, columns = np.any(exact(sample), axis=1), np.any(exact(sample), axis=0)
     return np.logical_and.outer(extent(rows), extent(columns))
 
 
 def limb_missing(sample: Sample, index: int = 0) -> Mask:
     """(H, W): the person without one arm or leg, the index-th in turn, by whole patches."""
     limb = LOSABLE[index % len(LOSABLE)]
-    lost = np.isin(sample.part, [joint + 1 for joint in limb])  # (16, 12)
-    return sample.mask & ~lost.repeat(PATCH, 0).repeat(PATCH, 1)
+    lost = np.isin(known(sample.part, "body parts"), [joint + 1 for joint in limb])  # (16, 12)
+    return exact(sample) & ~lost.repeat(PATCH, 0).repeat(PATCH, 1)
 
 
 MASKS: dict[str, Callable[[Sample, int], Mask]] = {
-    "exact": lambda sample, index: sample.mask,
+    "exact": exact,
     "dilated": dilated,
     "eroded": eroded,
     "box": box,
@@ -51,9 +57,9 @@ MASKS: dict[str, Callable[[Sample, int], Mask]] = {
 }
 
 
-def with_masks(samples: Sequence[Sample], kind: str) -> list[Sample]:
-    """The same frames with masks of a `kind` of MASKS."""
-    return [replace(sample, mask=MASKS[kind](sample, i)) for i, sample in enumerate(samples)]
+def with_masks(frames: Frames, kind: str) -> Frames:
+    """The same frames with masks of a `kind` of MASKS; raises BadInput where they have none."""
+    return frames.with_samples([replace(sample, mask=MASKS[kind](sample, i)) for i, sample in enumerate(frames)])
 
 
 def grown(mask: Mask, by: int) -> Mask:

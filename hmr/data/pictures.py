@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from compress.errors import BadInput
-from hmr.body.camera import bbox_info
 from hmr.data.crop import cut
+from hmr.data.dataset import Frames, frames_of
+from hmr.data.sample import Place, Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
@@ -52,46 +52,6 @@ class Segmenter(Protocol):
         """The person (H, W) in `box`, or the largest one without; None where there is nobody."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One crop. What is not known is NaN until somebody says it: see `hmr.data.datasets.labelled`."""
-
-    image: NDArray[np.uint8]  # (256, 192, 3) RGB
-    mask: NDArray[np.bool_]  # (256, 192); nothing in it where the data has no masks
-    clip: str
-    bbox_info: NDArray[np.float32]  # (3,) see `hmr.body.camera.bbox_info`
-    rotations: NDArray[np.float32]  # (24, 3, 3)
-    betas: NDArray[np.float32]  # (10,)
-    gender: str = "neutral"  # this and landmarks: see `hmr.body.model.People`
-    landmarks: NDArray[np.float32] | None = None
-
-
-@dataclass
-class Pictures:
-    """The crops of one split, in order."""
-
-    pictures: list[Picture]
-    fps: float | None
-    mask_source: str
-    box_source: str
-    left_out: int  # pictures in which no person was found
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Picture:
-        return self.pictures[index]
-
-    @property
-    def notes(self) -> dict[str, str | int]:
-        """What a report says of these pictures."""
-        return {"mask_source": self.mask_source, "boxes": self.box_source, "left_out": self.left_out}
-
-    @property
-    def clip_names(self) -> list[str]:
-        return [picture.clip for picture in self.pictures]
-
-
 def open_pictures(
     path: Path,
     split: str,
@@ -100,7 +60,7 @@ def open_pictures(
     segmenter: Segmenter | None = None,
     size: tuple[int, int] = (256, 192),
     focal: Focal | None = None,
-) -> Pictures:
+) -> Frames:
     """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
     `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
     not see what reports.
@@ -118,12 +78,12 @@ def open_pictures(
     if boxes is not None:
         mine = [name for name in mine if name in boxes]
     chosen = spread(mine, min(frames or LIMITS[split], LIMITS[split]))
-    found: list[Picture] = []
+    found: list[Sample] = []
     lost = 0
     for photo in read(path, chosen):
-        length = focal(photo.image) if focal else math.nan
+        length = focal(photo.image) if focal else None
         for box in [None] if boxes is None else boxes[photo.name]:
-            seen = seen_by(photo, box, side, segmenter, clip_of(path, photo.name), size, length)
+            seen = seen_by(photo, box, side, segmenter, recording_of(path, photo.name), size, length)
             lost += seen is None
             found += [] if seen is None else [seen]
     if not found:
@@ -134,7 +94,8 @@ def open_pictures(
     steady = len(chosen) == len(mine) and boxes is None and not lost
     whole = segmenter is None or segmenter.needs_box
     source = "boxes.csv" if boxes is not None else "whole picture" if whole else "mask"
-    return Pictures(found, fps if steady else None, segmenter.name if segmenter else "none", source, lost)
+    notes = {"mask_source": segmenter.name if segmenter else "none", "boxes": source, "left_out": lost}
+    return frames_of(found, fps if steady else None, notes=notes)
 
 
 def seen_by(
@@ -142,34 +103,26 @@ def seen_by(
     box: Corners | None,
     side: Side,
     segmenter: Segmenter | None,
-    clip: str,
+    recording: str,
     size: tuple[int, int],
-    focal: float,
-) -> Picture | None:
+    focal: float | None,
+) -> Sample | None:
     """The crop around one person, by a camera of `focal` pixels; None where a segmenter finds nobody there."""
     height, width = photo.image.shape[:2]
-    mask = segmenter.mask(photo, box) if segmenter else np.zeros((height, width), np.bool_)
-    if mask is None or (segmenter and not mask.any()):
+    person = segmenter.mask(photo, box) if segmenter else None
+    if segmenter and (person is None or not person.any()):
         return None
-    if mask.shape != (height, width):
-        raise BadInput(f"{photo.name}: a mask of {mask.shape[1]} x {mask.shape[0]} for {width} x {height} pixels")
-    if box is None and segmenter and not segmenter.needs_box:
-        box = around(mask)
+    if person is not None and person.shape != (height, width):
+        raise BadInput(f"{photo.name}: a mask of {person.shape[1]} x {person.shape[0]} for {width} x {height} pixels")
+    if box is None and person is not None and segmenter and not segmenter.needs_box:
+        box = around(person)
     left, top, right, bottom = box or (0, 0, width, height)
     centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
-    image, share = (cut(pixels, centre, square, size) for pixels in (photo.image, mask.astype(np.uint8) * 255))
-    if segmenter and not (share > 127).any():
+    image, place = cut(photo.image, centre, square, size), Place(centre, square, (height, width), focal)
+    mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, size) > 127
+    if mask is not None and not mask.any():
         return None
-    lies = place_of(centre, square, (height, width), focal)
-    unknown = np.full((24, 3, 3), np.nan, np.float32), np.full(10, np.nan, np.float32)
-    return Picture(image, share > 127, clip, lies, *unknown)
-
-
-def place_of(centre: tuple[float, float], side: float, size: tuple[int, int], focal: float) -> NDArray[np.float32]:
-    """`hmr.body.camera.bbox_info` (3,) of one square crop of a picture of `size` (height, width), all in pixels."""
-    height, width = size
-    given = (centre, side, (float(width), float(height)), focal)
-    return bbox_info(*(torch.tensor([value]) for value in given))[0].numpy()
+    return Sample(image, recording, mask, place)
 
 
 def around(mask: NDArray[np.bool_]) -> Corners:
@@ -201,7 +154,7 @@ def listed(path: Path) -> tuple[list[str], float | None]:
     return [str(i) for i in range(count)], float(rate) if rate else None
 
 
-def clip_of(path: Path, name: str) -> str:
+def recording_of(path: Path, name: str) -> str:
     """The recording of a picture: its folder, or the video."""
     parent = Path(name).parent.as_posix()
     return path.name if parent == "." else f"{path.name}/{parent}"

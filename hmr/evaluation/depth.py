@@ -10,15 +10,17 @@ import torch
 from torch import nn
 
 from hmr.body.model import BodyModel
-from hmr.data.datasets import SEED, Frames
+from hmr.data.dataset import Dataset
+from hmr.data.datasets import SEED
+from hmr.data.sample import known
 from hmr.evaluation import metrics
-from hmr.evaluation.evaluate import batches
+from hmr.evaluation.evaluate import batches, labels_of
 from hmr.models.model import HMRModel
 
 
 def depth(
     model: HMRModel,
-    data: Frames,
+    data: Dataset,
     body: BodyModel,
     device: torch.device,
     progress: Callable[[int], None] = lambda frames: None,
@@ -33,18 +35,19 @@ def depth(
     found: list[list[float]] = [[] for _ in range(1 + len(blocks))]
     try:
         with torch.inference_mode():
-            for _, given, truth in batches(data, device):
+            for some in batches(data, device):
+                truth = known(labels_of(some), "labels")
                 joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
                 for errors, kept in zip(found, (blocks, *without), strict=True):
                     model.backbone.blocks = kept
-                    output = model(*given)
+                    output = model(*some.inputs)
                     guess = body.joints_from_pelvis(output.rotations.float(), output.betas.float())
                     errors += metrics.mpjpe(guess, joints, aligned=True).tolist()
                 progress(len(joints))
     finally:
         model.backbone.blocks = blocks
     whole, *rest = found
-    clips = data.clip_names
+    clips = data.recordings
     rises = [asdict(metrics.paired_interval(errors, whole, clips, SEED)) for errors in rest]
     return {
         "mpjpe_mm": asdict(metrics.interval(whole, clips, SEED)),

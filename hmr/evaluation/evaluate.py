@@ -18,14 +18,13 @@ from diffusion.motion.features import read_off, spans
 from diffusion.policy import decoder_in
 from hmr.body.conventions import NAMES
 from hmr.body.model import BodyModel, People
-from hmr.data.crop import normalised
-from hmr.data.datasets import SEED, Frames
+from hmr.data.dataset import Dataset
+from hmr.data.datasets import SEED
+from hmr.data.sample import Batch, Inputs, batch, known
 from hmr.evaluation import metrics
-from hmr.evaluation.judge import people
 from hmr.models.head import HMROutput
 
 BATCH = 32
-Given = tuple[Tensor, Tensor, Tensor]  # what models take: crops, masks, conditions
 POSES = 1000  # training frames that the mean pose is taken over
 
 
@@ -55,7 +54,7 @@ class Errors:
 
 def evaluate(
     model: nn.Module,
-    data: Frames,
+    data: Dataset,
     body: BodyModel,
     mean: Tensor | None,
     device: torch.device,
@@ -84,7 +83,7 @@ def evaluate(
             truths.append(truth)
             progress(len(truth.betas))
         others = [errors(body, *pair) for pair in zip(spoken(looked, decoder, data), truths, strict=False)]
-    clips = data.clip_names
+    clips = data.recordings
     rows = [row(name, joined(parts), clips, data.fps is not None) for name, parts in found.items()]
     paired = {"paired": paired_rise(joined(found["model"]), joined(others), clips)} if others else {}
     return {"rows": rows, "frames_per_s": len(data) / seconds, **paired}
@@ -92,34 +91,40 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a batch of frames, what is true, the seconds that took, and what else was looked at."""
+    """What a model says of a batch of frames, their labels, the seconds that took, and what else was looked at."""
 
     said: Body
-    truth: Body
+    labels: Body | None
     seconds: float
     looked: Any = None
+
+    @property
+    def truth(self) -> Body:
+        """The labels; raises BadInput where there are none."""
+        return known(self.labels, "labels")
 
 
 def predictions(
     model: Callable[..., HMROutput],
     decoder: LatentDiffusionDecoder | None,
-    data: Frames,
+    data: Dataset,
     device: torch.device,
-    look: Callable[[Given], Any] | None = None,
+    look: Callable[[Inputs], Any] | None = None,
 ) -> Iterator[Prediction]:
     """A model's predictions batch by batch, after a warm-up; with a motion decoder, whole videos are seen first.
 
     `look(given)` is what else is wanted of each batch, after the model has seen it.
     """
     seen: list[tuple[Prediction, Heard]] = []
-    for start, given, truth in batches(data, device):
-        if start == 0:
+    for i, some in enumerate(batches(data, device)):
+        given = some.inputs
+        if i == 0:
             model(*given)
         began = _now(device)
         output = model(*given)
         took = _now(device) - began
         said = heard(output, decoder)
-        prediction = Prediction(said[0], truth, took, look and look(given))
+        prediction = Prediction(said[0], labels_of(some), took, look and look(given))
         if decoder is None:
             yield prediction
         else:
@@ -138,7 +143,7 @@ def heard(output: HMROutput, decoder: LatentDiffusionDecoder | None) -> Heard:
     return said, None if decoder is None else read_off(output, decoder.body)
 
 
-def spoken(batches: Sequence[Heard], decoder: LatentDiffusionDecoder | None, data: Frames) -> list[Body]:
+def spoken(batches: Sequence[Heard], decoder: LatentDiffusionDecoder | None, data: Dataset) -> list[Body]:
     """What a model says of the batches of a whole data set: as its pose head does or, with a decoder, decoded."""
     if decoder is None or not batches:
         return [said for said, _ in batches]
@@ -147,11 +152,11 @@ def spoken(batches: Sequence[Heard], decoder: LatentDiffusionDecoder | None, dat
     return [Body(part, said.betas) for part, (said, _) in zip(rotations.split(BATCH), batches, strict=True)]
 
 
-def decoded(decoder: LatentDiffusionDecoder, features: Tensor, betas: Tensor, data: Frames) -> Tensor:
+def decoded(decoder: LatentDiffusionDecoder, features: Tensor, betas: Tensor, data: Dataset) -> Tensor:
     """Rotations (N, 24, 3, 3) of each of a data set's videos; raises BadInput where its frames are single pictures."""
     if data.fps is None:
         raise BadInput("this model decodes motion, and these frames are no videos: name synth-video")
-    parts = [slice(frames.start, frames.stop) for frames in spans(data.clip_names)]
+    parts = [slice(frames.start, frames.stop) for frames in spans(data.recordings)]
     return torch.cat([decoder.video(features[part], betas[part], data.fps) for part in parts])
 
 
@@ -161,20 +166,20 @@ def paired_rise(mine: Errors, theirs: Errors, clips: list[str]) -> dict[str, Any
     return {"mpjpe_mm": asdict(rise)}
 
 
-def batches(data: Frames, device: torch.device) -> Iterator[tuple[int, Given, Body]]:
-    """(index of the first frame, what models take: crops (B, 3, H, W), masks (B, H, W) and conditions (B, 3), what is
-    true), in order.
+def batches(data: Dataset, device: torch.device) -> Iterator[Batch]:
+    """Frames in order, BATCH at a time.
 
     Drawn in this process: rendering beside it would take the cores that the model is timed on.
     """
     for start in range(0, len(data), BATCH):
-        samples = [data[i] for i in range(start, min(start + BATCH, len(data)))]
-        images, masks, conditions, rotations, betas = (
-            torch.from_numpy(np.stack([getattr(sample, field) for sample in samples])).to(device)
-            for field in ("image", "mask", "bbox_info", "rotations", "betas")
-        )
-        truth = Body(rotations.float(), betas.float(), people(samples, rotations.device))
-        yield start, (normalised(images), masks, conditions), truth
+        yield batch([data[i] for i in range(start, min(start + BATCH, len(data)))], device)
+
+
+def labels_of(some: Batch) -> Body | None:
+    """What is true of frames; None where that is unknown."""
+    if some.rotations is None or some.betas is None:
+        return None
+    return Body(some.rotations.float(), some.betas.float(), some.people)
 
 
 def trivial(truth: Body, mean: Tensor) -> dict[str, Body]:
@@ -185,10 +190,10 @@ def trivial(truth: Body, mean: Tensor) -> dict[str, Body]:
     return {"mean_pose_true_root": Body(true_root, average), "mean_pose_mean_root": Body(pose, average)}
 
 
-def mean_rotations(data: Frames) -> Tensor:
+def mean_rotations(data: Dataset) -> Tensor:
     """(24, 3, 3): per joint, the rotation nearest to the mean over up to POSES frames spread over `data`."""
     indices = np.unique(np.linspace(0, len(data) - 1, POSES).astype(int)).tolist()
-    mean = np.mean([data[i].rotations for i in indices], 0, dtype=np.float64)
+    mean = np.mean([known(data[i].rotations, "poses") for i in indices], 0, dtype=np.float64)
     return roma.special_procrustes(torch.from_numpy(mean)).float()
 
 

@@ -7,23 +7,27 @@ the user has. It says what compression changes; how wrong the original is, it ca
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from diffusion.policy import decoder_in
-from hmr.data.datasets import Frames
+from hmr.data.dataset import Frames
+from hmr.data.sample import Sample
 from hmr.evaluation import evaluate
-from hmr.world.view import Sample
+from hmr.models.model import HMRModel
+
+UNKNOWN = ("joints", "keypoints", "camera", "translation", "part", "canonical", "landmarks")  # to a model's output
 
 
-def labelled(model: Any, data: Frames, device: torch.device) -> list[Sample]:
-    """Every frame of `data` with the rotations and betas that `model` says, whatever labels it has."""
-    found: list[Sample] = []
+def labelled_by(model: HMRModel, frames: Frames) -> Frames:
+    """The same frames with the rotations and betas that `model` predicts as their labels, whatever labels they have;
+    all are drawn and kept in memory, 0.2 MB a frame. Raises BadInput where the model cannot take these frames."""
+    device, found = next(model.parameters()).device, list[Sample]()
+    others = dict.fromkeys(UNKNOWN)
     with torch.inference_mode():
-        for predicted in evaluate.predictions(model, decoder_in(model), data, device):
+        for predicted in evaluate.predictions(model, decoder_in(model), frames, device):
             said = predicted.said
-            for rotations, betas in zip(said.rotations.cpu(), said.betas.cpu(), strict=True):
-                words = {"rotations": rotations.numpy(), "betas": betas.numpy(), "gender": "neutral", "landmarks": None}
-                found.append(replace(data[len(found)], **words))
-    return found
+            for rotations, betas in zip(said.rotations.cpu().numpy(), said.betas.cpu().numpy(), strict=True):
+                labels = {"rotations": rotations, "betas": betas, "gender": "neutral", **others}
+                found.append(replace(frames[len(found)], **labels))
+    return frames.with_samples(found)

@@ -12,7 +12,9 @@ import torch
 
 from compress.policies.precision import Int8Linear
 from hmr.body.model import BodyModel
-from hmr.data.datasets import SEED, DataSpec, Frames
+from hmr.data.dataset import Frames
+from hmr.data.datasets import SEED
+from hmr.data.sample import known
 from hmr.load import Resolved
 from hmr.models.model import HMRModel
 
@@ -24,7 +26,6 @@ def provenance(
     command: str,
     model: Resolved | None,
     body: BodyModel | None,
-    spec: DataSpec | None,
     data: Frames | None,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def provenance(
         "body": body and body.identity,
         "model": model
         and {"name": model.name, "architecture": model.model.architecture, "sha256": model.sha256 or None},
-        "data": spec and data and dataset(spec, data),
+        "data": data and dataset(data),
     }
 
 
@@ -53,17 +54,18 @@ def precision_of(model: HMRModel) -> str:
     return str(next(iter((*blocks.parameters(), *model.parameters()))).dtype).removeprefix("torch.")
 
 
-def dataset(spec: DataSpec, data: Frames) -> dict[str, Any]:
+def dataset(data: Frames) -> dict[str, Any]:
     """Which frames a figure comes from."""
+    spec = known(data.spec, "name")
     return {
         "name": spec.name,
         "split": spec.split,
         "frames": len(data),
-        "clips": len(set(data.clip_names)),
+        "clips": len(set(data.recordings)),
         "fps": data.fps,
         "mask_source": spec.mask_source,
         **({"path": str(spec.root), "masks": spec.masks} if spec.root else {}),
-        **getattr(data, "notes", {}),
+        **data.notes,
     }
 
 

@@ -7,11 +7,10 @@ it names. All paths are relative to the folder of `clips.json`.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +23,12 @@ from safetensors.numpy import save as to_bytes
 from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.data.crop import cut
-from hmr.data.pictures import Picture, Side, picture, place_of
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.pictures import Side, picture
+from hmr.data.sample import Place, Sample, known
 from hmr.motion.amass import betas_of, read_amass
 from hmr.motion.clip import MotionClip, family_of
 from hmr.motion.recordings import split_of
-from hmr.world.view import Sample
 
 SHAPES = {"rotations": (24, 3, 3), "betas": (10,), "translation": (3,), "boxes": (4,), "camera": (3,)}
 
@@ -118,60 +118,70 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
     return found
 
 
-class ClipVideos:
-    """The videos of one split of a file of clips, at most `frames` long: a list of `Picture`, as a data set's."""
+def open_clips(
+    path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192), frames: int | None = None
+) -> Frames:
+    """The videos of one split of a file of clips, at most `frames` long; raises BadInput where they are no data set."""
+    entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
+    rates = sorted({entry.fps for entry in entries})
+    if len(rates) != 1:
+        raise BadInput(f"{path}: split {split} needs clips with pictures at one rate: found {rates or 'none'}")
+    masked = all(entry.masks for entry in entries)
+    odd = [entry.name for entry in entries if len(entry.masks) != (len(entry.frames) if masked else 0)]
+    if odd:
+        raise BadInput(f"{path}: {odd[0]} needs one mask for each frame, as every clip or as none")
+    arrays = {entry.name: arrays_of(path, entry, ("rotations", "betas", "boxes")) for entry in entries}
+    if len(arrays) != len(entries):
+        raise BadInput(f"{path}: two clips of split {split} have one name")
+    places = [(entry, i) for entry in entries for i in range(len(entry.frames))][:frames]
 
-    def __init__(
-        self, path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192), frames: int | None = None
-    ) -> None:
-        self.path, self.side, self.size = path, side, size
-        entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
-        rates = sorted({entry.fps for entry in entries})
-        if len(rates) != 1:
-            raise BadInput(f"{path}: split {split} needs clips with pictures at one rate: found {rates or 'none'}")
-        self.fps: float | None = rates[0]
-        self.masked = all(entry.masks for entry in entries)
-        odd = [entry.name for entry in entries if len(entry.masks) != (len(entry.frames) if self.masked else 0)]
-        if odd:
-            raise BadInput(f"{path}: {odd[0]} needs one mask for each frame, as every clip or as none")
-        self.places = [(entry, i) for entry in entries for i in range(len(entry.frames))][:frames]
-        self.held = {entry.name: arrays_of(path, entry, ("rotations", "betas", "boxes")) for entry in entries}
-        if len(self.held) != len(entries):
-            raise BadInput(f"{path}: two clips of split {split} have one name")
+    def draw(index: int) -> Sample:
+        entry, i = places[index]
+        return cut_out(path, entry, i, arrays[entry.name], side, size)
 
-    def __len__(self) -> int:
-        return len(self.places)
+    names = [entry.name for entry, _ in places]
+    return Frames(
+        draw,
+        names.__getitem__,
+        len(places),
+        rates[0],
+        notes={"mask_source": "files" if masked else "none"},
+        spec=DataSpec("clips", split, path),
+    )
 
-    @property
-    def clip_names(self) -> list[str]:
-        return [entry.name for entry, _ in self.places]
 
-    def digest(self) -> str:
-        """sha256 of labels, pictures and masks: what a file is named says nothing of what is in it."""
-        found = hashlib.sha256()
-        for clip in dict.fromkeys(self.clip_names):
-            for _, values in sorted(self.held[clip].items()):
-                found.update(values.tobytes())
-        for entry, i in self.places:
+def cut_out(
+    path: Path, entry: Entry, frame: int, arrays: dict[str, NDArray[np.float32]], side: Side, size: tuple[int, int]
+) -> Sample:
+    """One frame of a clip of the file `path`."""
+    image = picture(path.parent / entry.frames[frame])
+    left, top, right, bottom = map(float, arrays["boxes"][frame])
+    centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
+    mask = None
+    if entry.masks:
+        person = picture(path.parent / entry.masks[frame])[..., 0]
+        if person.shape != image.shape[:2]:
+            raise BadInput(f"{path}: {entry.masks[frame]} is of another size than {entry.frames[frame]}")
+        mask = cut(person, centre, square, size) > 127
+    place = Place(centre, square, image.shape[:2], entry.focal)
+    labels = {name: arrays[name][frame] for name in ("rotations", "betas")}
+    return Sample(cut(image, centre, square, size), entry.name, mask, place, **labels)
+
+
+def digest_of(path: Path, split: str, frames: int) -> str:
+    """sha256 of labels, pictures and masks of a split's first frames: a file's name tells nothing of what is in it."""
+    found, left = hashlib.sha256(), frames
+    for entry in (entry for entry in read_file(path).clips if entry.split == split and entry.frames):
+        if not left:
+            break
+        some = min(left, len(entry.frames))
+        left -= some
+        for _, values in sorted(arrays_of(path, entry, ("rotations", "betas", "boxes")).items()):
+            found.update(values.tobytes())
+        for i in range(some):
             for named in (entry.frames[i], *entry.masks[i : i + 1]):
-                found.update(contents(self.path.parent / named))
-        return found.hexdigest()
-
-    def __getitem__(self, index: int) -> Picture:
-        entry, i = self.places[index]
-        arrays = self.held[entry.name]
-        image = picture(self.path.parent / entry.frames[i])
-        left, top, right, bottom = map(float, arrays["boxes"][i])
-        centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
-        mask = np.zeros(self.size, np.uint8)
-        if self.masked:
-            person = picture(self.path.parent / entry.masks[i])[..., 0]
-            if person.shape != image.shape[:2]:
-                raise BadInput(f"{self.path}: {entry.masks[i]} is of another size than {entry.frames[i]}")
-            mask = cut(person, centre, square, self.size)
-        lies = place_of(centre, square, image.shape[:2], entry.focal or math.nan)
-        crop = cut(image, centre, square, self.size)
-        return Picture(crop, mask > 127, entry.name, lies, arrays["rotations"][i], arrays["betas"][i])
+                found.update(contents(path.parent / named))
+    return found.hexdigest()
 
 
 def write_file(path: Path, clips: Sequence[Entry]) -> Path:
@@ -198,33 +208,21 @@ def from_amass(folder: Path, out: Path) -> Path:
     return write_file(out, entries)
 
 
-class Drawn(Protocol):
-    """Videos that are drawn."""
-
-    fps: float | None
-    split: str
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sample: ...
-    @property
-    def clip_names(self) -> list[str]: ...
-
-
-def from_videos(some: Sequence[Drawn], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
+def from_videos(some: Sequence[Frames], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
     """A file of clips from synthetic videos of some splits: pictures, masks and labels as a user's own would come.
 
     Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn.
     """
     entries = []
     for videos in some:
-        if videos.fps is None:
+        if videos.fps is None or videos.spec is None:
             raise BadInput("a clip file holds videos: name synth-video")
-        for name, frames in groupby(range(len(videos)), lambda i, names=videos.clip_names: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
+        for name, frames in groupby(range(len(videos)), lambda i, names=videos.recordings: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
             samples = []
             for i in frames:
                 samples.append(videos[i])
                 tell(1)
-            entries.append(written(samples, name, videos.split, videos.fps, out.parent))
+            entries.append(written(samples, name, videos.spec.split, videos.fps, out.parent))
     return write_file(out, entries)
 
 
@@ -235,8 +233,8 @@ def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder
     frames, masks = (tuple(f"{place}/{what}-{i:04d}.png" for i in range(len(samples))) for what in ("frame", "mask"))
     for sample, frame, mask in zip(samples, frames, masks, strict=True):
         Image.fromarray(sample.image).save(folder / frame)
-        Image.fromarray(sample.mask.astype(np.uint8) * 255).save(folder / mask)
-    height, width = samples[0].mask.shape
+        Image.fromarray(known(sample.mask, "person masks").astype(np.uint8) * 255).save(folder / mask)
+    height, width = samples[0].image.shape[:2]
     arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
     arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
     held = f"{place}.safetensors"

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from compress.errors import BadInput
+from hmr.data.dataset import Dataset
 from hmr.models.vit import PATCH
 from hmr.training.supervision import on_grid
-from hmr.world.view import Sample
 
 # field -> (shape of one frame, type on disk); the image's shape is the crop's
 FIELDS: dict[str, tuple[tuple[int, ...], str]] = {
@@ -32,13 +31,13 @@ FIELDS: dict[str, tuple[tuple[int, ...], str]] = {
 }
 
 
-def cached_frames(folder: Path, frames: Dataset[Sample], size: tuple[int, int], workers: int = 1) -> Path:
+def cached_frames(folder: Path, frames: Dataset, size: tuple[int, int], workers: int = 1) -> Path:
     """Render every frame of a data set into `folder`/FIELD.npy (N, ...), images.npy (N,H,W,3) u8; returns the folder.
 
     A finished folder of the same length is used as it is. Workers fill disjoint ranges; the folder gets its name when
     all are done, so that a killed run leaves nothing that looks finished.
     """
-    count = len(frames)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    count = len(frames)
     if (folder / "images.npy").exists() and len(np.load(folder / "images.npy", mmap_mode="r")) == count:
         return folder
     unfinished = folder.with_name(folder.name + ".unfinished")
@@ -56,7 +55,7 @@ def cached_frames(folder: Path, frames: Dataset[Sample], size: tuple[int, int], 
 _worker: dict[str, object] = {}  # what one worker process writes from and to; sent once, not with every range
 
 
-def _open(folder: Path, frames: Dataset[Sample]) -> None:
+def _open(folder: Path, frames: Dataset) -> None:
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("images", *FIELDS)}
     _worker.update(frames=frames, arrays=arrays)
 

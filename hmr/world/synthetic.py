@@ -10,17 +10,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from compress.errors import BadInput
+from hmr.data.dataset import DataSpec, Frames
+from hmr.data.sample import Sample
 from hmr.motion.recordings import MotionClip, Split, blended, load_clips, looped, mirrored
 from hmr.world import render
 from hmr.world.scene import SHIFT, SYNTH, Array, mesh, scene
-from hmr.world.view import Sample, draw, yaw
+from hmr.world.view import draw, yaw
 
 WORLDS = {"synth": SYNTH, "synth-shift": SHIFT, "synth-video": SYNTH, "synth-shift-video": SHIFT}
 FRAMES = {"train": 200_000, "calib": 512, "val": 1000, "test": 2000}
@@ -42,37 +43,28 @@ def generator(*key: int | str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key])
 
 
-class Frames(Dataset[Sample]):
+class Stills:
     """Single frames, each its own room, person and pose; `size` is (height, width) of the crops."""
-
-    fps: float | None = None
 
     def __init__(
         self,
         name: str,
         split: str,
-        frames: int,
         seed: int,
         clips: Sequence[MotionClip],
         size: tuple[int, int] = SIZE,
     ) -> None:
-        self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
+        self.name, self.split, self.seed, self.clips, self.size = name, split, seed, clips, size
         self.share = shares(clips) if split == "train" else np.full(len(clips), 1 / len(clips))
 
-    def __len__(self) -> int:
-        return self.frames
-
-    @property
-    def clip_names(self) -> list[str]:
-        """The recording that each frame's pose comes from, without drawing anything."""
-        return [self.clips[self.rng(i).choice(len(self.clips), p=self.share)].name for i in range(self.frames)]
+    def recording_of(self, index: int) -> str:
+        """The recording that a frame's pose comes from, without drawing anything."""
+        return self.clips[self.rng(index).choice(len(self.clips), p=self.share)].name
 
     def rng(self, index: int) -> np.random.Generator:
         return generator(self.name, self.split, self.seed, index)
 
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.frames:
-            raise IndexError(index)
+    def draw(self, index: int) -> Sample:
         rng = self.rng(index)
         clip = self.clips[rng.choice(len(self.clips), p=self.share)]
         rotations = clip.rotations[rng.integers(len(clip.rotations))]
@@ -155,34 +147,25 @@ class Take:
     name: str
 
 
-class Videos(Dataset[Sample]):
+class Videos:
     """Videos of `VIDEO_FRAMES` frames at 30 fps: frame i is frame i % VIDEO_FRAMES of video i // VIDEO_FRAMES."""
-
-    fps: float | None = FPS
 
     def __init__(
         self,
         name: str,
         split: str,
-        frames: int,
         seed: int,
         clips: Sequence[MotionClip],
         size: tuple[int, int] = SIZE,
     ) -> None:
-        self.name, self.split, self.frames, self.seed, self.clips, self.size = name, split, frames, seed, clips, size
+        self.name, self.split, self.seed, self.clips, self.size = name, split, seed, clips, size
         self.share = shares(clips) if split == "train" else None
         self._open: tuple[int, Take, Take] | None = None
 
-    def __len__(self) -> int:
-        return self.frames
+    def recording_of(self, index: int) -> str:
+        return f"video-{index // VIDEO_FRAMES:03d}"
 
-    @property
-    def clip_names(self) -> list[str]:
-        return [f"video-{i // VIDEO_FRAMES:03d}" for i in range(self.frames)]
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.frames:
-            raise IndexError(index)
+    def draw(self, index: int) -> Sample:
         video, frame = divmod(index, VIDEO_FRAMES)
         if self._open is None or self._open[0] != video:
             rng = generator(self.name, self.split, self.seed, video, "motion")
@@ -196,7 +179,7 @@ class Videos(Dataset[Sample]):
         room = scene(rng, WORLDS[self.name], self.split, (3.5, 6.0))
         room = replace(room, world=replace(room.world, box_jitter=room.world.box_jitter / 3, margin=(1.15, 1.17)))
         rng = generator(self.name, self.split, self.seed, index)
-        name = f"video-{video:03d}"
+        name = self.recording_of(index)
         return draw(rng, room, shown.rotations[frame], shown.travel[frame], bystander.rotations[frame], name, self.size)
 
 
@@ -257,7 +240,7 @@ def open_world(
     seed: int = 0,
     mocap: Path | None = None,
     size: tuple[int, int] = SIZE,
-) -> Frames | Videos:
+) -> Frames:
     """A synthetic data set by name and split; `frames` makes it smaller (training: as long as asked).
 
     Raises BadInput for an unknown name or split. Only `train` looks into the user's folder of motion: what is reported
@@ -270,8 +253,17 @@ def open_world(
     clips = load_clips(cast(Split, split), mocap if split == "train" else None)
     if split == "train":
         clips = clips + [mirrored(clip) for clip in clips]
+    motion = sorted({clip.name for clip in clips})
+    known: dict[str, Any] = {
+        "notes": {"mask_source": "renderer"},
+        "spec": DataSpec(name, split),
+        "identity": {"world": repr(WORLDS[name]), "seed": seed, "size": list(size), "motion": motion},
+    }
     if name.endswith("-video"):
-        full = VIDEOS[split] * VIDEO_FRAMES
-        return Videos(name, split, min(frames or full, full), seed, clips, size)
-    full = FRAMES[split] if split != "train" or frames is None else frames
-    return Frames(name, split, min(frames or full, full), seed, clips, size)
+        full, videos = VIDEOS[split] * VIDEO_FRAMES, Videos(name, split, seed, clips, size)
+        return Frames(videos.draw, videos.recording_of, min(frames or full, full), FPS, **known)
+    full, stills = (
+        FRAMES[split] if split != "train" or frames is None else frames,
+        Stills(name, split, seed, clips, size),
+    )
+    return Frames(stills.draw, stills.recording_of, min(frames or full, full), **known)

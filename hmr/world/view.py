@@ -7,35 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hmr.data.sample import Sample
 from hmr.world import render
 from hmr.world.scene import Array, Doubles, Mesh, Person, Scene, mesh
 
 _GRAIN = np.random.default_rng(7).normal(size=1 << 18).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with everything known about it. Camera axes: x right, y down, z forward, of the crop."""
-
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
-    mask: NDArray[np.bool_]  # (H, W) visible pixels of the subject
-    rotations: Array  # (24, 3, 3) local; the root's turns the rest pose into crop-camera axes
-    betas: Array  # (10,)
-    joints: Array  # (24, 3) m relative to the pelvis, crop-camera axes
-    keypoints: Array  # (24, 2) pixels / (W, H) - 0.5
-    camera: Array  # (3,) weak perspective s, tx, ty as HMR2.0 predicts it
-    translation: Array  # (3,) m, the body's origin in crop-camera axes
-    focal: float  # pixels
-    part: NDArray[np.uint8]  # (16, 12) 0 background, else joint + 1, at the middle of each patch
-    canonical: Array  # (16, 12, 3) m, rest-shape coordinate there
-    clip: str  # the recording that the pose comes from
-    gender: str = "neutral"  # this and landmarks: see `hmr.body.model.People`
-    landmarks: Array | None = None
-
-    @property
-    def bbox_info(self) -> Array:
-        """(3,) see `hmr.body.camera.bbox_info`: the box is the whole picture, whose camera looks through its middle."""
-        return np.array([0, 0, len(self.mask) / self.focal], np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,7 +61,8 @@ def draw(
         focal=focal,
         part=part,
         canonical=canonical,
-        clip=clip,
+        recording=clip,
+        gender="neutral",
     )
 
 

@@ -11,8 +11,7 @@ import torch
 from compress.similarity import layer_similarity
 from experiments.paper.ablation import Bench, Table
 from experiments.paper.finding import Finding, Rows, below, rise
-from hmr.data.crop import normalised
-from hmr.evaluation.judge import stacked
+from hmr.data.sample import batch
 from hmr.evaluation.metrics import interval
 
 FRAMES = 16  # of each recording
@@ -22,11 +21,11 @@ APART = (1, 2, 4, 8, 16)
 def look(bench: Bench) -> dict[str, Any]:
     """Linear CKA between all layers over frames of each recording that decides: the mean map (L, L), and a row for each
     distance between layers, with its interval over recordings."""
-    clips = np.array(bench.calib.clip_names)
+    clips = np.array(bench.calib.recordings)
     maps = {}
     for clip in dict.fromkeys(clips.tolist()):
         samples = [bench.calib[i] for i in np.flatnonzero(clips == clip)[:FRAMES].tolist()]
-        maps[clip] = layer_similarity(bench.model.stack, [normalised(stacked(samples, "image").to(bench.device))])
+        maps[clip] = layer_similarity(bench.model.stack, [batch(samples, bench.device).crops])
     depth = len(bench.model.stack.blocks)
     found = {n: {clip: one.diagonal(n).mean().item() for clip, one in maps.items()} for n in APART if n < depth}
     mean = torch.stack([*maps.values()]).mean(0)
