@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from pydantic import BeforeValidator, SerializeAsAny, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from compress.atomic import atomic_folder, occupied
 from compress.errors import BadInput
-from compress.policies import merge_layers, merge_tokens, precision, prune_width, recover  # noqa: F401  # their plans are known
-from compress.policy import PLANS, Data, Plan, installed
+from compress.policy import Data, Plan
+from compress.registry import plan_of
 
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 
@@ -79,34 +78,29 @@ def weights_of(model: nn.Module) -> bytes:
     return to_bytes({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
 
 
-@dataclass(frozen=True)
-class Words:
-    """What an artefact says of itself."""
-
-    recipe: str  # YAML
-    card: str  # Markdown
-    result: dict[str, Any] | None = None  # JSON; the artefact's id is added under artefact.id
-    report: str | None = None  # HTML
-
-
-def save(folder: Path, model: nn.Module, plans: Sequence[Plan], origin: Origin, words: Words) -> str:
+def save(
+    folder: Path,
+    model: nn.Module,
+    plans: Sequence[Plan],
+    origin: Origin,
+    recipe: str,
+    card: str,
+    more: Callable[[str], Mapping[str, bytes]] = lambda made: {},
+) -> str:
     """Write `model`, which is `origin.base` after `plans`, to `folder`, whole or not at all; returns the artefact's id.
 
-    Raises BadInput where the folder has something in it or cannot be written.
+    recipe: YAML. card: Markdown. more(id): other files by name, as a report, which are hashed too. Raises BadInput
+    where the folder has something in it or cannot be written.
     """
     weights = weights_of(model)
     made = artefact_id(origin.base.sha256, plans, sha256(weights))
     contents = {
-        "recipe.yaml": words.recipe.encode(),
+        "recipe.yaml": recipe.encode(),
         "plan.json": canonical([plan.model_dump(mode="json") for plan in plans]),
         "model.safetensors": weights,
-        "card.md": words.card.encode(),
+        "card.md": card.encode(),
+        **more(made),
     }
-    if words.result is not None:
-        named = {**words.result.get("artefact", {}), "id": made}
-        contents["result.json"] = canonical({**words.result, "artefact": named})
-    if words.report is not None:
-        contents["report.html"] = words.report.encode()
     hashes = {name: sha256(content) for name, content in contents.items()}
     manifest = Manifest(id=made, origin=origin, files=hashes)
     refuse_taken(folder)
@@ -150,7 +144,7 @@ def load(folder: Path, build: Build | nn.Module) -> nn.Module:
     fit(folder, model, state)
     model.load_state_dict(state)
     for plan in plans:
-        plan.verify(cast(Any, model))
+        plan.verify(model)
     return model.eval()
 
 
@@ -195,21 +189,6 @@ def read_plans(folder: Path, content: bytes) -> tuple[Plan, ...]:
         raise BadInput(f"{folder / 'plan.json'}: not a list of plans ({reason(error)})") from error
 
 
-def plan_of(said: Any) -> Plan:
-    """The plan that JSON values say; raises ValueError or TypeError where no installed policy makes such a plan."""
-    if isinstance(said, Plan):
-        return said
-    name = said.get("policy") if isinstance(said, dict) else None
-    if name not in PLANS:
-        installed()
-    if name not in PLANS:
-        raise ValueError(f"there is no policy {name!r} here: install the package that has it")
-    return PLANS[name].model_validate_json(json.dumps(said))
-
-
-AnyPlan = Annotated[SerializeAsAny[Plan], BeforeValidator(plan_of)]  # for what holds plans beside other values
-
-
 def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -217,10 +196,10 @@ def read(path: Path) -> bytes:
         raise BadInput(f"{path}: cannot be read, so this is no whole artefact ({error.strerror})") from error
 
 
-def shaped(model: Any, plans: Sequence[Plan]) -> nn.Module:
+def shaped(model: Any, plans: Sequence[Plan]) -> Any:
     """`model` in the structure that plans give it, one after the other."""
     for plan in plans:
-        plan.shape(model)
+        model = plan.shape(model)
     return model
 
 

@@ -13,7 +13,10 @@ import os
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Literal, NamedTuple, Protocol, get_args
+
+from filelock import FileLock
 
 from compress.errors import BadInput
 
@@ -182,6 +185,18 @@ def shortest(path: Sequence[Step], threshold: float) -> Step:
     return min(within, key=lambda step: step.depth, default=path[0])
 
 
+def spread(evaluate: Evaluate, settled: Windows, depth: int, known: MutableMapping[Windows, float]) -> None:
+    """Evaluate the joins of two neighbours of a settled model in an order of this process's own, so that processes on
+    one journal share them. NOTE: with a lock around the whole walk all others waited for one, and two workers did 1.4
+    times the trials of one."""
+    runs = runs_of(settled, depth)
+    for place in Random(os.getpid()).sample(range(len(runs) - 1), len(runs) - 1):
+        windows = windows_of(joined(runs, place))
+        if windows not in known:
+            error = float(evaluate(windows, settled))
+            known[windows] = error if math.isfinite(error) else math.inf
+
+
 def runs_of(windows: Windows, depth: int) -> list[Window]:
     """The partition of blocks 0 to depth - 1 into runs (low, high): the windows, and every other block alone."""
     ends = dict(windows)
@@ -235,20 +250,38 @@ def remembered(
 class Journal(dict[Windows, float]):
     """Errors by windows, kept in a file of JSON lines that is only ever appended to and synced at every line.
 
-    A last line that a crash tore is cut off. A journal holds for one model, operator and judge: whoever gives the path
-    sees to it. Raises BadInput where the file holds anything else.
+    Several processes may add to it: what others have added is read when an error is looked for. A last line that a
+    crash tore is cut off. A journal holds for one model, operator and judge: whoever gives the path sees to it. Raises
+    BadInput where the file holds anything else.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.read, self.lines = path, 0, 0  # bytes and lines read so far
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.exists() else b""
+        self.lock = FileLock(path.with_suffix(".lock"))
+        with self.lock:
+            self._catch_up()
+            if path.exists() and self.read < path.stat().st_size:
+                os.truncate(path, self.read)
+
+    def __contains__(self, windows: object) -> bool:
+        if not super().__contains__(windows):
+            self._catch_up()
+        return super().__contains__(windows)
+
+    def _catch_up(self) -> None:
+        """Read the whole lines that were added since the last look."""
+        if not self.path.exists() or self.path.stat().st_size == self.read:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.read)
+            content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            super().__setitem__(*self._read(line, number))
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
+        for line in whole.splitlines():
+            self.lines += 1
+            super().__setitem__(*self._read(line, self.lines))
+        self.read += len(whole)
 
     def _read(self, line: bytes, number: int) -> tuple[Windows, float]:
         try:
@@ -261,7 +294,7 @@ class Journal(dict[Windows, float]):
 
     def __setitem__(self, windows: Windows, error: float) -> None:
         line = json.dumps({"windows": windows, "error": error if math.isfinite(error) else None}) + "\n"
-        with self.path.open("ab") as file:
+        with self.lock, self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())

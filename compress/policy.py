@@ -1,27 +1,29 @@
 """What a user asks for (a policy), and what was decided for one model (a plan): both are data, acting is a function.
 
-`Policy.plan` may be slow and look at data, and changes nothing. The plan it returns is all that a saved model needs to
-come back: no data and no search.
+`Policy.plan` may be slow and look at frames, and changes nothing. The plan it returns is all that a saved model needs
+to come back: no data and no search. Both are handed one `Context`, which holds everything beside the model.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from compress.errors import BadInput
-from compress.judge import Judge
 from compress.stack import Schedule, Stack
+
+if TYPE_CHECKING:
+    from compress.context import Context
 
 
 class Compressible(Protocol):
     """A model that policies can work on: a module with a stack of blocks, whose forward pass runs `encode`."""
 
+    name: str
     dim: int  # features of a token
     grid: tuple[int, int]  # patches (rows, columns) of a crop
     head_needs: Literal["tokens", "grid"]
@@ -76,14 +78,11 @@ class MadeFor(Data):
         return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
 
 
-PLANS: dict[str, type[Plan]] = {}  # by the name in plan.json: a kind of plan is known once its file is imported
-
-
 class Plan(Data, ABC):
     """What was decided for one model; as JSON it is an entry of an artefact's plan.json.
 
-    Subclasses name themselves in `policy: Literal[...]` and carry what they decided. Both `shape` and `apply` begin
-    with `check`.
+    Subclasses name themselves in `policy: Literal[...]` and carry what was decided. Both `shape` and `apply` begin
+    with `check`. Weights are no part of a plan: it names them by hash, and `Context.weights` holds them.
     """
 
     noun: ClassVar[str] = "plan"  # what was made, in messages
@@ -95,23 +94,28 @@ class Plan(Data, ABC):
     # decide the same are the same.
     measured: dict[str, Any] = Field(default_factory=dict)
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        PLANS[cls.model_fields["policy"].default] = cls
-
     @property
     @abstractmethod
     def empty(self) -> bool:
         """Whether the plan leaves its model as it is."""
 
     @abstractmethod
-    def shape(self, model: Compressible) -> None:
-        """Give `model` the planned structure, in place; its weights may be anything. Raises as `check`."""
+    def shape(self, model: Any) -> Any:
+        """`model` in the planned structure; its weights may be anything. Works in place, unless the structure around
+        the model changes too, as where a decoder is put behind it. Raises as `check`."""
 
-    def apply(self, model: Compressible) -> None:
-        """Give `model` the planned structure and weights, in place: `shape`, where weights follow from that alone.
-        Raises as `check`."""
-        self.shape(model)
+    def apply(self, model: Any, context: Context) -> Any:
+        """`model` in the planned structure and with the planned weights, as `shape`; where weights follow from the
+        structure alone, that is all. What is measured on the way goes to `context.measured`. Raises as `check`."""
+        return self.shape(model)
+
+    def plan(self, model: Any, context: Context) -> Self:
+        """Itself: where a plan stands in the place of a policy, nothing is decided again."""
+        return self
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What was decided, in a sentence for reports."""
 
     def verify(self, model: Compressible) -> None:
         """Raise BadInput where `model`, of the planned structure and with its weights again, is not the planned one."""
@@ -145,9 +149,16 @@ class Policy(Data, ABC):
 
     policy: str
 
+    makes: ClassVar[type[Plan]]  # what `plan` returns
+
     @property
-    def looks(self) -> bool:
-        """Whether `plan` has to look at frames."""
+    def needs_calib(self) -> bool:
+        """Whether `plan` measures on frames of the calibration split."""
+        return False
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the compressed model needs a person mask with every crop."""
         return False
 
     def knobs(self) -> dict[str, Knob]:
@@ -169,13 +180,8 @@ class Policy(Data, ABC):
         return
 
     @abstractmethod
-    def plan(self, model: Compressible, judge: Judge | None = None) -> Plan:
-        """Decide what to do to `model`, which stays as it is; `judge` measures on the calibration split.
+    def plan(self, model: Any, context: Context) -> Plan:
+        """Decide what to do to `model`, which stays as it is.
 
-        Raises BadInput where it cannot be done, and where the policy measures and there is no judge.
+        Raises BadInput where it cannot be done, and where `context` lacks what the policy needs.
         """
-
-
-def installed() -> list[type[Policy]]:
-    """What other packages name under the entry point `fasthmr.policies`: see docs/extending.md."""
-    return [point.load() for point in entry_points(group="fasthmr.policies")]

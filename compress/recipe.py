@@ -8,28 +8,17 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
 from compress.choices import one_of
 from compress.errors import BadInput
-from compress.policies.merge_layers import MergeLayers
-from compress.policies.merge_tokens import MergeTokens
-from compress.policies.precision import Precision
-from compress.policies.prune_width import PruneWidth
-from compress.policies.recover import Recover
-from compress.policy import Data, Policy, installed, misuse
-from diffusion.policy import DiffusionDecoder
+from compress.policy import Data, misuse
+from compress.registry import Step, policy, working
 
-OURS: tuple[type[Policy], ...] = (MergeLayers, MergeTokens, PruneWidth, Recover, Precision, DiffusionDecoder)
-POLICIES: dict[str, type[Policy]] = {kind.model_fields["policy"].default: kind for kind in (*OURS, *installed())}
-if TYPE_CHECKING:
-    Step = Policy
-else:
-    Step = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="policy")]  # noqa: UP007  # any number
 SHIPPED = files("compress").joinpath("recipes")
 LARGEST = 1 << 16  # bytes; a recipe is a page
 DEEPEST = 20  # lists and mappings in each other; a recipe has 5
@@ -41,7 +30,6 @@ STARTS = (
 )
 ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 Place = tuple[str | int, ...]
-Steps = tuple[Step, ...]
 Page = TypeVar("Page", bound=Data)  # what a YAML file of ours says
 
 
@@ -50,7 +38,24 @@ class Recipe(Data):
 
     schema_version: int = Field(ge=1, le=1)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$", max_length=80)
-    steps: Steps
+    steps: tuple[Step, ...]
+    _text: str = PrivateAttr("")
+
+    @classmethod
+    def load(cls, name: str) -> Recipe:
+        """The recipe of a shipped name or, with a `/` or ending in `.yaml`, of a file.
+
+        Raises BadInput with every mistake in it, each with its line.
+        """
+        path, text = recipe_text(name)
+        recipe = right(text, path, cls)
+        recipe._text = text
+        return recipe
+
+    @property
+    def text(self) -> str:
+        """The YAML that the recipe was read from, or its values as YAML."""
+        return self._text or yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
@@ -84,12 +89,6 @@ class Mistake:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " + (f"{self.field}: " if self.field else "")
         return where + self.message + (f": {self.hint}" if self.hint else "")
-
-
-def read_recipe(name: str) -> tuple[Recipe, str]:
-    """The recipe that `name` stands for, and its YAML text; raises BadInput with every mistake in it."""
-    path, text = recipe_text(name)
-    return right(text, path, Recipe), text
 
 
 def right(text: str, file: str, kind: type[Page]) -> Page:
@@ -138,7 +137,7 @@ def parsed(text: str, file: str) -> tuple[Recipe | None, list[Mistake]]:
 def said(text: str, file: str, kind: type[Page]) -> tuple[Page | None, list[Mistake]]:
     """What a file says, or None and what is wrong with it."""
     reader = Reader(file)
-    content = reader.read(text)
+    content = reader.content = reader.read(text)
     if reader.mistakes:
         return None, reader.mistakes
     try:
@@ -157,6 +156,7 @@ class Reader:
         self.file = file
         self.lines: dict[Place, int] = {(): 1}
         self.mistakes: list[Mistake] = []
+        self.content: Any = None
 
     def read(self, text: str) -> Any:
         try:
@@ -239,51 +239,43 @@ class Reader:
 def mistake(details: ErrorDetails, reader: Reader, kind: type[Data]) -> Mistake:
     """What pydantic found, in a recipe's words."""
     place = located(details)
-    message, hint = worded(details, place, kind)
-    if details["type"].startswith("union_tag"):
-        place = (*place, "policy")
+    message, hint = worded(details, place, kind, reader)
     return Mistake(reader.file, reader.line(place), dotted(place), message, hint)
 
 
 def located(details: ErrorDetails) -> Place:
-    """Where an error is in the file: pydantic puts the policy's name between a step and its fields."""
+    """Where an error is in the file."""
     place = details["loc"]
-    if place[:1] == ("steps",) and len(place) > 2:
-        place = (*place[:2], *place[3:])
-    if details["type"] == "misuse":
-        named = details["ctx"]["field"].split(".")
-        place = (*place, *(int(part) if part.isdigit() else part for part in named))
+    if details["type"] == "misuse" and (field := details["ctx"]["field"]):
+        place = (*place, *(int(part) if part.isdigit() else part for part in field.split(".")))
     return place
 
 
-def worded(details: ErrorDetails, place: Place, kind: type[Data]) -> tuple[str, str]:
+def worded(details: ErrorDetails, place: Place, kind: type[Data], reader: Reader) -> tuple[str, str]:
     """(message, hint) of an error."""
     context, given = details.get("ctx", {}), details["input"]
     match details["type"]:
         case "extra_forbidden":
-            return f"there is no key '{place[-1]}' here", nearest(place[-1], fields_at(details["loc"], kind))
+            return f"there is no key '{place[-1]}' here", nearest(place[-1], fields_at(place, kind, reader))
         case "missing":
             return f"the key '{place[-1]}' is missing", ""
-        case "union_tag_invalid":
-            return f"there is no policy '{context['tag']}'", nearest(context["tag"], POLICIES)
-        case "union_tag_not_found":
-            return "a step has to name its policy", nearest("", POLICIES)
         case "literal_error":
             expected = [part.strip("'") for part in context["expected"].replace(" or ", ", ").split(", ")]
             return f"{shown(given)} is not possible", nearest(given, expected)
         case "misuse" | "value_error":
-            return str(context.get("message") or context["error"]), ""
+            message, _, hint = str(context.get("message") or context["error"]).partition(": did you mean")
+            return message, f"did you mean{hint}" if hint else ""
     message = details["msg"].replace("an object", "a mapping of keys").replace("valid array", "list")
     return f"{message[:1].lower()}{message[1:]} (got {shown(given)})", ""
 
 
-def fields_at(loc: Place, kind: type[Data]) -> Any:
-    """The keys that there are beside the one at `loc`, as pydantic writes it."""
-    if len(loc) == 1:
+def fields_at(place: Place, kind: type[Data], reader: Reader) -> Any:
+    """The keys that there are beside the one at `place`."""
+    if len(place) == 1:
         return kind.model_fields
-    if loc[0] == "steps":
-        return POLICIES[str(loc[2])].model_fields
-    inner = kind.model_fields[str(loc[0])].annotation
+    if place[0] == "steps":
+        return policy(reader.content["steps"][place[1]]["policy"]).model_fields
+    inner = kind.model_fields[str(place[0])].annotation
     return next(part.model_fields for part in (inner, *get_args(inner)) if hasattr(part, "model_fields"))
 
 
@@ -306,4 +298,6 @@ def dotted(place: Place) -> str:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    step: Any = Annotated[Union[tuple(working())], Field(discriminator="policy")]  # noqa: UP007  # any number of them
+    full = create_model("Recipe", __base__=Recipe, steps=(tuple[step, ...], ...))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **full.model_json_schema()}

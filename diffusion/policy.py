@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr
-from torch import nn
+from pydantic import Field
 
+from compress.context import Context
 from compress.errors import BadInput
-from compress.judge import Judge
-from compress.policies.recover import fingerprint
 from compress.policy import Compressible, MadeFor, Plan, Policy
+from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
+from diffusion.model.representation import WIDTH
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import Sizes
 from diffusion.model.weights import digest
 from hmr.models.head import JOINTS
-from hmr.models.model import HMRModel
-
-NAME = "decoder"  # of the module in a model
 
 
 class DiffusionDecoder(Policy):
@@ -37,28 +34,29 @@ class DiffusionDecoder(Policy):
         """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand."""
         refuse_other_bodies(model)
 
-    def plan(self, model: Compressible, judge: Judge | None = None) -> DecoderPlan:
-        """The decoder of the file; raises BadInput where it is none, or was trained on another encoder's features."""
-        plan, decoder = self.read(model)
-        decoder.refuse_other(encoder_id(model))
-        plan._decoder = decoder
-        return plan
+    def plan(self, model: Any, context: Context) -> DecoderPlan:
+        """The decoder of the file, whose weights go to `context.weights`.
 
-    def read(self, model: Compressible) -> tuple[DecoderPlan, LatentDiffusionDecoder]:
-        """The decoder of the file, whichever encoder it knows: what it costs is the same for all of one width. Raises
-        BadInput where it is none."""
+        Raises BadInput where the file holds none, or one that was trained on another encoder's features; a model
+        without weights, whose cost alone is asked for, takes any decoder of the right width.
+        """
         self.check(model)
         path = weights_at(self.weights)
         decoder = load_decoder(path, steps=self.steps, seed=self.seed)
-        plan = DecoderPlan(
+        if model.is_meta:
+            refuse_other_width(decoder, model, self.weights)
+        else:
+            decoder.refuse_other(encoder_id(model))
+        weights = digest(path)
+        context.weights[weights] = decoder.state_dict()
+        return DecoderPlan(
             made_for=MadeFor.of(model),
             sizes=decoder.sizes,
-            weights=digest(path),
+            weights=weights,
             steps=self.steps,
             seed=self.seed,
             **facts_of(decoder),
         )
-        return plan, decoder
 
 
 def weights_at(name: str) -> Path:
@@ -81,58 +79,47 @@ class DecoderPlan(Plan):
     weights: str  # sha256
     steps: int = Field(ge=1)
     seed: int = Field(ge=0)
-    _decoder: LatentDiffusionDecoder | None = PrivateAttr(None)
 
     @property
     def empty(self) -> bool:
         return False
 
-    def shape(self, model: Compressible) -> None:
-        """Raises as `check`."""
-        self.check(model)
-        put(
-            model,
-            LatentDiffusionDecoder(
-                self.sizes, self.predictor, self.objective, encoder=self.encoder, steps=self.steps, seed=self.seed
-            ),
-        )
+    def describe(self) -> str:
+        steps = f"{self.steps} step" + "s" * (self.steps > 1)
+        how = f"diffusion in {steps}" if self.predictor == "diffusion" else "a regressor"
+        return f"Clips of {self.sizes.frames} frames are decoded by {how}, in the place of the pose head."
 
-    def apply(self, model: Compressible) -> None:
-        """Raises as `check`, and BadInput where the plan came back without the weights it was made with."""
+    def shape(self, model: Any) -> DecodedModel:
+        """`model` with a decoder of any weights behind it. Raises as `check`."""
         self.check(model)
-        if self._decoder is None:
+        facts: dict[str, Any] = {"encoder": self.encoder, "steps": self.steps, "seed": self.seed}
+        return DecodedModel(model, LatentDiffusionDecoder(self.sizes, self.predictor, self.objective, **facts))
+
+    def apply(self, model: Any, context: Context) -> DecodedModel:
+        """Raises as `check`, and BadInput where nobody has the weights that the plan names."""
+        made = self.shape(model)
+        if self.weights not in context.weights:
             raise BadInput("a decoder does not follow from its plan: load the artefact with the weights")
-        put(model, self._decoder)
+        made.decoder.load_state_dict(context.weights[self.weights])
+        return made
 
-    def verify(self, model: Compressible) -> None:
+    def verify(self, model: Any) -> None:
         """Raises BadInput where the weights that came back are another encoder's (law 12)."""
-        cast(LatentDiffusionDecoder, decoder_in(cast(nn.Module, model))).refuse_other(encoder_id(model))
+        model.decoder.refuse_other(encoder_id(model.encoder))
 
 
-def put(model: Compressible, decoder: LatentDiffusionDecoder) -> None:
-    """Make `decoder` the model's."""
-    module = cast(nn.Module, model)
-    module.add_module(NAME, decoder.to(next(module.parameters()).device).eval())
+DiffusionDecoder.makes = DecoderPlan
 
 
-def decoder_in(model: nn.Module) -> LatentDiffusionDecoder | None:
-    """The decoder of a model that has one."""
-    return cast(LatentDiffusionDecoder | None, getattr(model, NAME, None))
-
-
-def refuse_other_bodies(model: Compressible) -> None:
+def refuse_other_bodies(model: Any) -> None:
     """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
-    joints = cast(HMRModel, model).head.joints
+    joints = model.head.joints
     if joints != JOINTS:
         raise BadInput(f"the motion decoder knows SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
 
 
-def encoder_id(model: Compressible) -> str:
-    """What tells one encoder from all others: sha256 of weights, token schedule and mask threshold, decoder apart."""
-    modules = cast(nn.Module, model)._modules
-    decoder = modules.pop(NAME, None)
-    try:
-        return fingerprint(cast(Any, model))
-    finally:
-        if decoder is not None:
-            modules[NAME] = decoder
+def refuse_other_width(decoder: LatentDiffusionDecoder, model: Any, name: str) -> None:
+    """Raise BadInput where a decoder reads other features than the model has."""
+    reads, gives = decoder.sizes.features, model.head.decshape.in_features + WIDTH
+    if reads != gives:
+        raise BadInput(f"{name} reads {reads} numbers a frame, and this model gives {gives}")

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from compress.atomic import atomic_write
 from compress.choices import one_of
-from compress.macs import cost
+from compress.context import Context
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
+from compress.provenance import provenance
 from compress.stack import Schedule, Stack, encode, merge
 from compress.timing import timed
 from compress.tokens import Tokens
-from experiments.cost import frame
-from hmr.evaluation.provenance import provenance
-from hmr.load import Resolved
+from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build
 from hmr.models.vit import ViT
 
@@ -82,14 +81,14 @@ def cases_of(model: HMRModel, steps: Mapping[str, Policy]) -> dict[str, Case]:
     vit = model.backbone
     with torch.device("meta"):
         bare = build(model.architecture, model.sizes.model_dump()).eval()
-    macs = cost(bare, *frame(bare, torch.device("meta"))).macs.true
+    macs = bare.cost().macs.true
     found = {
         "upstream": Case(Upstream(vit, vit.blocks), Schedule(), macs),
         BASELINE: Case(Shortened(vit, vit.blocks), Schedule(), macs),
     }
     for name, step in steps.items():
-        step.plan(bare).shape(bare)
-        macs = cost(bare, *frame(bare, torch.device("meta"))).macs.true
+        bare = step.plan(bare, Context(bare)).shape(bare)
+        macs = bare.cost().macs.true
         found[name] = Case(Shortened(vit, vit.blocks[: len(bare.stack.blocks)]), bare.schedule, macs)
     return found
 
@@ -115,7 +114,7 @@ def bench(
     result: dict[str, Any] = {"cases": [], "stages": []}
     for dtype in PRECISIONS:
         model.to(device, dtype).eval()
-        crop = torch.randn(batch, *frame(model, device)[0].shape[1:], device=device, dtype=dtype)
+        crop = torch.randn(batch, 3, *model.crop_size, device=device, dtype=dtype)
         with torch.inference_mode():
             calls = {name: runner(model, case, crop, person) for name, case in cases.items()}
             for name, case in cases.items():
@@ -196,10 +195,10 @@ def main(
     architecture: Annotated[str, typer.Option(help="hmr2 or reference.")] = "hmr2",
 ) -> None:
     """Time an encoder and head with random weights: as upstream, tuned, and merged."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     steps = steps_of(one_of(architecture, WINDOWS, "architecture with windows to merge"))
     model = build(architecture).eval()
-    source = provenance("bench", Resolved(model, architecture, ""), None, None, device)
+    source = provenance("bench", model, device)
     result = {**bench(model, steps, batch, rounds, device), "batch": batch, "rounds": rounds, "provenance": source}
     atomic_write(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 

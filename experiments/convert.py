@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
 from compress.atomic import atomic_folder
+from compress.provenance import commit, versions
 from hmr.checkpoints import files as checkpoints
-from hmr.evaluation.provenance import commit, versions
-from hmr.load import CONVERTED, digest
+from hmr.resolver import CONVERTED, digest
 
 LICENCE = "LICENCE.txt"
 TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md")  # as authors call theirs

@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+import hmr
 from compress.atomic import atomic_write
+from compress.context import Observer, silent
 from compress.errors import BadInput
+from compress.provenance import provenance
+from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
@@ -21,17 +25,15 @@ from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.model.weights import digest
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
-from diffusion.policy import decoder_in, encoder_id, refuse_other_bodies
+from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
-from experiments.run import Tell
 from hmr.body.model import load_body
-from hmr.data.dataset import DataSpec, Frames
-from hmr.data.datasets import open_data, parse
-from hmr.evaluation.provenance import provenance
+from hmr.data.dataset import Frames
+from hmr.data.datasets import with_split
 from hmr.home import fasthmr_home
-from hmr.load import Resolved
+from hmr.models.device import best_device
 from hmr.motion.clip_file import digest_of, motion_in, open_clips
 from hmr.motion.recordings import Split
 
@@ -64,12 +66,12 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
         "mpjpe_mm": rows,
         "passes": rows["test"]["mean"] <= GATE_MM,
         "gate_mm": GATE_MM,
-        "provenance": provenance("reconstruct", None, body, None, torch.device("cpu")),
+        "provenance": provenance("reconstruct", None, torch.device("cpu"), body=body.identity),
     }
 
 
 def decoder_training(
-    model: Resolved,
+    model: Any,
     data: str,
     vae: Path | None,
     config: TrainConfig,
@@ -77,47 +79,47 @@ def decoder_training(
     frames: int | None = None,
     predictor: Predictor = "diffusion",
     objective: Objective = "hybrid",
-    tell: Tell = lambda what, word, done, total: None,
+    observer: Observer = silent,
 ) -> Path:
     """Train a decoder on the features of `model`; returns the file of weights.
 
     Raises BadInput, before anything is computed, for a model of other bodies, or with a decoder, and data without
     videos.
     """
-    refuse_other_bodies(model.model)
-    if decoder_in(model.model) is not None:
-        raise BadInput(f"{model.name} has a decoder already: name the encoder it was made for")
+    if model.takes_clips:
+        raise BadInput(f"{model.encoder.name} has a decoder already: name the encoder it was made for")
+    refuse_other_bodies(model)
     prior = load_vae(vae or shipped_vae())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.model.to(device)
+    model.to(best_device())
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
-        train = features(model, data, "train", frames, mocap, tell)
-        held = features(model, data, "val", None, None, tell)
-    return train_decoder(prior, train, held, encoder_id(model.model), config, predictor, objective)
+        train = features(model, data, "train", frames, mocap, observer)
+        held = features(model, data, "val", None, None, observer)
+    return train_decoder(prior, train, held, encoder_id(model), config, predictor, objective)
 
 
-def features(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None, tell: Tell) -> list[Video]:
+def features(
+    model: Any, data: str, split: str, frames: int | None, mocap: Path | None, observer: Observer
+) -> list[Video]:
     """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it."""
     videos = opened(model, data, split, frames, mocap)
-    if model.model.protect is not None and videos.notes.get("mask_source") == "none":
-        raise BadInput(f"{model.name} looks at person masks and the clips of {data} have none")
-    identity = {"encoder": encoder_id(model.model), "data": data_id(data, split, videos)}
+    if model.protect is not None and not videos.has_masks:
+        raise BadInput(f"{model.name} needs person masks and the clips of {data} have none")
+    identity = {"encoder": encoder_id(model), "data": data_id(data, split, videos)}
     named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = fasthmr_home() / "features" / named[:32]
-    size = cache_bytes(model.model, videos) / 2**20
+    size = cache_bytes(model, videos) / 2**20
     what = f"features of {data} {split}, {size:.0f} MiB"
     log.info("%s, in %s", what, folder)
-    tell(what, "", 0, len(videos))
-    found = cached_features(model.model, videos, folder, identity, lambda n: tell(what, "", n, len(videos)))
+    observer(what, "", 0, len(videos))
+    found = cached_features(model, videos, folder, identity, lambda n: observer(what, "", n, len(videos)))
     return [at_thirty(video, videos.fps or FPS) for video in found]
 
 
-def opened(model: Resolved, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
+def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
     """Videos by a data set's name, or by the path of a file of clips."""
     if data.endswith(".json"):
-        return open_clips(Path(data), split, model.model.family.box.side, frames=frames)
-    spec = parse(data if ":" in data else f"{data}:{split}")
-    return open_data(DataSpec(spec.name, split, spec.root), frames, mocap)
+        return open_clips(Path(data), split, model.family.box.side, frames=frames)
+    return hmr.frames(with_split(data, split), frames, mocap=mocap, keep=False)
 
 
 def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:

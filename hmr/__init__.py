@@ -1,5 +1,11 @@
-"""Human mesh recovery: models, bodies, data and errors. `hmr.frames` is imported when it is first asked for, so that
-`import hmr` does not wait for torch."""
+"""Human mesh recovery: models, bodies, data and errors.
+
+    import hmr
+    model = hmr.load("reference")
+    frames = hmr.frames("synth:test", 256)
+
+Both are imported when they are first asked for, so that `import hmr` does not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hmr.library import frames
+    from hmr.resolver import load
 
-__all__ = ["frames"]
+__all__ = ["frames", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'hmr' has no attribute {name!r}")
-    from hmr import library
+    if name == "frames":
+        from hmr.library import frames
 
-    return getattr(library, name)
+        return frames
+    if name == "load":
+        from hmr.resolver import load
+
+        return load
+    raise AttributeError(f"module 'hmr' has no attribute {name!r}")

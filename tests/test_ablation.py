@@ -6,17 +6,17 @@ import json
 
 import pytest
 import torch
+from experiments.cost import frame_cost, shaped
+from hmr.load import Resolved
 
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from experiments.cli.paper import paper_table
-from experiments.cost import frame_cost, shaped
 from experiments.paper.ablation import Bench, Row, Table, ablate, with_recovery
 from experiments.paper.finding import Finding
 from experiments.paper.tables import tables
 from hmr.data.datasets import parse
-from hmr.load import Resolved
 from hmr.models.model import build
 
 OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hmr.artefact import load
 from torch import nn
 
 from compress import artefact
@@ -22,7 +23,6 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Plan
-from hmr.artefact import load
 from hmr.models.model import HMRModel, build
 from tests import sizes
 

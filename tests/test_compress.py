@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hmr.artefact import load
+from hmr.load import resolve_model
 
 from compress.policy import MadeFor, Plan
 from experiments import run
-from hmr.artefact import load
 from hmr.checkpoints.files import save
 from hmr.data.sample import batch
-from hmr.load import resolve_model
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
 from tests import sizes

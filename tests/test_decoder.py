@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from experiments.cost import clip_cost, frame_cost
+from hmr.artefact import load
+from hmr.load import resolve_model
 from scipy import ndimage
 
 from compress import artefact
@@ -21,13 +24,10 @@ from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
-from experiments.cost import clip_cost, frame_cost
-from hmr.artefact import load
 from hmr.body.model import load_body
 from hmr.data.dataset import frames_of
 from hmr.evaluation import evaluate
 from hmr.evaluation.label_free import labelled_by
-from hmr.load import resolve_model
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
 from tests import sizes

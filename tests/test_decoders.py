@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hmr.load import Resolved
 
 from compress.errors import BadInput
 from diffusion.model.vae import KIND, MotionVAE
@@ -16,7 +17,6 @@ from experiments.cli.paper import decoders_table
 from experiments.paper import decoders
 from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared
 from hmr.data.datasets import parse
-from hmr.load import Resolved
 from hmr.models.model import build
 from tests.motion import TINY
 from tests.test_decoder import SIZES

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import roma
 import torch
+from hmr.load import resolve_model
 from torch import Tensor, nn
 
 from compress.choices import one_of
@@ -21,7 +22,6 @@ from hmr.data.datasets import open_data, parse
 from hmr.data.sample import Sample
 from hmr.evaluation import evaluate, provenance
 from hmr.evaluation.depth import depth
-from hmr.load import resolve_model
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.models.vit import Block
@@ -104,8 +104,7 @@ def test_trivial_rows_are_those_of_a_model_that_says_the_mean():
 def test_clips_and_joints_add_up_to_the_whole():
     row = rows(Oracle(data := Told(), lambda r: r @ r[:, :1]), data)["model"]
     assert [clip["clip"] for clip in row["per_clip"]] == ["clip-0", "clip-1"]
-    weighted = sum(clip["frames"] * clip["mpjpe_mm"] for clip in row["per_clip"]) / len(data)
-    assert weighted == pytest.approx(row["mpjpe_mm"]["mean"])
+    assert np.mean([clip["mpjpe_mm"] for clip in row["per_clip"]]) == pytest.approx(row["mpjpe_mm"]["mean"])
     assert np.mean(list(row["per_joint_mm"].values())) == pytest.approx(row["mpjpe_mm"]["mean"])
 
 

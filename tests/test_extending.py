@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hmr.artefact import load
 
 from compress import artefact
 from compress.errors import BadInput
 from compress.policy import PLANS, MadeFor
-from hmr.artefact import load
 from hmr.checkpoints.files import save
 from hmr.models.model import build
 from tests import sizes

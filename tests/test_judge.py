@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import roma
 import torch
+from compress.judge import Judge
 
 from compress.errors import BadInput
-from compress.judge import Judge
 from compress.policies.merge_layers import MergeLayers
 from compress.stack import encode
 from hmr.body.model import load_body

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from hmr.load import resolve_model
 from PIL import Image
 
 from hmr import artefact
@@ -17,7 +18,6 @@ from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles
 from hmr.data.pictures import open_pictures
 from hmr.data.sample import known
-from hmr.load import resolve_model
 from hmr.models.families.camerahmr import letterboxed
 from hmr.models.model import build
 

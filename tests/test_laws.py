@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hmr.artefact import load
+from hmr.load import Resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,9 +29,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from experiments.paper.ablation import Bench, Row, Table, ablate
 from experiments.paper.finding import Finding
-from hmr.artefact import load
 from hmr.data.datasets import parse
-from hmr.load import Resolved
 from hmr.models.model import HMRModel, build
 
 SIZES = {"dim": 32, "depth": 5, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_heads": 2}
@@ -79,7 +79,7 @@ def test_law_1_without_steps_no_mask_changes_anything(mask):
     assert equal(model, original(), mask) and equal(model, original(), None)
 
 
-@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop", dilate=1), TOKENS.model_copy(
+@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop"), TOKENS.model_copy(
     update={"partition": "unprotected", "proportional_attention": True})])  # fmt: skip
 def test_law_4_one_export_serves_every_batch_and_every_mask(tokens):
     """A count that depended on what a picture shows, or a batch size read as a constant, would fail to export."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hmr.load import resolve_model
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
@@ -29,7 +30,6 @@ from hmr.evaluation import evaluate
 from hmr.evaluation.depth import depth
 from hmr.evaluation.judge import JointJudge
 from hmr.evaluation.label_free import labelled_by
-from hmr.load import resolve_model
 from hmr.models.model import build
 
 CPU = torch.device("cpu")

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from experiments.run import compress
+from hmr.load import Resolved, resolve_model
 from PIL import Image
 
 from compress.policies.merge_layers import MergeLayers
@@ -22,10 +24,8 @@ from compress.tokens import DROPPED, Tokens
 from diffusion.policy import DiffusionDecoder
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
-from experiments.run import compress
 from hmr.body.model import load_body
 from hmr.data.datasets import parse
-from hmr.load import Resolved, resolve_model
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.world.synthetic import open_world

@@ -81,6 +81,7 @@ def few_pictures(made):
 
     def begin(self, model, body, *taught):
         from experiments.recover import DATA
+
         from hmr.data.datasets import open_data
 
         made(self, model, body, open_data(DATA, 2, size=(256, 192)))

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from experiments.cost import decoder_cost
 from pydantic import ValidationError
 
 from compress.errors import BadInput
@@ -18,7 +19,6 @@ from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.model.weights import read, save
 from diffusion.training.decoder import DecoderTrainee
 from diffusion.training.vae import VAETrainee, gate
-from experiments.cost import decoder_cost
 from experiments.motion import GATE_MM
 from hmr.body.model import load_body
 from tests.motion import TINY

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -15,8 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from compress import layer_search as search
+from compress.context import Context
 from compress.errors import BadInput
-from compress.judge import Judge
+from compress.frames import Judge
 from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
 from compress.similarity import MEMORY, layer_similarity, neighbours
 from compress.stack import Stack, through
@@ -123,7 +123,7 @@ class MergeLayers(Policy):
         return self
 
     @property
-    def looks(self) -> bool:
+    def needs_calib(self) -> bool:
         return self.strategy != "explicit"
 
     def knobs(self) -> dict[str, Knob]:
@@ -137,45 +137,53 @@ class MergeLayers(Policy):
         if self.layers is not None and self.layers > depth:
             raise BadInput(f"layers: {self.layers} blocks cannot be left of {depth}")
 
-    def plan(
-        self,
-        model: Compressible,
-        judge: Judge | None = None,
-        *,
-        journal: Path | None = None,
-        progress: Callable[[search.Progress], None] = lambda _: None,
-        memory: int = MEMORY,
-    ) -> LayerPlan:
+    def plan(self, model: Compressible, context: Context) -> LayerPlan:
         """Search for the windows to merge; `model` stays as it is.
 
-        The search continues from `journal`, a file for this model, operator and judge, where that exists, and keeps
-        activations in at most `memory` bytes (see `Trials`); block evaluations in the plan are those of this run alone.
-        Raises BadInput as `Policy.plan`.
+        The search keeps every trial in a journal, from which one that was killed goes on, and activations in at most
+        MEMORY bytes (see `Trials`); block evaluations in the plan are those of this run alone. Raises BadInput as
+        `Policy.plan`.
         """
         self.check(model)
         refuse_schedule(model)
-        depth, made_for = len(model.stack.blocks), MadeFor.of(model)
+        made_for = MadeFor.of(model)
         if self.strategy == "explicit":
             return LayerPlan(made_for=made_for, windows=self.windows or (), operator=self.operator)
-        if judge is None:
-            raise BadInput(f"merge_layers with strategy: {self.strategy} needs frames to measure errors on")
-        with evaluating(model):
-            trials = Trials(model.stack, judge, self.operator, memory)
-            near = neighbours(layer_similarity(model.stack, judge.crops, band=1)) if self.strategy == "cka" else ()
-            found = search.error_constrained(
-                trials,
-                depth,
-                self.strategy,
-                threshold=self.threshold_mm,
-                layers=self.layers,
-                similarity=near,
-                commit_open_window=self.commit_open_window,
-                known=None if journal is None else search.Journal(journal),
-                progress=progress,
-            )
-        counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": memory}
+        with context.place("searches", self.operator) as path, evaluating(model):
+            trials = Trials(model.stack, context.judge, self.operator)
+            found = self._searched(trials, model, context, search.Journal(path.with_suffix(".jsonl")))
+        counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
         measured = measurements(found) | counts
         return LayerPlan(made_for=made_for, windows=found.windows, operator=self.operator, measured=measured)
+
+    def _searched(
+        self, trials: Trials, model: Compressible, context: Context, known: MutableMapping[search.Windows, float]
+    ) -> search.Found:
+        """What the search finds; where others work on the same journal, a greedy one walks its path with them."""
+        depth = len(model.stack.blocks)
+
+        def show(progress: search.Progress) -> None:
+            detail = f"{list(map(list, progress.windows))}: {progress.error:.2f} mm"
+            context.observer("merging layers", detail, progress.done, progress.total)
+
+        def to(layers: int | None) -> search.Found:
+            return search.error_constrained(
+                trials,
+                depth,
+                cast(search.Strategy, self.strategy),
+                threshold=self.threshold_mm,
+                layers=layers,
+                similarity=near,
+                commit_open_window=self.commit_open_window,
+                known=known,
+                progress=show,
+            )
+
+        near = neighbours(layer_similarity(model.stack, trials.judge.crops, band=1)) if self.strategy == "cka" else ()
+        if context.shared and self.strategy == "greedy" and self.layers is not None:
+            for left in range(depth, self.layers, -1):
+                search.spread(trials, to(left).windows, depth, known)
+        return to(self.layers)
 
 
 class LayerPlan(Plan):
@@ -205,23 +213,38 @@ class LayerPlan(Plan):
         super().check(model)
         refuse_schedule(model)
 
-    def shape(self, model: Compressible) -> None:
+    def describe(self) -> str:
+        if self.empty:
+            return "No blocks were merged: each merge raised the error by more than the threshold."
+        runs = ", ".join(f"{low} to {high}" for low, high in self.windows)
+        each = "one block" if len(self.windows) == 1 else "one block each"
+        merged = f"Blocks {runs} became {each}, by operator {self.operator}."
+        if not self.measured:
+            return merged
+        before, after, depths = (self.measured[key] for key in ("original_mm", "error_mm", "path"))
+        return f"{merged} On calib the error went from {before:.1f} to {after:.1f} mm, by way of {len(depths)} depths."
+
+    def shape(self, model: Any) -> Any:
         """Leave as many blocks as planned, of any weights. Raises as `check`."""
-        self._replace(model, lambda run: run[0])
+        return self._replaced(model, lambda run: run[0])
 
-    def apply(self, model: Compressible) -> None:
+    def apply(self, model: Any, context: Context) -> Any:
         """Put the merged blocks in place of the runs. Raises as `check`."""
-        self._replace(model, lambda run: merged_block(run, self.operator))
+        return self._replaced(model, lambda run: merged_block(run, self.operator))
 
-    def _replace(self, model: Compressible, block: Callable[[list[nn.Module]], nn.Module]) -> None:
+    def _replaced(self, model: Any, block: Callable[[list[nn.Module]], nn.Module]) -> Any:
         self.check(model)
         if self.empty:
-            return
+            return model
         blocks, runs = list(model.stack.blocks), search.runs_of(self.windows, self.made_for.depth)
         left = [block(blocks[low : high + 1]) if low < high else blocks[low] for low, high in runs]
         model.stack.blocks = nn.ModuleList(left)
         if len(model.stack.blocks) != self.left:
             raise RuntimeError(f"{len(self.windows)} windows were to be merged and the model kept all of its blocks")
+        return model
+
+
+MergeLayers.makes = LayerPlan
 
 
 class Trials:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.context import Context
 from compress.errors import BadInput
-from compress.judge import Judge
 from compress.policy import Compressible, MadeFor, Plan, Policy, knob
 
 WORKFLOWS = "torchao.quantization.quantize_.workflows"
@@ -43,7 +43,7 @@ class Precision(Policy):
         if self.dtype == "int8":
             refuse_int8()
 
-    def plan(self, model: Compressible, judge: Judge | None = None) -> PrecisionPlan:
+    def plan(self, model: Compressible, context: Context) -> PrecisionPlan:
         """Nothing is measured. Raises BadInput as `check`."""
         self.check(model)
         return PrecisionPlan(made_for=MadeFor.of(model), dtype=self.dtype)
@@ -62,15 +62,18 @@ class PrecisionPlan(Plan):
     def empty(self) -> bool:
         return self.dtype == "float32"
 
-    def shape(self, model: Compressible) -> None:
+    def describe(self) -> str:
+        return f"The blocks compute in {self.dtype}."
+
+    def shape(self, model: Any) -> Any:
         """Raises as `check`, and BadInput where int8 layers do not run here."""
-        self._change(model, Int8Linear.like)
+        return self._changed(model, Int8Linear.like)
 
-    def apply(self, model: Compressible) -> None:
+    def apply(self, model: Any, context: Context) -> Any:
         """Raises as `shape`."""
-        self._change(model, Int8Linear.of)
+        return self._changed(model, Int8Linear.of)
 
-    def _change(self, model: Compressible, int8: Any) -> None:
+    def _changed(self, model: Any, int8: Any) -> Any:
         self.check(model)
         if self.dtype == "bfloat16":
             model.stack.blocks.to(torch.bfloat16)
@@ -79,6 +82,10 @@ class PrecisionPlan(Plan):
             for name, layer in list(model.stack.blocks.named_modules(remove_duplicate=False)):
                 if isinstance(layer, nn.Linear):
                     model.stack.blocks.set_submodule(name, int8(layer))
+        return model
+
+
+Precision.makes = PrecisionPlan
 
 
 class Int8Linear(nn.Module):

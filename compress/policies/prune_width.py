@@ -16,8 +16,9 @@ import torch_pruning
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from compress.context import Context
 from compress.errors import BadInput
-from compress.judge import Judge
+from compress.frames import Judge
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
 from compress.stack import Stack, encode
@@ -93,7 +94,7 @@ class PruneWidth(Policy):
     )
 
     @property
-    def looks(self) -> bool:
+    def needs_calib(self) -> bool:
         return self.mlp_ratio > 0 or self.head_ratio > 0
 
     def check(self, model: Compressible) -> None:
@@ -101,22 +102,18 @@ class PruneWidth(Policy):
         for block in model.stack.blocks:
             Layers.of(block)
 
-    def plan(
-        self, model: Compressible, judge: Judge | None = None, *, known: list[tuple[Tensor, Tensor]] | None = None
-    ) -> WidthPlan:
+    def plan(self, model: Compressible, context: Context) -> WidthPlan:
         """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
 
-        `known` are its `importances`, where a search has them from another ratio. Raises BadInput as `Policy.plan`.
+        Raises BadInput as `Policy.plan`.
         """
         self.check(model)
         widths = [Layers.of(block).widths for block in model.stack.blocks]
         left = [(count(heads, self.head_ratio), count(hidden, self.mlp_ratio)) for heads, hidden in widths]
         if left == widths:
             ranks = [(torch.zeros(heads), torch.zeros(hidden)) for heads, hidden in widths]
-        elif judge is None:
-            raise BadInput("prune_width needs frames to see which units matter")
-        else:
-            ranks = known or importances(model, judge)
+        else:  # computed once for all ratios of a search
+            ranks = context.remembered("importances", lambda: importances(model, context.judge))
         blocks, lost = [], []
         for (heads, hidden), (few, some) in zip(ranks, left, strict=True):
             block = BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
@@ -156,13 +153,22 @@ class WidthPlan(Plan):
                     f"model has {found[0]} and {found[1]} there: make the plan again for this model"
                 )
 
-    def shape(self, model: Compressible) -> None:
+    def describe(self) -> str:
+        heads = sum(len(block.heads.removed) for block in self.blocks)
+        hidden = sum(len(block.hidden.removed) for block in self.blocks)
+        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self.blocks)} blocks."
+
+    def shape(self, model: Any) -> Any:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
         self.check(model)
         with evaluating(model):
             for block, width in zip(model.stack.blocks, self.blocks, strict=True):
                 if width.heads.removed or width.hidden.removed:
                     narrow(model.stack, block, width)
+        return model
+
+
+PruneWidth.makes = WidthPlan
 
 
 def count(units: int, ratio: float) -> int:

@@ -9,7 +9,6 @@ stochastic depth adds noise to a comparison of two functions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -24,8 +23,9 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.context import Context, fingerprint
 from compress.errors import BadInput
-from compress.judge import Judge
+from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
 from compress.tokens import Tokens, taken
@@ -45,15 +45,6 @@ class Recoverable(Compressible, Protocol):
         """The model's output, from its finished tokens and whatever else it asks for."""
 
 
-class Crops(Protocol):
-    """Pictures without labels: an index always means the same one."""
-
-    def __len__(self) -> int: ...
-    def read(self, indices: Sequence[int]) -> tuple[Any, ...]:
-        """What the model's forward pass takes: crops (B, 3, H, W), person masks (B, H, W) or None, and tensors (B, ...)
-        that its `read` asks for."""
-
-
 Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) -> scalar, 0 where they are equal
 
 
@@ -64,9 +55,12 @@ class Recover(Budget, Policy):
 
     policy: Literal["recover"] = "recover"
 
-    def plan(self, model: Compressible, judge: Judge | None = None) -> RecoverPlan:
-        """The training that was asked for; `distil` does it."""
-        return RecoverPlan(made_for=MadeFor.of(model), **self.model_dump())
+    def plan(self, model: Any, context: Context) -> RecoverPlan:
+        """The training that was asked for; none where the model is the original still."""
+        budget = self.model_dump()
+        if identical(model, context.original):
+            budget |= {"minutes": None, "steps": 0}
+        return RecoverPlan(made_for=MadeFor.of(model), **budget)
 
 
 class RecoverPlan(Budget, Plan):
@@ -79,15 +73,43 @@ class RecoverPlan(Budget, Plan):
     def empty(self) -> bool:
         return self.steps == 0
 
-    def shape(self, model: Compressible) -> None:
+    def describe(self) -> str:
+        if self.empty:
+            return "Nothing had changed, so there was nothing to recover."
+        if not self.measured:
+            return "The model learns to follow the original, without labels."
+        apart = "{before:.3f} to {after:.3f}".format(**self.measured["distance"])
+        return (
+            f"{self.measured['steps']} steps in {self.measured['seconds'] / 60:.1f} minutes brought the distance to "
+            f"the original from {apart}, on pictures that were held out."
+        )
+
+    def shape(self, model: Any) -> Any:
         """No structure changes. Raises as `check`."""
         self.check(model)
+        return model
 
-    def apply(self, model: Compressible) -> None:
-        """Raises BadInput where there is something to learn: that takes pictures and the original, see `distil`."""
+    def apply(self, model: Any, context: Context) -> Any:
+        """Train `model`, in place, to follow the original; a training that was killed goes on from its checkpoints.
+        Raises as `distil`."""
         self.check(model)
-        if not self.empty:
-            raise BadInput("what recovery learnt does not follow from its plan: load the artefact with the weights")
+        if self.empty:
+            return model
+        pictures = context.pictures
+        mine = identity(self, model, context.original, pictures, context.seed)
+
+        def show(now: Approach) -> None:
+            done, total = (now.step, self.steps) if self.steps else (now.seconds, 60 * (self.minutes or 0))
+            context.observer("recovering", f"step {now.step}: distance {now.distance:.3f}", round(done), round(total))
+
+        with context.place("recover", json.dumps(mine, sort_keys=True)) as folder:
+            teacher, distance = context.original, pictures.distance
+            measured = distil(self, model, teacher, pictures, distance, folder, seed=context.seed, progress=show)
+        context.measured.update(measured)
+        return model
+
+
+Recover.makes = RecoverPlan
 
 
 @dataclass
@@ -114,25 +136,22 @@ def distil(
     plan: RecoverPlan,
     student: Recoverable,
     teacher: Recoverable,
-    crops: Crops,
+    crops: Pictures,
     distance: Distance,
     folder: Path,
     *,
     seed: int = 0,
     checkpoint_seconds: float = 60.0,
     progress: Callable[[Approach], None] = lambda _: None,
-) -> RecoverPlan:
-    """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns the plan, measured.
+) -> dict[str, Any]:
+    """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns what was measured.
 
     Checkpoints lie in `folder`: a run that was killed goes on from the last one, with a budget in steps and on a CPU to
     the same bits; the caller removes the folder when the weights are safe. Some of the crops are held out and measure
-    by how much the distance fell. A student that is its teacher already is left as it is, by a plan that says so.
+    by how much the distance fell.
 
     Raises BadInput where the folder holds another recovery, with less than two crops, and where training diverges.
     """
-    plan.check(student)
-    if identical(student, teacher):
-        return plan.model_copy(update={"minutes": None, "steps": 0})
     if len(crops) < 2:
         raise BadInput(f"recover needs two crops at least, to learn from and to measure on: there are {len(crops)}")
     claim(folder / "recovery.json", identity(plan, student, teacher, crops, seed), "recovery")
@@ -146,7 +165,7 @@ def distil(
                 save_checkpoint(run.accelerator, folder, run.progress.step)
                 last = run.progress.seconds
         save_checkpoint(run.accelerator, folder, run.progress.step)
-        return plan.model_copy(update={"measured": run.measured()})
+        return run.measured()
 
 
 class Run(Training):
@@ -159,7 +178,7 @@ class Run(Training):
         plan: RecoverPlan,
         student: Recoverable,
         teacher: Recoverable,
-        crops: Crops,
+        crops: Pictures,
         distance: Distance,
         folder: Path,
         seed: int,
@@ -275,7 +294,7 @@ def untouched(student: Recoverable, teacher: Recoverable) -> int:
 
 
 @contextmanager
-def training_above(student: Recoverable, teacher: Recoverable, crops: Crops) -> Iterator[None]:
+def training_above(student: Recoverable, teacher: Recoverable, crops: Pictures) -> Iterator[None]:
     """Gradients for what is not `untouched`, none for the teacher; each parameter as it was afterwards."""
     module = cast(nn.Module, student)
     everything = [*module.parameters(), *cast(nn.Module, teacher).parameters()]
@@ -293,7 +312,7 @@ def training_above(student: Recoverable, teacher: Recoverable, crops: Crops) -> 
             p.requires_grad_(want).grad = None
 
 
-def embedding(model: Recoverable, crops: Crops) -> list[nn.Parameter]:
+def embedding(model: Recoverable, crops: Pictures) -> list[nn.Parameter]:
     """The parameters that the first block's input depends on; they need gradients to be found."""
     parameters = list(cast(nn.Module, model).parameters())
     crop, *_ = crops.read([0])
@@ -306,22 +325,13 @@ def embedding(model: Recoverable, crops: Crops) -> list[nn.Parameter]:
 
 
 def identity(
-    plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Crops, seed: int
+    plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Pictures, seed: int
 ) -> dict[str, str | int]:
     """What a checkpoint has to agree with, as JSON values; `student` as it is before its first step."""
     return {
         "plan": json.dumps(plan.decided(), sort_keys=True),
-        "student": fingerprint(student),
-        "teacher": fingerprint(teacher),
+        "student": fingerprint(cast(nn.Module, student), student.schedule, student.protect),
+        "teacher": fingerprint(cast(nn.Module, teacher), teacher.schedule, teacher.protect),
         "crops": len(crops),
         "seed": seed,
     }
-
-
-def fingerprint(model: Recoverable) -> str:
-    """sha256 of a model's weights, token schedule and mask threshold."""
-    digest = hashlib.sha256(f"{model.schedule} {model.protect}".encode())
-    for name, value in sorted(cast(nn.Module, model).state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

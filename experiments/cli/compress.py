@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from experiments.cli.options import AsJson, CalibFrames, Data, FrameCount, LabelFree, Masks, RecipeName
 from experiments.cli.output import cell, print_result, progress_bar, progress_callback, refuse_existing
+
+if TYPE_CHECKING:
+    from compress.context import Observer
+    from compress.recipe import Recipe
 
 
 def compress(
@@ -24,48 +28,79 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Compress MODEL by RECIPE: its error and cost after each step, and a folder that loads anywhere."""
-    from compress.recipe import read_recipe
-    from experiments.run import compress
-    from hmr.data.datasets import parse
-    from hmr.load import resolve_model
+    from compress.recipe import Recipe
 
-    spec = parse(data, label_free, masks)
-    read_recipe(recipe)  # its mistakes are told before a model is looked for
+    asked = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
-        result = compress(
-            recipe, resolve_model(model), spec, out, frames, progress_callback(bar), label_free, calib_frames
-        )
+        counts = {"test": frames, "calib": calib_frames or frames}
+        result = compressed(asked, model, data, out, counts, label_free, masks, progress_callback(bar))
     print_result(result, as_json, steps_table)
+
+
+def compressed(
+    recipe: Recipe,
+    model: str,
+    data: str,
+    out: Path,
+    counts: dict[str, int | None],
+    label_free: bool,
+    masks: str | None,
+    observer: Observer,
+) -> dict[str, Any]:
+    """What `compress --json` prints, after the artefact with its report was written to `out`.
+
+    counts: how many frames of `calib`, and of the split that reports, at most. Raises BadInput, before anything is
+    drawn, where recipe, model and frames do not fit each other and where `out` cannot be written.
+    """
+    import hmr
+    from compress.artefact import refuse_taken
+    from compress.pipeline import compress, refuse
+    from experiments.reports.compression import COMPARED, page
+    from hmr.data.datasets import reporting, with_split
+    from hmr.models.device import best_device
+
+    refuse_taken(out)
+    original = hmr.load(model).to(best_device())
+    facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
+    test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
+    calib = hmr.frames(with_split(data, "calib"), counts["calib"], **facts)
+    refuse(original, recipe.steps, calib, test)
+    test = test.drawn(observer)
+    made = compress(original, recipe, calib=calib, test=test, observer=observer)
+    compared = calib if made.provenance["calib"] else calib.first(counts["calib"] or COMPARED)
+    html = page(made, test, compared, out)
+    artefact_id = made.save(out, {"report.html": html.encode()})
+    return {"artefact": {"path": str(out), "id": artefact_id}, **made.result}
 
 
 def steps_table(result: dict[str, Any]) -> Table:
     """The row of each step, for people."""
-    from hmr.evaluation.provenance import counted
+    from hmr.data.dataset import counted
 
     source = result["provenance"]
     data, calib, made = source["data"], source["calib"], result["artefact"]
-    decided = f"decided on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
+    chosen = f"choices made on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
     shown = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings; {decided}"
+        caption=f"{counted(data)}; 95 % t intervals over recordings; {chosen}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
     )
     shown.add_column("after")
     for heading in ("layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):
         shown.add_column(heading, justify="right")
-    for r in result["rows"]:
-        share = r["protected_merged_share"]
+    for row in result["rows"]:
+        share = row["protected_merged_share"]
         shown.add_row(
-            r["step"] + ("" if r["changed"] or r["mpjpe_rise_mm"] is None else ": changed nothing"),
-            str(r["layers"]),
-            str(r["tokens"][-1] if r["tokens"] else "-"),
-            f"{r['params'] / 1e6:.2f}",
-            f"{r['macs']['true'] / 1e9:.3f}",
-            f"{r['frames_per_s']:.1f}",
-            cell(r["mpjpe_mm"]),
-            cell(r["mpjpe_rise_mm"]),
+            row["step"] + ("" if row["changed"] or row["mpjpe_rise_mm"] is None else ": changed nothing"),
+            str(row["layers"]),
+            str(row["tokens"][-1] if row["tokens"] else "-"),
+            f"{row['params'] / 1e6:.2f}",
+            f"{row['macs']['true'] / 1e9:.3f}",
+            f"{row['frames_per_s']:.1f}",
+            cell(row["mpjpe_mm"]),
+            cell(row["mpjpe_rise_mm"]),
             "-" if share is None else f"{share:.1%}",
         )
     return shown

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,11 +14,7 @@ from compress.errors import BadInput
 from experiments.cli.options import AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
 from experiments.cli.output import ERRORS, cell, measurement_table, print_result, progress_bar
 
-if TYPE_CHECKING:
-    import torch
-
-    from hmr.data.dataset import DataSpec
-    from hmr.load import Resolved
+DECODER = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`
 
 
 def evaluate(
@@ -26,113 +23,146 @@ def evaluate(
     frames: FrameCount = None,
     mocap: Mocap = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Also say by how much MODEL's error differs from this one's.")
+        str | None, typer.Option(metavar="MODEL", help="Also report by how much MODEL's error differs from this one's.")
     ] = None,
     label_free: LabelFree = False,
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors of MODEL, beside predictors that see no picture, and its frames/s."""
-    from hmr.data.datasets import parse
-    from hmr.load import resolve_model
+    import hmr
 
-    spec = parse(data, label_free, masks)
     if label_free and against is None:
         raise BadInput("--label-free measures the distance to another model: name the original with --against")
-    other = resolve_model(against) if against is not None else None
-    print_result(evaluation(resolve_model(model), spec, frames, mocap, other, label_free), as_json, evaluation_table)
+    other = hmr.load(against) if against is not None else None
+    facts = {"mocap": mocap, "masks": masks, "label_free": label_free}
+    print_result(evaluation(hmr.load(model), data, frames, other, facts), as_json, evaluation_table)
 
 
 def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson = False) -> None:
     """What each block of MODEL is worth: the error when that one is left out."""
-    from hmr.data.datasets import parse
-    from hmr.load import resolve_model
+    import hmr
 
-    print_result(depth_of(resolve_model(model), parse(data), frames), as_json, depth_table)
+    print_result(depth_of(hmr.load(model), data, frames), as_json, depth_table)
 
 
 def cost(
     model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, an architecture, as hmr2, or decoder-paper.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Count it after this recipe: one that does not have to look at data.")
+        str | None, typer.Option(help="Count it after this recipe: one that needs no calibration frames.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Parameters, multiply-accumulates, time and memory of MODEL per frame."""
-    from compress.recipe import read_recipe
-    from experiments.cost import PREFIX, decoder_cost, model_cost
+    from compress.recipe import Recipe
 
-    if model.startswith(PREFIX):
+    if model.startswith(DECODER):
         print_result(decoder_cost(model), as_json, decoder_table)
         return
-    print_result(model_cost(model, read_recipe(recipe)[0].steps if recipe is not None else ()), as_json, cost_table)
+    print_result(model_cost(model, () if recipe is None else Recipe.load(recipe).steps), as_json, cost_table)
 
 
-def evaluation(
-    model: Resolved,
-    spec: DataSpec,
-    frames: int | None,
-    mocap: Path | None,
-    other: Resolved | None = None,
-    label_free: bool = False,
-) -> dict[str, Any]:
+def evaluation(model: Any, data: str, count: int | None, other: Any | None, facts: dict[str, Any]) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
-    from diffusion.policy import decoder_in
-    from hmr.data.dataset import DataSpec
-    from hmr.data.datasets import body_of, open_data, poses_hand
-    from hmr.evaluation import evaluate
+    import hmr
+    from compress.provenance import provenance
+    from hmr.evaluation.evaluate import evaluate, mean_rotations
     from hmr.evaluation.label_free import labelled_by
-    from hmr.evaluation.provenance import provenance
+    from hmr.models.device import best_device
+    from hmr.models.head import JOINTS
 
-    device = best_device()
-    model.model.to(device)
-    if other and poses_hand(other.model) != poses_hand(model.model):
-        raise BadInput(f"{model.name} and {other.name}: one poses a hand and one a body; name two of a kind")
-    opened = open_data(spec, frames, mocap, model=model.model)
-    body = body_of(opened, model.model).to(device)
-    for looking in (model, *([other] if other else [])):
-        if spec.mask_source == "none" and looking.model.protect is not None:
-            raise BadInput(f"{looking.name} looks at person masks and these pictures have none: name some with --masks")
-        if opened.fps is None and decoder_in(looking.model) is not None:
-            raise BadInput(
-                f"{looking.name} decodes motion, and these frames do not follow each other: name synth-video"
-            )
-    # the shipped motion alone, whatever --mocap says: trivial rows are the same on every machine;
-    # and small crops: of the training frames only the poses are looked at
-    bodies = None if poses_hand(model.model) else open_data(DataSpec("synth", "train"), size=(32, 24))
-    mean = None if bodies is None else evaluate.mean_rotations(bodies)
-    rival = other.model.to(device) if other else None
-    if label_free and rival:
-        opened, rival = labelled_by(rival, opened), None
+    for each in (model, *([other] if other else [])):
+        each.to(best_device())
+        if (each.encoder.head.joints == JOINTS) != (model.encoder.head.joints == JOINTS):
+            raise BadInput(f"{model.encoder.name} and {each.encoder.name}: one poses a hand and one a body")
+    frames = hmr.frames(data, count, model=model.encoder, keep=False, **facts)
+    for each in (model, *([other] if other else [])):
+        refuse_frames(each, frames)
+    mean = None
+    if model.encoder.head.joints == JOINTS:
+        # the shipped motion alone, whatever --mocap names: trivial rows are the same on every machine; and small
+        # crops: of the training frames only the poses are looked at
+        mean = mean_rotations(hmr.frames("synth:train", size=(32, 24), keep=False))
+    rival = other
+    if facts["label_free"]:
+        frames, rival = labelled_by(other, frames), None
     with progress_bar() as bar:
-        task = bar.add_task(f"{model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = evaluate.evaluate(model.model, opened, body, mean, device, lambda n: bar.advance(task, n), rival)
-    if other and not label_free:
-        result["paired"] = {"against": other.name, **result["paired"]}
-    source = provenance("evaluate", model, body, opened, device)
-    return {**result, "provenance": source | {"label_free": other.name if other and label_free else None}}
+        task = bar.add_task(f"{model.encoder.name} on {frames.spec}", total=len(frames))
+        result = evaluate(model, frames, mean, rival, lambda done: bar.update(task, completed=done))
+    if other is not None and rival is not None:
+        result["paired"] = {"against": other.encoder.name, **result["paired"]}
+    source = provenance("evaluate", model, best_device(), **frames.provenance(model))
+    original = other.encoder.name if other is not None and facts["label_free"] else None
+    return {**result, "provenance": source | {"label_free": original}}
 
 
-def depth_of(model: Resolved, spec: DataSpec, frames: int | None) -> dict[str, Any]:
+def refuse_frames(model: Any, frames: Any) -> None:
+    """Raise BadInput where frames lack what a model needs."""
+    name = model.encoder.name
+    if not frames.has_masks and model.encoder.protect is not None:
+        raise BadInput(f"{name} needs person masks and these pictures have none: name some with --masks")
+    if frames.fps is None and model.takes_clips:
+        raise BadInput(f"{name} decodes motion, and these frames do not follow each other: name synth-video")
+
+
+def depth_of(model: Any, data: str, count: int | None) -> dict[str, Any]:
     """What `depth --json` prints, with progress on stderr."""
-    from hmr.data.datasets import body_of, open_data
+    import hmr
+    from compress.provenance import provenance
     from hmr.evaluation.depth import depth
-    from hmr.evaluation.provenance import provenance
+    from hmr.models.device import best_device
 
-    device = best_device()
-    opened = open_data(spec, frames, model=model.model)
-    body = body_of(opened, model.model).to(device)
+    frames = hmr.frames(data, count, model=model.encoder)
+    refuse_frames(model, frames)
     with progress_bar() as bar:
-        task = bar.add_task(f"blocks of {model.name} on {spec.name}:{spec.split}", total=len(opened))
-        result = depth(model.model.to(device), opened, body, device, lambda n: bar.advance(task, n))
-    return {**result, "provenance": provenance("depth", model, body, opened, device)}
+        total = 1 + len(model.encoder.stack.blocks)
+        task = bar.add_task(f"blocks of {model.encoder.name} on {frames.spec}", total=total)
+        result = depth(model.to(best_device()), frames, lambda done: bar.update(task, completed=done))
+    return {**result, "provenance": provenance("depth", model, best_device(), **frames.provenance(model))}
 
 
-def best_device() -> torch.device:
-    """The GPU where there is one."""
+def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
+    """What `cost NAME --json` prints, after `steps`; nothing is timed where there are no weights.
+
+    Raises BadInput for a name that is no model and for steps that do not fit it or make choices on frames.
+    """
+    import hmr
+    from compress.context import Context
+    from compress.pipeline import applied
+    from compress.provenance import provenance
+    from hmr.models.cost import measured_cost
+    from hmr.models.device import best_device
+
+    original = hmr.load(name, weightless=True)
+    model = applied(original, steps, Context(original))
+    timed = {"latency_ms": None, "peak_memory_bytes": None}
+    if not original.encoder.is_meta:
+        timed = measured_cost(model.to(best_device()))
+    device = next(model.parameters()).device
+    return {**asdict(model.cost()), **timed, "provenance": provenance("cost", original, device)}
+
+
+def decoder_cost(name: str) -> dict[str, Any]:
+    """What `cost decoder-SIZE --json` prints: a clip's cost, and a frame's share of it."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from compress.provenance import provenance
+    from diffusion.decoded import clip_cost
+    from diffusion.model.decoder import LatentDiffusionDecoder
+    from diffusion.model.sizes import sizes_of
+
+    decoder = LatentDiffusionDecoder(sizes_of(name.removeprefix(DECODER)), encoder="").eval()
+    clip, frames = clip_cost(decoder), decoder.sizes.frames
+    halves = (("denoiser", decoder.predictor), ("decoder of the VAE", decoder.vae.decoder))
+    return {
+        "name": name,
+        "frames": frames,
+        "params": clip.params,
+        "macs_clip": asdict(clip.macs),
+        "macs": {name: -(-count // frames) for name, count in asdict(clip.macs).items()},
+        "parts": [{"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves],
+        "provenance": provenance("cost", None, torch.device("cpu")),
+    }
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -140,7 +170,7 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     speed = f"{result['frames_per_s']:.1f} frames/s, "
     found = measurement_table(result["provenance"], speed)
     if original := result["provenance"]["label_free"]:
-        found.caption = f"errors are distances to what {original} says, not to labels\n{found.caption}"
+        found.caption = f"errors are distances to the joints of {original}, not to labels\n{found.caption}"
     if "paired" in result:
         name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
         found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"

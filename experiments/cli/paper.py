@@ -33,23 +33,22 @@ def paper(
     as_json: AsJson = False,
 ) -> None:
     """A table of the paper of MODEL, and whether what the paper finds holds in it; one that was killed goes on."""
+    import hmr
     from experiments.paper import evidence
-    from experiments.paper.ablation import Bench
+    from experiments.paper.ablation import Comparison
     from experiments.paper.tables import ALL, tables
-    from hmr.data.datasets import deciding, parse
-    from hmr.load import resolve_model
 
-    chosen, spec, decide = tables(table), parse(data, masks=masks), deciding(calib) if calib else None
+    chosen = tables(table)
     if table == ALL:
         frames, calib_frames = frames or evidence.FRAMES, calib_frames or evidence.CALIB_FRAMES
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
-        bench = Bench(resolve_model(model), spec, frames, calib_frames, progress_callback(bar), decide)
-        result = evidence.ablate_all(chosen, bench, recover_minutes)
+        comparison = Comparison(hmr.load(model), data, frames, calib_frames, progress_callback(bar), calib, masks)
+        result = evidence.ablate_all(chosen, comparison, recover_minutes)
     if out is not None:
         evidence.write(result, out)
-    bench.forget()
+    comparison.forget()
     if table == ALL:
         print_result(result, as_json, summary_table)
     else:
@@ -80,23 +79,22 @@ def decoders(
     """What each part of the decoder is worth, beside what a sceptic would try instead."""
     from typing import get_args
 
+    import hmr
     from compress.atomic import atomic_write
     from compress.choices import one_of
     from compress.training import Precision
     from experiments.paper.decoders import TABLES, Budget, compared
-    from hmr.data.datasets import parse
-    from hmr.load import resolve_model
 
-    spec, name = parse(data), one_of(table, TABLES, "table")
+    name = one_of(table, TABLES, "table")
     budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
         result = compared(
             name,
-            resolve_model(model),
+            hmr.load(model),
             recipe,
-            spec,
+            data,
             budget,
             vae,
             frames,

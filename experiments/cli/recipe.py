@@ -15,16 +15,16 @@ recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help
 @recipe_app.command()
 def check(recipe: RecipeName, as_json: AsJson = False) -> None:
     """Say what is wrong with a recipe: line, field and what was meant; looks at no model."""
-    from compress.recipe import check, read_recipe
+    from compress.recipe import Recipe, check
 
     if not as_json:
-        found, _ = read_recipe(recipe)
+        found = Recipe.load(recipe)
         typer.echo(f"{found.name}: {len(found.steps)} steps, id {found.id}")
         return
     result = check(recipe)
     sys.stdout.write(json.dumps(result) + "\n")
     if not result["valid"]:
-        read_recipe(recipe)  # raises what is wrong
+        Recipe.load(recipe)  # raises what is wrong
 
 
 @recipe_app.command()

@@ -78,12 +78,12 @@ def decoder(
     """Train a motion decoder on the features of one encoder; prints the file of weights."""
     from accelerate import PartialState
 
+    import hmr
     from experiments.motion import decoder_training
-    from hmr.load import resolve_model
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     with progress_bar() as bar:
-        path = decoder_training(resolve_model(model), data, vae, config, mocap, frames, tell=progress_callback(bar))
+        path = decoder_training(hmr.load(model), data, vae, config, mocap, frames, observer=progress_callback(bar))
     if PartialState().is_main_process:
         typer.echo(path)
 

@@ -6,7 +6,6 @@ the same steps and kept in $FASTHMR_HOME/decoders, so that tables share it and o
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -20,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import hmr
+from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.policies.merge_layers import MergeLayers
-from compress.policies.merge_tokens import MergeTokens
+from compress.pipeline import applied
 from compress.policies.recover import Recover
 from compress.policy import Policy
-from compress.recipe import read_recipe
+from compress.provenance import provenance
+from compress.recipe import Recipe
 from compress.timing import timed
 from compress.training import Precision
+from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor, load_decoder
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
@@ -35,24 +37,18 @@ from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.model.weights import digest
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video
-from diffusion.policy import encoder_id, refuse_other_bodies
+from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import sizes_for, train_decoder
 from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
-from experiments.recover import Recovery
-from experiments.run import ERRORS, Tell, applied, journal_of, planned
 from hmr.body.model import load_body
-from hmr.data.dataset import DataSpec
-from hmr.data.datasets import SEED, open_data
-from hmr.evaluation import evaluate
-from hmr.evaluation.evaluate import Body
-from hmr.evaluation.judge import JointJudge
+from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
+from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.metrics import mpjpe
-from hmr.evaluation.provenance import dataset, provenance
+from hmr.evaluation.predict import BATCH
 from hmr.home import fasthmr_home
-from hmr.load import Resolved
 from hmr.models.model import HMRModel
 
 Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
@@ -61,7 +57,7 @@ FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of ea
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
 }
-CALIB, CALIB_FRAMES = DataSpec("synth", "calib"), 192
+CALIB, CALIB_FRAMES = "synth:calib", 192
 CPU, ROUNDS = torch.device("cpu"), 7
 VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best linear ones
 
@@ -129,57 +125,49 @@ class Budget:
     precision: Precision = "float32"  # of products
 
 
-class Bench:
+class DecoderComparison:
     """An encoder in its forms, the videos of three splits, and the budget of all that is trained."""
 
     def __init__(
         self,
-        model: Resolved,
+        model: Any,
         recipe: str,
-        spec: DataSpec,
+        data: str,
         budget: Budget,
         vae: Path | None,
         frames: int | None,
         train_frames: int | None,
         mocap: Path | None,
-        tell: Tell,
+        observer: Observer,
     ) -> None:
-        refuse_other_bodies(model.model)
-        if spec.split in ("train", "calib", "val"):
-            raise BadInput(f"{spec.name}:{spec.split} cannot report, because it decides: name {spec.name}:test")
-        self.resolved, self.spec, self.budget, self.mocap, self.tell = model, spec, budget, mocap, tell
-        self.steps = {type(step): step for step in read_recipe(recipe)[0].steps}
-        if MergeTokens not in self.steps:
+        refuse_other_bodies(model)
+        self.test = hmr.frames(data, frames, model=model)
+        if self.test.spec.split != "test":
+            raise BadInput(f"{data}: results are reported on test, and choices are made on the other splits")
+        self.model, self.budget, self.mocap, self.observer = model, budget, mocap, observer
+        self.policies = {step.policy: step for step in Recipe.load(recipe).steps}
+        if "merge_tokens" not in self.policies:
             raise BadInput(f"recipe {recipe} has no step merge_tokens, which every row is about")
         self.frames, self.train_frames, self.vae_path = frames, train_frames, vae
         self.body = load_body()
         self.encoders: dict[Encoder, HMRModel] = {}
         self.heads: dict[str, partial[Tensor]] = {}  # of the rows that were measured, on a video
-        self.test = open_data(spec, frames)
 
     @cached_property
-    def judge(self) -> JointJudge:
-        """Decides which layers merge: on pictures, each of another person, whatever the table reports on."""
-        calib = open_data(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES)).drawn(self.tell)
-        step: Any = self.steps[MergeLayers]
-        self.journal = journal_of(self.resolved, step.operator, self.body, calib)
-        return JointJudge(self.resolved.model, calib, self.body)
+    def context(self) -> Context:
+        """Layers are chosen on single pictures, each of another person, whatever the table reports on."""
+        calib = hmr.frames(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES))
+        return Context(self.model, calib.drawn(self.observer), self.observer)
 
     def encoder(self, form: Encoder) -> HMRModel:
         """The model after the steps that its form means."""
         if form not in self.encoders:
-            model = copy.deepcopy(self.resolved.model)
-            recovery = Recovery(self.resolved.model, self.body) if form == "recovered" else None
-            for step in self.policies(form):
-                judge = self.judge if isinstance(step, MergeLayers) and step.strategy != "explicit" else None
-                plan = planned(step, model, judge, self.journal if judge else None, self.tell)
-                applied(plan, model, recovery, self.tell)
-            self.encoders[form] = model.eval()
+            self.encoders[form] = applied(self.model, self.steps(form), self.context.fresh()).eval()
         return self.encoders[form]
 
-    def policies(self, form: Encoder) -> list[Policy]:
-        layers = [self.steps[MergeLayers]] if MergeLayers in self.steps else []
-        tokens = self.steps[MergeTokens]
+    def steps(self, form: Encoder) -> list[Policy]:
+        layers = [self.policies["merge_layers"]] if "merge_layers" in self.policies else []
+        tokens = self.policies["merge_tokens"]
         bare = tokens.model_copy(update={"protect": "none", "partition": "parity"})
         recover = Recover(steps=self.budget.steps, batch=self.budget.batch, precision=self.budget.precision)
         steps: dict[Encoder, list[Any]] = {
@@ -193,10 +181,10 @@ class Bench:
 
     def videos(self, form: Encoder, split: str) -> list[Video]:
         """Features of the videos of a split, in the cache."""
-        named = Resolved(self.encoder(form), f"{self.resolved.name}, {form}", "")
-        if split == self.spec.split:
-            return features(named, self.spec.name, split, self.frames, None, self.tell)
-        return features(named, "synth-video", split, self.train_frames, self.mocap, self.tell)
+        encoder = self.encoder(form)
+        if split == self.test.spec.split:
+            return features(encoder, self.test.spec.name, split, self.frames, None, self.observer)
+        return features(encoder, "synth-video", split, self.train_frames, self.mocap, self.observer)
 
     def vae(self, way: Way) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
@@ -262,21 +250,19 @@ class Bench:
         ]
         return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
 
-    def measure(self, way: Way, baseline: evaluate.Errors | None) -> tuple[dict[str, Any], evaluate.Errors]:
+    def measure(self, way: Way, baseline: Errors | None) -> tuple[dict[str, Any], Errors]:
         """The figures of a row but for its speed, and its errors."""
-        self.tell(way.name, "", 0, 1)
-        head, videos = self.head(way), self.videos(way.encoder, self.spec.split)
+        self.observer(way.name, "", 0, 1)
+        head, videos = self.head(way), self.videos(way.encoder, self.test.spec.split)
         self.heads[way.name] = partial(head, max(videos, key=len))
         with torch.inference_mode():
-            parts = [
-                evaluate.errors(self.body, Body(head(v), v.said_betas), Body(v.rotations, v.betas)) for v in videos
-            ]
-        found = evaluate.joined(parts)
-        errors = evaluate.row(way.name, found, self.test.recordings, True)
-        rise = evaluate.paired_rise(found, baseline or found, self.test.recordings)["mpjpe_mm"]
+            guesses = [PosedBodies(head(v), v.said_betas) for v in videos]
+        found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
+        errors = errors_row(way.name, found, self.test)
+        rise = paired(found, baseline or found, self.test.recordings)
         row = {
             **asdict(way),
-            **{key: errors[key] for key in ERRORS},
+            **{key: errors[key] for key in KEYS},
             "per_clip": errors["per_clip"],
             "mpjpe_rise_mm": rise,
             "vae_mm": asdict(gate(self.vae(way)[0], "test", self.body)) if way.latent else None,
@@ -286,13 +272,13 @@ class Bench:
     def time(self, rows: list[dict[str, Any]]) -> None:
         """Add each row's frames/s, of encoder and head together: the longest video's head runs behind the encoder, its
         own head included, in batches. All of them are timed side by side, round by round."""
-        self.tell("timing", "", 0, 1)
-        given = torch.zeros(evaluate.BATCH, 3, 256, 192), torch.zeros(evaluate.BATCH, 256, 192)
+        self.observer("timing", "", 0, 1)
+        given = torch.zeros(BATCH, 3, 256, 192), torch.zeros(BATCH, 256, 192)
         calls = {row["encoder"]: partial(self.encoder(row["encoder"]), *given) for row in rows}
         seconds = {name: float(np.median(runs)) for name, runs in timed({**calls, **self.heads}, ROUNDS, CPU).items()}
         for row in rows:
             frames = len(self.heads[row["name"]].args[0])
-            before, behind = seconds[row["encoder"]] / evaluate.BATCH, seconds[row["name"]] / frames
+            before, behind = seconds[row["encoder"]] / BATCH, seconds[row["name"]] / frames
             row["frames_per_s"] = 1 / (before + behind)
             row["encoder_frames_per_s"] = 1 / before
             row["head_frames_per_s"] = 1 / behind if row["head"] != "own" else None
@@ -300,27 +286,25 @@ class Bench:
 
 def compared(
     table: str,
-    model: Resolved,
+    model: Any,
     recipe: str,
-    spec: DataSpec,
+    data: str,
     budget: Budget,
     vae: Path | None = None,
     frames: int | None = None,
     train_frames: int | None = None,
     mocap: Path | None = None,
-    tell: Tell = lambda what, word, done, total: None,
+    observer: Observer = silent,
 ) -> dict[str, Any]:
-    """Every row of a table, measured on `spec`; differences are paired, to the baseline and to the paper's decoder."""
-    bench = Bench(model, recipe, spec, budget, vae, frames, train_frames, mocap, tell)
-    first, baseline = bench.measure(BASELINE, None)
-    measured = {BASELINE.name: (first, baseline), **{way.name: bench.measure(way, baseline) for way in TABLES[table]}}
+    """Every row of a table, measured on `data`; differences are paired, to the baseline and to the paper's decoder."""
+    heads = DecoderComparison(model, recipe, data, budget, vae, frames, train_frames, mocap, observer)
+    first, baseline = heads.measure(BASELINE, None)
+    measured = {BASELINE.name: (first, baseline), **{way.name: heads.measure(way, baseline) for way in TABLES[table]}}
     if DECODER.name in measured:
-        decoded, clips = measured[DECODER.name][1], bench.test.recordings
         for row, found in measured.values():
-            row["over_decoder_mm"] = evaluate.paired_rise(found, decoded, clips)["mpjpe_mm"]
+            row["over_decoder_mm"] = paired(found, measured[DECODER.name][1], heads.test.recordings)
     rows = [row for row, _ in measured.values()]
-    bench.time(rows)
-    source = provenance("decoders", model, bench.body, bench.test, CPU)
+    heads.time(rows)
     run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     return {
         "table": table,
@@ -329,5 +313,5 @@ def compared(
         "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
         "budget": asdict(budget),
         "train_frames": train_frames,
-        "provenance": {**source, "recipe": recipe, "data": dataset(bench.test), "seed": SEED},
+        "provenance": {**provenance("decoders", model, CPU, **heads.test.provenance(model)), "recipe": recipe},
     }

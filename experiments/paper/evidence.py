@@ -1,4 +1,4 @@
-"""`fasthmr paper all`: every table of the paper on one bench, and one page that shows them."""
+"""`fasthmr paper all`: every table of the paper on one comparison, and one page that shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from compress.atomic import atomic_folder
 from compress.errors import BadInput
-from experiments.paper.ablation import Bench, Table, ablate, named
+from experiments.paper.ablation import Comparison, Table, ablate, named
 from experiments.paper.finding import VERDICTS
 from experiments.paper.grid import grid, measured_on, trained_on
 from experiments.reports import plots
@@ -20,18 +20,18 @@ from experiments.reports.compression import rendered
 FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half an hour on two cores
 
 
-def ablate_all(tables: Sequence[Table], bench: Bench, recover_minutes: float | None = None) -> dict[str, Any]:
+def ablate_all(tables: Sequence[Table], comparison: Comparison, recover_minutes: float | None = None) -> dict[str, Any]:
     """What `fasthmr paper all --json` prints. A table that cannot be made says in its place what is missing; where that
     is every table, BadInput says it."""
     found = []
     for table in tables:
         try:
-            found.append(ablate(table, bench, recover_minutes))
+            found.append(ablate(table, comparison, recover_minutes))
         except BadInput as error:
             found.append(absent(table, str(error)))
     if all("missing" in table for table in found):
         raise BadInput(found[0]["missing"])
-    return {"tables": found, "provenance": bench.source()}
+    return {"tables": found, "provenance": comparison.source()}
 
 
 def absent(table: Table, missing: str) -> dict[str, Any]:

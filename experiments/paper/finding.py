@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from hmr.data.datasets import SEED
-from hmr.evaluation.metrics import Interval, interval
+from hmr.evaluation.intervals import Interval, interval
 
 Rows = Mapping[str, Mapping[str, Any]]  # measured rows by name; what was not measured is not there
 NEGLIGIBLE_MM = 1.0  # a rise below this is called none
@@ -33,22 +29,20 @@ def sentence(finding: Finding, rows: Rows) -> str:
 
 
 def rise(rows: Rows, name: str, over: str, key: str = "mpjpe_mm") -> Interval | None:
-    """`key` of a row minus that of another, recording by recording: what a paired bootstrap over frames gives too.
+    """`key` of a row minus that of another, recording by recording: what `paired_interval` of their frames gives too.
 
-    None where one of them was not measured. One recording says nothing of the next: its interval has no ends.
+    None where one of them was not measured.
     """
     if name not in rows or over not in rows:
         return None
     theirs = {clip["clip"]: clip[key] for clip in rows[over]["per_clip"]}
     mine = rows[name]["per_clip"]
-    gaps = np.repeat([clip[key] - theirs[clip["clip"]] for clip in mine], [clip["frames"] for clip in mine])
-    found = interval(gaps, np.repeat([clip["clip"] for clip in mine], [clip["frames"] for clip in mine]).tolist(), SEED)
-    return found if len(mine) > 1 else Interval(found.mean, -math.inf, math.inf)
+    return interval([clip[key] - theirs[clip["clip"]] for clip in mine], [clip["clip"] for clip in mine])
 
 
 def below(found: Interval | None, limit: float = 0.0) -> bool | None:
     """Whether a difference is below `limit`; None where its interval holds the limit or there is none."""
-    if found is None or found.lo <= limit <= found.hi:
+    if found is None or found.lo is None or found.hi is None or found.lo <= limit <= found.hi:
         return None
     return found.hi < limit
 
@@ -64,5 +58,6 @@ def told(found: Interval | None) -> str:
     """A difference in mm, in words."""
     if found is None:
         return "an unmeasured amount"
-    ends = f" [{found.lo:+.1f}, {found.hi:+.1f}]" if math.isfinite(found.lo) else ", of one recording"
-    return f"{found.mean:+.1f} mm{ends}"
+    if found.lo is None:
+        return f"{found.mean:+.1f} mm, of one recording"
+    return f"{found.mean:+.1f} mm [{found.lo:+.1f}, {found.hi:+.1f}]"

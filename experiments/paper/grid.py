@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hmr.evaluation.provenance import counted
+from hmr.data.dataset import counted
 
 # a row's key -> heading, and the text of a value
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -32,14 +32,19 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 def grid(
     columns: Sequence[str], rows: Sequence[Mapping[str, Any]], paper_model: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of rows; beside a figure of ours stands the paper's, where one of the rows has it."""
+    """Headings and cells of rows; beside a figure of ours stand the mean over frames, where rows have it, and the
+    paper's figure, where one of the rows has it."""
+    over_frames = {key for row in rows for key in row.get("frames_mean") or ()}
     beside = {key for row in rows for key in row["paper"]}
     headings, cells = ["row"], [[row["name"]] for row in rows]
     for key in columns:
         heading, text = COLUMNS[key]
-        headings += [heading, f"{paper_model} in the paper"] if key in beside else [heading]
+        headings += [heading, *([f"{heading}, mean over frames"] if key in over_frames else [])]
+        headings += [f"{paper_model} in the paper"] if key in beside else []
         for row, line in zip(rows, cells, strict=True):
             line.append(cell(value(row, key), text))
+            if key in over_frames:
+                line.append(cell((row.get("frames_mean") or {}).get(key), text))
             if key in beside:
                 line.append(cell(row["paper"].get(key), text))
     return headings, cells
@@ -56,14 +61,15 @@ def cell(value: Any, text: Callable[[Any], str]) -> str:
     if value is None or value == []:
         return "-"
     if isinstance(value, dict):
-        return f"{text(value['mean'])} [{text(value['lo'])}, {text(value['hi'])}]"
+        ends = "" if value["lo"] is None else f" [{text(value['lo'])}, {text(value['hi'])}]"
+        return text(value["mean"]) + ends
     return text(value)
 
 
 def measured_on(source: dict[str, Any]) -> str:
     """The frames that report and those that decide, in words; nothing where none were looked at."""
     data, calib = source["data"], source["calib"]
-    reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % bootstrap intervals over recordings"
+    reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % t intervals over recordings"
     decided = calib and f"decided on {calib['frames']} frames of {calib['name']}:{calib['split']}"
     found = [part for part in (reported, decided) if part]
     return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""

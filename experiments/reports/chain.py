@@ -10,11 +10,12 @@ import typer
 from matplotlib.figure import Figure
 from PIL import Image
 
+import hmr
 from compress.atomic import atomic_write
 from experiments.reports import pictures, plots
-from experiments.reports.compression import seen, token_pictures
-from hmr.data.datasets import body_of, open_data, parse
-from hmr.load import resolve_model
+from experiments.reports.compression import token_pictures
+from hmr.evaluation.measure import body_for
+from hmr.evaluation.predict import outputs_at
 
 SIDE = 1.35  # inches of a crop's width
 ROWS = ("picture", "tokens", "original", "compressed")
@@ -48,14 +49,14 @@ def main(
     frames: Annotated[int, typer.Option(min=1, help="How many, evenly spread over the data.")] = 6,
 ) -> None:
     """Draw frames, their tokens, and the body that each of two models sees in them."""
-    models = {"original": resolve_model(original).model, "compressed": resolve_model(artefact).model}
-    opened = open_data(parse(data), None, model=models["original"])
-    body = body_of(opened, models["original"])
-    samples = [opened[i] for i in pictures.spread(len(opened), frames)]
-    tokens = [picture for picture, _ in token_pictures(models["compressed"], samples)]
+    models = {"original": hmr.load(original), "compressed": hmr.load(artefact)}
+    opened = hmr.frames(data, model=models["original"])
+    body, shown = body_for(opened, models["original"]), pictures.spread(len(opened), frames)
+    samples = [opened[i] for i in shown]
+    tokens = [picture for picture, _ in token_pictures(models["compressed"], opened, shown)]
     rows = [[sample.image for sample in samples], tokens or [sample.image for sample in samples]]
     for who, model in models.items():
-        output = seen(model, samples)
+        output = outputs_at(model, opened, shown)
         rows.append([pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)])
     atomic_write(out, small(plots.png(drawn(rows))))
 

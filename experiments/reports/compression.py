@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
-from compress.policies.merge_layers import LayerPlan
-from compress.policies.merge_tokens import TokenPlan
-from compress.policies.precision import PrecisionPlan
-from compress.policies.prune_width import WidthPlan
-from compress.policies.recover import RecoverPlan
+from compress.pipeline import Compressed
 from compress.policy import Plan
-from compress.recipe import Recipe
 from compress.similarity import layer_similarity
 from compress.stack import Schedule
-from diffusion.policy import DecoderPlan
 from experiments.reports import pictures, plots
-from hmr.body.model import BodyModel
-from hmr.data.dataset import Frames
-from hmr.data.sample import Sample, batch, known
-from hmr.evaluation import metrics
-from hmr.evaluation.provenance import counted
-from hmr.models.head import HMROutput
-from hmr.models.model import HMRModel
+from hmr.data.dataset import Frames, counted
+from hmr.data.sample import batch
+from hmr.evaluation.depth import mpjpe
+from hmr.evaluation.errors import labelled, predicted
+from hmr.evaluation.intervals import formatted
+from hmr.evaluation.measure import body_for
+from hmr.evaluation.predict import outputs_at
 
 SHOWN = 6  # frames as pictures
 COMPARED = 64  # frames that the similarity of layers is taken over
@@ -40,114 +34,86 @@ COLUMNS = (
 TOKENS = "Tokens: pixels where a patch has its own, one outlined colour where patches share one"
 
 
-@dataclass(frozen=True)
-class Before:
-    """What the original model was like, before it was changed in place."""
-
-    depth: int
-    similarity: Tensor  # (L, L)
-    compared: int  # frames
-    frames: tuple[int, ...]  # indices of those that are shown
-    output: HMROutput  # of the shown frames
-
-
-def looked_at(model: HMRModel, samples: Frames, calib: Frames) -> Before:
-    """Look at an original model: its layers on `calib` frames, what it sees in a few of the frames that report."""
-    device = next(model.parameters()).device
-    some = [calib[i] for i in range(min(COMPARED, len(calib)))]
-    crops = [batch(some[i : i + BATCH], device).crops for i in range(0, len(some), BATCH)]
-    frames = tuple(pictures.spread(len(samples), SHOWN))
-    output = seen(model, [samples[i] for i in frames])
-    return Before(len(model.stack.blocks), layer_similarity(model.stack, crops), len(some), frames, output)
-
-
-@torch.no_grad()
-def seen(model: HMRModel, samples: Sequence[Sample]) -> HMROutput:
-    """What a model says of frames."""
-    return model(*batch(samples, next(model.parameters()).device).inputs)
-
-
-def page(
-    before: Before,
-    model: HMRModel,
-    samples: Frames,
-    plans: Sequence[Plan],
-    recipe: Recipe,
-    text: str,
-    said: dict[str, Any],
-    body: BodyModel,
-) -> str:
-    """The HTML of what `fasthmr compress` did: `said` is its result, `text` the recipe's YAML."""
-    rows, source = said["rows"], said["provenance"]
-    chosen = [samples[i] for i in before.frames]
-    layers = next((plan for plan in plans if isinstance(plan, LayerPlan)), None)
+def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
+    """The HTML of a compression, of what `compress` returned: `test` are its frames, `folder` is its artefact, and the
+    similarity of the original's layers is taken over `calib`."""
+    rows, source, plans = made.rows, made.provenance, made.plans
+    shown = pictures.spread(len(test), SHOWN)
     data = source["data"]
-    decided = source["calib"] or {"name": data["name"], "split": "calib"}
+    windows = next((plan["windows"] for plan in decisions(plans) if "windows" in plan), None)
+    depth = len(made.original.encoder.stack.blocks)
     changed = [point(i, row, rows[0]) for i, row in enumerate(rows) if row["changed"] or i == 0]
     return rendered(
         "report.html",
-        title=f"{source['model']['name']} after {recipe.name}",
+        title=f"{source['model']['name']} after {made.recipe.name}",
         subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
         f"{source['device']}, {source['threads']} threads, {source['precision']}",
         headline=headline(rows[0], rows[-1]),
         columns=COLUMNS,
         rows=[cells(i, row) for i, row in enumerate(rows)],
         label_free=source["label_free"],
-        decisions=[(plan.policy, told(plan)) for plan in plans],
+        decisions=[(plan.policy, plan.describe()) for plan in plans],
         plot=plots.error_against_macs(changed),
-        layers=plots.layer_map(before.depth, layers.windows) if layers else "",
-        path=path_of(layers) if layers else "",
-        similarity=plots.similarity_map(before.similarity, layers.windows if layers else ()),
-        calib=f"linear CKA over {before.compared} frames of {decided['name']}:{decided['split']}",
-        tokens=[(pictures.data_uri(picture), words) for picture, words in token_pictures(model, chosen)],
-        masked=any(sample.mask is not None and sample.mask.any() for sample in chosen),
-        bodies=body_pictures(before, model, chosen, body),
-        command=f"fasthmr compress {said['artefact']['path']}/recipe.yaml --model {source['model']['name']} "
+        layers=plots.layer_map(depth, windows) if windows else "",
+        path=path_of(plans),
+        similarity=plots.similarity_map(similarity(made.original, calib), windows or ()),
+        calib=f"linear CKA over {min(len(calib), COMPARED)} frames of {calib.spec}",
+        tokens=[(pictures.data_uri(drawn), words) for drawn, words in token_pictures(made.model, test, shown)],
+        masked=test.has_masks,
+        bodies=body_pictures(made, test, shown),
+        command=f"fasthmr compress {folder}/recipe.yaml --model {source['model']['name']} "
         f"--data {asked(data)} --frames {data['frames']}{' --label-free' if source['label_free'] else ''}"
         f"{calibrated(source)} --out DIR",
-        recipe=text,
+        recipe=made.recipe.text,
         provenance=json.dumps(source, indent=1),
     )
 
 
+def decisions(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """Plans as JSON values, which reports read: a plan of another package's is drawn by the same fields as ours."""
+    return [plan.model_dump(mode="json") for plan in plans]
+
+
+def similarity(model: Any, calib: Frames) -> Tensor:
+    """CKA (L, L) of a model's layers over some frames."""
+    device = next(model.parameters()).device
+    some = [calib[i] for i in range(min(len(calib), COMPARED))]
+    crops = [batch(some[i : i + BATCH], device).crops for i in range(0, len(some), BATCH)]
+    return layer_similarity(model.encoder.stack, crops)
+
+
 @torch.no_grad()
-def token_pictures(model: HMRModel, samples: Sequence[Sample]) -> list[tuple[pictures.Picture, str]]:
-    """(picture, what is on it) of each frame's tokens; none where no token was merged or dropped."""
-    if model.schedule == Schedule():
+def token_pictures(model: Any, frames: Frames, indices: Sequence[int]) -> list[tuple[pictures.Picture, str]]:
+    """(picture, what is on it) of the tokens of some frames; none where no token was merged or dropped."""
+    encoder = model.encoder
+    if encoder.schedule == Schedule():
         return []
-    given = batch(samples, next(model.parameters()).device)
-    tokens = model.encode(given.crops, given.masks)
+    samples = [frames[i] for i in indices]
+    seen = batch(samples, next(encoder.parameters()).device)
+    tokens = encoder.encode(seen.crops, seen.masks)
     found = []
     for i, sample in enumerate(samples):
         alone, groups, grouped, gone = pictures.counted(tokens, i)
         counts = {f"{alone} kept": alone, f"{grouped} merged into {groups}": groups, f"{gone} dropped": gone}
-        words = ", ".join(said for said, count in counts.items() if count)
+        words = ", ".join(text for text, count in counts.items() if count)
         found.append((pictures.tokens_drawn(sample, tokens, i), words))
     return found
 
 
-def body_pictures(
-    before: Before, model: HMRModel, samples: Sequence[Sample], body: BodyModel
-) -> list[tuple[str, str, str]]:
-    """(the original's mesh over the picture, the compressed model's, their errors) of each frame."""
-    now = seen(model, samples)
-    given = batch(samples, now.betas.device)
-    rotations, betas = known(given.rotations, "poses"), known(given.betas, "shapes")
-    joints = body.joints_from_pelvis(rotations.float(), betas.float(), given.people)
-    errors = [
-        metrics.mpjpe(
-            body.joints_from_pelvis(said.rotations.float(), said.betas.float()), joints, aligned=True
-        ).tolist()
-        for said in (before.output, now)
-    ]
-    found = []
-    for i, sample in enumerate(samples):
-        one, two = (
-            pictures.data_uri(pictures.body_drawn(sample, body, output, i, who))
-            for who, output in (("original", before.output), ("compressed", now))
-        )
-        found.append((one, two, f"MPJPE {errors[0][i]:.0f} mm → {errors[1][i]:.0f} mm"))
-    return found
+def body_pictures(made: Compressed, frames: Frames, indices: Sequence[int]) -> list[tuple[str, str, str]]:
+    """(the original's mesh over the picture, the compressed model's, their errors) of some frames."""
+    body = body_for(frames, made.original)
+    samples = [frames[i] for i in indices]
+    truth = labelled(batch(samples, body.v_template.device))
+    models = {"original": made.original, "compressed": made.model}
+    outputs = {who: outputs_at(model, frames, indices) for who, model in models.items()}
+    errors = {who: mpjpe(body, [predicted(output)], [truth]) for who, output in outputs.items()}
+    drawn = {
+        who: [pictures.data_uri(pictures.body_drawn(one, body, output, i, who)) for i, one in enumerate(samples)]
+        for who, output in outputs.items()
+    }
+    words = [f"MPJPE {one:.0f} mm → {two:.0f} mm" for one, two in zip(*errors.values(), strict=True)]
+    return list(zip(drawn["original"], drawn["compressed"], words, strict=True))
 
 
 def asked(data: dict[str, Any]) -> str:
@@ -181,17 +147,13 @@ def cells(i: int, row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['params'] / 1e6:.2f}",
         f"{row['macs']['true'] / 1e9:.3f}",
         f"{row['frames_per_s']:.1f}",
-        interval(row["mpjpe_mm"], ".1f"),
-        interval(row["mpjpe_rise_mm"], "+.1f"),
+        formatted(row["mpjpe_mm"]),
+        formatted(row["mpjpe_rise_mm"], "+.1f"),
         f"{row['pa_mpjpe_mm']['mean']:.1f}",
         f"{row['pve_mm']['mean']:.1f}",
         "-" if accel is None else f"{accel['mean']:.1f}",
         "-" if share is None else f"{share:.1%}",
     )
-
-
-def interval(value: dict[str, float] | None, form: str) -> str:
-    return "-" if value is None else f"{value['mean']:{form}} [{value['lo']:{form}}, {value['hi']:{form}}]"
 
 
 def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:
@@ -202,66 +164,13 @@ def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:
     return plots.Point(str(i), row["macs"]["true"] / 1e9, mm, min(mm, base + rise["lo"]), max(mm, base + rise["hi"]))
 
 
-def path_of(plan: LayerPlan) -> str:
-    """The search's path as a figure; nothing where it took less than two steps."""
-    path = [(step["layers"], step["error_mm"]) for step in plan.measured.get("path", ())]
-    return plots.error_against_depth(path, plan.left) if len(path) > 2 else ""
-
-
-def told(plan: Plan) -> str:
-    """What was decided, in words."""
-    match plan:
-        case LayerPlan(empty=True):
-            return "No layers were merged: each merge cost more than the threshold allows."
-        case LayerPlan():
-            runs = ", ".join(f"{low} to {high}" for low, high in plan.windows)
-            each = "one block" if len(plan.windows) == 1 else "one block each"
-            return f"Blocks {runs} became {each}, by operator {plan.operator}." + searched(plan.measured)
-        case TokenPlan(empty=True) | WidthPlan(empty=True) | PrecisionPlan(empty=True):
-            return "Nothing to do."
-        case TokenPlan():
-            return reduced(plan)
-        case WidthPlan():
-            heads, hidden = (sum(len(getattr(b, part).removed) for b in plan.blocks) for part in ("heads", "hidden"))
-            return f"{heads} attention heads and {hidden} hidden units were cut out of {len(plan.blocks)} blocks."
-        case RecoverPlan(empty=True):
-            return "Nothing had changed, so there was nothing to recover."
-        case RecoverPlan():
-            found = plan.measured
-            apart = "{before:.3f} to {after:.3f}".format(**found["distance"])
-            return (
-                f"{found['steps']} steps in {found['seconds'] / 60:.1f} minutes brought the distance to the original "
-                f"from {apart}, on pictures that were held out."
-            )
-        case PrecisionPlan():
-            return f"The blocks compute in {plan.dtype}."
-        case DecoderPlan():
-            steps = f"{plan.steps} step" + "s" * (plan.steps > 1)
-            how = f"diffusion in {steps}" if plan.predictor == "diffusion" else "a regressor"
-            return f"Clips of {plan.sizes.frames} frames are decoded by {how}, in the place of the pose head."
-    return ""
-
-
-def searched(found: dict[str, Any]) -> str:
-    """What a search saw and took, in words; nothing for windows that were given."""
-    if not found:
+def path_of(plans: Sequence[Plan]) -> str:
+    """The depths that a layer search came through and the one it took; nothing where none searched."""
+    searched = next((plan for plan in plans if plan.measured.get("path")), None)
+    if searched is None:
         return ""
-    return (
-        f" On the frames that decide, the error went from {found['original_mm']:.1f} to {found['error_mm']:.1f} mm, in "
-        f"a search through {len(found['path'])} depths."
-    )
-
-
-def reduced(plan: TokenPlan) -> str:
-    """What becomes of the tokens, in words."""
-    rows, columns = plan.made_for.grid
-    if plan.schedule.drop:
-        return f"Of {rows * columns} tokens, the {plan.schedule.drop} least covered by the person go at the input."
-    around = "of any place" if plan.coverage is None else "around the person"
-    merging = [(i, left) for i, left in enumerate(plan.schedule.counts(rows * columns, len(plan.schedule.merges)))
-               if plan.schedule.merges[i]]  # fmt: skip
-    counts = " → ".join(map(str, (rows * columns, *(left for _, left in merging))))
-    return f"Tokens {around} merge in blocks {merging[0][0]} to {merging[-1][0]}: {counts}."
+    left = searched.made_for.depth - sum(high - low for low, high in decisions([searched])[0]["windows"])
+    return plots.error_against_depth([(step["layers"], step["error_mm"]) for step in searched.measured["path"]], left)
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from compress.errors import BadInput
-from experiments.reports import compression as report
 from experiments.search.pareto import dominates, front, grown, reference_point
 from experiments.search.storage import ASKED, default_storage, loaded
 from experiments.search.study import Objective, Study, read_study
 from experiments.search.trials import Record, Trial, front_of, later, of_artefact, read, trials_of
+from hmr.evaluation.intervals import formatted
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def row(name: str, val: Record | None, test: Record | None, first: Record, note:
         f"{some.params / 1e6:.2f}",
         f"{some.macs.true / 1e9:.3f} ({some.macs.true / first.macs.true:.0%})",
         "-" if val is None or split_of(val) != "val" else f"{val.mpjpe_mm.mean:.1f}",
-        "-" if test is None else f"{test.mpjpe_mm.mean:.1f} [{test.mpjpe_mm.lo:.1f}, {test.mpjpe_mm.hi:.1f}]",
-        "-" if test is None else report.interval(test.mpjpe_rise_mm.model_dump(), "+.1f"),
+        "-" if test is None else formatted(asdict(test.mpjpe_mm)),
+        "-" if test is None else formatted(asdict(test.mpjpe_rise_mm), "+.1f"),
         note,
     )

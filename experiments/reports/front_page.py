@@ -11,21 +11,20 @@ import optuna
 import yaml
 
 from compress.atomic import atomic_folder
+from compress.context import Observer, silent
 from compress.errors import BadInput
-from compress.policies.merge_layers import LayerPlan
 from compress.policy import Plan
 from compress.recipe import Recipe
-from compress.stack import Schedule
 from experiments.reports import compression as report
 from experiments.reports import pictures, plots
-from experiments.reports.compression import rendered, seen
+from experiments.reports.compression import rendered
 from experiments.reports.front import COLUMNS, Story, found_on, frames_of, result, rows, split_of, title
-from experiments.run import Tell
 from experiments.search.lab import Lab
 from experiments.search.storage import quiet
 from experiments.search.study import Objective, Study
 from experiments.search.trials import Record, Trial, csv, parquet, table
-from hmr.data.datasets import open_data
+from hmr.evaluation.measure import body_for
+from hmr.evaluation.predict import outputs_at
 
 NEAR_MM = 3.0  # a rise on test that the headline allows
 UNITS = {
@@ -37,7 +36,7 @@ UNITS = {
 }
 
 
-def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: None) -> dict[str, Any]:
+def write(told: Story, out: Path, observer: Observer = silent) -> dict[str, Any]:
     """Write the report folder, whole or not at all; returns what front.json says."""
     said = result(told)
     shown = trials_plot(told, split_of(told.original))
@@ -45,7 +44,7 @@ def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: N
     tabled = table(told.trials)
     contents = {
         "front.json": json.dumps(said, indent=1, allow_nan=False).encode(),
-        "report.html": page(told, said, shown, on_test, tell).encode(),
+        "report.html": page(told, said, shown, on_test, observer).encode(),
         "front.png": plots.png(on_test or shown),
         "trials.csv": csv(tabled),
         "trials.parquet": parquet(tabled),
@@ -60,7 +59,7 @@ def write(told: Story, out: Path, tell: Tell = lambda what, word, done, total: N
     return said
 
 
-def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, tell: Tell) -> str:
+def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, observer: Observer) -> str:
     """The HTML."""
     first = told.original
     data, source = first.provenance["data"], first.provenance
@@ -69,7 +68,7 @@ def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, tell: Tell
     points = []
     for t in told.front:
         points.append(point(told, t, lab))
-        tell("drawing the front", "", len(points), len(told.front))
+        observer("drawing the front", "", len(points), len(told.front))
     split = tested.provenance["data"] if tested else data
     shown_on = f"; shown on {split['split']}, {split['frames']} frames" if told.asked else ""
     reference = zip(told.objectives, said["reference_point"] or (), strict=False)
@@ -120,8 +119,7 @@ def trials_plot(told: Story, split: str) -> Any:
         return t.test if split == "test" else t.record
 
     def points(some: Iterable[tuple[str, Record | None]]) -> list[plots.Point]:
-        found = [(n, r, r.mpjpe_mm) for n, r in some if r]
-        return [plots.Point(n, r.value(cost) / UNITS[cost][1], mm.mean, mm.lo, mm.hi) for n, r, mm in found]
+        return [plots.Point(n, r.value(cost) / UNITS[cost][1], r.mpjpe_mm.mean) for n, r in some if r]
 
     rest = [t for t in told.trials if t not in on_front and record(t) and t.same_as is None]
     groups = {
@@ -201,12 +199,12 @@ def trial_row(t: Trial) -> tuple[str, ...]:
 def point(told: Story, t: Trial, lab: Lab | None) -> dict[str, Any]:
     """A section of the page for a point of the front: recipe, command, layers and pictures."""
     assert t.record is not None  # a front is of measured trials
-    layers = next((plan for plan in t.record.plans if isinstance(plan, LayerPlan) and not plan.empty), None)
+    layers = next((plan for plan in report.decisions(t.record.plans) if plan.get("windows")), None)
     return {
         "title": title(t),
         "copies": [(recipe_text(r.recipe, name), command(told, r, name)) for name, r in copied(t)],
-        "layers": plots.layer_map(layers.made_for.depth, layers.windows) if layers else "",
-        "merged": report.told(layers) if layers else "",
+        "layers": plots.layer_map(layers["made_for"]["depth"], layers["windows"]) if layers else "",
+        "merged": " ".join(plan.describe() for plan in t.record.plans if not plan.empty),
         "strips": strips(lab, t) if lab else [],
         "done": [done(plan) for plan in t.record.plans],
     }
@@ -252,16 +250,18 @@ def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:
     if record is None or not record.worst:
         return []
     split = record.provenance["data"]["split"]
-    data = open_data(lab.spec(split), getattr(lab.asked.frames, split), model=lab.model)
-    samples = [data[bad.frame] for bad in record.worst]
-    model = lab.rebuilt(record)
+    frames = lab.opened(split)
+    worst = [bad.frame for bad in record.worst]
+    samples = [frames[i] for i in worst]
+    model, _ = lab.made(record.plans)
     words = [f"{bad.clip}, frame {bad.frame}: {bad.mpjpe_mm:.0f} mm, {bad.rise_mm:+.0f}" for bad in record.worst]
     found = []
-    if model.schedule != Schedule():
-        found.append((report.TOKENS, [picture for picture, _ in report.token_pictures(model, samples)]))
+    if tokens := report.token_pictures(model, frames, worst):
+        found.append((report.TOKENS, [picture for picture, _ in tokens]))
+    body = body_for(frames, lab.model)
     for who, which in (("original", lab.model), ("compressed", model)):
-        output = seen(which, samples)
-        meshes = [pictures.body_drawn(sample, lab.body, output, i, who) for i, sample in enumerate(samples)]
+        output = outputs_at(which, frames, worst)
+        meshes = [pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)]
         found.append((f"Body that the {who} model sees", meshes))
     return [
         (name, [(pictures.data_uri(picture, "jpeg"), said) for picture, said in zip(row, words, strict=True)])

@@ -32,13 +32,13 @@ STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "fasthmr", "font.family": 
 
 @dataclass(frozen=True)
 class Point:
-    """A model among others: what it costs and how wrong it is, with both ends of an interval (mm)."""
+    """A model among others: what it costs and how wrong it is, with both ends of its interval (mm) where it has one."""
 
     name: str
     gmacs: float
     mm: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 def error_against_macs(points: Sequence[Point]) -> str:
@@ -49,11 +49,13 @@ def error_against_macs(points: Sequence[Point]) -> str:
     axes.plot([p.gmacs for p in points], [p.mm for p in points], color=GREY, lw=1, zorder=1)
     for i, p in enumerate(points):
         colour = BLUE if i == 0 else ORANGE
-        axes.errorbar(p.gmacs, p.mm, [[p.mm - p.low], [p.high - p.mm]], color=colour, capsize=4, zorder=2 + i)
+        if p.low is not None and p.high is not None:
+            axes.errorbar(p.gmacs, p.mm, [[p.mm - p.low], [p.high - p.mm]], color=colour, capsize=4, zorder=2 + i)
         axes.plot(p.gmacs, p.mm, "o" if i == 0 else "s", color=colour, ms=15, mec="white", zorder=2 + i)
         axes.annotate(p.name, (p.gmacs, p.mm), color="white", weight="bold", ha="center", va="center", zorder=2 + i)
     axes.set_xlim(0, 1.08 * max(p.gmacs for p in points))
-    low, high = min(p.low for p in points), max(p.high for p in points)
+    heights = [mm for p in points for mm in (p.mm, p.low, p.high) if mm is not None]
+    low, high = min(heights), max(heights)
     middle, half = (low + high) / 2, max(1.0, 0.6 * (high - low))  # 2 mm at least: less is no difference worth a slope
     axes.set(xlabel="true GMACs per frame", ylabel="MPJPE, mm", ylim=(middle - half, middle + half))
     bare(axes)

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, cached_property
-from pathlib import Path
-from random import Random
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor
-
+import hmr
+from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.layer_search import Journal, joined, runs_of, windows_of
-from compress.policies.merge_layers import LayerPlan, MergeLayers, Trials
-from compress.policies.precision import PrecisionPlan
-from compress.policies.prune_width import PruneWidth, importances
-from compress.policies.recover import Recover
-from compress.policy import Plan, Policy
+from compress.pipeline import applied, refuse, traced
 from compress.recipe import Recipe
-from experiments.cost import frame_cost, measurements
-from experiments.locks import locked
-from experiments.recover import Recovery
-from experiments.run import Measured, Tell, applied, journal_of, measured, planned, refuse, refuse_test_only
-from experiments.search.study import Best, Study
+from experiments.search.study import Study
 from experiments.search.trials import Interval, Macs, Part, Record, Worst
-from hmr.body.model import BodyModel
-from hmr.data.dataset import DataSpec, Frames
-from hmr.data.datasets import body_of, open_data, parse
-from hmr.evaluation import evaluate
-from hmr.evaluation.evaluate import Errors
-from hmr.evaluation.judge import JointJudge
-from hmr.evaluation.label_free import labelled_by
-from hmr.evaluation.provenance import dataset, provenance
-from hmr.load import resolve_model
-from hmr.models.model import HMRModel
+from hmr.data.dataset import Frames
+from hmr.data.datasets import with_split
+from hmr.evaluation.errors import Errors
+from hmr.evaluation.measure import Measurement
+from hmr.models.cost import measured_cost
+from hmr.models.device import best_device
 
 WORST = 3  # recordings that a record names
 
@@ -46,165 +27,94 @@ WORST = 3  # recordings that a record names
 class Lab:
     """The original model and the frames of each split, drawn and measured once, when they are first needed.
 
-    What trials share is made once too. Errors of merged layers lie in a journal that all workers of a machine add to,
-    so that a path of a layer search is walked by the first trial that needs it; activations are kept inside each walk;
-    and the importance of heads and hidden units is kept for all ratios.
+    Trials share the context's memory and its journals: errors of merged layers lie in a file that all workers of a
+    machine add to, so that a path of a layer search is walked by the first trial that needs it.
     """
 
     def __init__(
-        self,
-        asked: Study,
-        label_free: bool = False,
-        masks: str | None = None,
-        tell: Tell = lambda what, word, done, total: None,
+        self, study: Study, label_free: bool = False, masks: str | None = None, observer: Observer = silent
     ) -> None:
-        self.asked, self.label_free, self.tell = asked, label_free, tell
-        self.data = parse(asked.data, label_free, masks)
-        self.resolved = resolve_model(asked.model)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = self.resolved.model.to(self.device)
-        self.ranks: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.study, self.label_free, self.masks, self.observer = study, label_free, masks, observer
+        self.model = hmr.load(study.model).to(best_device())
         self.frames, self.original = cache(self._frames), cache(self._original)
 
-    def spec(self, split: str) -> DataSpec:
-        return replace(self.data, split=split)
-
     def _frames(self, split: str) -> Frames:
-        found = open_data(self.spec(split), getattr(self.asked.frames, split), model=self.model).drawn(self.tell)
-        return labelled_by(self.model, found) if self.label_free else found
+        return self.opened(split).drawn(self.observer)
 
-    def _original(self, split: str) -> Measured:
-        return measured(self.model, self.frames(split), self.body, f"original on {split}", self.tell)
+    def opened(self, split: str) -> Frames:
+        """The frames of a split, drawn when they are asked for."""
+        data, count = with_split(self.study.data, split), getattr(self.study.frames, split)
+        return hmr.frames(data, count, model=self.model, masks=self.masks, label_free=self.label_free)
 
-    @cached_property
-    def body(self) -> BodyModel:
-        """What errors on these frames are measured on."""
-        return body_of(self.frames("calib"), self.model).to(self.device)
-
-    @cached_property
-    def judge(self) -> JointJudge:
-        return JointJudge(self.model, self.frames("calib"), self.body)
+    def _original(self, split: str) -> Measurement:
+        return self.frames(split).measure(self.model, f"original on {split}", self.observer)
 
     @cached_property
-    def recovery(self) -> Recovery:
-        own = self.data.name == "frames"  # the user's pictures, where there are some
-        return Recovery(self.model, self.body, self.frames("calib") if own else None)
+    def context(self) -> Context:
+        """What all trials share."""
+        return Context(self.model, self.frames("calib"), self.observer, shared=True)
 
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
-        refuse_test_only(self.data)
-        if "accel_mm_per_frame2" in self.asked.objectives:
+        if "accel_mm_per_frame2" in self.study.objectives:
             for split in ("val", "test"):
                 if self.frames(split).fps is None:
                     raise BadInput(
-                        f"objectives: accel_mm_per_frame2 needs every frame of videos, and {self.data.name}:{split} "
+                        f"objectives: accel_mm_per_frame2 needs every frame of videos, and {self.frames(split).spec} "
                         "has single ones"
                     )
-        refuse(recipe, self.resolved, self.spec("val"))
-
-    def copy(self) -> HMRModel:
-        return copy.deepcopy(self.model)
+        refuse(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
 
     def measure(self, recipe: Recipe) -> Record:
-        """Decide on calib, do it, measure on val; raises BadInput where a recipe cannot be done or breaks the model."""
+        """A recipe planned on calib and measured on val; raises BadInput where it cannot be done."""
         self.refuse(recipe)
-        model, plans = self.copy() if recipe.steps else self.model, []  # type: tuple[HMRModel, list[Plan]]
-        for step in recipe.steps:
-            plans.append(applied(self.plan(step, model, plans), model))
-        return self.record(recipe, model, plans, "val")
+        model, context = self.made(recipe.steps)
+        return self.record(recipe, model, context, "val")
 
-    def plan(self, step: Policy, model: HMRModel, before: Sequence[Plan]) -> Plan:
-        """What a step decides after the plans `before` it; what earlier trials found out is not looked at again."""
-        if isinstance(step, MergeLayers) and step.looks:
-            journal = journal_of(self.resolved, step.operator, self.body, self.frames("calib"))
-            kept = journal.parent / "studies" / journal.name  # `fasthmr compress` removes its own when it is done
-            return self.walked(step, model, kept)
-        if isinstance(step, PruneWidth) and step.looks:
-            key = json.dumps([plan.decided() for plan in before])
-            if key not in self.ranks:
-                self.ranks[key] = importances(model, self.judge)
-            return step.plan(model, self.judge, known=self.ranks[key])
-        return step.plan(model, self.judge)
-
-    def walked(self, step: MergeLayers, model: HMRModel, journal: Path) -> Plan:
-        """What a layer search decides. Workers walk a greedy path to a number of layers together: each tries neighbours
-        in an order of its own, and reads what the others have found. NOTE: with a lock around the whole walk all others
-        waited for one, and two workers did 1.4 times the trials of one."""
-        lock = journal.with_suffix(f".{step.strategy}.lock")  # also held to read: a torn last line would be cut off
-
-        def decided(layers: int | None) -> LayerPlan:
-            with locked(lock):
-                goal = step.model_copy(update={"layers": layers})
-                return cast(LayerPlan, planned(goal, model, self.judge, journal, self.tell))
-
-        if step.strategy == "greedy" and step.layers is not None:
-            depth = len(model.stack.blocks)
-            trials, order = Trials(model.stack, self.judge, step.operator), Random(os.getpid())
-            for left in range(depth, step.layers, -1):
-                settled = decided(left).windows
-                runs = runs_of(settled, depth)
-                for place in order.sample(range(left - 1), left - 1):
-                    windows = windows_of(joined(runs, place))
-                    with locked(lock):
-                        known = windows in Journal(journal)
-                    if not known:
-                        error = trials(windows, settled)
-                        with locked(lock):
-                            Journal(journal)[windows] = error
-        return decided(step.layers)
-
-    def rebuilt(self, record: Record) -> HMRModel:
-        """The model of a record, from its plans: nothing is decided again."""
-        model = self.copy() if record.plans else self.model
-        for plan in record.plans:
-            plan.apply(model)
-        return model
+    def made(self, steps: Sequence[Any]) -> tuple[Any, Context]:
+        """The model after steps, of which those that are plans are done again without another look at frames."""
+        context = self.context.fresh()
+        return applied(self.model, steps, context), context
 
     def again(self, record: Record) -> dict[str, Record]:
         """The same model on test."""
-        return {"test": self.record(record.recipe, self.rebuilt(record), record.plans, "test")}
+        return {"test": self.record(record.recipe, *self.made(record.plans), "test")}
 
     def recovered(self, record: Record) -> dict[str, Record]:
         """The model of a record after the study's recovery, on val and on test. What is rounded is rounded after it."""
-        step = cast(Best, self.asked.recover).step
-        steps = sorted((*record.recipe.steps, step), key=lambda one: one.stage)
-        recipe = record.recipe.model_copy(update={"steps": tuple(steps)})
-        model, plans = self.copy(), []  # type: tuple[HMRModel, list[Plan]]
-        bits = [plan for plan in record.plans if isinstance(plan, PrecisionPlan)]
-        for plan in record.plans:
-            if plan not in bits:
-                plans.append(applied(plan, model))
-        plans.append(applied(step.plan(model), model, self.recovery, self.tell))
-        plans += [applied(plan, model) for plan in bits]
-        return {split: self.record(recipe, model, plans, split) for split in ("val", "test")}
+        assert self.study.recover is not None  # who calls this has seen that the study asks for it
+        step = self.study.recover.step
+        pairs = [*zip(record.recipe.steps, record.plans, strict=True), (step, step)]
+        pairs.sort(key=lambda pair: pair[0].stage)
+        recipe = record.recipe.model_copy(update={"steps": tuple(asked for asked, _ in pairs)})
+        model, context = self.made([planned for _, planned in pairs])
+        return {split: self.record(recipe, model, context, split) for split in ("val", "test")}
 
     def rival(self, name: str) -> dict[str, Record]:
         """Another model as it is, on val and on test."""
-        other = resolve_model(name)
-        named = {"name": other.name, "architecture": other.model.architecture, "sha256": other.sha256}
+        other = hmr.load(name).to(best_device())
         recipe = Recipe(schema_version=1, name="as-it-is", steps=())
-        found = {split: self.record(recipe, other.model.to(self.device), (), split) for split in ("val", "test")}
-        source = {"model": named, **({"labels_of": self.resolved.sha256} if self.label_free else {})}
+        context = Context(other)
+        source = {"labels_of": self.model.sha256} if self.label_free else {}
+        found = {split: self.record(recipe, other, context, split) for split in ("val", "test")}
         return {
             split: record.model_copy(update={"provenance": {**record.provenance, **source}})
             for split, record in found.items()
         }
 
-    def record(self, recipe: Recipe, model: HMRModel, plans: Sequence[Plan], split: str) -> Record:
+    def record(self, recipe: Recipe, model: Any, context: Context, split: str) -> Record:
         """Everything that is measured of a model on a split, beside where it comes from."""
-        data, original = self.frames(split), self.original(split)
+        frames, original = self.frames(split), self.original(split)
         name = f"{'+'.join(step.policy for step in recipe.steps) or 'original'} on {split}"
-        now = original if model is self.model else measured(model, data, self.body, name, self.tell)
-        counted = frame_cost(model, self.device)
-        timed = {"latency_ms", "peak_memory_bytes"} & {*self.asked.objectives}
-        cost: dict[str, Any] = measurements(model, self.device) if timed else {}
-        errors = evaluate.row(name, now.errors, data.recordings, data.fps is not None)
-        rise = evaluate.paired_rise(now.errors, original.errors, data.recordings)["mpjpe_mm"]
-        accel = errors["accel_mm_per_frame2"]
+        now = original if model is self.model else frames.measure(model, name, self.observer)
+        counted, figures = model.cost(), now.row(original)
+        timed = {"latency_ms", "peak_memory_bytes"} & {*self.study.objectives}
+        cost: dict[str, Any] = measured_cost(model) if timed else {}
+        accel = figures["accel_mm_per_frame2"]
         return Record(
             recipe=recipe,
             recipe_id=recipe.id,
-            plans=tuple(plans),
+            plans=tuple(context.plans),
             layers=counted.layers,
             tokens=tuple(counted.tokens),
             params=counted.params,
@@ -213,38 +123,28 @@ class Lab:
             latency_ms=cost["latency_ms"]["median"] if cost else None,
             peak_memory_bytes=cost.get("peak_memory_bytes"),
             frames_per_s=now.frames_per_s,
-            mpjpe_mm=Interval(**errors["mpjpe_mm"]),
-            pa_mpjpe_mm=Interval(**errors["pa_mpjpe_mm"]),
-            pve_mm=Interval(**errors["pve_mm"]),
             accel_mm_per_frame2=Interval(**accel) if accel else None,
-            mpjpe_rise_mm=Interval(**rise),
-            per_joint_mm=errors["per_joint_mm"],
-            per_clip=tuple(errors["per_clip"]),
-            worst=worst(now.errors, original.errors, data.recordings),
-            protected_merged_share=None if now.person_merged is None else now.person_merged.mean().item(),
-            provenance=self.source(split, recipe),
+            mpjpe_mm=Interval(**figures["mpjpe_mm"]),
+            pa_mpjpe_mm=Interval(**figures["pa_mpjpe_mm"]),
+            pve_mm=Interval(**figures["pve_mm"]),
+            mpjpe_rise_mm=Interval(**figures["mpjpe_rise_mm"]),
+            per_joint_mm=figures["per_joint_mm"],
+            per_clip=tuple(figures["per_clip"]),
+            worst=worst(now.errors, original.errors, frames.recordings),
+            protected_merged_share=figures["protected_merged_share"],
+            provenance={**traced(context, frames), "schema": "fasthmr.trial/1"},
         )
 
-    def source(self, split: str, recipe: Recipe) -> dict[str, Any]:
-        """Where a record's figures come from."""
-        found = provenance("trial", self.resolved, self.body, self.frames(split), self.device)
-        recovers = any(isinstance(step, Recover) for step in recipe.steps)
-        return found | {
-            "label_free": self.label_free,
-            "calib": dataset(self.frames("calib")),
-            "recover": dataset(self.recovery.frames) if recovers else None,
-        }
 
-
-def worst(now: Errors, original: Errors, clips: Sequence[str]) -> tuple[Worst, ...]:
+def worst(now: Errors, original: Errors, recordings: Sequence[str]) -> tuple[Worst, ...]:
     """In the recordings that compression harms most on average, the frame that it harms most."""
     error = now.per_joint_mm.mean(1)
     rise = error - original.per_joint_mm.mean(1)  # (N,) mm
     members: dict[str, list[int]] = {}
-    for i, clip in enumerate(clips):
-        members.setdefault(clip, []).append(i)
-    ranked = sorted(members, key=lambda clip: -rise[members[clip]].mean().item())
-    frames = {clip: max(members[clip], key=lambda i: rise[i].item()) for clip in ranked[:WORST]}
+    for i, recording in enumerate(recordings):
+        members.setdefault(recording, []).append(i)
+    ranked = sorted(members, key=lambda one: -rise[members[one]].mean().item())
+    frames = {one: max(members[one], key=lambda i: rise[i].item()) for one in ranked[:WORST]}
     return tuple(
-        Worst(clip=clip, frame=i, mpjpe_mm=error[i].item(), rise_mm=rise[i].item()) for clip, i in frames.items()
+        Worst(clip=one, frame=i, mpjpe_mm=error[i].item(), rise_mm=rise[i].item()) for one, i in frames.items()
     )

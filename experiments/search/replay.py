@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from optuna.exceptions import TrialPruned
 
 from compress.atomic import atomic_write
+from compress.context import Observer
 from experiments.cli.output import progress_bar, progress_callback, refuse_existing
 from experiments.reports import plots
-from experiments.run import Tell
 from experiments.search.lab import Lab
 from experiments.search.pareto import Values, grown, hypervolume, reference_point
 from experiments.search.storage import default_storage, quiet
@@ -42,7 +42,7 @@ def cells(asked: Study) -> list[Cell]:
     return list(product(*axes))
 
 
-def measure(job: Job, tell: Tell) -> list[Trial]:
+def measure(job: Job, observer: Observer) -> list[Trial]:
     """Measure every recipe of the space that was not measured yet; returns all trials."""
     names, study = list(job.asked.ranges()), opened(job)
     claimed(study, job, Lab(job.asked))
@@ -54,7 +54,7 @@ def measure(job: Job, tell: Tell) -> list[Trial]:
             study.enqueue_trial(dict(zip(names, cell, strict=True)))
     waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
     complete = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return search(Job(job.asked, job.storage, complete + waiting, job.workers), tell)
+    return search(Job(job.asked, job.storage, complete + waiting, job.workers), observer)
 
 
 def cell_of(params: Mapping[str, Any], names: list[str]) -> Cell | None:

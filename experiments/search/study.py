@@ -12,8 +12,9 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover
-from compress.policy import Data, Knob, misuse
-from compress.recipe import Mistake, Recipe, Step, Steps, nearest, page_text, read_recipe, right, said
+from compress.policy import Data, Knob, Policy, misuse
+from compress.recipe import Mistake, Recipe, nearest, page_text, right, said
+from compress.registry import Step
 from diffusion.policy import DiffusionDecoder
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
@@ -57,7 +58,7 @@ class Study(Data):
     model: str
     data: str = Field(description="DATA without a split: calib, val and test all have their part")
     frames: Split = Split()
-    steps: Steps
+    steps: tuple[Step, ...]
     space: dict[str, Annotated[Span, Field(min_length=2, max_length=3)]] = Field(
         default_factory=dict, description="policy.field: [low, high] or [low, high, step], within the field's knob"
     )
@@ -130,11 +131,12 @@ class Study(Data):
     def made_by_hand(self) -> dict[str, Recipe]:
         """The baselines, that are measured before anything is drawn: by what they are."""
         alone = {f"{step.policy} alone": (step,) for step in self.steps}
-        named = {name: read_recipe(name)[0].steps for name in self.baselines}
+        named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
             if any(isinstance(step, DiffusionDecoder) for step in steps):
                 raise BadInput(f"baselines: {name} has a decoder, which a study does not train: name one without")
-        sets: dict[str, Steps] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER, **named}
+        sets: dict[str, tuple[Policy, ...]] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER}
+        sets |= named
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
         first = {recipe.id: name for name, recipe in reversed(recipes.items())}
         return {name: recipe for name, recipe in recipes.items() if first[recipe.id] == name}
@@ -154,7 +156,7 @@ def said_of(text: str, file: str) -> tuple[Study | None, list[Mistake]]:
     return said(text, file, Study)
 
 
-def turned(step: Step, values: dict[str, Any]) -> Step:
+def turned(step: Policy, values: dict[str, Any]) -> Policy:
     """A step with its knobs turned; raises ValidationError where that contradicts its other fields."""
     mine = {field: values[f"{step.policy}.{field}"] for field in step.knobs() if f"{step.policy}.{field}" in values}
     return type(step)(**{**step.model_dump(exclude_unset=True), **mine})

@@ -19,27 +19,21 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from compress.artefact import AnyPlan, checked
+from compress.artefact import checked
 from compress.errors import BadInput
 from compress.policy import Data, Plan
 from compress.recipe import Recipe
+from compress.registry import AnyPlan
 from experiments.search.pareto import front
 from experiments.search.study import Objective, Study, words
 from hmr.body.conventions import NAMES
+from hmr.evaluation.intervals import Interval
 
 # User attributes of a trial.
 RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
 CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
 State = Literal["complete", "infeasible", "failed"]
 Later = Literal["front", "recovered", "rival"]
-
-
-class Interval(Data):
-    """A mean and its 95 % bootstrap interval over recordings."""
-
-    mean: float
-    lo: float
-    hi: float
 
 
 class Macs(Data):
@@ -86,7 +80,7 @@ class Record(Data):
     pa_mpjpe_mm: Interval
     pve_mm: Interval
     accel_mm_per_frame2: Interval | None
-    mpjpe_rise_mm: Interval  # over the original model, frame by frame
+    mpjpe_rise_mm: Interval  # over the original model, on the same frames
     per_joint_mm: dict[str, float]
     per_clip: tuple[dict[str, Any], ...]
     worst: tuple[Worst, ...]
@@ -226,7 +220,7 @@ def line(trial: Trial) -> dict[str, Any]:
 
 
 def flat(record: Record) -> dict[str, float | None]:
-    """Errors and the ends of their intervals."""
+    """Errors and the ends of their intervals, None where there is one recording."""
     found: dict[str, float | None] = {}
     for name in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2", "mpjpe_rise_mm"):
         value: Interval | None = getattr(record, name)

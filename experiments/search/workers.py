@@ -22,10 +22,10 @@ from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.recipe import Recipe
 from experiments.locks import locked, machine
-from experiments.run import Tell
 from experiments.search.lab import Lab
 from experiments.search.pareto import contributions, reference_point
 from experiments.search.storage import ASKED, MADE_FOR, asked_for, connected, reaching, refuse_other, revive
@@ -48,6 +48,7 @@ from experiments.search.trials import (
     trials_of,
     written,
 )
+from hmr.evaluation.measure import body_for
 from hmr.home import fasthmr_home
 
 POLL = 0.5  # seconds between looks at what other workers do
@@ -70,7 +71,7 @@ class Job:
     masks: str | None = None
 
 
-def search(job: Job, tell: Tell = lambda what, word, done, total: None) -> list[Trial]:
+def search(job: Job, observer: Observer = silent) -> list[Trial]:
     """Measure until `job.trials` trials of the study are complete, then the front on test; returns all trials.
 
     Goes on where an earlier search of the same study stopped. Raises BadInput for a study that was made for something
@@ -79,7 +80,7 @@ def search(job: Job, tell: Tell = lambda what, word, done, total: None) -> list[
     if "latency_ms" in job.asked.objectives and job.workers > 1:
         raise BadInput("workers beside each other disturb the measured latency: take --workers 1, or macs as objective")
     with reaching(job.storage):
-        lab = Lab(job.asked, job.label_free, job.masks, tell)
+        lab = Lab(job.asked, job.label_free, job.masks, observer)
         lab.refuse(job.asked.recipe)
         study = opened(job)
         claimed(study, job, lab)
@@ -87,7 +88,7 @@ def search(job: Job, tell: Tell = lambda what, word, done, total: None) -> list[
         if job.workers == 1:
             work(job, lab=lab)
         else:
-            supervised(job, study, tell)
+            supervised(job, study, observer)
         return trials_of(study, job.asked)
 
 
@@ -107,9 +108,9 @@ def claimed(study: optuna.Study, job: Job, lab: Lab) -> None:
     """Write what the study is made for into it; raises BadInput where it was made for something else."""
     mine = {
         **asked_for(job.asked),
-        "model": lab.resolved.sha256,
-        "data": str(lab.data),
-        "body": lab.body.sha256,
+        "model": lab.model.sha256,
+        "data": str(lab.frames("val").spec),
+        "body": body_for(lab.frames("val"), lab.model).sha256,
         "label_free": job.label_free,
     }
     if MADE_FOR in study.user_attrs or study.get_trials(deepcopy=False):
@@ -222,7 +223,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
             return
         if not turn:
             time.sleep(POLL)
-        lab.tell(f"trials of {job.asked.name}", "", min(completed(study), job.trials), job.trials)
+        lab.observer(f"trials of {job.asked.name}", "", min(completed(study), job.trials), job.trials)
 
 
 def completed(study: optuna.Study) -> int:
@@ -300,7 +301,7 @@ def run_rest(study: optuna.Study, job: Job, lab: Lab, worker: int) -> None:
     items = rest(trials_of(study, job.asked), job.asked, lab)
     for i, (kind, name, measure) in enumerate(items):
         if i % job.workers == worker and later(kind, "test", name) not in study.user_attrs:
-            lab.tell(f"front of {job.asked.name}", "", i, len(items))
+            lab.observer(f"front of {job.asked.name}", "", i, len(items))
             for split, record in measure().items():  # test comes last
                 study.set_user_attr(later(kind, split, name), written(record))
 
@@ -330,7 +331,7 @@ def best(front: Sequence[Trial], trials: Sequence[Trial], asked: Study) -> list[
 # ---- several workers
 
 
-def supervised(job: Job, study: optuna.Study, tell: Tell) -> None:
+def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
     """Keep `job.workers` processes at work; one that is killed is started again. Raises BadInput as theirs."""
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in whatever state they are
     pipes = [context.Pipe(duplex=False) for _ in range(job.workers)]
@@ -346,7 +347,7 @@ def supervised(job: Job, study: optuna.Study, tell: Tell) -> None:
         while workers:
             wait_for([process.sentinel for process in workers.values()], timeout=1)
             now = completed(study)
-            tell(f"trials of {job.asked.name}", "", min(now, job.trials), job.trials)
+            observer(f"trials of {job.asked.name}", "", min(now, job.trials), job.trials)
             deaths, complete = (0, now) if now > complete else (deaths, complete)
             for i, process in [(i, p) for i, p in workers.items() if p.exitcode is not None]:
                 del workers[i]

@@ -77,7 +77,7 @@ CONVENTIONS = {
 }
 
 
-class Yardstick(BodyModel):
+class ConventionBody(BodyModel):
     """The neutral SMPL, whose errors are measured by a convention against people of their own gender.
 
     Raises BadInput where a body was not imported or the regressor is missing, with where it was looked for.

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hmr.data.sample import Inputs, Sample, batch
+import numpy as np
 
-Observer = Callable[[str, str, int, int], None]  # what is being done, a word on it, how much of it is done, of how much
+from compress.context import Observer, silent
+from compress.errors import BadInput
+from compress.frames import Judge, Pictures
+from hmr.data.sample import Sample
+from hmr.home import fasthmr_home
 
+if TYPE_CHECKING:
+    from hmr.evaluation.measure import Measurement
 
 class Dataset(Protocol):
     """Samples by index; frames of a video stand in its order."""
@@ -68,9 +75,10 @@ class Frames:
     count: int
     fps: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
-    spec: DataSpec | None = None
+    spec: DataSpec = DataSpec("samples")
     identity: dict[str, Any] = field(default_factory=dict)
     drawn_before: dict[int, Sample] | None = None
+    label_free: bool = False  # labels are what a model predicted
 
     def __len__(self) -> int:
         return self.count
@@ -91,21 +99,83 @@ class Frames:
     def recordings(self) -> list[str]:
         return [self.recording_of(i) for i in range(self.count)]
 
-    def read(self, indices: Sequence[int]) -> Inputs:
-        """What a model takes of some frames: this makes Frames `compress.policies.recover.Crops`."""
-        return batch([self[i] for i in indices]).inputs
+    # ---- what `compress` is handed frames for (`compress.frames.Frames`); evaluation stands on data, so it is imported
+    # when it is asked for
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether each frame comes with a person mask."""
+        return self.notes.get("mask_source", self.spec.mask_source) != "none"
+
+    @cached_property
+    def content(self) -> str:
+        """sha256 of the pictures and their labels; draws all of them."""
+        digest = hashlib.sha256()
+        for sample in self.keeping():
+            for array in (sample.image, sample.rotations, sample.betas):
+                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def cache(self) -> Path:
+        """Where long work on these frames keeps what it has."""
+        return fasthmr_home()
+
+    def described(self) -> dict[str, Any]:
+        """Which frames these are, as JSON values."""
+        spec = self.spec
+        return {
+            "name": spec.name,
+            "split": spec.split,
+            "frames": self.count,
+            "clips": len(set(self.recordings)),
+            "fps": self.fps,
+            "mask_source": spec.mask_source,
+            **({"path": str(spec.root), "masks": spec.masks} if spec.root else {}),
+            **self.notes,
+        }
+
+    def provenance(self, model: Any) -> dict[str, Any]:
+        """Which frames these are and on what body errors of `model` are measured, as JSON values."""
+        from hmr.evaluation.measure import body_for
+
+        return {"body": body_for(self, model).identity, "data": self.described(), "label_free": self.label_free}
+
+    def judge(self, model: Any) -> Judge:
+        """These frames as what choices are made on."""
+        from hmr.evaluation.judge import JointJudge
+        from hmr.evaluation.measure import body_for
+
+        return JointJudge(model, self, body_for(self, model))
+
+    def measure(self, model: Any, name: str = "model", observer: Observer = silent) -> Measurement:
+        """How wrong and how fast `model` is on these frames."""
+        from hmr.evaluation.measure import measure
+
+        return measure(model, self, name, observer)
+
+    def pictures(self, model: Any) -> Pictures:
+        """What a compressed `model` recovers on: a user's own pictures, else rendered training pictures, of which 4,096
+        are drawn as they are needed."""
+        from hmr.evaluation.measure import recovery_pictures
+
+        return recovery_pictures(self, model)
 
     def keeping(self) -> Frames:
         """The same frames, each drawn once and then kept in memory: 0.2 MB a frame."""
         return self if self.drawn_before is not None else replace(self, drawn_before={})
 
-    def drawn(self, observer: Observer = lambda what, word, done, total: None) -> Frames:
+    def drawn(self, observer: Observer = silent) -> Frames:
         """The same frames, all drawn now and kept in memory: 0.2 MB a frame."""
         kept = self.keeping()
         for i in range(self.count):
             kept[i]
-            observer(f"drawing {self.spec or 'frames'}", "", i + 1, self.count)
+            observer(f"drawing {self.spec}", "", i + 1, self.count)
         return kept
+
+    def first(self, count: int) -> Frames:
+        """The same frames, at most `count` of them."""
+        return replace(self, count=min(count, self.count))
 
     def with_samples(self, samples: Sequence[Sample]) -> Frames:
         """These frames with other `samples` in the place of their own: other masks, other labels."""
@@ -115,3 +185,25 @@ class Frames:
 def frames_of(samples: Sequence[Sample], fps: float | None = None, **more: Any) -> Frames:
     """Samples that are there already as Frames; `more` fields as of Frames."""
     return Frames(samples.__getitem__, [sample.recording for sample in samples].__getitem__, len(samples), fps, **more)
+
+
+def refuse_choosing_split(spec: DataSpec) -> None:
+    """Raise BadInput for a split that choices are made on: results are reported on others."""
+    if spec.split in ("train", "calib"):
+        raise BadInput(f"{spec}: choices are made on this split; report on {spec.name}:test or :val")
+
+
+def refuse_test_only(spec: DataSpec) -> None:
+    """Raise BadInput for data that has no split to make choices on."""
+    if spec.test_only:
+        raise BadInput(
+            f"{spec.name}@{spec.root} is a test set alone, and compressing makes choices on calib too: compress on "
+            "synth or on the folder of 3dpw, then evaluate what comes out here"
+        )
+
+
+def counted(data: dict[str, Any]) -> str:
+    """How many frames of `Frames.described` a figure comes from and where their masks come from, for people."""
+    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
+    joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
+    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}{joints}"

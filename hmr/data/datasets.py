@@ -8,10 +8,9 @@ from typing import cast
 
 from compress.choices import one_of
 from compress.errors import BadInput
-from hmr.body.conventions import CONVENTIONS, Yardstick
-from hmr.body.model import BodyModel, load_body
+from compress.provenance import SEED
 from hmr.data.annotated import open_annotated
-from hmr.data.dataset import Dataset, DataSpec, Frames
+from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_test_only
 from hmr.data.masks import segmenter
 from hmr.data.pictures import PARTS, Focal, open_pictures
 from hmr.data.real import READERS, read
@@ -21,7 +20,6 @@ from hmr.models.model import HMRModel
 from hmr.world.synthetic import SIZE, WORLDS, open_world
 
 SPLITS = ("train", "calib", "val", "test")
-SEED = 0  # of every synthetic data set that a report names
 
 
 def parse(text: str, label_free: bool = False, masks: str | None = None) -> DataSpec:
@@ -52,15 +50,19 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
     return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
 
 
-def deciding(text: str) -> DataSpec:
-    """`name[:split][@root]` of frames that decide: calib where no split is given. Raises BadInput as `parse`, and for
-    test, which reports."""
-    spec = parse(text)
-    if ":" not in text.partition("@")[0]:
-        return replace(spec, split="calib")
-    if spec.split == "test":
-        raise BadInput(f"{text} reports and cannot decide: name {spec.name} alone, for its calib")
-    return spec
+def reporting(text: str, label_free: bool = False, masks: str | None = None) -> str:
+    """DATA that results of a compression are reported on, as it is; raises BadInput as `parse`, for a split that
+    choices are made on, and for data without such a split."""
+    spec = parse(text, label_free, masks)
+    refuse_test_only(spec)
+    refuse_choosing_split(spec)
+    return text
+
+
+def with_split(text: str, split: str) -> str:
+    """DATA with another split: `synth:test` -> `synth:calib`."""
+    head, at, root = text.partition("@")
+    return f"{head.partition(':')[0]}:{split}{at}{root}"
 
 
 def open_data(
@@ -98,15 +100,6 @@ def open_data(
 def poses_hand(model: HMRModel) -> bool:
     """Whether a model's joints are a hand's and not a body's."""
     return model.head.joints != JOINTS
-
-
-def body_of(data: Dataset, model: HMRModel | None = None) -> BodyModel:
-    """What errors of `model` on these frames are measured on: MANO's right hand for a model of hands, else SMPL by the
-    data's convention, or the open body. Raises BadInput where files of MANO or SMPL are missing."""
-    if model and poses_hand(model):
-        return load_body("mano")
-    convention = data.notes.get("convention")
-    return Yardstick(CONVENTIONS[convention]) if convention else load_body()
 
 
 def focal_of(model: HMRModel) -> Focal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,46 +10,49 @@ import torch
 from torch import nn
 
 from hmr.body.model import BodyModel
-from hmr.data.dataset import Dataset
-from hmr.data.datasets import SEED
-from hmr.data.sample import known
+from hmr.data.dataset import Frames
 from hmr.evaluation import metrics
-from hmr.evaluation.evaluate import batches, labels_of
-from hmr.models.model import HMRModel
+from hmr.evaluation.errors import PosedBodies, labelled, predicted
+from hmr.evaluation.intervals import interval, paired_interval
+from hmr.evaluation.measure import body_for
+from hmr.evaluation.predict import predict
 
 
-def depth(
-    model: HMRModel,
-    data: Dataset,
-    body: BodyModel,
-    device: torch.device,
-    progress: Callable[[int], None] = lambda frames: None,
-) -> dict[str, Any]:
+def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """MPJPE (mm) of the whole model, and its paired rise with each single block left out, without any training.
 
     A block whose removal costs nothing shows that the model does not use its depth: compressing such a model proves
-    nothing. Intervals are bootstraps over recordings. Raises BadInput where a prediction is not finite.
+    nothing. A motion decoder is there in every row. Frames are kept in memory. Raises BadInput where true poses are
+    unknown and where a prediction is not finite.
     """
-    blocks = model.backbone.blocks
+    frames, stack, body = frames.keeping(), model.encoder.stack, body_for(frames, model)
+    blocks = stack.blocks
     without = [nn.ModuleList(b for j, b in enumerate(blocks) if j != i) for i in range(len(blocks))]
-    found: list[list[float]] = [[] for _ in range(1 + len(blocks))]
+    truths: list[PosedBodies] = []
+    errors = []
     try:
-        with torch.inference_mode():
-            for some in batches(data, device):
-                truth = known(labels_of(some), "labels")
-                joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
-                for errors, kept in zip(found, (blocks, *without), strict=True):
-                    model.backbone.blocks = kept
-                    output = model(*some.inputs)
-                    guess = body.joints_from_pelvis(output.rotations.float(), output.betas.float())
-                    errors += metrics.mpjpe(guess, joints, aligned=True).tolist()
-                progress(len(joints))
+        for done, kept in enumerate((blocks, *without)):
+            stack.blocks = kept
+            see = (lambda seen: None) if truths else (lambda seen: truths.append(labelled(seen)))
+            (found,) = predict([model], frames, see)
+            errors.append(mpjpe(body, [predicted(output) for output in found.outputs], truths))
+            progress(done + 1)
     finally:
-        model.backbone.blocks = blocks
-    whole, *rest = found
-    clips = data.recordings
-    rises = [asdict(metrics.paired_interval(errors, whole, clips, SEED)) for errors in rest]
+        stack.blocks = blocks
+    whole, *rest = errors
+    rises = [asdict(paired_interval(one, whole, frames.recordings)) for one in rest]
     return {
-        "mpjpe_mm": asdict(metrics.interval(whole, clips, SEED)),
+        "mpjpe_mm": asdict(interval(whole, frames.recordings)),
         "rows": [{"block": i, "rise_mm": rise} for i, rise in enumerate(rises)],
     }
+
+
+@torch.inference_mode()
+def mpjpe(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> list[float]:
+    """MPJPE (N,) in mm of each frame, pelvises aligned, over the joints that errors on `body` are measured on."""
+    found: list[float] = []
+    for guess, truth in zip(guesses, truths, strict=True):
+        joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
+        posed = body.joints_from_pelvis(guess.rotations, guess.betas)
+        found += metrics.mpjpe(posed, joints, aligned=True).tolist()
+    return found

@@ -20,7 +20,7 @@ BATCH = 32
 
 
 class JointJudge:
-    """A `compress.judge.Judge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured on.
+    """A `compress.frames.Judge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured on.
 
     The truth is the frames' labels, or with `label_free` what `model` predicts when the judge is made, before anything
     is compressed: then labels are not looked at. Crops and masks are kept on the model's device: 0.6 MB a frame of

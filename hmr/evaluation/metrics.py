@@ -1,4 +1,4 @@
-"""Joint and mesh errors of predicted bodies, and their bootstrap intervals.
+"""Joint and mesh errors of predicted bodies.
 
 Positions go in as metres in any common axes, errors come out in millimetres, one per frame. Joint errors are pelvis
 aligned and averaged over all joints given. The pelvis is joint 0 and its error of 0 counts, unless positions are
@@ -7,26 +7,12 @@ aligned and averaged over all joints given. The pelvis is joint 0 and its error 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch
+import roma
 from torch import Tensor
 
 from compress.errors import BadInput
 
 MM = 1000.0  # millimetres in a metre
-RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the ends of its 95 % bootstrap interval, in the unit of the values."""
-
-    mean: float
-    lo: float
-    hi: float
 
 
 def joint_errors(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
@@ -80,46 +66,9 @@ def procrustes_aligned(predicted: Tensor, target: Tensor) -> Tensor:
     """
     centre_p, centre_t = predicted.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
     p, t = (predicted - centre_p).double(), (target - centre_t).double()
-    u, singular, vh = torch.linalg.svd(t.mT @ p)  # (..., 3, 3)
-    sign = torch.ones_like(singular)
-    sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0)
-    rotation = (u * sign[..., None, :]) @ vh
-    spread = p.square().sum((-2, -1)).clamp_min(torch.finfo(p.dtype).tiny)  # all joints in one point: scale 0, not NaN
-    scale = (singular * sign).sum(-1) / spread
+    rotation, scale = roma.rigid_vectors_registration(p, t, compute_scaling=True)
+    scale = scale.nan_to_num()  # of joints that are all in one point, 0 / 0
     return (scale[..., None, None] * (p @ rotation.mT)).to(predicted.dtype) + centre_t
-
-
-def interval(values: Sequence[float] | np.ndarray, clips: Sequence[str], seed: int = 0) -> Interval:
-    """Mean of per-frame `values` (N,) with a 95 % percentile bootstrap over recordings.
-
-    `clips` (N,) names the recording of each frame. Frames of one recording resemble each other, so recordings are
-    drawn, each with all of its frames: every replicate is a ratio of sums. With a single recording nothing is known
-    of the spread between recordings, and both ends equal the mean. Raises BadInput where nothing is given, lengths
-    differ or a value is not finite.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.ndim != 1 or len(numbers) != len(clips) or not len(numbers):
-        raise BadInput(f"an interval needs one value per frame: got {numbers.shape} values and {len(clips)} clip names")
-    if not np.isfinite(numbers).all():
-        raise BadInput(f"value {int(np.argmin(np.isfinite(numbers)))} of an interval is not finite")
-    names, clip = np.unique(np.asarray(clips), return_inverse=True)
-    sums, frames = np.bincount(clip, weights=numbers), np.bincount(clip)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    lo, hi = np.percentile((drawn @ sums) / (drawn @ frames), [2.5, 97.5])
-    return Interval(float(numbers.mean()), float(lo), float(hi))
-
-
-def paired_interval(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, clips: Sequence[str], seed: int = 0
-) -> Interval:
-    """`interval` of a - b over the same frames (N,): wholly below 0 means that `a` has the smaller error.
-
-    Raises BadInput as `interval`, and where `a` and `b` differ in length.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape:
-        raise BadInput(f"a paired comparison needs the same frames twice: got {len(first)} and {len(second)} values")
-    return interval(first - second, clips, seed)
 
 
 def _check(predicted: Tensor, target: Tensor) -> None:

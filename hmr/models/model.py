@@ -5,16 +5,22 @@ What the families do differently stands in `hmr.models.families`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from compress.artefact import Base, sha256, weights_of
 from compress.errors import BadInput
+from compress.macs import Cost
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
+from hmr.body.model import BodyModel, load_body
+from hmr.models.cost import frame, frame_cost, whole_images
 from hmr.models.families import FAMILIES, Family
-from hmr.models.head import HMROutput, SMPLHead
+from hmr.models.head import JOINTS, HMROutput, SMPLHead
 from hmr.models.sizes import Sizes
 from hmr.models.vit import GRID, PATCH, ViT
 
@@ -48,11 +54,15 @@ class HMRModel(nn.Module):
     """
 
     head_needs: Literal["tokens", "grid"] = "tokens"
+    takes_clips = False  # each frame by itself; a model with a motion decoder takes the frames of a clip in their order
+    compressed = False
+    sha256 = ""  # of the file of weights that it was loaded from
     smpl_head: SMPLHead  # in the families that do not call it otherwise: see `head`
 
     def __init__(self, architecture: str, sizes: Sizes) -> None:
         super().__init__()
-        self.architecture, self.sizes = architecture, sizes
+        self.name = self.architecture = architecture
+        self.sizes = sizes
         self.dim, self.grid = sizes.dim, GRID
         self.schedule = Schedule()
         self.protect: float | None = None
@@ -60,6 +70,39 @@ class HMRModel(nn.Module):
         self.add_module(self.family.head_name, self.family.head(sizes))
         for name, network in self.family.beside(sizes).items():
             self.add_module(name, network)
+
+    @property
+    def base(self) -> Base:
+        """What an artefact made from this model says of it."""
+        weights = self.sha256 or ("" if self.is_meta else sha256(weights_of(self)))
+        sizes = self.sizes.model_dump(mode="json")
+        return Base(name=self.name, architecture=self.architecture, sizes=sizes, sha256=weights)
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether it has shapes and no weights."""
+        return next(self.parameters()).is_meta
+
+    @property
+    def encoder(self) -> HMRModel:
+        """Itself: what turns a frame into tokens and reads a body from them."""
+        return self
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of a crop in pixels."""
+        return self.grid[0] * PATCH, self.grid[1] * PATCH
+
+    @property
+    def needs_condition(self) -> bool:
+        """Whether `forward` needs more than a crop and a mask, see `hmr.body.camera.bbox_info`."""
+        return self.family.condition is not None
+
+    @cached_property
+    def body(self) -> BodyModel:
+        """The body that its rotations pose: MANO's right hand for a model of hands, else the open body."""
+        device = next(self.parameters()).device
+        return load_body("open" if self.head.joints == JOINTS else "mano").to(device)
 
     @property
     def family(self) -> Family:
@@ -97,6 +140,34 @@ class HMRModel(nn.Module):
         """What the head says of finished tokens; condition as `forward`."""
         return self.head(tokens.x, condition)
 
+    def decoded(self, output: HMROutput, fps: float | None) -> HMROutput:
+        """The output (N frames) itself: this model has no motion decoder."""
+        return output
+
+    def joints(self, output: HMROutput) -> Tensor:
+        """Joints (B, J, 3) in m of the posed body."""
+        return posed_joints(self.body, output)
+
+    def vertices(self, output: HMROutput) -> Tensor:
+        """Vertices (B, V, 3) in m of the posed body."""
+        return posed_vertices(self.body, output)
+
+    def cost(self) -> Cost:
+        """Parameters and multiply-accumulates of one frame with one person."""
+        return frame_cost(self)
+
+    def calls(self) -> dict[str, tuple[int, Callable[[], object]]]:
+        """By part, how many frames it takes at once, and that call on empty pictures; the networks beside the backbone
+        are called too."""
+        inputs, beside = frame(self), whole_images(self)
+
+        def call() -> None:
+            for name, image in beside.items():
+                self.get_submodule(name)(image)
+            self(*inputs)
+
+        return {"frame": (1, call)}
+
     def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
         """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where
         this model looks at no mask."""
@@ -107,6 +178,16 @@ class HMRModel(nn.Module):
         if mask.ndim != 3 or mask.shape[0] != crop.shape[0]:
             raise BadInput(f"a person mask is (B, H, W) with B = {len(crop)}, this one is {tuple(mask.shape)}")
         return coverage(mask, self.grid) - self.protect
+
+
+def posed_joints(body: BodyModel, output: HMROutput) -> Tensor:
+    """Joints (B, J, 3) in m of the body that an output describes."""
+    return body.skeleton(output.rotations.float(), output.betas.float())
+
+
+def posed_vertices(body: BodyModel, output: HMROutput) -> Tensor:
+    """Vertices (B, V, 3) in m of the body that an output describes."""
+    return body(output.rotations.float(), output.betas.float()).vertices
 
 
 def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:

@@ -17,11 +17,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from compress.artefact import Base, sha256, weights_of
 from compress.errors import BadInput
+from compress.macs import Cost
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
+from hmr.models.cost import frame_cost
 from hmr.models.vit import attention
 
 Embed = Callable[[Tensor], Tensor]
@@ -421,6 +424,11 @@ class OwnModel(nn.Module):
     that says head_needs="grid". `crop` is (height, width) of the pictures. Other arguments as `stack_from`.
     """
 
+    takes_clips = False
+    compressed = False
+    needs_condition = False
+    sha256 = ""
+
     def __init__(
         self,
         module: nn.Module,
@@ -432,7 +440,8 @@ class OwnModel(nn.Module):
         **found: Any,
     ) -> None:
         super().__init__()
-        self.module, self.read, self.head_needs = module, read, head_needs
+        self.name = self.architecture = type(module).__name__
+        self.module, self.read, self.head_needs, self.crop_size = module, read, head_needs, crop
         self._stack = stack_from(module, blocks, **found)
         self.schedule, self.protect = Schedule(), cast(float | None, None)
         like = next(module.parameters())
@@ -444,6 +453,20 @@ class OwnModel(nn.Module):
     def stack(self) -> Stack:
         """The blocks that are compressed."""
         return self._stack
+
+    @property
+    def base(self) -> Base:
+        """What an artefact made from this model says of it; it comes back by `artefact.load(folder, own_model)`."""
+        return Base(name=self.name, architecture=self.architecture, sizes={}, sha256=sha256(weights_of(self)))
+
+    @property
+    def encoder(self) -> OwnModel:
+        """Itself."""
+        return self
+
+    def cost(self) -> Cost:
+        """Parameters and multiply-accumulates of one crop."""
+        return frame_cost(self)
 
     def forward(self, crop: Tensor, mask: Tensor | None = None) -> Any:
         """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.recipe import Step
+from compress.policy import Policy
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import Finding, Rows, below, rise, told
 
@@ -17,7 +17,7 @@ BUDGETS = {
 
 def row(percent: int, layers: int, keep: int, per_layer: int) -> Row:
     """Greedy search, down to so many layers, then tokens around the person."""
-    steps: list[Step] = []
+    steps: list[Policy] = []
     if layers < 16:
         steps.append(MergeLayers(strategy="greedy", operator="drop", layers=layers))
     if keep < 192:

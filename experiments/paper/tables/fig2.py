@@ -9,24 +9,25 @@ import numpy as np
 import torch
 
 from compress.similarity import layer_similarity
-from experiments.paper.ablation import Bench, Table
+from experiments.paper.ablation import Comparison, Table
 from experiments.paper.finding import Finding, Rows, below, rise
 from hmr.data.sample import batch
-from hmr.evaluation.metrics import interval
+from hmr.evaluation.intervals import interval
 
 FRAMES = 16  # of each recording
 APART = (1, 2, 4, 8, 16)
 
 
-def look(bench: Bench) -> dict[str, Any]:
+def look(comparison: Comparison) -> dict[str, Any]:
     """Linear CKA between all layers over frames of each recording that decides: the mean map (L, L), and a row for each
     distance between layers, with its interval over recordings."""
-    clips = np.array(bench.calib.recordings)
+    calib, model = comparison.calib, comparison.model
+    clips, device = np.array(calib.recordings), next(model.parameters()).device
     maps = {}
     for clip in dict.fromkeys(clips.tolist()):
-        samples = [bench.calib[i] for i in np.flatnonzero(clips == clip)[:FRAMES].tolist()]
-        maps[clip] = layer_similarity(bench.model.stack, [batch(samples, bench.device).crops])
-    depth = len(bench.model.stack.blocks)
+        samples = [calib[i] for i in np.flatnonzero(clips == clip)[:FRAMES].tolist()]
+        maps[clip] = layer_similarity(model.stack, [batch(samples, device).crops])
+    depth = len(model.stack.blocks)
     found = {n: {clip: one.diagonal(n).mean().item() for clip, one in maps.items()} for n in APART if n < depth}
     mean = torch.stack([*maps.values()]).mean(0)
     return {"rows": [row(n, values) for n, values in found.items()], "similarity": mean.tolist()}

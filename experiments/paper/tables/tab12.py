@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compress.recipe import Step, read_recipe
+from compress.policy import Policy
+from compress.recipe import Recipe
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import Finding, Rows
 from experiments.paper.grid import COLUMNS, value
 from experiments.paper.record import Figures
 from experiments.paper.tables.tab6 import LAYERS, MASK_TOME, MERGED
 
-WINDOW = read_recipe("fasthmr-hmr2")[0].steps[0]  # four layers go, as the paper's search took; which, it does not say
+WINDOW = Recipe.load("fasthmr-hmr2").steps[0]  # four layers go, as the paper's search took; which, it does not say
 
 
 def counts(params: float, macs: float) -> Figures:
     return {"any": {"params_thop": params, "macs_thop": macs}}
 
 
-def hmr2(name: str, steps: tuple[Step, ...], figures: Figures) -> Row:
+def hmr2(name: str, steps: tuple[Policy, ...], figures: Figures) -> Row:
     return Row(name, steps, model="hmr2", paper=figures)
 
 

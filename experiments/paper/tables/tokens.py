@@ -6,7 +6,7 @@ from compress.policies.merge_tokens import MergeTokens
 from experiments.paper.ablation import USUAL, Row, Table
 from experiments.paper.finding import Finding, Rows, below, every, rise, told
 from hmr.data.mask_errors import MASKS
-from hmr.evaluation.metrics import Interval
+from hmr.evaluation.intervals import Interval
 
 # tokens kept -> tokens that a block merges, and tokens to keep where the rest goes at the input for as many MACs
 SCHEDULES = {130: (31, 135), 90: (40, 100), 60: (44, 74)}

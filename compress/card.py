@@ -1,0 +1,68 @@
+"""card.md of an artefact: what was done, what it costs and how wrong it is, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compress.recipe import Recipe
+
+
+def card(recipe: Recipe, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
+    """Markdown of a compression's rows and where they come from."""
+    model = provenance["model"]
+    return "\n".join(
+        [
+            f"# {model['name']} after {recipe.name}",
+            "",
+            f"{model['architecture']} with weights {model['sha256']}, compressed by recipe {recipe.id}.",
+            "",
+            "| after | layers | tokens | parameters | MACs | MPJPE mm |",
+            "|---|--:|--:|--:|--:|--:|",
+            *(f"| {' | '.join(map(str, cells(row)))} |" for row in rows),
+            "",
+            "Parameters and MACs (every product counted) are per frame; tokens are those after the last layer.",
+            *reported(provenance),
+            "",
+            "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",
+            "",
+        ]
+    )
+
+
+def cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """A row of the table."""
+    unchanged = row["step"] != "original" and not row["changed"]
+    return (
+        row["step"] + (" (changed nothing)" if unchanged else ""),
+        row["layers"],
+        row["tokens"][-1] if row["tokens"] else "-",
+        row["params"],
+        row["macs"]["true"],
+        interval(row.get("mpjpe_mm")),
+    )
+
+
+def reported(provenance: Mapping[str, Any]) -> list[str]:
+    """Which frames the errors are of, and which frames choices were made on."""
+    data, calib, recover = (provenance.get(key) for key in ("data", "calib", "recover"))
+    lines = []
+    if data:
+        lines.append(
+            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
+            "with 95 % t intervals over recordings."
+        )
+    if provenance.get("label_free"):
+        lines.append("Errors are distances to the original model: no labels were used.")
+    frames = f"{calib['name']}:{calib['split']}, {calib['frames']} frames" if calib else "no frames"
+    taught = f" Recovered on {recover['name']}:{recover['split']}, without its labels." if recover else ""
+    where = f"Commit {provenance['commit']}, seed {provenance['seed']}, {provenance['device']}."
+    return [*lines, f"Choices were made on {frames}.{taught} {where}"]
+
+
+def interval(value: Mapping[str, float | None] | None) -> str:
+    """`mean [lo, hi]`; without an interval, where there is one recording alone, the mean."""
+    if value is None:
+        return "-"
+    mean = f"{value['mean']:.1f}"
+    return mean if value["lo"] is None else f"{mean} [{value['lo']:.1f}, {value['hi']:.1f}]"

@@ -1,0 +1,99 @@
+"""Everything beside the model that planning and applying a step may use: every policy is handed the same `Context`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.frames import Frames, Judge, Pictures
+from compress.policy import Plan
+
+Observer = Callable[[str, str, int, int], None]  # (what is being done, a detail, how much of it is done, of how much)
+Made = TypeVar("Made")
+
+
+def silent(stage: str, detail: str, done: int, total: int) -> None:
+    """An observer that shows nothing."""
+
+
+@dataclass
+class Context:
+    """What policies share while one recipe is worked through, or many on the same model and frames.
+
+    original: the model before its first step. calib: the frames that choices are made on. observer: who is told of
+    progress. seed: of everything that is drawn at random. shared: whether other processes work on the same model and
+    frames, so that a search leaves trials to them.
+    """
+
+    original: Any
+    calib: Frames | None = None
+    observer: Observer = silent
+    seed: int = 0
+    shared: bool = False
+    plans: list[Plan] = field(default_factory=list)  # of the steps that were applied already
+    weights: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # by sha256, what plans name
+    measured: dict[str, Any] = field(default_factory=dict)  # while a plan is applied
+    memory: dict[Hashable, Any] = field(default_factory=dict)  # see `remembered`
+    places: list[Path] = field(default_factory=list)  # where work that takes long keeps what it has
+
+    @property
+    def judge(self) -> Judge:
+        """Errors of the original model and of trials on `calib`; raises BadInput where there are no such frames."""
+        if self.calib is None:
+            raise BadInput("this recipe makes choices on measured errors: give it calibration frames")
+        if "judge" not in self.memory:
+            self.memory["judge"] = self.calib.judge(self.original)
+        return self.memory["judge"]
+
+    @property
+    def pictures(self) -> Pictures:
+        """Pictures to learn from without labels; raises BadInput where there are none."""
+        if self.calib is None:
+            raise BadInput("recover learns from pictures: give it calibration frames")
+        if "pictures" not in self.memory:
+            self.memory["pictures"] = self.calib.pictures(self.original)
+        return self.memory["pictures"]
+
+    def fresh(self) -> Context:
+        """The same for another recipe: nothing is planned yet, and what was computed is shared."""
+        return replace(self, plans=[], measured={})
+
+    def remembered(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gives, computed once for all recipes whose plans so far are the same."""
+        whole = (key, tuple(repr(plan.decided()) for plan in self.plans))
+        if whole not in self.memory:
+            self.memory[whole] = make()
+        return self.memory[whole]
+
+    @contextmanager
+    def place(self, kind: str, *key: object) -> Iterator[Path]:
+        """Where work of `kind` that takes long keeps what it has, so that it goes on after a crash: a path for this
+        model, these frames, this torch and device, and `key`; a temporary one where the frames have no cache."""
+        if self.calib is None or self.calib.cache is None:
+            with TemporaryDirectory() as folder:
+                yield Path(folder) / kind
+            return
+        device = next(self.original.parameters()).device.type
+        body = self.calib.provenance(self.original)["body"]
+        facts = (self.original.base.sha256, self.calib.content, body, torch.__version__, device, *key)
+        path = self.calib.cache / kind / hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+        self.places.append(path)
+        yield path
+
+
+def fingerprint(model: nn.Module, *facts: object) -> str:
+    """sha256 of a model's weights and of other facts about it."""
+    digest = hashlib.sha256(" ".join(map(str, facts)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

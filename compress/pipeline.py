@@ -1,0 +1,164 @@
+"""From a recipe to a smaller model, in one loop: each step is planned, applied and measured.
+
+Reading order: `compress.recipe` -> this file -> `compress.policies` -> `compress.artefact`. It knows no data set and no
+command line: the frames that it is handed measure, and an observer is told of progress.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress import artefact
+from compress.card import card
+from compress.context import Context, Observer, silent
+from compress.errors import BadInput
+from compress.frames import Frames, Measurement
+from compress.policy import Plan, Policy
+from compress.provenance import commit, provenance, versions
+from compress.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a recipe made of a model.
+
+    rows: one for the original and one for the model after each step, JSON values. model: the compressed one; `original`
+    is as it was. plans: what was decided in each step.
+    """
+
+    original: Any
+    model: Any
+    recipe: Recipe
+    plans: tuple[Plan, ...]
+    rows: tuple[dict[str, Any], ...]
+    provenance: dict[str, Any]
+    context: Context
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The figures of all steps and where they come from, as JSON values."""
+        return {"recipe_id": self.recipe.id, "rows": list(self.rows), "provenance": self.provenance}
+
+    def save(self, folder: Path | str, more: Mapping[str, bytes] | None = None) -> str:
+        """Write the artefact `folder`, whole or not at all, with the files of `more` in it; returns its id.
+
+        Raises BadInput where there is something already, or nothing can be written.
+        """
+        origin = artefact.Origin(base=self.original.base, seed=self.context.seed, commit=commit(), versions=versions())
+
+        def beside(made: str) -> dict[str, bytes]:
+            result = {"artefact": {"path": str(folder), "id": made}, **self.result}
+            return {"result.json": artefact.canonical(result), **(more or {})}
+
+        text = card(self.recipe, self.rows, self.provenance)
+        made = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
+        for path in self.context.places:  # the weights are safe: nothing is to go on from here
+            shutil.rmtree(path, ignore_errors=True)
+            for file in path.parent.glob(f"{path.name}.*"):
+                file.unlink()
+        return made
+
+
+def compress(
+    model: Any,
+    recipe: Recipe,
+    *,
+    calib: Frames | None = None,
+    test: Frames | None = None,
+    observer: Observer = silent,
+) -> Compressed:
+    """Do what `recipe` asks for to a copy of `model`.
+
+    Choices are made on `calib`, results are reported on `test`; a recipe that chooses nothing on frames needs no
+    `calib`, and without `test` the rows tell costs alone. Work that takes long keeps what it has in the cache of
+    `calib` until `save`: a compression that was killed goes on from there.
+
+    Raises BadInput, before anything is measured, where the recipe does not fit the model or the frames.
+    """
+    refuse(model, recipe.steps, calib, test)
+    context = Context(model, calib, observer)
+    original = None if test is None else test.measure(model, "original", observer)
+    rows = [row("original", None, model, original, None)]
+    made: Any = model
+    for made in worked_through(model, recipe.steps, context):
+        plan = context.plans[-1]
+        now = None if test is None else test.measure(made, plan.policy, observer)
+        rows.append(row(plan.policy, plan, made, now, original))
+    return Compressed(model, made, recipe, tuple(context.plans), tuple(rows), traced(context, test), context)
+
+
+def worked_through(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Iterator[Any]:
+    """The model after each step, each planned on the model before it and added to `context.plans`.
+
+    Where a plan stands in the place of a policy, what it decided is done again. `model` stays as it is. Raises
+    RuntimeError where a plan is not empty and yet changed nothing.
+    """
+    made = copy.deepcopy(model) if steps else model
+    for step in steps:
+        plan, before = step.plan(made, context), outline(made)
+        context.measured.clear()
+        made = plan.apply(made, context)
+        if not plan.empty and outline(made) == before:
+            raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
+        context.plans.append(plan.model_copy(update={"measured": {**plan.measured, **context.measured}}))
+        yield made
+
+
+def applied(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Any:
+    """The model after all `steps`, as `worked_through`; `model` itself where there are none."""
+    return deque(worked_through(model, steps, context), maxlen=1).pop() if steps else model
+
+
+def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Frames | None) -> None:
+    """Raise BadInput for what cannot come to a good end, before anything is measured."""
+    if model.compressed:
+        raise BadInput(f"{model.encoder.name} was compressed already: merges start from the original, so name that")
+    for step in steps:
+        step.check(model)
+        if step.needs_calib and calib is None:
+            raise BadInput(f"{step.policy} makes choices on measured errors: give it calibration frames")
+        for frames in (calib if step.needs_calib else None, test):
+            if step.needs_masks and frames is not None and not frames.has_masks:
+                raise BadInput(f"{step.policy} protects the person, and these pictures have no masks: see --masks")
+
+
+def outline(model: Any) -> tuple[object, ...]:
+    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold."""
+    state = model.state_dict()
+    sums = torch.stack([value.double().sum() for value in state.values()]).tolist() if state else []
+    return type(model), [(name, value.shape) for name, value in state.items()], sums, model.schedule, model.protect
+
+
+def row(
+    step: str, plan: Plan | None, model: Any, now: Measurement | None, original: Measurement | None
+) -> dict[str, Any]:
+    """The figures after a step as JSON values; cost is per frame."""
+    cost = asdict(model.cost())
+    return {
+        "step": step,
+        "changed": plan is not None and not plan.empty,
+        **{name: cost[name] for name in ("layers", "tokens", "params", "macs", "parts")},
+        **({} if now is None else now.row(original)),
+        "measured": plan.measured if plan else {},
+    }
+
+
+def traced(context: Context, test: Frames | None) -> dict[str, Any]:
+    """Where the rows come from; calib and recovery's pictures stand there where they were looked at."""
+    used = context.memory
+    device = next(context.original.parameters()).device
+    return {
+        **provenance("compress", context.original, device),
+        **({} if test is None else test.provenance(context.original)),
+        "calib": context.calib.provenance(context.original)["data"] if context.calib and "judge" in used else None,
+        "recover": used["pictures"].provenance() if "pictures" in used else None,
+    }

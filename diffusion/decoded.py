@@ -1,0 +1,142 @@
+"""A model whose pose head is replaced by a motion decoder: an encoder and a decoder, called on a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compress.artefact import Base
+from compress.context import fingerprint
+from compress.errors import BadInput
+from compress.macs import Cost, Macs, Part, macs, operators
+from compress.stack import Schedule, Stack
+from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.motion.clips import FPS
+from diffusion.motion.features import read_off
+from hmr.models.head import HMROutput
+from hmr.models.model import HMRModel
+
+BATCH = 32  # frames that the encoder takes at once: memory does not grow with the clip
+
+
+class DecodedModel(nn.Module):
+    """An encoder, and a decoder in the place of its pose head; shape and camera are the encoder's.
+
+    Called on the frames of one clip in their order. Policies see the encoder's stack.
+    """
+
+    takes_clips = True
+
+    def __init__(self, encoder: HMRModel, decoder: LatentDiffusionDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder.to(next(encoder.parameters()).device).eval()
+
+    @property
+    def stack(self) -> Stack:
+        return self.encoder.stack
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.encoder.schedule
+
+    @property
+    def protect(self) -> float | None:
+        return self.encoder.protect
+
+    @property
+    def base(self) -> Base:
+        return self.encoder.base
+
+    @property
+    def compressed(self) -> bool:
+        return self.encoder.compressed
+
+    def forward(
+        self, crops: Tensor, masks: Tensor | None = None, condition: Tensor | None = None, *, fps: float = FPS
+    ) -> HMROutput:
+        """One clip's crops (N, 3, H, W) in their order, at `fps` frames/s; the rest as `HMRModel.forward`."""
+        parts = [
+            self.encoder(*(None if value is None else value[i : i + BATCH] for value in (crops, masks, condition)))
+            for i in range(0, len(crops), BATCH)
+        ]
+        return self.decoded(HMROutput(*(torch.cat(values) for values in zip(*map(fields_of, parts), strict=True))), fps)
+
+    def decoded(self, output: HMROutput, fps: float | None) -> HMROutput:
+        """The encoder's output on the N frames of one clip, with the decoder's rotations.
+
+        Raises BadInput where the frames are single pictures (fps None).
+        """
+        if fps is None:
+            raise BadInput("this model decodes motion, and these frames are single pictures: name a video data set")
+        features, betas = read_off(output, self.decoder.body), output.betas.float()
+        rotations = self.decoder.video(features, betas, fps)  # (N, 24, 3, 3)
+        return replace(output, global_orient=rotations[:, :1], body_pose=rotations[:, 1:])
+
+    def joints(self, output: HMROutput) -> Tensor:
+        """As `HMRModel.joints`."""
+        return self.encoder.joints(output)
+
+    def vertices(self, output: HMROutput) -> Tensor:
+        """As `HMRModel.vertices`."""
+        return self.encoder.vertices(output)
+
+    def cost(self) -> Cost:
+        """The encoder's cost of a frame, and the decoder's of a clip shared out among the frames that it adds: a third
+        of each clip of a long video overlaps the one before."""
+        encoder, clip, sizes = self.encoder.cost(), clip_cost(self.decoder), self.decoder.sizes
+        added = sizes.frames - sizes.frames // 3
+        part = Part("decoder", clip.params, Macs(**{name: -(-n // added) for name, n in asdict(clip.macs).items()}))
+        total = Macs(**{name: n + getattr(part.macs, name) for name, n in asdict(encoder.macs).items()})
+        return replace(
+            encoder,
+            params=encoder.params + clip.params,
+            params_thop=encoder.params_thop + clip.params,
+            macs=total,
+            parts=(*encoder.parts, part),
+        )
+
+    def calls(self) -> dict[str, tuple[int, Callable[[], object]]]:
+        """As `HMRModel.calls`; the decoder takes a clip at once."""
+        frames, device = self.decoder.sizes.frames, next(self.parameters()).device
+        features = torch.zeros(frames, self.decoder.sizes.features, device=device)
+        decode = partial(self.decoder.video, features, torch.zeros(frames, 10, device=device), FPS)
+        return {**self.encoder.calls(), "decoder": (frames, decode)}
+
+
+def fields_of(output: HMROutput) -> tuple[Tensor, ...]:
+    """The tensors of an output in their order."""
+    return output.global_orient, output.body_pose, output.betas, output.camera, output.features
+
+
+def encoder_id(encoder: HMRModel) -> str:
+    """What tells one encoder from all others: sha256 of weights, token schedule and mask threshold."""
+    return fingerprint(encoder, encoder.schedule, encoder.protect)
+
+
+def clip_cost(decoder: LatentDiffusionDecoder) -> Part:
+    """Parameters and MACs of the networks that decode one clip, all denoising steps counted.
+
+    Inverse kinematics has no weights and a few products of 3 x 3 matrices a joint: not counted.
+    """
+    sizes, device = decoder.sizes, decoder.vae.mean.device
+    latent, time, features = (
+        torch.zeros(1, *shape, device=device)
+        for shape in ((sizes.tokens, sizes.dim), (), (sizes.frames, sizes.features))
+    )
+    diffuses = decoder.kind == "diffusion"
+    predictor = macs(operators(decoder.predictor, *((latent, time, features) if diffuses else (features,)))[""])
+    once = [macs(operators(decoder.start, features)[""])]
+    networks: list[nn.Module] = [decoder.start, decoder.predictor]
+    if decoder.kind != "numbers":
+        once.append(macs(operators(decoder.vae.decoder, latent)[""]))
+        networks.append(decoder.vae)
+    steps = decoder.steps if diffuses else 1
+    total = {
+        name: steps * count + sum(getattr(part, name) for part in once) for name, count in asdict(predictor).items()
+    }
+    return Part("decoder", sum(p.numel() for network in networks for p in network.parameters()), Macs(**total))

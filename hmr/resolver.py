@@ -1,0 +1,98 @@
+"""MODEL as users write it: a shipped name, a checkpoint, or the folder of a converted or a compressed model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import artefact
+from compress.artefact import MANIFEST, read_manifest
+from compress.choices import one_of
+from compress.errors import BadInput
+from hmr.checkpoints import files as checkpoints
+from hmr.checkpoints.files import INDEX, WEIGHTS
+from hmr.models.model import ARCHITECTURES, build
+from hmr.models.own_model import OwnModel
+
+SHIPPED = ("reference", "reference-small")
+CONVERTED = "fasthmr.convert/1"  # schema of the manifest of `fasthmr convert`
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".index.json")
+
+
+def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: Any) -> Any:
+    """A model in evaluation mode, in float32 unless it was compressed to less.
+
+    model: a shipped name, a checkpoint, a folder of `fasthmr convert` or of `fasthmr compress`, or a module of your
+    own, which becomes an `OwnModel`. facts: what the file does not tell, as heads=, cam_model=, tokenizer=; for a
+    module the arguments of `OwnModel`. weightless: also take an architecture whose weights do not ship, as hmr2, on the
+    meta device.
+
+    Raises BadInput for a name that is none of them, a file or folder that is not such a model or was changed, and
+    weights that do not fit.
+    """
+    if isinstance(model, nn.Module):
+        return OwnModel(model, **facts)
+    name, folder = str(model), Path(model)
+    if name not in ARCHITECTURES and folder.joinpath(MANIFEST).is_file() and not converted(folder):
+        return of_artefact(folder, name)
+    path = path_of(name, weightless)
+    if path is None:
+        with torch.device("meta"):
+            return build(name).eval()
+    found = checkpoints.load(path, **facts)
+    found.name, found.sha256 = name, digest(path)
+    return found
+
+
+def of_artefact(folder: Path, name: str) -> Any:
+    """The model of a compressed model's folder; it cannot be compressed again."""
+    found: Any = artefact.load(folder, build)
+    found.encoder.name, found.encoder.sha256, found.encoder.compressed = name, read_manifest(folder).id, True
+    return found
+
+
+def path_of(name: str, weightless: bool) -> Path | None:
+    """The file or folder of weights of MODEL; None for an architecture without weights. Raises BadInput as `load`."""
+    path = Path(name)
+    if "/" in name or name.endswith(SUFFIXES) or (name not in ARCHITECTURES and path.is_dir()):
+        if not path.is_file() and not any((path / held).is_file() for held in (WEIGHTS, INDEX)):
+            raise BadInput(f"{path}: there is no such file of weights, and no folder of a compressed model")
+        return path
+    if name in ARCHITECTURES and name not in SHIPPED and not weightless:
+        raise BadInput(
+            f"'{name}' is an architecture whose weights do not ship: name the checkpoint that its authors hand out, or "
+            f"a folder of `fasthmr convert`, as ./{name}"
+        )
+    if one_of(name, ARCHITECTURES if weightless else SHIPPED, "model") not in SHIPPED:
+        return None
+    path = Path(str(files("hmr.assets").joinpath(f"{name}.safetensors")))
+    if not path.is_file():
+        raise BadInput(f"{path}: the weights of '{name}' are missing from this installation; install fasthmr again")
+    return path
+
+
+def converted(folder: Path) -> bool:
+    """Whether `fasthmr convert` wrote this folder; raises BadInput where its weights have changed since."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        wanted = manifest["files"][WEIGHTS] if manifest["schema"] == CONVERTED else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    path = folder / WEIGHTS
+    if wanted is not None and (not path.is_file() or digest(path) != wanted):
+        raise BadInput(f"{path}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
+    return wanted is not None
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of the weights or their index in a folder; read piece by piece."""
+    if path.is_dir():
+        path = path / (INDEX if (path / INDEX).is_file() else WEIGHTS)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
