@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from experiments.cost import frame_cost, shaped
-from hmr.load import Resolved
 
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
@@ -18,6 +17,7 @@ from experiments.paper.finding import Finding
 from experiments.paper.tables import tables
 from hmr.data.datasets import parse
 from hmr.models.model import build
+from hmr.resolver import Resolved
 
 OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")
 SMALL = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}

@@ -19,6 +19,7 @@ from hmr.models.families.camerahmr import letterboxed
 from hmr.models.families.hamer import unmirrored
 from hmr.models.model import build
 from tests.golden.seeds import pictures, seeded
+from tests.planning import applied, planned
 
 HERE = Path(__file__).parent
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 128, "head_dim": 64, "head_depth": 2, "head_dim_head": 8,
@@ -228,11 +229,11 @@ def test_merging_tokens_and_layers_as_of_any_model(family):
     mask = torch.zeros(2, 256, 192)
     mask[:, 64:192, 48:144] = 1
     for step in (MergeLayers(strategy="explicit", windows=()), MergeTokens(keep=192)):
-        step.plan(model).apply(model)
+        applied(planned(step, model), model)
     for name in (*OUTPUTS, "features"):
         assert torch.equal(*(getattr(one(crop, mask, condition), name) for one in (model, plain)))
-    MergeLayers(strategy="explicit", windows=((0, 1),)).plan(model).apply(model)
-    MergeTokens(keep=120, per_layer=72).plan(model).apply(model)
+    applied(planned(MergeLayers(strategy="explicit", windows=((0, 1),)), model), model)
+    applied(planned(MergeTokens(keep=120, per_layer=72), model), model)
     tokens, person = model.encode(crop, mask), mask[:, ::16, ::16].flatten(1) > 0
     assert tokens.x.shape[1] == 120 and (tokens.size.sum(1) == 192).all()
     assert (tokens.size.gather(1, tokens.source)[person] == 1).all()

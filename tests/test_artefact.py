@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hmr.artefact import load
 from torch import nn
 
 from compress import artefact
@@ -23,8 +22,10 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Plan
+from hmr import load
 from hmr.models.model import HMRModel, build
 from tests import sizes
+from tests.planning import applied, planned
 
 SIZES = {**sizes.TINY, "dim": 16, "depth": 4, "mlp_dim": 16, "head_dim": 16}
 STEPS = (MergeLayers(strategy="explicit", windows=((1, 2),), operator="mean"), MergeTokens(keep=100, per_layer=50))
@@ -38,8 +39,8 @@ def compressed(seed: int = 0, measured: float = 0.0) -> tuple[HMRModel, list[Pla
     model = build("reference", SIZES).eval()
     plans: list[Plan] = []
     for step in STEPS:
-        plans.append(step.plan(model).model_copy(update={"measured": {"error_mm": measured}}))
-        plans[-1].apply(model)
+        plans.append(planned(step, model).model_copy(update={"measured": {"error_mm": measured}}))
+        applied(plans[-1], model)
     return model, plans
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hmr.artefact import load
-from hmr.load import resolve_model
 
 from compress.policy import MadeFor, Plan
 from experiments import run
+from hmr import load
 from hmr.checkpoints.files import save
 from hmr.data.sample import batch
 from hmr.models.model import build
+from hmr.resolver import resolve_model
 from hmr.world.synthetic import open_world
 from tests import sizes
 

@@ -21,6 +21,7 @@ from compress.timing import peak_memory, timed
 from experiments.cli import main as cli
 from hmr.checkpoints.files import save
 from hmr.models.model import HMRModel, Sizes, build
+from tests.planning import planned
 
 ECLM = MergeLayers(strategy="explicit", windows=((24, 28),))
 MASK_TOME = MergeTokens(keep=90, per_layer=40)
@@ -31,7 +32,7 @@ def on_meta(architecture: str, *steps: Policy, **sizes: object) -> HMRModel:
     with torch.device("meta"):
         model = build(architecture, sizes).eval()
     for step in steps:
-        step.plan(model).shape(model)
+        planned(step, model).shape(model)
     return model
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from experiments.cost import clip_cost, frame_cost
-from hmr.artefact import load
-from hmr.load import resolve_model
 from scipy import ndimage
 
 from compress import artefact
@@ -24,14 +22,17 @@ from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
+from hmr import load
 from hmr.body.model import load_body
 from hmr.data.dataset import frames_of
 from hmr.evaluation import evaluate
 from hmr.evaluation.label_free import labelled_by
 from hmr.models.model import build
+from hmr.resolver import resolve_model
 from hmr.world.synthetic import open_world
 from tests import sizes
 from tests.motion import TINY
+from tests.planning import applied, planned
 
 SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
@@ -47,7 +48,7 @@ def decoder(sizes=TINY, **kind) -> LatentDiffusionDecoder:
 def encoder():
     torch.manual_seed(0)
     model = build("reference", SIZES).eval()
-    MergeTokens(keep=90, per_layer=40).plan(model).apply(model)
+    applied(planned(MergeTokens(keep=90, per_layer=40), model), model)
     return model
 
 
@@ -145,15 +146,15 @@ def test_a_decoder_comes_back_and_knows_its_encoder(tmp_path):
     assert all(torch.equal(a.half(), b.half()) for a, b in zip(again.parameters(), made.parameters(), strict=True))
     torch.manual_seed(9)
     with pytest.raises(BadInput, match="was trained on the features of encoder"):
-        DiffusionDecoder(weights=str(path)).plan(build("reference", SIZES))
+        planned(DiffusionDecoder(weights=str(path)), build("reference", SIZES))
 
 
 def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     model = encoder()
-    tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
+    tokens = planned(MergeTokens(keep=90, per_layer=40), build("reference", SIZES))
     _, path = weights_for(model, tmp_path)
-    plan = DiffusionDecoder(weights=str(path), steps=2, seed=5).plan(model)
-    plan.apply(model)
+    plan = planned(DiffusionDecoder(weights=str(path), steps=2, seed=5), model)
+    applied(plan, model)
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
@@ -165,7 +166,7 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     assert encoder_id(again) == encoder_id(model) == theirs.encoder
     (kept,) = artefact.read_plans(tmp_path, json.dumps([plan.model_dump(mode="json")]).encode())
     with pytest.raises(BadInput, match="does not follow from its plan"):
-        kept.apply(encoder())
+        applied(kept, encoder())
     assert isinstance(kept, DecoderPlan) and not kept.empty
     monkeypatch.delitem(PLANS, "diffusion_decoder")
     with pytest.raises(BadInput, match=r"not a list of plans.*no policy 'diffusion_decoder'"):
@@ -175,12 +176,12 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
 def test_another_encoders_weights_in_the_folder_are_found_out(tmp_path, monkeypatch):
     model = encoder()
     _, path = weights_for(model, tmp_path)
-    plan = DiffusionDecoder(weights=str(path)).plan(model)
+    plan = planned(DiffusionDecoder(weights=str(path)), model)
     model.backbone.pos_embed.data += 0.01  # somebody trains on, after the decoder was made
-    plan.apply(model)
+    applied(plan, model)
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
-    tokens = MergeTokens(keep=90, per_layer=40).plan(build("reference", SIZES))
+    tokens = planned(MergeTokens(keep=90, per_layer=40), build("reference", SIZES))
     artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
     with pytest.raises(BadInput, match="this one is"):
         load(tmp_path / "out")
@@ -273,7 +274,7 @@ def test_shipped_decoders_know_the_shipped_encoders_and_are_small():
     model = resolve_model("reference").model
     assert load_decoder(weights_at("decoder-original")).encoder == encoder_id(model)
     for step in read_recipe("fasthmr-reference-video")[0].steps:
-        step.plan(model).apply(model)
+        applied(planned(step, model), model)
     kinds = {name: load_decoder(weights_at(name)) for name in ("decoder", "regressor")}
     assert {name: found.kind for name, found in kinds.items()} == {"decoder": "diffusion", "regressor": "numbers"}
     assert all(found.encoder == encoder_id(model) for found in kinds.values()) and len(model.stack.blocks) == 12

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hmr.load import Resolved
 
 from compress.errors import BadInput
 from diffusion.model.vae import KIND, MotionVAE
@@ -18,6 +17,7 @@ from experiments.paper import decoders
 from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared
 from hmr.data.datasets import parse
 from hmr.models.model import build
+from hmr.resolver import Resolved
 from tests.motion import TINY
 from tests.test_decoder import SIZES
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import roma
 import torch
-from hmr.load import resolve_model
 from torch import Tensor, nn
 
 from compress.choices import one_of
@@ -25,6 +24,8 @@ from hmr.evaluation.depth import depth
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.models.vit import Block
+from hmr.resolver import resolve_model
+from tests.planning import applied, planned
 
 CPU = torch.device("cpu")
 
@@ -238,7 +239,7 @@ def test_unknown_models_are_told(name, hint):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_precision_is_what_the_blocks_compute_with(dtype):
     model = build("reference-small", {"depth": 1})
-    Precision(dtype=dtype).plan(model).apply(model)
+    applied(planned(Precision(dtype=dtype), model), model)
     assert provenance.precision_of(model) == dtype
 
 

@@ -13,14 +13,15 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hmr.artefact import load
 
 from compress import artefact
 from compress.errors import BadInput
 from compress.policy import PLANS, MadeFor
+from hmr import load
 from hmr.checkpoints.files import save
 from hmr.models.model import build
 from tests import sizes
+from tests.planning import planned
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,8 +80,8 @@ def test_the_policy_keeps_the_best_of_its_rank(modules):
     from low_rank import LowRank, nearest  # type: ignore[import-not-found]
 
     model = build("reference", TINY).eval()
-    plan = LowRank(keep=0.5).plan(model)
-    assert plan.made_for == MadeFor.of(model) and not plan.empty and LowRank(keep=1.0).plan(model).empty
+    plan = planned(LowRank(keep=0.5), model)
+    assert plan.made_for == MadeFor.of(model) and not plan.empty and planned(LowRank(keep=1.0), model).empty
     layer = cast(Any, model.stack.blocks[0]).mlp.fc1
     pair, x = nearest(layer, 16), torch.randn(5, 32)
     lost = torch.linalg.svdvals(layer.weight.detach())[16:]

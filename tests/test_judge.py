@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import roma
 import torch
-from compress.judge import Judge
 
 from compress.errors import BadInput
+from compress.frames import Judge
 from compress.policies.merge_layers import MergeLayers
 from compress.stack import encode
 from hmr.body.model import load_body
@@ -19,6 +19,7 @@ from hmr.data.sample import Sample, known
 from hmr.evaluation import metrics
 from hmr.evaluation.judge import JointJudge
 from hmr.models.model import build
+from tests.planning import applied, planned
 
 SIZES = {"stem": "patch", "dim": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "head_dim": 16, "head_depth": 1}
 
@@ -88,9 +89,9 @@ def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
 def test_search_on_a_model_reports_the_error_of_what_it_makes(model, body) -> None:
     """Greedy to two blocks, judged by true joints: the measured error is that of the compressed model's own forward."""
     judge = JointJudge(model, samples(5), body, size=2)
-    plan = MergeLayers(strategy="greedy", layers=2).plan(model, judge)
+    plan = planned(MergeLayers(strategy="greedy", layers=2), model, judge)
     assert len(plan.windows) == 1 and plan.measured["path"][-1]["layers"] == 2
-    plan.apply(model)
+    applied(plan, model)
     with torch.no_grad():
         outputs = [judge.joints(model.eval()(crop)) for crop in judge.crops]
     errors = [metrics.mpjpe(output, truth) for output, truth in zip(outputs, judge.truth, strict=True)]

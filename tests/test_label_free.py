@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from hmr.load import resolve_model
 from PIL import Image
 
 from hmr import artefact
@@ -20,6 +19,7 @@ from hmr.data.pictures import open_pictures
 from hmr.data.sample import known
 from hmr.models.families.camerahmr import letterboxed
 from hmr.models.model import build
+from hmr.resolver import resolve_model
 
 RECIPE = """schema_version: 1
 name: own

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hmr.artefact import load
-from hmr.load import Resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,8 +27,11 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from experiments.paper.ablation import Bench, Row, Table, ablate
 from experiments.paper.finding import Finding
+from hmr import load
 from hmr.data.datasets import parse
 from hmr.models.model import HMRModel, build
+from hmr.resolver import Resolved
+from tests.planning import applied, planned
 
 SIZES = {"dim": 32, "depth": 5, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_heads": 2}
 CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))
@@ -62,7 +63,7 @@ def original() -> HMRModel:
 def compressed(*steps: Policy) -> HMRModel:
     model = original()
     for step in steps:
-        step.plan(model).apply(model)
+        applied(planned(step, model), model)
     return model
 
 
@@ -137,8 +138,8 @@ def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("laws") / "out"
     model, plans = original(), []
     for step in (LAYERS, TOKENS):
-        plans.append(step.plan(model))
-        plans[-1].apply(model)
+        plans.append(planned(step, model))
+        applied(plans[-1], model)
     base = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="none", versions={})
     artefact.save(folder, model, plans, origin, artefact.Words(recipe="", card=""))

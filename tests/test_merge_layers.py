@@ -34,6 +34,7 @@ from compress.policy import MadeFor
 from compress.stack import Schedule, encode
 from compress.tokens import Tokens
 from hmr.models.vit import ViT
+from tests.planning import applied, planned
 
 WIDTH, GRID = 4, (2, 3)
 
@@ -263,7 +264,7 @@ def test_trials_of_a_vit_are_those_of_the_compressed_model() -> None:
     for windows in [(), ((4, 5),), ((3, 5),), ((1, 2), (3, 5)), ((0, 5),)]:
         error = trials(windows, tuple(w for w in windows if w[0] > 2))
         other = copy.deepcopy(model)
-        LayerPlan(made_for=MadeFor.of(model), windows=windows, operator="slm").apply(other)
+        applied(LayerPlan(made_for=MadeFor.of(model), windows=windows, operator="slm"), other)
         with torch.no_grad():
             errors = [judge.errors(i, encode(other.stack, crop)) for i, crop in enumerate(judge.crops)]
         assert error == torch.cat(errors).double().mean().item()
@@ -285,7 +286,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator, threshold, training) -> None:
     model = Model(Ramps(5)).train(training)
     before, blocks = snapshot(model), model.stack.blocks
-    plan = MergeLayers(strategy=strategy, operator=operator, threshold_mm=threshold).plan(model, Verdict(seed))
+    plan = planned(MergeLayers(strategy=strategy, operator=operator, threshold_mm=threshold), model, Verdict(seed))
     assert same(snapshot(model), before) and model.stack.blocks is blocks
     assert all(module.training == training for module in model.modules())
     text = plan.model_dump_json()
@@ -293,7 +294,7 @@ def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator,
     counts = plan.measured["block_evaluations"]
     assert 0 < counts["run"] <= counts["plain"]
     assert plan.measured["original_mm"] == 50.0 == plan.measured["path"][0]["error_mm"]
-    plan.apply(model)
+    applied(plan, model)
     assert len(model.stack.blocks) == 5 - sum(high - low for low, high in plan.windows)
     assert plan.empty == same(snapshot(model), before)
 
@@ -309,7 +310,7 @@ def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None
         windows += [(low, high)] * (low < high)
         low = high + 1
     model, original = Model(Ramps(depth)), Ramps(depth)
-    MergeLayers(strategy="explicit", windows=tuple(windows), operator=operator).plan(model).apply(model)
+    applied(planned(MergeLayers(strategy="explicit", windows=tuple(windows), operator=operator), model), model)
     runs = runs_of(tuple(windows), depth)
     assert len(model.stack.blocks) == len(runs)
     for block, (low, high) in zip(model.stack.blocks, runs, strict=True):
@@ -323,8 +324,8 @@ def test_no_acceptable_window_leaves_the_model_exactly_as_it_was() -> None:
     model = Model(Ramps(6))
     crop = Verdict().crops[0]
     before, blocks, out = snapshot(model), model.stack.blocks, encode(model.stack, crop).x
-    plan = MergeLayers(threshold_mm=0.0).plan(model, Verdict(rule="never"))
-    plan.apply(model)
+    plan = planned(MergeLayers(threshold_mm=0.0), model, Verdict(rule="never"))
+    applied(plan, model)
     plan.shape(model)
     assert plan.empty and model.stack.blocks is blocks and same(snapshot(model), before)
     assert torch.equal(encode(model.stack, crop).x, out)
@@ -335,8 +336,8 @@ def test_shape_leaves_the_keys_and_shapes_of_apply() -> None:
     model = Model(ViT(16, 6, 2, 32, 0.0), 16)
     with torch.device("meta"):
         empty = Model(ViT(16, 6, 2, 32, 0.0), 16)
-    plan = MergeLayers(strategy="explicit", windows=((1, 2), (3, 5))).plan(model)
-    plan.apply(model)
+    plan = planned(MergeLayers(strategy="explicit", windows=((1, 2), (3, 5))), model)
+    applied(plan, model)
     plan.shape(empty)
     empty.to_empty(device="cpu").load_state_dict(model.state_dict(), strict=True)
     crop = torch.randn(2, 3, 64, 48)
@@ -345,13 +346,13 @@ def test_shape_leaves_the_keys_and_shapes_of_apply() -> None:
 
 def test_windows_count_original_blocks_from_0_with_both_ends() -> None:
     model = Model(Ramps(32))
-    MergeLayers(strategy="explicit", windows=[[24, 28]], operator="drop").plan(model).apply(model)  # type: ignore[arg-type]
+    applied(planned(MergeLayers(strategy="explicit", windows=[[24, 28]], operator="drop"), model), model)  # type: ignore[arg-type]
     left = [*range(25), *range(29, 32)]
     assert [block.v.tolist() for block in model.stack.blocks] == [Ramp(i).v.tolist() for i in left]
 
 
 def test_plan_refuses_a_model_it_was_not_made_for() -> None:
-    plan = MergeLayers(strategy="explicit", windows=((1, 2),)).plan(Model(Ramps(6)))
+    plan = planned(MergeLayers(strategy="explicit", windows=((1, 2),)), Model(Ramps(6)))
     for act in (plan.apply, plan.shape):
         with pytest.raises(BadInput, match="made for 6 blocks, this model has 5"):
             act(Model(Ramps(5)))
@@ -368,17 +369,17 @@ def test_plan_that_left_the_model_as_it_was_raises() -> None:
             return copy.copy(Ramps(6))
 
     model = Deaf(Ramps(6))
-    plan = MergeLayers(strategy="explicit", windows=((1, 2),)).plan(model)
+    plan = planned(MergeLayers(strategy="explicit", windows=((1, 2),)), model)
     with pytest.raises(RuntimeError, match="kept all of its blocks"):
-        plan.apply(model)
+        applied(plan, model)
 
 
 def test_layers_are_merged_before_tokens() -> None:
     model = Model(Ramps(6))
-    plan = MergeLayers(strategy="explicit", windows=((1, 2),)).plan(model)
+    plan = planned(MergeLayers(strategy="explicit", windows=((1, 2),)), model)
     for schedule in (Schedule((2, 1)), Schedule(drop=2)):
         model.schedule = schedule
-        for act in (lambda: plan.apply(model), lambda: MergeLayers().plan(model, Verdict())):
+        for act in (lambda: applied(plan, model), lambda: planned(MergeLayers(), model, Verdict())):
             with pytest.raises(BadInput, match="put merge_layers before merge_tokens"):
                 act()
 
@@ -425,7 +426,7 @@ def test_policy_comes_back_from_its_json(fields: dict[str, Any]) -> None:
 )
 def test_policy_that_does_not_fit_the_model_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        MergeLayers(**fields).plan(Model(Ramps(6)))
+        planned(MergeLayers(**fields), Model(Ramps(6)))
 
 
 def test_killed_search_continues_and_runs_less(tmp_path) -> None:
@@ -443,7 +444,7 @@ def test_killed_search_continues_and_runs_less(tmp_path) -> None:
         judge.errors(index, encode(model.stack, crop))
     model.backbone.ran = 0
     plan = MergeLayers().plan(model, judge, journal=journal)
-    assert plan.decided() == MergeLayers().plan(Model(Ramps(8)), Verdict(3)).decided()
+    assert plan.decided() == planned(MergeLayers(), Model(Ramps(8)), Verdict(3)).decided()
     assert model.backbone.ran == plan.measured["block_evaluations"]["run"] > 0
     again = MergeLayers().plan(model, judge, journal=journal)
     assert again.decided() == plan.decided() and again.measured["block_evaluations"]["run"] == 0

@@ -18,6 +18,7 @@ from compress.stack import Schedule
 from compress.tokens import DROPPED
 from hmr.models.model import HMRModel, build
 from tests import sizes
+from tests.planning import applied, planned
 
 TINY = {**sizes.TINY, "depth": 4, "head_depth": 2, "head_mlp_dim": 40}
 CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))
@@ -27,7 +28,7 @@ def model(**asked) -> HMRModel:
     torch.manual_seed(0)
     made = build("reference", TINY).eval()
     if asked:
-        MergeTokens(**asked).plan(made).apply(made)
+        applied(planned(MergeTokens(**asked), made), made)
     return made
 
 
@@ -50,7 +51,7 @@ masks = st.builds(person, st.sampled_from(["all", "none", "one", "body", "random
 
 
 def test_the_papers_schedule():
-    plan = MergeTokens(keep=90, per_layer=40).plan(model())
+    plan = planned(MergeTokens(keep=90, per_layer=40), model())
     assert plan.schedule == Schedule((40, 40, 22))
     assert plan.schedule.counts(192, 4) == [152, 112, 90, 90]
 
@@ -72,7 +73,7 @@ def test_exactly_keep_remain_or_the_reason_is_told(keep, per_layer):
 
 
 def test_merging_starts_where_it_is_told_to():
-    assert MergeTokens(keep=150, per_layer=40, start=2).plan(model()).schedule.merges == (0, 0, 40, 2)
+    assert planned(MergeTokens(keep=150, per_layer=40, start=2), model()).schedule.merges == (0, 0, 40, 2)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_wishes_that_contradict_each_other_are_refused(asked, field):
     "schedule", [{"merges": [97]}, {"merges": [-1]}, {"merges": [1] * 5}, {"drop": 192}, {"drop": -1}]
 )
 def test_a_plan_that_no_forward_pass_could_follow_is_none(schedule):
-    said = MergeTokens(keep=90).plan(model()).model_dump(mode="json")
+    said = planned(MergeTokens(keep=90), model()).model_dump(mode="json")
     said["schedule"] = {**said["schedule"], "merges": [], **schedule}
     with pytest.raises(ValidationError, match="192 tokens, 4 blocks"):
         TokenPlan.model_validate_json(json.dumps(said))
@@ -130,8 +131,8 @@ def test_a_step_comes_back_from_json(asked):
 def test_keeping_everything_is_an_empty_plan_and_changes_nothing():
     for mode in ("merge", "drop"):
         plain, same = model(), model()
-        plan = MergeTokens(keep=192, mode=mode).plan(same)
-        plan.apply(same)
+        plan = planned(MergeTokens(keep=192, mode=mode), same)
+        applied(plan, same)
         assert plan.empty
         with torch.no_grad():
             assert torch.equal(plain(CROPS).features, same(CROPS).features)
@@ -147,7 +148,7 @@ def test_a_model_without_steps_is_its_own_backbone_and_head():
 
 def test_a_second_schedule_is_refused():
     with pytest.raises(BadInput, match="reduced already"):
-        MergeTokens(keep=60).plan(model(keep=90))
+        planned(MergeTokens(keep=60), model(keep=90))
 
 
 def test_a_missing_or_misshapen_mask_is_told():
@@ -213,12 +214,12 @@ def test_drop_keeps_the_most_covered_patches(mask, keep):
 
 
 def test_drop_is_refused_where_the_head_needs_a_grid():
-    grid_model, plan = model(), MergeTokens(keep=90, mode="drop").plan(model())
+    grid_model, plan = model(), planned(MergeTokens(keep=90, mode="drop"), model())
     grid_model.head_needs = "grid"
     for act in (MergeTokens(keep=90, mode="drop").check, plan.shape, plan.apply):
         with pytest.raises(BadInput, match="grid"):
             act(grid_model)
-    MergeTokens(keep=90).plan(grid_model).apply(grid_model)
+    applied(planned(MergeTokens(keep=90), grid_model), grid_model)
 
 
 def test_coverage_is_a_threshold_above_which_a_patch_is_protected():

@@ -279,7 +279,7 @@ def test_a_record_is_shown_with_its_run_and_the_command_to_train_it_again(fasthm
 
 
 def test_a_record_of_the_same_weights_decides(fasthmr, records, weights):
-    from hmr.load import digest
+    from hmr.resolver import digest
 
     (records / "objectives.json").write_text(json.dumps(stored(digest(weights))))
     found = json.loads(fasthmr(*asked("tab5", "--model", weights, "--json"))[1])

@@ -18,6 +18,7 @@ from compress.policies.merge_tokens import MergeTokens, TokenPlan
 from compress.policy import PLANS, MadeFor, Plan
 from compress.recipe import OURS
 from hmr.models.model import build
+from tests.planning import applied, planned
 
 GRID = (16, 12)
 
@@ -29,13 +30,13 @@ def model(depth: int, dim: int = 64):
 
 def plans(depth: int) -> list[Plan]:
     steps = (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=90))
-    return [step.plan(model(depth)) for step in steps]
+    return [planned(step, model(depth)) for step in steps]
 
 
 def test_a_schedule_for_more_blocks_says_what_to_do():
-    plan = MergeTokens(keep=90).plan(model(32))
+    plan = planned(MergeTokens(keep=90), model(32))
     with pytest.raises(BadInput) as raised:
-        plan.apply(model(28))
+        applied(plan, model(28))
     assert str(raised.value) == (
         "schedule was made for 32 blocks, this model has 28: put merge_tokens after merge_layers"
     )

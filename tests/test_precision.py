@@ -22,6 +22,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Dtype, Int8Linear, Precision
 from hmr.models.model import HMRModel, build
 from tests import sizes
+from tests.planning import applied, planned
 
 TINY = {**sizes.TINY, "heads": 4}
 CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
@@ -37,7 +38,7 @@ def model(dtype: Dtype = "float32") -> HMRModel:
     for value in made.backbone.blocks.parameters():
         if value.ndim == 2:
             nn.init.normal_(value, std=0.2)
-    Precision(dtype=dtype).plan(made).apply(made)
+    applied(planned(Precision(dtype=dtype), made), made)
     return made
 
 
@@ -116,7 +117,7 @@ def test_the_count_is_what_it_was(dtype):
     assert (got.macs, got.params, got.params_thop) == (want.macs, want.params, want.params_thop)
     with torch.device("meta"):
         shaped = build("reference", TINY).eval()
-        Precision(dtype=dtype).plan(shaped).shape(shaped)
+        planned(Precision(dtype=dtype), shaped).shape(shaped)
     assert cost(shaped, CROPS[:1].to("meta"), MASKS[:1].to("meta")).macs == want.macs
 
 
@@ -125,8 +126,8 @@ def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
     made = model()
     plans = []
     for step in (MergeTokens(keep=100, per_layer=50), Precision(dtype=dtype)):
-        plans.append(step.plan(made))
-        plans[-1].apply(made)
+        plans.append(planned(step, made))
+        applied(plans[-1], made)
     base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
     artefact.save(tmp_path / "out", made, plans, origin, artefact.Words(recipe="", card="# tiny"))
@@ -145,15 +146,15 @@ def test_weights_of_another_type_are_refused(dtype, tmp_path):
 def test_float32_is_an_empty_plan():
     made = model()
     before = copy.deepcopy(made.state_dict())
-    plan = Precision(dtype="float32").plan(made)
+    plan = planned(Precision(dtype="float32"), made)
     assert plan.empty
-    plan.apply(made)
+    applied(plan, made)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
-    assert not Precision(dtype="bfloat16").plan(made).empty
+    assert not planned(Precision(dtype="bfloat16"), made).empty
 
 
 def test_int8_without_torchao_is_refused_before_anything_is_done(monkeypatch):
-    plan = Precision(dtype="int8").plan(model())
+    plan = planned(Precision(dtype="int8"), model())
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name))
     made = model()

@@ -31,6 +31,7 @@ from compress.policy import MadeFor
 from compress.tokens import Tokens
 from hmr.models.model import HMRModel, build
 from tests import sizes
+from tests.planning import applied, planned
 
 TINY = {**sizes.TINY, "heads": 4, "mlp_dim": 40}
 FEATURES = 8  # of a head
@@ -92,12 +93,12 @@ def tokens(of: HMRModel) -> Tensor:
 def test_the_output_is_the_dense_models_with_the_units_zeroed(mlp, heads, dtype, limit, merge):
     dense = model()
     narrow = copy.deepcopy(dense)
-    plan = PruneWidth(mlp_ratio=mlp, head_ratio=heads).plan(narrow, Frames())
-    plan.apply(narrow)
+    plan = planned(PruneWidth(mlp_ratio=mlp, head_ratio=heads), narrow, Frames())
+    applied(plan, narrow)
     wide, whole, narrow = (m.to(dtype) for m in (zeroed(dense, plan), dense, narrow))
     for step in merge:
         for each in (wide, whole, narrow):
-            step.plan(each).apply(each)
+            applied(planned(step, each), each)
     assert (tokens(narrow) - tokens(wide)).abs().max() < limit
     assert (tokens(narrow) - tokens(whole)).abs().max() > 100 * limit
 
@@ -105,7 +106,7 @@ def test_the_output_is_the_dense_models_with_the_units_zeroed(mlp, heads, dtype,
 def test_layers_are_as_narrow_as_asked_and_cost_what_they_should():
     pruned = model()
     before = cost(pruned, CROPS[:1], MASKS[:1])
-    HALF.plan(pruned, Frames()).apply(pruned)
+    applied(planned(HALF, pruned, Frames()), pruned)
     for block in blocks(pruned):
         assert block.attn.heads == 2
         assert block.attn.qkv.weight.shape == (3 * 16, 32) and block.attn.proj.weight.shape == (32, 16)
@@ -135,7 +136,7 @@ def test_the_least_energy_goes_first():
             without.attn.proj.weight[:, head * FEATURES : (head + 1) * FEATURES] = 0
             change = (block.attend(x)[0] - without.attend(x)[0]).square().sum() / rows
             assert heads[head].item() == pytest.approx(change.item(), rel=1e-4)
-    plan = HALF.plan(made, Frames())
+    plan = planned(HALF, made, Frames())
     assert hidden[plan.blocks[0].hidden.removed].max() < hidden[list(plan.blocks[0].hidden.units)].min()
     share = heads[plan.blocks[0].heads.removed].sum() / heads.sum()
     assert plan.measured["energy_removed"][0]["heads"] == pytest.approx(share.item())
@@ -152,7 +153,7 @@ def test_energy_is_the_sum_over_rows_written_out():
 def test_batches_do_not_matter_and_planning_changes_nothing():
     made = model().train()
     before = copy.deepcopy(made.state_dict())
-    whole, apart = (HALF.plan(made, Frames(CROPS.split(size), None)) for size in (3, 1))
+    whole, apart = (planned(HALF, made, Frames(CROPS.split(size), None)) for size in (3, 1))
     assert whole.decided() == apart.decided()
     assert made.training and all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
     assert not any(module._forward_pre_hooks for module in made.modules())
@@ -171,19 +172,19 @@ def test_works_after_merge_layers_and_not_before():
     made = model()
     layers = MergeLayers(strategy="explicit", windows=((0, 1),))
     narrow = copy.deepcopy(made)
-    layers.plan(made).apply(made)
-    plan = HALF.plan(made, Frames())
+    applied(planned(layers, made), made)
+    plan = planned(HALF, made, Frames())
     assert len(plan.blocks) == 2
     wide = zeroed(made, plan)
-    plan.apply(made)
+    applied(plan, made)
     assert (tokens(made) - tokens(wide)).abs().max() < 1e-5
-    half = HALF.plan(narrow, Frames())
+    half = planned(HALF, narrow, Frames())
     half = half.model_copy(update={"blocks": (half.blocks[0], *map(whole, half.blocks[1:]))})
-    half.apply(narrow)
+    applied(half, narrow)
     with pytest.raises(BadInput, match="put merge_layers before prune_width"):
-        MergeLayers(strategy="explicit", windows=((0, 1),), operator="mean").plan(narrow).apply(narrow)
+        applied(planned(MergeLayers(strategy="explicit", windows=((0, 1),), operator="mean"), narrow), narrow)
     with pytest.raises(BadInput, match="3 blocks, this model has 2: put prune_width after merge_layers"):
-        HALF.plan(model(), Frames()).shape(made)
+        planned(HALF, model(), Frames()).shape(made)
 
 
 def whole(width: BlockWidth) -> BlockWidth:
@@ -196,16 +197,16 @@ def all_of(units: int) -> Kept:
 
 def test_importance_is_of_the_tokens_that_are_left():
     made = model()
-    MergeTokens(keep=100, per_layer=50).plan(made).apply(made)
-    assert HALF.plan(made, Frames()).made_for.depth == 3
+    applied(planned(MergeTokens(keep=100, per_layer=50), made), made)
+    assert planned(HALF, made, Frames()).made_for.depth == 3
     with pytest.raises(BadInput, match="frames with masks"):
-        HALF.plan(made, Frames(masks=None))
+        planned(HALF, made, Frames(masks=None))
 
 
 def test_frozen_parameters_stay_frozen_and_a_model_in_training_in_training():
     made = model().train()
     made.backbone.blocks[0].requires_grad_(False)
-    HALF.plan(made, Frames()).apply(made)
+    applied(planned(HALF, made, Frames()), made)
     assert made.training and not any(p.requires_grad for p in made.backbone.blocks[0].parameters())
     assert all(p.requires_grad for p in made.backbone.blocks[1].parameters())
 
@@ -213,20 +214,20 @@ def test_frozen_parameters_stay_frozen_and_a_model_in_training_in_training():
 def test_one_model_leaves_nothing_in_the_next():
     """torch-pruning's default arguments are shared between graphs."""
     first, second = model(0), model(0)
-    HALF.plan(first, Frames()).apply(first)
+    applied(planned(HALF, first, Frames()), first)
     with torch.no_grad():
         for p in second.backbone.blocks.parameters():
             p.mul_(0.9)
     alone = copy.deepcopy(second)
-    plan = PruneWidth(mlp_ratio=0.25, head_ratio=0.25).plan(second, Frames())
-    plan.apply(second)
+    plan = planned(PruneWidth(mlp_ratio=0.25, head_ratio=0.25), second, Frames())
+    applied(plan, second)
     assert (tokens(second) - tokens(zeroed(alone, plan))).abs().max() < 1e-5
 
 
 def test_an_artefact_comes_back_equal(tmp_path):
     made = model()
-    plan = HALF.plan(made, Frames())
-    plan.apply(made)
+    plan = planned(HALF, made, Frames())
+    applied(plan, made)
     base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
     artefact.save(tmp_path / "out", made, [plan], origin, artefact.Words(recipe="", card="# tiny"))
@@ -238,21 +239,21 @@ def test_an_artefact_comes_back_equal(tmp_path):
 def test_nothing_to_remove_is_an_empty_plan_that_needs_no_frames():
     made = model()
     before = tokens(made)
-    plan = PruneWidth(mlp_ratio=0.01, head_ratio=0.1).plan(made)
+    plan = planned(PruneWidth(mlp_ratio=0.01, head_ratio=0.1), made)
     assert plan.empty and plan.measured == {}
-    plan.apply(made)
+    applied(plan, made)
     assert torch.equal(tokens(made), before)
-    assert not HALF.plan(made, Frames()).empty
+    assert not planned(HALF, made, Frames()).empty
 
 
 def test_what_cannot_be_done_is_said():
     with pytest.raises(BadInput, match="needs frames"):
-        HALF.plan(model())
+        planned(HALF, model())
     pruned = model()
-    plan = HALF.plan(pruned, Frames())
-    plan.apply(pruned)
+    plan = planned(HALF, pruned, Frames())
+    applied(plan, pruned)
     with pytest.raises(BadInput, match="4 heads and 40 hidden units in block 0, this model has 2 and 20"):
-        plan.apply(pruned)
+        applied(plan, pruned)
     other = model()
     other.backbone.blocks[1] = nn.Sequential(nn.Linear(32, 32))
     with pytest.raises(BadInput, match="cannot prune Sequential blocks"):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hmr.load import resolve_model
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
@@ -31,6 +30,7 @@ from hmr.evaluation.depth import depth
 from hmr.evaluation.judge import JointJudge
 from hmr.evaluation.label_free import labelled_by
 from hmr.models.model import build
+from hmr.resolver import resolve_model
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT, FOCAL = 48, 64, 60.0

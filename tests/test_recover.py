@@ -28,6 +28,7 @@ from hmr.evaluation import evaluate
 from hmr.models.model import HMRModel, build
 from hmr.training.distance import distance
 from tests import sizes
+from tests.planning import applied, planned
 
 SIZES = {**sizes.TINY, "depth": 4, "head_mlp_dim": 24}
 DISTANCE = partial(distance, load_body("open"))
@@ -67,12 +68,12 @@ def original(seed: int = 0) -> HMRModel:
 def compressed(teacher: HMRModel, *steps: Any) -> HMRModel:
     student = copy.deepcopy(teacher)
     for step in steps or (MergeLayers(strategy="explicit", windows=((1, 2),)),):
-        step.plan(student).apply(student)
+        applied(planned(step, student), student)
     return student
 
 
 def recovered(student, teacher, folder, steps=4, **more):
-    plan = Recover(steps=steps, lr=1e-3, batch=4).plan(student)
+    plan = planned(Recover(steps=steps, lr=1e-3, batch=4), student)
     return distil(plan, student, teacher, CROPS, DISTANCE, folder, **more)
 
 
@@ -145,13 +146,13 @@ def test_the_original_has_nothing_to_recover(tmp_path):
     assert plan.empty and (plan.steps, plan.minutes) == (0, None)
     assert torch.equal(outputs(student), outputs(teacher))
     assert not (tmp_path / "run").exists()
-    plan.apply(student)  # a plan without anything to learn can be followed
+    applied(plan, student)  # a plan without anything to learn can be followed
 
 
 def test_an_equal_student_starts_at_no_distance(tmp_path):
     teacher = original()
     student = copy.deepcopy(teacher)
-    plan = Recover(steps=1).plan(student)
+    plan = planned(Recover(steps=1), student)
     run = Run(plan, student, teacher, CROPS, DISTANCE, tmp_path, 0)
     assert run.progress.before < 1e-8
 
@@ -171,7 +172,7 @@ def test_a_few_dozen_steps_bring_held_out_crops_much_nearer(tmp_path, steps):
     off = (outputs(student) - said).square().mean()
     shapes = {name: value.shape for name, value in student.state_dict().items()}
     before = copy.deepcopy(teacher.state_dict())
-    plan = Recover(steps=36, lr=5e-3, batch=4).plan(student)
+    plan = planned(Recover(steps=36, lr=5e-3, batch=4), student)
     crops = Noise(40)
     seen: list[int] = []
     plan = distil(plan, student, teacher, crops, DISTANCE, tmp_path / "run", progress=lambda p: seen.append(p.step))
@@ -186,7 +187,7 @@ def test_a_few_dozen_steps_bring_held_out_crops_much_nearer(tmp_path, steps):
 def test_bfloat16_is_of_products_and_not_of_weights(tmp_path):
     teacher = original()
     student = compressed(teacher)
-    plan = Recover(steps=3, lr=1e-3, batch=2, precision="bfloat16").plan(student)
+    plan = planned(Recover(steps=3, lr=1e-3, batch=2, precision="bfloat16"), student)
     measured = distil(plan, student, teacher, CROPS, DISTANCE, tmp_path / "run").measured
     assert measured["distance"]["after"] < measured["distance"]["before"]
     assert {value.dtype for value in student.state_dict().values() if value.is_floating_point()} == {torch.float32}
@@ -286,7 +287,7 @@ def test_anothers_checkpoint_is_refused(tmp_path, change):
     recovered(compressed(teacher), teacher, folder, steps=1)
     held = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     student, crops, seed = compressed(teacher), CROPS, 0
-    plan = Recover(steps=1, lr=2e-3 if change == "plan" else 1e-3, batch=4).plan(student)
+    plan = planned(Recover(steps=1, lr=2e-3 if change == "plan" else 1e-3, batch=4), student)
     if change == "student":
         student = compressed(teacher, MergeLayers(strategy="explicit", windows=((0, 1),)))
     elif change == "schedule":
@@ -340,7 +341,7 @@ def test_what_no_pass_asks_for_is_not_counted_as_trained(tmp_path):
 def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
     folder, teacher = tmp_path / "run", original()
     student = compressed(teacher)
-    plan = Recover(minutes=10.0, batch=2).plan(student)
+    plan = planned(Recover(minutes=10.0, batch=2), student)
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(recover.time, "monotonic", lambda: float(next(clock)))
     kept = recover.save_checkpoint
@@ -372,13 +373,13 @@ def test_a_recovery_has_one_budget(fields):
 
 def test_a_plan_survives_json_and_changes_no_structure(tmp_path):
     model = original()
-    plan = Recover(minutes=0.5, lr=1e-4).plan(model)
+    plan = planned(Recover(minutes=0.5, lr=1e-4), model)
     assert read_plans(tmp_path, json.dumps([plan.model_dump(mode="json")]).encode()) == (plan,)
     before = copy.deepcopy(model.state_dict())
     plan.shape(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(BadInput, match="load the artefact"):
-        plan.apply(model)
+        applied(plan, model)
     with pytest.raises(BadInput, match="made for 4 blocks"):
         plan.shape(build("reference", {**SIZES, "depth": 3}))
     assert isinstance(plan, RecoverPlan) and not plan.empty
@@ -386,7 +387,7 @@ def test_a_plan_survives_json_and_changes_no_structure(tmp_path):
 
 def test_too_few_crops_and_a_run_that_diverges_are_told(tmp_path):
     teacher = original()
-    plan = Recover(steps=3, lr=1e30, batch=2).plan(compressed(teacher))
+    plan = planned(Recover(steps=3, lr=1e30, batch=2), compressed(teacher))
     with pytest.raises(BadInput, match="two crops"):
         distil(plan, compressed(teacher), teacher, Noise(1), DISTANCE, tmp_path / "a")
     with pytest.raises(BadInput, match="lower lr"):

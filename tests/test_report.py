@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from experiments.run import compress
-from hmr.load import Resolved, resolve_model
 from PIL import Image
 
 from compress.policies.merge_layers import MergeLayers
@@ -28,7 +27,9 @@ from hmr.body.model import load_body
 from hmr.data.datasets import parse
 from hmr.models.head import HMROutput
 from hmr.models.model import build
+from hmr.resolver import Resolved, resolve_model
 from hmr.world.synthetic import open_world
+from tests.planning import planned
 
 SIZES = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
 RECIPE = """\
@@ -138,11 +139,11 @@ def test_one_recording_has_an_interval_without_width(made):
     ],
 )  # fmt: skip
 def test_plans_are_told_in_words(policy, words):
-    assert report.told(policy.plan(build("reference", SIZES))) == words
+    assert report.told(planned(policy, build("reference", SIZES))) == words
 
 
 def test_a_decoder_is_told_in_words():
-    plan = DiffusionDecoder(weights="decoder-original").plan(resolve_model("reference").model)
+    plan = planned(DiffusionDecoder(weights="decoder-original"), resolve_model("reference").model)
     assert report.told(plan) == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
 
 

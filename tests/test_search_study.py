@@ -29,6 +29,7 @@ from experiments.search.trials import Record, read, trials_of, written
 from hmr.checkpoints.files import save
 from hmr.models.model import build
 from tests import sizes
+from tests.planning import planned
 
 TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
 STUDY = """\
@@ -249,9 +250,9 @@ def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
         monkeypatch.setattr(lab.os, "getpid", lambda: worker)  # noqa: B023  # called in this turn
         mine = lab.Lab(asked)
-        found.append(mine.plan(step, mine.copy(), []).decided())
+        found.append(planned(mine, step, mine.copy(), []).decided())
     alone = lab.Lab(asked)
-    assert found == [step.plan(alone.copy(), alone.judge).decided()] * 3
+    assert found == [planned(step, alone.copy(), alone.judge).decided()] * 3
 
 
 def test_all_trials_are_rows_of_a_table(done, run, tmp_path):

@@ -23,6 +23,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
 from hmr.models.own_model import OwnModel, rope_at, stack_from
+from tests.planning import applied, planned
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
 CROP = (32, 24)  # 8 x 6 patches
@@ -373,7 +374,7 @@ def test_steps_that_change_nothing_leave_it_as_it_is_to_the_bit(family):
     model = own(family)
     said = model(images(), masks()).x
     for step in (MergeLayers(strategy="explicit", windows=()), MergeTokens(keep=48)):
-        step.plan(model).apply(model)
+        applied(planned(step, model), model)
     assert torch.equal(model(images(), masks()).x, said) and torch.equal(own(family)(images()).x, said)
 
 
@@ -381,7 +382,7 @@ def test_steps_that_change_nothing_leave_it_as_it_is_to_the_bit(family):
 def test_mask_tome_spares_the_person_and_the_prefix(family):
     """Laws 2 and 3: 48 patches come down to 20, of which the person's 12 and the prefix keep tokens of their own."""
     model, prefix = own(family), network(family)[2]
-    MergeTokens(keep=20, per_layer=12).plan(model).apply(model)
+    applied(planned(MergeTokens(keep=20, per_layer=12), model), model)
     tokens = model(images(), masks())
     assert tokens.x.shape[1] == prefix + 20
     assert tokens.size[:, prefix:].sum(1).tolist() == [48] * 3 and (tokens.size[:, :prefix] == 1).all()
@@ -396,21 +397,21 @@ def test_mask_tome_spares_the_person_and_the_prefix(family):
 @torch.no_grad()
 def test_grid_has_each_patch_the_features_of_its_token(family):
     model = own(family, head_needs="grid")
-    MergeTokens(keep=20, per_layer=14, protect="none").plan(model).apply(model)
+    applied(planned(MergeTokens(keep=20, per_layer=14, protect="none"), model), model)
     tokens = model(images())
     grid = tokens.to_grid()
     for frame in range(3):
         for patch in range(math.prod(GRID)):
             assert torch.equal(grid[frame, :, patch // 6, patch % 6], tokens.x[frame, tokens.source[frame, patch]])
     with pytest.raises(BadInput, match="full grid"):
-        MergeTokens(keep=20, mode="drop").plan(own(family, head_needs="grid"))
+        planned(MergeTokens(keep=20, mode="drop"), own(family, head_needs="grid"))
 
 
 @torch.no_grad()
 def test_layers_merge_in_the_users_module_under_the_same_keys(family):
     model = own(family)
     before = set(model.state_dict())
-    MergeLayers(strategy="explicit", operator="drop", windows=((1, 2),)).plan(model).apply(model)
+    applied(planned(MergeLayers(strategy="explicit", operator="drop", windows=((1, 2),)), model), model)
     assert len(model.stack.blocks) == 3 and set(model.state_dict()) < before
     by_hand, blocks, _ = network(family)
     left = by_hand.get_submodule(blocks)
@@ -434,7 +435,7 @@ def test_merged_tokens_are_turned_to_the_mean_of_their_patches(ranges):
     """Law 7 by brute force: each token's angle from the mean row and column over its patches, one by one."""
     model = own("dinov3")
     model.module.rope_embed.normalize_coords = ranges
-    MergeTokens(keep=15, per_layer=12).plan(model).apply(model)
+    applied(planned(MergeTokens(keep=15, per_layer=12), model), model)
     tokens = model(images(), masks())
     rope: Rope = model.module.rope_embed  # type: ignore[assignment]
     sin, cos = rope_at(rope, tokens)
@@ -453,7 +454,7 @@ def test_merged_tokens_are_turned_to_the_mean_of_their_patches(ranges):
 def test_attention_of_merged_tokens_is_that_of_their_own_positions():
     """A block of DINOv3 on merged tokens, against its own forward with brute-force sines and cosines, by frame."""
     model = own("dinov3")
-    MergeTokens(keep=15, per_layer=12).plan(model).apply(model)
+    applied(planned(MergeTokens(keep=15, per_layer=12), model), model)
     tokens, rope, block = model(images(), masks()), model.module.rope_embed, model.stack.blocks[0]
     update = model.stack.attend(block, tokens)[0]
     for frame in range(3):
@@ -479,8 +480,8 @@ def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_
     """Law 9, with no data, no search and no builder of ours."""
     model, plans = own(family), []
     for step in (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=20, per_layer=14)):
-        plans.append(step.plan(model))
-        plans[-1].apply(model)
+        plans.append(planned(step, model))
+        applied(plans[-1], model)
     base = artefact.Base(name=family, architecture="their own", sizes={}, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", model, plans, origin, artefact.Words(recipe="", card=""))
