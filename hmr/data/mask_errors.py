@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hmr.data.dataset import Frames
 from hmr.data.sample import Sample, known
 from hmr.models.vit import PATCH
-from hmr.world.synthetic import LIMBS
+from hmr.world.poses import LIMBS
 
 Mask = NDArray[np.bool_]
 GROWTH = 8  # pixels of a 256x192 crop: half a patch
