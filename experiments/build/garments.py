@@ -107,9 +107,7 @@ def read_fit(path: Path) -> Fit:
         elif mode == "verts" and len(words) == 1:
             rows.append(([int(words[0])] * 3, [1.0, 0, 0], [0.0, 0, 0]))
         elif mode == "verts":
-            rows.append(
-                ([int(w) for w in words[:3]], [float(w) for w in words[3:6]], [float(w) for w in words[6:9]])
-            )
+            rows.append(([int(w) for w in words[:3]], [float(w) for w in words[3:6]], [float(w) for w in words[6:9]]))
     corners, shares, offsets = (np.array(column) for column in zip(*rows, strict=True))
     return Fit(corners, shares, offsets, np.array(list(numbers(below)), int), scale)
 
@@ -272,7 +270,9 @@ def build(folder: Path) -> dict[str, np.ndarray]:
             elif not any(same(part, other) for other in found):
                 found.append(part)
     for piece in found:
-        print(f"{piece.name:24s} {piece.kind:10s} {len(piece.vertices):5d} {len(piece.faces):5d} {piece.hides.sum():5d}")
+        print(
+            f"{piece.name:24s} {piece.kind:10s} {len(piece.vertices):5d} {len(piece.faces):5d} {piece.hides.sum():5d}"
+        )
     return packed(found, body)
 
 

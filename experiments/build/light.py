@@ -72,7 +72,9 @@ def picture(radiance: np.ndarray) -> bytes:
     """The panorama as a JPEG, exposed so that its upper middle tones are bright."""
     exposed = radiance / np.percentile(radiance.mean(-1), 70) * 0.45
     curve = np.clip(exposed / (1 + 0.35 * exposed), 0, 1) ** (1 / 2.2)
-    image = Image.fromarray((255 * curve).round().astype(np.uint8)).resize((WIDTH, WIDTH // 2), Image.Resampling.LANCZOS)
+    image = Image.fromarray((255 * curve).round().astype(np.uint8)).resize(
+        (WIDTH, WIDTH // 2), Image.Resampling.LANCZOS
+    )
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

@@ -18,7 +18,16 @@ SKIN = np.array(
     [[245, 210, 185], [234, 190, 160], [222, 172, 138], [198, 144, 108], [165, 112, 80], [124, 82, 58], [88, 58, 44]]
 )
 HAIR = np.array(
-    [[24, 20, 18], [45, 32, 24], [80, 54, 36], [122, 86, 54], [176, 138, 92], [214, 186, 136], [110, 52, 30], [150, 146, 142]]
+    [
+        [24, 20, 18],
+        [45, 32, 24],
+        [80, 54, 36],
+        [122, 86, 54],
+        [176, 138, 92],
+        [214, 186, 136],
+        [110, 52, 30],
+        [150, 146, 142],
+    ]
 )
 HAIR_SHARE = (0.3, 0.2, 0.16, 0.1, 0.08, 0.05, 0.04, 0.07)
 
@@ -33,7 +42,9 @@ def colour(rng: np.random.Generator) -> NDArray[np.float64]:
     """A colour (3,) as clothes have them: a third black, grey or white, some navy and khaki, the rest of any hue."""
     kind = rng.random()
     if kind < 0.35:
-        return np.clip(rng.choice([0.06, 0.15, 0.35, 0.6, 0.9]) + rng.normal(0, 0.04) + rng.normal(0, 0.012, 3), 0.02, 1)
+        return np.clip(
+            rng.choice([0.06, 0.15, 0.35, 0.6, 0.9]) + rng.normal(0, 0.04) + rng.normal(0, 0.012, 3), 0.02, 1
+        )
     if kind < 0.48:
         return hsv(rng.normal(0.61, 0.02), rng.uniform(0.35, 0.8), rng.uniform(0.15, 0.6))
     if kind < 0.58:

@@ -100,7 +100,9 @@ def vertex_normals(vertices: Array, faces: Faces) -> Array:
 
 
 @numba.njit(cache=True, fastmath=True)
-def project(vertices: Array, rotation: Array, centre: Array, focal: float, width: int, height: int, bias: Array) -> Array:
+def project(
+    vertices: Array, rotation: Array, centre: Array, focal: float, width: int, height: int, bias: Array
+) -> Array:
     """World vertices (V,3) -> x, y in pixels and 1 / depth (V,3); `bias` (V,) m pushes a vertex away from the camera.
 
     1 / depth is 0 for what is nearer than 10 cm.

@@ -59,7 +59,9 @@ def slerped(start: Array, end: Array, weight: float) -> Array:
     turn = np.swapaxes(start, -1, -2) @ end
     cosine = np.clip((np.trace(turn, axis1=-2, axis2=-1) - 1) / 2, -1, 1)
     angle = np.arccos(cosine)
-    skew = np.stack([turn[..., 2, 1] - turn[..., 1, 2], turn[..., 0, 2] - turn[..., 2, 0], turn[..., 1, 0] - turn[..., 0, 1]], -1)
+    skew = np.stack(
+        [turn[..., 2, 1] - turn[..., 1, 2], turn[..., 0, 2] - turn[..., 2, 0], turn[..., 1, 0] - turn[..., 0, 1]], -1
+    )
     length = np.linalg.norm(skew, axis=-1)
     clear = (length > 1e-4) & (angle < 3.0)  # a half turn has no shortest arc: it stays at `start`
     vectors = np.where(clear[..., None], skew / np.maximum(length, 1e-9)[..., None] * (angle * weight)[..., None], 0)
@@ -106,5 +108,3 @@ def gap(a: Array, b: Array, c: Array, d: Array) -> float:
         t = np.clip(t, 0, 1)
         s = np.clip((t * uv - uw) / max(uu, 1e-9), 0, 1)
     return float(np.linalg.norm(w + s * u - t * v))
-
-

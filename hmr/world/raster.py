@@ -30,7 +30,9 @@ PRINT, PRINT_X, PRINT_Y, PRINT_SIZE, PRINT_BACK, BAND_LOW, BAND_HIGH, HAIRLINE, 
 
 
 @numba.njit(cache=True, fastmath=True)
-def rasterise(screen: Array, cut: Array, faces: Faces, culled: NDArray[np.bool_], face_id: Faces, bary: Array, near: Array) -> None:
+def rasterise(
+    screen: Array, cut: Array, faces: Faces, culled: NDArray[np.bool_], face_id: Faces, bary: Array, near: Array
+) -> None:
     """Draw faces (F,3) into a z-buffer: screen (V,3) holds x, y in its pixels and 1 / depth (0: too near to be drawn).
 
     `face_id` (H,W) gets the face's number, `bary` (H,W,2) its first two perspective-correct barycentric coordinates,
@@ -281,7 +283,14 @@ def backdrop(
             t_floor = -centre[1] / dy if dy < -1e-6 else np.float32(1e9)
             on_floor = t_floor < t_wall and t_floor < 40
             if shows[0]:
-                texel(photo, photo_place[0] + x * photo_place[2], photo_place[1] + y * photo_place[2], colour, linear, False)
+                texel(
+                    photo,
+                    photo_place[0] + x * photo_place[2],
+                    photo_place[1] + y * photo_place[2],
+                    colour,
+                    linear,
+                    False,
+                )
                 k = gain[0]
             elif on_floor and shows[1]:
                 px, pz = centre[0] + t_floor * dx, centre[2] + t_floor * dz
@@ -308,7 +317,9 @@ def backdrop(
                     dark = np.float32(0)
                     for p in range(len(middles)):
                         mx, mz = px - middles[p, 0], pz - middles[p, 2]
-                        dark = max(dark, shaded(mx, -middles[p, 1], mz, maps[p, 1 + lamp], axes[1 + lamp], 1, np.float32(0.04)))
+                        dark = max(
+                            dark, shaded(mx, -middles[p, 1], mz, maps[p, 1 + lamp], axes[1 + lamp], 1, np.float32(0.04))
+                        )
                     k *= 1 - dark * lamp_share[lamp]
             for c in range(3):
                 image[y, x, c] += left_open * k * colour[c]

@@ -103,9 +103,7 @@ class Scene:
     world: World
 
 
-def scene(
-    rng: np.random.Generator, world: World, split: str, distance: tuple[float, float] | None = None
-) -> Scene:
+def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[float, float] | None = None) -> Scene:
     """Draw people, light, surroundings and a camera. `split` chooses the photographs."""
     near, far = distance or world.distance
     away = float(np.exp(rng.uniform(np.log(near), np.log(far))))
@@ -129,7 +127,9 @@ def scene(
 def cleared(room: Scene) -> Scene:
     """The scene without what may hide its subject: nothing and nobody nearer to the camera."""
     none = np.zeros((0, 3), np.float32)
-    props = replace(room.props, faces=np.zeros((0, 3), np.int32), material=room.props.material[:0], axis=room.props.axis[:0])
+    props = replace(
+        room.props, faces=np.zeros((0, 3), np.int32), material=room.props.material[:0], axis=room.props.axis[:0]
+    )
     props = replace(props, vertices=none, normals=none, paint=none)
     return replace(room, others=tuple(o for o in room.others if o.is_behind), props=props)
 
@@ -242,4 +242,6 @@ def as_mesh(pieces: list[tuple[Doubles, Doubles, Doubles]], rows: list[Array]) -
     vertices, normals, paint = (np.asarray(s, np.float32) for s in stack)
     material = np.repeat(np.arange(count), 12).astype(np.int16)
     axis = planes(paint - [0, 9, 0], faces) if count else np.zeros(0, np.uint8)  # below the arms of the plane's rule
-    return Props(vertices, normals, paint, faces, material, axis, np.stack(rows) if rows else np.zeros((1, 28), np.float32))
+    return Props(
+        vertices, normals, paint, faces, material, axis, np.stack(rows) if rows else np.zeros((1, 28), np.float32)
+    )

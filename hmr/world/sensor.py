@@ -118,7 +118,9 @@ def blurred(image: Array, along: float, across: float, angle: float) -> Array:
 
 
 @numba.njit(cache=True, fastmath=True)
-def exposed(image: Array, gain: Array, curve: Array, saturation: float, noise: float, grain: Array, start: int) -> NDArray[np.uint8]:
+def exposed(
+    image: Array, gain: Array, curve: Array, saturation: float, noise: float, grain: Array, start: int
+) -> NDArray[np.uint8]:
     """Linear (H,W,3) -> u8 through the table `curve` (S,) over 0..1; noise falls with brightness, as shot noise does in
     sRGB, and is read from `grain` (G,) at `start`."""
     height, width = image.shape[:2]

@@ -37,7 +37,9 @@ def to_bytes(values: NDArray[np.floating]) -> Bytes:
 def patterns() -> Bytes:
     """(P,TILE,TILE) tiles: how much of the second colour there is; flowers, dots, camouflage, zigzag, tweed, tie-dye."""
     rng = np.random.default_rng(11)
-    return np.stack([*(flowers(rng) for _ in range(4)), dots(rng, 8), dots(rng, 16), *clouds(rng), zigzag(), tweed(rng)])
+    return np.stack(
+        [*(flowers(rng) for _ in range(4)), dots(rng, 8), dots(rng, 16), *clouds(rng), zigzag(), tweed(rng)]
+    )
 
 
 def clouds(rng: np.random.Generator) -> list[Bytes]:

@@ -11,7 +11,6 @@ from hmr.data.sample import Sample
 from hmr.world import geometry, raster, sensor, textures
 from hmr.world.people import Figure, Posed, posed
 from hmr.world.scene import Array, Doubles, Scene, cleared
-from hmr.world.wardrobe import body
 
 LEAST = 0.05  # of the crop that the subject has to fill, or what stands before it is taken away
 UP = np.array([0.0, 1.0, 0.0], np.float32)
@@ -205,7 +204,9 @@ def joined(room: Scene, figures: list[Figure], people: list[Posed]) -> Mesh:
         cut=np.concatenate([*(f.cut for f in figures), plain - 1]),
         bias=np.concatenate([*(f.bias for f in figures), plain]),
         gloss=np.concatenate([*(f.gloss for f in figures), plain]),
-        faces=np.concatenate([*(f.faces + s for f, s in zip(figures, starts, strict=False)), things.faces + starts[-1]]),
+        faces=np.concatenate(
+            [*(f.faces + s for f, s in zip(figures, starts, strict=False)), things.faces + starts[-1]]
+        ),
         material=np.concatenate(
             [*(f.material + r for f, r in zip(figures, rows, strict=False)), things.material + rows[-1]]
         ),

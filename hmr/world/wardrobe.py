@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmr.body.model import load_body
-from hmr.world import fabric, raster
+from hmr.world import fabric
 
 Array = NDArray[np.float32]
 
@@ -231,5 +231,3 @@ def worn(
 
 def gloss_of(kind: str) -> float:
     return GLOSS.get(kind, 0.0)
-
-
