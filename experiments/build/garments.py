@@ -263,7 +263,8 @@ def build(folder: Path) -> dict[str, np.ndarray]:
         whole = Piece(name, "", vertices + pelvis, faces, weights, np.zeros(len(faces), bool), hides)
         parts = [decimated(part) for part in pieces_of(name, whole)]
         owner = np.array([cKDTree(part.vertices).query(body["v_template"])[0] for part in parts]).argmin(0)
-        parts = [replace(part, hides=hides & (owner == i)) for i, part in enumerate(parts)]
+        if parts[0].kind not in ("hair", "hat"):
+            parts = [replace(p, hides=covered(body, p) | (hides & (owner == i))) for i, p in enumerate(parts)]
         for part in parts:
             if part.kind == "skirt":
                 found += [skirt(part, 1.0), skirt(part, 1.9)]
@@ -274,6 +275,32 @@ def build(folder: Path) -> dict[str, np.ndarray]:
             f"{piece.name:24s} {piece.kind:10s} {len(piece.vertices):5d} {len(piece.faces):5d} {piece.hides.sum():5d}"
         )
     return packed(found, body)
+
+
+def covered(body: dict[str, np.ndarray], piece: Piece, near: int = 40, reach: float = 0.08) -> np.ndarray:
+    """Which body vertices (6890,), and all their neighbours, have a garment in front of them within `reach` m."""
+    points, faces = body["v_template"].astype(float), body["f"].astype(int)
+    corner = points[faces]
+    normals = np.zeros_like(points)
+    for k in range(3):
+        np.add.at(normals, faces[:, k], np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    triangles = piece.vertices[piece.faces]
+    _, candidates = cKDTree(triangles.mean(1)).query(points + 0.02 * normals, k=near)
+    first = triangles[candidates]  # (6890, near, 3, 3)
+    one, other = first[:, :, 1] - first[:, :, 0], first[:, :, 2] - first[:, :, 0]
+    ray = np.broadcast_to(normals[:, None], one.shape)  # Moeller and Trumbore 1997
+    p = np.cross(ray, other)
+    scale = (one * p).sum(-1)
+    scale = np.where(np.abs(scale) < 1e-12, 1e-12, scale)
+    start = points[:, None] - first[:, :, 0]
+    u = (start * p).sum(-1) / scale
+    q = np.cross(start, one)
+    v, t = (ray * q).sum(-1) / scale, (other * q).sum(-1) / scale
+    slack = 0.05
+    hit = ((u > -slack) & (v > -slack) & (u + v < 1 + slack) & (t > -0.012) & (t < reach)).any(1)
+    links = adjacency(len(points), faces)
+    return hit & ~(np.asarray(links @ ~hit).ravel() > 0)
 
 
 def same(one: Piece, other: Piece) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
-SHADOW_CELLS = 80
+LAMP_CELLS, SKY_CELLS = 80, 40  # of a shadow map's side
 SHADOW_SIDE = 2.8  # m that a shadow map spans
 FAR = np.float32(-1e9)
 
@@ -123,18 +123,18 @@ def project(
 
 
 @numba.njit(cache=True, fastmath=True)
-def shadow_map(vertices: Array, axes: Array, middle: Array) -> Array:
+def shadow_map(vertices: Array, axes: Array, middle: Array, cells: int) -> Array:
     """How far towards a lamp the foremost vertex (V,3) of each cell lies, (C,C) m along axes[2] from `middle` (3,).
 
     axes (3,3): two across the lamp's direction, and that direction. Vertices are denser than cells.
     """
-    out = np.full((SHADOW_CELLS, SHADOW_CELLS), FAR, np.float32)
-    scale = np.float32(SHADOW_CELLS / SHADOW_SIDE)
+    out = np.full((cells, cells), FAR, np.float32)
+    scale, half = np.float32(cells / SHADOW_SIDE), np.float32(cells / 2)
     for v in range(len(vertices)):
         x, y, z = vertices[v, 0] - middle[0], vertices[v, 1] - middle[1], vertices[v, 2] - middle[2]
-        i = int((axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + SHADOW_CELLS / 2)
-        j = int((axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) * scale + SHADOW_CELLS / 2)
-        if 0 <= i < SHADOW_CELLS and 0 <= j < SHADOW_CELLS:
+        i = int((axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + half)
+        j = int((axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) * scale + half)
+        if 0 <= i < cells and 0 <= j < cells:
             depth = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z
             if depth > out[j, i]:
                 out[j, i] = depth
@@ -142,24 +142,31 @@ def shadow_map(vertices: Array, axes: Array, middle: Array) -> Array:
 
 
 @numba.njit(cache=True, fastmath=True)
-def shaded(x: float, y: float, z: float, cells: Array, axes: Array, reach: int, gap: float) -> float:
-    """Share 0..1 of the cells around a point, which `middle` was taken from, that lie in front of it by over `gap` m."""
-    scale = np.float32(SHADOW_CELLS / SHADOW_SIDE)
-    u = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + SHADOW_CELLS / 2 - np.float32(0.5)
-    v = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) * scale + SHADOW_CELLS / 2 - np.float32(0.5)
-    if u < reach or v < reach or u >= SHADOW_CELLS - reach - 1 or v >= SHADOW_CELLS - reach - 1:
+def shaded(x: float, y: float, z: float, cells: Array, axes: Array, gap: float) -> float:
+    """Share 0..1 of a shadow map that lies in front of a point, which `middle` was taken from, by over `gap` m: the mean
+    of 3 x 3 cells around it, moved smoothly."""
+    count = len(cells)
+    scale, half = np.float32(count / SHADOW_SIDE), np.float32(count / 2 - 0.5)
+    u = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + half
+    v = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) * scale + half
+    if u < 1 or v < 1 or u >= count - 2 or v >= count - 2:
         return np.float32(0.0)
     depth = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z + gap
     i, j = int(u), int(v)
-    fu, fv = u - i, v - j
+    fu, fv = np.float32(u - i), np.float32(v - j)
     total = np.float32(0.0)
-    for b in range(-reach, reach + 2):
-        wy = (1 - fv) if b == -reach else fv if b == reach + 1 else np.float32(1.0)
-        for a in range(-reach, reach + 2):
-            if cells[j + b, i + a] > depth:
-                total += wy * ((1 - fu) if a == -reach else fu if a == reach + 1 else np.float32(1.0))
-    side = 2 * reach + 1
-    return total / (side * side)
+    for b in range(-1, 3):
+        row = np.float32(0.0)
+        if cells[j + b, i - 1] > depth:
+            row += 1 - fu
+        if cells[j + b, i] > depth:
+            row += 1
+        if cells[j + b, i + 1] > depth:
+            row += 1
+        if cells[j + b, i + 2] > depth:
+            row += fu
+        total += row * ((1 - fv) if b == -1 else fv if b == 2 else np.float32(1.0))
+    return total / np.float32(9)
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -171,20 +178,28 @@ def vertex_light(
     aims: Array,
     lamps: Array,
     eye: Array,
+    sky: Array,
     maps: Array,
     axes: Array,
     middle: Array,
 ) -> Array:
     """Light (V,4) on world vertices (V,3): irradiance / pi, RGB, and what shines of the lamps.
 
-    harmonics (9,3); aims, lamps (L,3); maps (1 + L,C,C) are shadow maps from above and from each lamp, axes (1 + L,3,3)
-    theirs around `middle` (3,); gloss (V,) is how much a vertex shines; eye (3,) m.
+    harmonics (9,3); aims, lamps (L,3); `sky` (C,C) and maps (L,C,C) are shadow maps from above and from each lamp, axes
+    (1 + L,3,3) theirs around `middle` (3,); gloss (V,) is how much a vertex shines; eye (3,) m. What faces away from the
+    eye by far is not worked out.
     """
     out = np.empty((len(vertices), 4), np.float32)
     for v in range(len(vertices)):
         x, y, z = normals[v, 0], normals[v, 1], normals[v, 2]
         px, py, pz = vertices[v, 0] - middle[0], vertices[v, 1] - middle[1], vertices[v, 2] - middle[2]
-        open_sky = np.float32(1.0) - np.float32(0.55) * shaded(px, py, pz, maps[0], axes[0], 3, np.float32(0.10))
+        ex, ey, ez = eye[0] - vertices[v, 0], eye[1] - vertices[v, 1], eye[2] - vertices[v, 2]
+        away = np.float32(1.0) / np.sqrt(ex * ex + ey * ey + ez * ez)
+        if (ex * x + ey * y + ez * z) * away < np.float32(-0.5):
+            for c in range(4):
+                out[v, c] = np.float32(0.08) * harmonics[0, c] if c < 3 else np.float32(0)
+            continue
+        open_sky = np.float32(1.0) - np.float32(0.55) * shaded(px, py, pz, sky, axes[0], np.float32(0.10))
         for c in range(3):
             value = (
                 np.float32(0.282095) * harmonics[0, c]
@@ -199,14 +214,12 @@ def vertex_light(
             facing = x * aims[lamp, 0] + y * aims[lamp, 1] + z * aims[lamp, 2]
             if facing <= 0:
                 continue
-            shadow = shaded(px, py, pz, maps[1 + lamp], axes[1 + lamp], 1, np.float32(0.07))
+            shadow = shaded(px, py, pz, maps[lamp], axes[1 + lamp], np.float32(0.07))
             strength = facing * (1 - shadow)
             for c in range(3):
                 out[v, c] += strength * lamps[lamp, c]
             if gloss[v] > 0:
-                ex, ey, ez = eye[0] - vertices[v, 0], eye[1] - vertices[v, 1], eye[2] - vertices[v, 2]
-                n = np.float32(1.0) / np.sqrt(ex * ex + ey * ey + ez * ez)
-                hx, hy, hz = ex * n + aims[lamp, 0], ey * n + aims[lamp, 1], ez * n + aims[lamp, 2]
+                hx, hy, hz = ex * away + aims[lamp, 0], ey * away + aims[lamp, 1], ez * away + aims[lamp, 2]
                 n = np.float32(1.0) / np.sqrt(hx * hx + hy * hy + hz * hz + np.float32(1e-9))
                 s = max((hx * x + hy * y + hz * z) * n, np.float32(0.0))
                 s = s * s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,30 +82,39 @@ def penetrates(rotations: Array) -> bool:
     """Whether forearms, hands or shins of a pose (24,3,3) enter the trunk, the head, a thigh or each other."""
     naked = body()
     _, joints = chain(rotations, naked.joints, naked.parents)
-    joints = joints.astype(np.float64)
-    for i, (a, b, r) in enumerate(OUTER):
-        for c, d, s in (*SOLID, *OUTER[i + 1 :]):
-            if not {a, b} & {c, d} and not _own(a, c) and gap(joints[a], joints[b], joints[c], joints[d]) < r + s:
+    return bool(_touch(joints, naked.parents, _BONES, _RADII))
+
+
+_BONES = np.array([pair[:2] for pair in (*OUTER, *SOLID)])
+_RADII = np.array([pair[2] for pair in (*OUTER, *SOLID)], np.float32)
+
+
+@numba.njit(cache=True)
+def _touch(joints: Array, parents: NDArray[np.int64], bones: NDArray[np.int64], radii: Array) -> bool:
+    """Whether one of the first six bones (joint, joint) comes nearer to another than their radii; bones that share a
+    joint, as a shin and its thigh, may."""
+    for i in range(6):
+        a, b = bones[i]
+        for j in range(i + 1, len(bones)):
+            c, d = bones[j]
+            if a == c or a == d or b == c or b == d or parents[a] == c:
+                continue
+            if gap(joints[a], joints[b], joints[c], joints[d]) < radii[i] + radii[j]:
                 return True
     return False
 
 
-def _own(limb: int, other: int) -> bool:
-    """Whether two bones meet at a joint: a shin and its own thigh."""
-    return int(body().parents[limb]) == other
-
-
+@numba.njit(cache=True)
 def gap(a: Array, b: Array, c: Array, d: Array) -> float:
     """Distance between the segments a-b and c-d (Ericson 2005, 5.1.9)."""
     u, v, w = b - a, d - c, a - c
-    uu, vv, uv, uw, vw = u @ u, v @ v, u @ v, u @ w, v @ w
-    if vv < 1e-9:
-        s = np.clip(-uw / max(uu, 1e-9), 0, 1)
-        return float(np.linalg.norm(w + s * u))
+    uu, vv, uv = (u * u).sum(), (v * v).sum(), (u * v).sum()
+    uw, vw = (u * w).sum(), (v * w).sum()
     rest = uu * vv - uv * uv
-    s = np.clip((uv * vw - uw * vv) / rest, 0, 1) if rest > 1e-9 else 0.0
-    t = (uv * s + vw) / vv
-    if not 0 <= t <= 1:
-        t = np.clip(t, 0, 1)
-        s = np.clip((t * uv - uw) / max(uu, 1e-9), 0, 1)
-    return float(np.linalg.norm(w + s * u - t * v))
+    s = min(max((uv * vw - uw * vv) / rest, 0.0), 1.0) if rest > 1e-9 else 0.0
+    t = (uv * s + vw) / vv if vv > 1e-9 else 0.0
+    if t < 0.0 or t > 1.0 or vv <= 1e-9:
+        t = min(max(t, 0.0), 1.0)
+        s = min(max((t * uv - uw) / max(uu, 1e-9), 0.0), 1.0)
+    away = w + s * u - t * v
+    return np.sqrt((away * away).sum())

@@ -101,29 +101,37 @@ def paint(
     (F,) the row of `materials` and the plane of rest coordinates that a face is painted in.
     """
     colour = np.empty(3, np.float32)
-    quarter = np.float32(0.25)
-    for y in range(face_id.shape[0]):
-        for x in range(face_id.shape[1]):
-            t = face_id[y, x]
-            if t < 0:
-                continue
-            a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
-            w0, w1 = bary[y, x, 0], bary[y, x, 1]
-            w2 = 1 - w0 - w1
-            px = w0 * rest[a, 0] + w1 * rest[b, 0] + w2 * rest[c, 0]
-            py = w0 * rest[a, 1] + w1 * rest[b, 1] + w2 * rest[c, 1]
-            pz = w0 * rest[a, 2] + w1 * rest[b, 2] + w2 * rest[c, 2]
-            m = materials[material[t]]
-            shine = surface(colour, m, axis[t], px, py, pz, patterns, grains, strands, prints, face_pictures)
-            behind = (screen[b, 0] - screen[a, 0]) * (screen[c, 1] - screen[a, 1]) - (screen[c, 0] - screen[a, 0]) * (
-                screen[b, 1] - screen[a, 1]
-            ) > 0
-            dim = quarter * (np.float32(0.55) if behind else np.float32(1.0))
-            gloss = w0 * light[a, 3] + w1 * light[b, 3] + w2 * light[c, 3]
-            for k in range(3):
-                value = w0 * light[a, k] + w1 * light[b, k] + w2 * light[c, k]
-                image[y // 2, x // 2, k] += dim * (shine * colour[k] * value + gloss)
-            cover[y // 2, x // 2] += quarter
+    height, width = cover.shape
+    for y in range(height):
+        for x in range(width):
+            first = face_id[2 * y, 2 * x]
+            alike = first >= 0
+            for k in range(1, 4):
+                t = face_id[2 * y + k // 2, 2 * x + k % 2]
+                alike = alike and t >= 0 and material[t] == material[first]
+            # within one material two samples of the four do, across each other
+            share = np.float32(0.5 if alike else 0.25)
+            for k in range(0, 4, 3 if alike else 1):
+                i, j = 2 * y + k // 2, 2 * x + k % 2
+                t = face_id[i, j]
+                if t < 0:
+                    continue
+                a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+                w0, w1 = bary[i, j, 0], bary[i, j, 1]
+                w2 = 1 - w0 - w1
+                px = w0 * rest[a, 0] + w1 * rest[b, 0] + w2 * rest[c, 0]
+                py = w0 * rest[a, 1] + w1 * rest[b, 1] + w2 * rest[c, 1]
+                pz = w0 * rest[a, 2] + w1 * rest[b, 2] + w2 * rest[c, 2]
+                m = materials[material[t]]
+                shine = surface(colour, m, axis[t], px, py, pz, patterns, grains, strands, prints, face_pictures)
+                ux, uy = screen[b, 0] - screen[a, 0], screen[b, 1] - screen[a, 1]
+                vx, vy = screen[c, 0] - screen[a, 0], screen[c, 1] - screen[a, 1]
+                dim = share * (np.float32(0.55) if ux * vy - vx * uy > 0 else np.float32(1.0))  # cloth from inside
+                gloss = w0 * light[a, 3] + w1 * light[b, 3] + w2 * light[c, 3]
+                for n in range(3):
+                    value = w0 * light[a, n] + w1 * light[b, n] + w2 * light[c, n]
+                    image[y, x, n] += dim * (shine * colour[n] * value + gloss)
+                cover[y, x] += share
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -212,16 +220,35 @@ def surface(
     return max(1 + m[FOLDS] * fold / np.float32(128), np.float32(0.2))
 
 
+@numba.njit(cache=True)
+def shown(face_id: Faces, count: int) -> NDArray[np.bool_]:
+    """Pixels (H,W) of which at least two of the four samples (2H,2W) show one of the first `count` faces."""
+    height, width = face_id.shape[0] // 2, face_id.shape[1] // 2
+    out = np.empty((height, width), np.bool_)
+    for y in range(height):
+        for x in range(width):
+            hits = 0
+            for k in range(4):
+                t = face_id[2 * y + k // 2, 2 * x + k % 2]
+                hits += 0 <= t < count
+            out[y, x] = hits >= 2
+    return out
+
+
 @numba.njit(cache=True, fastmath=True)
 def texel(picture: Bytes, u: float, v: float, out: Array, linear: Array, wrap: bool) -> None:
     """Bilinear sample (3,) of picture (h,w,3) at pixel u, v, through the table `linear` (256,); `wrap` repeats it."""
     h, w = picture.shape[:2]
     i, j = int(np.floor(v)), int(np.floor(u))
     fu, fv = np.float32(u - j), np.float32(v - i)
-    if wrap:
-        i0, j0, i1, j1 = i % h, j % w, (i + 1) % h, (j + 1) % w
-    else:
-        i0, j0, i1, j1 = min(max(i, 0), h - 1), j % w, min(max(i + 1, 0), h - 1), (j + 1) % w
+    if j < 0 or j >= w:
+        j = j % w
+    if wrap and (i < 0 or i >= h):
+        i = i % h
+    i0, i1 = min(max(i, 0), h - 1), min(max(i + 1, 0), h - 1)
+    j0, j1 = j, j + 1 if j + 1 < w else 0
+    if wrap and i + 1 == h:
+        i1 = 0
     for c in range(3):
         top = linear[picture[i0, j0, c]] * (1 - fu) + linear[picture[i0, j1, c]] * fu
         low = linear[picture[i1, j0, c]] * (1 - fu) + linear[picture[i1, j1, c]] * fu
@@ -258,7 +285,7 @@ def backdrop(
     rotation (3,3) world -> camera, centre (3,) m. shows = (photo, floor, wall): a photograph fills the picture at
     photo_place = (left, top, pixels a pixel); else a floor at y = 0, a wall (normal x, normal z, distance), and where
     neither is the panorama turned by `angle`. scale = texels a metre (wall, floor), offset (4,) texels, gain (3,) of
-    photo or panorama, wall, floor. Shadows on the floor: contacts (C,4) are x, z, radius m, strength; maps (P,1 + L,C,C)
+    photo or panorama, wall, floor. Shadows on the floor: contacts (C,4) are x, z, radius m, strength; maps (P,L,C,C)
     with axes (1 + L,3,3), middles (P,3) are people's shadow maps, lamp_share (L,) how much of the light a lamp gives.
     """
     height, width = cover.shape
@@ -318,7 +345,7 @@ def backdrop(
                     for p in range(len(middles)):
                         mx, mz = px - middles[p, 0], pz - middles[p, 2]
                         dark = max(
-                            dark, shaded(mx, -middles[p, 1], mz, maps[p, 1 + lamp], axes[1 + lamp], 1, np.float32(0.04))
+                            dark, shaded(mx, -middles[p, 1], mz, maps[p, lamp], axes[1 + lamp], np.float32(0.04))
                         )
                     k *= 1 - dark * lamp_share[lamp]
             for c in range(3):

@@ -48,7 +48,7 @@ def draw(
     rotation, focal = aim(rng, room, subject.vertices, size)
     people = [subject, *(posed(o.who, r, o.heading, o.place, None) for o, r in zip(room.others, others, strict=True))]
     light, face_id = exposure(room, people, rotation, focal, size)
-    if ((face_id >= 0) & (face_id < len(room.subject.faces))).mean() < LEAST:
+    if raster.shown(face_id, len(room.subject.faces)).mean() < LEAST:
         people = [subject, *(p for p, o in zip(people[1:], room.others, strict=True) if o.is_behind)]
         room = cleared(room)
         light, face_id = exposure(room, people, rotation, focal, size)
@@ -72,11 +72,12 @@ def labelled(
     origin = seen[0] - room.subject.joints[0]
     turned = rotations.copy()
     turned[0] = rotation @ subject.root
-    mine = (face_id >= 0) & (face_id < len(room.subject.faces))
-    part, canonical = patches(room.subject, np.where(mine, face_id, -1))
+    count = len(room.subject.faces)
+    mask = raster.shown(face_id, count)
+    part, canonical = patches(room.subject, face_id)
     return Sample(
         image=image,
-        mask=mine.reshape(height, 2, width, 2).sum((1, 3)) >= 2,  # (2H, 2W) -> (H, W)
+        mask=mask,
         rotations=turned,
         betas=room.subject.betas,
         joints=(seen - seen[0]).astype(np.float32),
@@ -158,26 +159,40 @@ def exposure(
 
 
 def lit_mesh(room: Scene, people: list[Posed]) -> tuple[Mesh, Array, Array, Array, Array]:
-    """All meshes as one, the light (V,4) on it, and the shadow maps (P,1 + L,C,C), axes (1 + L,3,3), middles (P,3)."""
+    """All meshes as one, the light (V,4) on it, and the lamps' shadow maps (P,L,C,C), axes (1 + L,3,3), middles (P,3)."""
     sun = room.light
     axes = np.stack([frame_of(aim) for aim in (UP, *sun.aims)])
     middles = np.stack([p.joints[0] for p in people]).astype(np.float32)
-    lights, maps = [], []
+    lights, maps, skies = [], [], []
     figures = [room.subject, *(o.who for o in room.others)]
     for who, one, middle in zip(figures, people, middles, strict=True):
-        own = np.stack([geometry.shadow_map(one.vertices, frame, middle) for frame in axes])
+        sky = geometry.shadow_map(one.vertices, axes[0], middle, geometry.SKY_CELLS)
+        own = np.zeros((len(sun.aims), geometry.LAMP_CELLS, geometry.LAMP_CELLS), np.float32)
+        for i, frame in enumerate(axes[1:]):
+            own[i] = geometry.shadow_map(one.vertices, frame, middle, geometry.LAMP_CELLS)
         maps.append(own)
+        skies.append(sky)
         lights.append(
             geometry.vertex_light(
-                one.vertices, one.normals, who.gloss, sun.harmonics, sun.aims, sun.lamps, room.centre, own, axes, middle
+                one.vertices,
+                one.normals,
+                who.gloss,
+                sun.harmonics,
+                sun.aims,
+                sun.lamps,
+                room.centre,
+                sky,
+                own,
+                axes,
+                middle,
             )
         )
     things = room.props
     dull = np.zeros(len(things.vertices), np.float32)
     lights.append(
         geometry.vertex_light(
-            things.vertices, things.normals, dull, sun.harmonics, sun.aims, sun.lamps, room.centre, maps[0], axes,
-            middles[0],
+            things.vertices, things.normals, dull, sun.harmonics, sun.aims, sun.lamps, room.centre, skies[0], maps[0],
+            axes, middles[0],
         )
     )  # fmt: skip
     return joined(room, figures, people), np.concatenate(lights), np.stack(maps), axes, middles
@@ -252,12 +267,12 @@ def contacts(joints: Array) -> Array:
 
 
 def patches(who: Figure, face_id: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Array]:
-    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop; -1 is not the subject."""
+    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop."""
     height, width = face_id.shape
     rows = ((np.arange(16) + 0.5) * height / 16).astype(int)
     columns = ((np.arange(12) + 0.5) * width / 12).astype(int)
     face = face_id[np.ix_(rows, columns)]
-    person = face >= 0
+    person = (face >= 0) & (face < len(who.faces))
     vertex = who.faces[np.where(person, face, 0), 0]
     joint = who.index[vertex, who.weight[vertex].argmax(-1)]
     part = np.where(person, joint + 1, 0).astype(np.uint8)
