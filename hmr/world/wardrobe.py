@@ -215,7 +215,9 @@ def worn(
 ) -> Worn:
     """A garment in its cloth, cut at |x| = `sleeve` m or y = `leg` m of the rest pose."""
     if sleeve is None and leg is None:
-        return Worn(garment, uncut(len(garment.vertices)), garment.hides, cloth, trim, BIAS.get(garment.kind, 0.0) + above)
+        return Worn(
+            garment, uncut(len(garment.vertices)), garment.hides, cloth, trim, BIAS.get(garment.kind, 0.0) + above
+        )
     cut, skin = (beyond(points, sleeve, leg) for points in (garment.vertices, body().vertices))
     return Worn(garment, cut, garment.hides & (skin < -0.02), cloth, trim, BIAS.get(garment.kind, 0.0) + above)
 
