@@ -80,7 +80,7 @@ def test_law_1_without_steps_no_mask_changes_anything(mask):
     assert equal(model, original(), mask) and equal(model, original(), None)
 
 
-@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop"), TOKENS.model_copy(
+@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop", dilate=1), TOKENS.model_copy(
     update={"partition": "unprotected", "proportional_attention": True})])  # fmt: skip
 def test_law_4_one_export_serves_every_batch_and_every_mask(tokens):
     """A count that depended on what a picture shows, or a batch size read as a constant, would fail to export."""

@@ -15,15 +15,15 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
 
-SHIPPED = (
-    "eclm",
-    "fasthmr-camerahmr",
-    "fasthmr-hmr2",
-    "fasthmr-reference",
-    "fasthmr-reference-video",
-    "mask-tome",
-    "quickstart",
-)
+SHIPPED = {  # each with its id: new fields may not change it
+    "eclm": "d94e27892a57224b4379ff3c0c7d7b7c3a606b5ffba396db2a0000a92f79fac4",
+    "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
+    "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
+    "fasthmr-reference": "e560074836b03d43b60a8d8037643596b50d8cf9e9058fa8a41514a2d0a58307",
+    "fasthmr-reference-video": "d228717599be0ec235b3902a8bea58dc96dfaa020c90de330aab48eba88590a9",
+    "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
+    "quickstart": "a2544a89e97191a36d85e072241401c6faac80fc492b6dd9b87e58c1d324abe9",
+}
 HEAD = "schema_version: 1\nname: mine\nsteps:\n"
 TOKENS = HEAD + "  - policy: merge_tokens\n    keep: 90\n"
 
@@ -38,6 +38,7 @@ def test_all_shipped_recipes_are_right_and_named_after_their_file():
     names = sorted(path.name for path in files("compress").joinpath("recipes").iterdir())
     assert names == sorted(f"{name}.yaml" for name in SHIPPED)
     assert [read_recipe(name)[0].name for name in SHIPPED] == list(SHIPPED)
+    assert {name: read_recipe(name)[0].id for name in SHIPPED} == SHIPPED
 
 
 def test_the_papers_recipe_for_hmr2():

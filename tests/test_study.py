@@ -46,6 +46,7 @@ def study(text: str = STUDY) -> Study:
         (MergeLayers(strategy="explicit", windows=((1, 2),)), set()),
         (MergeTokens(keep=90), {"keep", "per_layer", "start"}),
         (MergeTokens(keep=90, mode="drop"), {"keep"}),
+        (MergeTokens(keep=90, mode="drop", dilate=1), {"keep", "dilate"}),
         (PruneWidth(), {"mlp_ratio", "head_ratio"}),
         (Precision(dtype="int8"), {"dtype"}),
     ],
@@ -59,6 +60,7 @@ def test_both_ends_of_a_knob_are_values_of_its_field(policy):
     for name, field in policy.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and "knob" in field.json_schema_extra:
             needed = {"keep": 90, "dtype": "float32", "layers": 2 if name == "layers" else None, "strategy": "greedy"}
+            needed["dilate"] = int(name == "dilate")
             whole = policy(**{key: value for key, value in needed.items() if key in policy.model_fields})
             knob = whole.knobs()[name]
             for end in (knob.low, knob.high):
