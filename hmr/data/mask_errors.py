@@ -58,7 +58,9 @@ MASKS: dict[str, Callable[[Sample, int], Mask]] = {
 
 
 def with_masks(frames: Frames, kind: str) -> Frames:
-    """The same frames with masks of a `kind` of MASKS; raises BadInput where they have none."""
+    """The same frames with masks of a `kind` of MASKS; raises BadInput where there is no exact mask to change."""
+    if kind == "exact":
+        return frames
     return frames.with_samples([replace(sample, mask=MASKS[kind](sample, i)) for i, sample in enumerate(frames)])
 
 
