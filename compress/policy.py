@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 class Compressible(Protocol):
     """A model that policies can work on: a module with a stack of blocks, whose forward pass runs `encode`."""
 
-    name: str
     dim: int  # features of a token
     grid: tuple[int, int]  # patches (rows, columns) of a crop
     head_needs: Literal["tokens", "grid"]

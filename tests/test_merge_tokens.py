@@ -92,7 +92,7 @@ def test_merging_starts_where_it_is_told_to():
 )
 def test_impossible_schedules_are_refused_with_a_reason(asked, words):
     fresh = model()
-    for act in (MergeTokens(**asked).check, MergeTokens(**asked).plan):
+    for act in (MergeTokens(**asked).check, lambda made: planned(MergeTokens(**asked), made)):
         with pytest.raises(BadInput, match=words):
             act(fresh)
     assert fresh.schedule == Schedule()
@@ -232,7 +232,7 @@ def test_drop_keeps_the_most_covered_patches(mask, keep):
 def test_drop_is_refused_where_the_head_needs_a_grid():
     grid_model, plan = model(), planned(MergeTokens(keep=90, mode="drop"), model())
     grid_model.head_needs = "grid"
-    for act in (MergeTokens(keep=90, mode="drop").check, plan.shape, plan.apply):
+    for act in (MergeTokens(keep=90, mode="drop").check, plan.shape, lambda other: applied(plan, other)):
         with pytest.raises(BadInput, match="grid"):
             act(grid_model)
     applied(planned(MergeTokens(keep=90), grid_model), grid_model)

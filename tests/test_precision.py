@@ -130,7 +130,7 @@ def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
         applied(plans[-1], made)
     base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
-    artefact.save(tmp_path / "out", made, plans, origin, artefact.Words(recipe="", card="# tiny"))
+    artefact.save(tmp_path / "out", made, plans, origin, "", "# tiny")
     again = artefact.load(tmp_path / "out", build)
     assert isinstance(again, HMRModel) and torch.equal(tokens(again), tokens(made))
     kinds = {name: value.dtype for name, value in made.state_dict().items()}

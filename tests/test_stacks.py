@@ -484,7 +484,7 @@ def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_
         applied(plans[-1], model)
     base = artefact.Base(name=family, architecture="their own", sizes={}, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
-    artefact.save(tmp_path / "out", model, plans, origin, artefact.Words(recipe="", card=""))
+    artefact.save(tmp_path / "out", model, plans, origin, "", "")
     fresh = own(family)
     for value in fresh.parameters():
         value.zero_()
