@@ -20,7 +20,8 @@ HOMES = {
     "matplotlib": ("experiments",),
 }
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}  # where a module is called otherwise
+# where a module is called otherwise
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ruamel": "ruamel.yaml"}
 
 
 def imports(path: Path) -> set[str]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import optuna
 import pandas as pd
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
@@ -235,8 +234,8 @@ def of_artefact(folder: Path) -> tuple[Record, Record]:
     try:
         said = json.loads(contents["result.json"])
         first, last = said["rows"][0], said["rows"][-1]
-        recipe = Recipe.model_validate_json(json.dumps(yaml.safe_load(contents["recipe.yaml"])))
-        none = recipe.model_copy(update={"steps": ()})
+        recipe = Recipe.parse(contents["recipe.yaml"].decode(), "recipe.yaml")
+        none = Recipe(schema_version=1, name=recipe.name, steps=())
         return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
