@@ -245,7 +245,8 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
     """A row of result.json as a record; what it does not say stays empty."""
     same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
             "tokens", "protected_merged_share")  # fmt: skip
-    nothing, errors = {"mean": 0.0, "lo": 0.0, "hi": 0.0}, row.get("per_joint_mm", {})
+    end = None if row["mpjpe_mm"]["lo"] is None else 0.0
+    nothing, errors = {"mean": 0.0, "lo": end, "hi": end}, row.get("per_joint_mm", {})
     said = {
         **{key: row[key] for key in same},
         "recipe": recipe.model_dump(mode="json"),
