@@ -19,10 +19,10 @@ from optuna.trial import TrialState
 from compress.errors import BadInput
 from compress.recipe import Recipe
 from experiments.cli import main as cli
-from experiments.locks import locked, machine
 from experiments.reports import front, front_page
 from experiments.search import lab, storage
 from experiments.search import workers as search
+from experiments.search.machine import machine
 from experiments.search.study import parsed, read_study
 from experiments.search.trials import Record, read, trials_of, written
 from hmr.checkpoints.files import save
@@ -538,20 +538,3 @@ def test_worst_frames_are_those_of_the_worst_recordings():
     clips = ["a", "a", "b", "b", "c", "c"]
     found = lab.worst(now, original, clips)
     assert [(w.clip, w.frame, w.rise_mm) for w in found] == [("c", 5, 6.0), ("b", 2, 9.0), ("a", 1, 3.0)]
-
-
-def test_a_lock_is_held_by_one(tmp_path):
-    path = tmp_path / "folder" / "a.lock"
-    entered: list[int] = []
-
-    def enter() -> None:
-        with locked(path):
-            entered.append(1)
-
-    with locked(path):
-        other = threading.Thread(target=enter)
-        other.start()
-        time.sleep(0.1)
-        assert not entered
-    other.join(10)
-    assert entered == [1]
