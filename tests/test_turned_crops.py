@@ -21,9 +21,8 @@ SIDE = Box(1.2).side
 def camera(bend: float = 0.0) -> Camera:
     """Of a picture of 1,600 x 1,200 pixels, which looks along the world's z."""
     eye = torch.eye(3, dtype=torch.float64)
-    lens = [torch.tensor(values, dtype=torch.float64) for values in ([1100.0, 1100.0], [800.0, 600.0])]
-    distortion = torch.tensor([bend, 0, 0, 0], dtype=torch.float64)
-    return Camera(eye, torch.zeros(3, dtype=torch.float64), *lens, distortion)
+    focal, centre, lens = (torch.tensor(each).double() for each in ([1100.0, 1100.0], [800.0, 600.0], [bend, 0, 0, 0]))
+    return Camera(eye, torch.zeros(3, dtype=torch.float64), focal, centre, lens)
 
 
 @pytest.fixture(scope="module")

@@ -42,11 +42,11 @@ def fitted(views: Views, points: Tensor, fps: float, scale: float = SCALE) -> Te
     free = torch.stack([at[name] for name in FREE], 1)
     bones = torch.stack([at[to] - at[origin] for origin, to in BONES], 1)  # (T, B, 3)
     lengths = bones.norm(dim=-1).median(0).values
-    moves = [torch.zeros_like(part).requires_grad_() for part in (free, bones)]
+    free_move, bone_move = torch.zeros_like(free).requires_grad_(), torch.zeros_like(bones).requires_grad_()
 
     def skeleton() -> Tensor:
-        moved = (part + torch.tensordot(steady, move, 1) for part, move in zip((free, bones), moves, strict=True))
-        return placed(*moved, lengths)
+        moved = free + torch.tensordot(steady, free_move, 1)
+        return placed(moved, bones + torch.tensordot(steady, bone_move, 1), lengths)
 
     for allowed in (8 * scale, 4 * scale, 2 * scale, scale):
 
@@ -55,7 +55,7 @@ def fitted(views: Views, points: Tensor, fps: float, scale: float = SCALE) -> Te
             wrong = robust(views.residuals(found.flatten(0, 1)), allowed)  # (T, S, 3) -> (T * S, 3)
             return (views.weight * wrong).sum() * (allowed / scale) ** 2 + rough(found, fps)
 
-        descend(moves, loss)
+        descend([free_move, bone_move], loss)
     return skeleton().detach()
 
 
