@@ -196,6 +196,7 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
     if unused := [word for word, file in files.items() if file and word not in {p.argument for p in family.parts}]:
         raise BadInput(f"{path}: {name} has no {unused[0]}")
     prefixes = (*family.prefixes, *(part.prefix for part in family.parts))
+    names = {ours: theirs for ours, theirs in names.items() if ours not in family.unused}
     state = {ours: source.state[theirs] for ours, theirs in names.items() if ours.startswith(prefixes)}
     ignored = set(source.state) - {names[ours] for ours in state}
     for part in family.parts:
