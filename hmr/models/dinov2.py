@@ -29,12 +29,16 @@ class DINOv2(Backbone):
         for learned in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(learned, std=0.02)
 
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding (1, 1 + rows * columns, C), resized where it is another grid than the model's."""
+        return on_grid(self.pos_embed, self.grid, grid)
+
     def embed(self, crop: Tensor) -> Tokens:
         """Crop (B, 3, H, W) -> the class token and a token a patch, as the first block takes them."""
         x = self.patch_embed(crop)  # (B, C, rows, columns)
         grid = (x.shape[2], x.shape[3])
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)), 1)
-        return Tokens.of(x + on_grid(self.pos_embed, self.grid, grid), grid, prefix=1)
+        return Tokens.of(x + self.positions(grid), grid, prefix=1)
 
     def finish(self, tokens: Tokens) -> Tokens:
         """The tokens after the last norm."""

@@ -177,14 +177,14 @@ class ConvStem(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Blocks between an embedding and a last norm, which a subclass has, for crops of a `grid` of tokens (rows, columns).
+    """Blocks between an embedding and a last norm, which a subclass has; `grid` is that of its crops (rows, columns).
 
     `drop_path` is the share of stochastic depth in the last block; it grows linearly from 0 in the first.
     """
 
     def __init__(
         self,
-        patch_embed: nn.Module,
+        patch_embed: PatchEmbed | ConvStem,
         dim: int,
         depth: int,
         heads: int,
@@ -207,6 +207,10 @@ class Backbone(nn.Module):
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
         """A block's MLP, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
         return block.feed(x.to(block.norm2.weight.dtype))  # type: ignore[operator, union-attr, arg-type]
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding (1, prefix + rows * columns, C) of the tokens of a crop of any grid."""
+        raise NotImplementedError
 
     def embed(self, crop: Tensor) -> Tokens:
         """Crop (B, 3, H, W) -> tokens as the first block takes them."""
