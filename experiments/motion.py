@@ -118,8 +118,8 @@ def features(
 def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
     """Videos by a data set's name, or by the path of a file of clips."""
     if data.endswith(".json"):
-        return open_clips(Path(data), split, model.family.box.side, frames=frames)
-    return hmr.frames(with_split(data, split), frames, mocap=mocap, keep=False)
+        return open_clips(Path(data), split, model.family.box.side, model.family.crop, frames)
+    return hmr.frames(with_split(data, split), frames, mocap=mocap, size=model.family.crop, keep=False)
 
 
 def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:

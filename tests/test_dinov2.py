@@ -14,13 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import hmr
 from compress import artefact
+from compress.context import Context
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import BlockWidth, Kept, WidthPlan
-from compress.policy import MadeFor, Plan
-from hmr.artefact import load as load_artefact
+from compress.policy import MadeFor
 from hmr.checkpoints.backbone import ONNX, read_backbone, start
 from hmr.checkpoints.files import inspect, load, save
 from hmr.models.dinov2 import DINOv2, on_grid
@@ -229,11 +230,10 @@ def plans(depth: int) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("steps", ["layers", "tokens", "drop", "width", "all"])
 def test_every_policy_works_on_it_and_comes_back_from_its_folder(steps, tmp_path):
-    changed, made = model(depth=4), []
+    changed, made, context = model(depth=4), [], Context(model(depth=4))
     for step in plans(4)[steps]:
-        plan = step if isinstance(step, Plan) else step.plan(changed)
-        plan.apply(changed)
-        made.append(plan)
+        made.append(step.plan(changed, context))
+        changed = made[-1].apply(changed, context)
     with torch.no_grad():
         outputs = changed(CROPS, MASKS)
         tokens = changed.encode(CROPS, MASKS)
@@ -243,9 +243,9 @@ def test_every_policy_works_on_it_and_comes_back_from_its_folder(steps, tmp_path
     assert not all(torch.equal(getattr(outputs, name), getattr(model(depth=4)(CROPS), name)) for name in OUTPUTS)
     base = artefact.Base(name="tiny", architecture="dinov2", sizes={**TINY, "depth": 4}, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="c0ffee", versions={"torch": torch.__version__})
-    artefact.save(tmp_path / "out", changed, made, origin, artefact.Words(recipe="steps: []\n", card="#\n", result={}))
+    artefact.save(tmp_path / "out", changed, made, origin, "steps: []\n", "#\n")
     with torch.no_grad():
-        again = load_artefact(tmp_path / "out")(CROPS, MASKS)
+        again = hmr.load(tmp_path / "out")(CROPS, MASKS)
     assert all(torch.equal(getattr(again, name), getattr(outputs, name)) for name in OUTPUTS)
 
 
