@@ -94,7 +94,7 @@ def test_what_is_not_read_has_its_line(text, line, message):
         ("name: x\nparts:\n- {}\n- widht: 1\n", 4, "parts[1].widht", "no key 'widht'", "did you mean 'width'?"),
         ("name: x\n1: 2\n", 1, "1", "there is no key '1' here", "choose one of name, part, parts"),
         ("name: x\npart:\n  words:\n  - a\n  - 1.5\n", 5, "part.words[1]", "valid", ""),
-        ("name: 2020-01-01\npart: 2020-13-45\n", 2, "part", "(got \"2020-13-45\")", ""),
+        ("name: 2020-01-01\npart: 2020-13-45\n", 2, "part", '(got "2020-13-45")', ""),
     ],
 )
 def test_what_is_not_valid_has_its_line_and_field(text, line, field, message, hint):
