@@ -29,7 +29,7 @@ from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.dataset import Frames
 from hmr.data.datasets import with_split
 from hmr.home import fasthmr_home

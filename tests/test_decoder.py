@@ -22,7 +22,7 @@ from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, DiffusionDecoder, weights_at
 from hmr import load
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.dataset import frames_of
 from hmr.data.sample import batch
 from hmr.evaluation.depth import depth

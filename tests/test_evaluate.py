@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.policies.precision import Precision
-from hmr.body.model import JOINT_NAMES, load_body
+from hmr.body.files import load_body
+from hmr.body.model import JOINT_NAMES
 from hmr.checkpoints.files import save
 from hmr.data.crop import IMAGE_MEAN, IMAGE_STD
 from hmr.data.dataset import DataSpec, frames_of

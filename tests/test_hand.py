@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
 from hmr import artefact
-from hmr.body.model import BodyModel, import_body, load_body
+from hmr.body.files import import_body, load_body
+from hmr.body.model import BodyModel
 from hmr.checkpoints import files as checkpoints
 from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles

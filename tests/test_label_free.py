@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hmr import artefact
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.files import save
 from hmr.data.crop import normalised

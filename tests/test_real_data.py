@@ -20,7 +20,8 @@ from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
 
 from compress.errors import BadInput
-from hmr.body.model import PARENTS, import_body
+from hmr.body.files import import_body
+from hmr.body.model import PARENTS
 from hmr.checkpoints.files import save
 from hmr.data.crop import cut
 from hmr.data.datasets import body_of, open_data, parse

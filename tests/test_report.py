@@ -24,7 +24,7 @@ from compress.tokens import DROPPED, Tokens
 from diffusion.policy import DiffusionDecoder
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.datasets import parse
 from hmr.models.head import HMROutput
 from hmr.models.model import build

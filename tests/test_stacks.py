@@ -22,7 +22,8 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
-from hmr.models.own_model import OwnModel, rope_at, stack_from
+from hmr.models.own_model import OwnModel, stack_from
+from hmr.models.rope import rope_at
 from tests.planning import applied, planned
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from compress.errors import BadInput
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.models.head import HMROutput
 from hmr.models.model import build

@@ -25,7 +25,7 @@ from diffusion.training.decoder import DecoderCourse, sizes_for, train_decoder
 from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import VAECourse, gate, held, train_vae
 from experiments.paper.baselines import FrameHead, HeadCourse, one_euro, savitzky_golay, share
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.crop import normalised
 from hmr.models.model import build
 from hmr.motion.recordings import shipped_clips

@@ -20,7 +20,7 @@ from diffusion.model.weights import read, save
 from diffusion.training.decoder import DecoderTrainee
 from diffusion.training.vae import VAETrainee, gate
 from experiments.motion import GATE_MM
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from tests.motion import TINY
 
 

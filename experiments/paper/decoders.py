@@ -43,7 +43,7 @@ from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.metrics import mpjpe

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from compress.errors import BadInput
 from compress.training import follow, resume, save_checkpoint
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.checkpoints.files import load, save
 from hmr.data.crop import normalised
 from hmr.evaluation.metrics import mpjpe, pa_mpjpe

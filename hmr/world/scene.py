@@ -12,7 +12,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.world.wardrobe import Regions, dress, regions
 
 Array = NDArray[np.float32]
