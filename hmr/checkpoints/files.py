@@ -21,7 +21,8 @@ from torch import Tensor
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.checkpoints.source import Source, finite, read, some_of
+from hmr.checkpoints.safe_torch import entry
+from hmr.checkpoints.source import Source, finite, read, some_of, unfit
 from hmr.models.families import FAMILIES
 from hmr.models.families.family import Family, Part
 from hmr.models.model import HMRModel, build, family_of
