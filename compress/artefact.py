@@ -124,13 +124,14 @@ def refuse_taken(folder: Path) -> None:
         raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
 
 
-def load(folder: Path, build: Build | nn.Module) -> nn.Module:
+def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
     """The model that `save` wrote, in evaluation mode, with equal outputs.
 
     `build(architecture, sizes)` makes the base model, with any weights; a base model itself may stand in its place and
     becomes the compressed one. Raises BadInput for a folder that is incomplete, changed by as little as a byte, or made
     from another model, and for plans of a policy that is not installed.
     """
+    folder = Path(folder)
     manifest, plans, contents = checked(folder)
     try:
         state = from_bytes(contents.pop("model.safetensors"))

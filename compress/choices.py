@@ -16,6 +16,11 @@ def one_of(name: str, choices: Iterable[Choice], what: str) -> Choice:
     known = list(choices)
     if name in known:
         return known[known.index(name)]
+    raise BadInput(f"there is no {what} '{name}': {nearest(name, known)}")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint: the nearest of the `choices`, or all of them where none is near."""
+    known = list(choices)
     close = get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
-    raise BadInput(f"there is no {what} '{name}': {hint}")
+    return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"

@@ -48,20 +48,20 @@ class Context:
     @property
     def judge(self) -> Judge:
         """Errors of the original model and of trials on `calib`; raises BadInput where there are no such frames."""
-        if self.calib is None:
-            raise BadInput("this recipe makes choices on measured errors: give it calibration frames")
-        if "judge" not in self.memory:
-            self.memory["judge"] = self.calib.judge(self.original)
-        return self.memory["judge"]
+        return self._shared("judge", lambda calib: calib.judge(self.original))
 
     @property
     def pictures(self) -> Pictures:
         """Pictures to learn from without labels; raises BadInput where there are none."""
-        if self.calib is None:
-            raise BadInput("recover learns from pictures: give it calibration frames")
-        if "pictures" not in self.memory:
-            self.memory["pictures"] = self.calib.pictures(self.original)
-        return self.memory["pictures"]
+        return self._shared("pictures", lambda calib: calib.pictures(self.original))
+
+    def _shared(self, name: str, make: Callable[[Frames], Made]) -> Made:
+        """What is made of `calib` once, for all recipes."""
+        if name not in self.memory:
+            if self.calib is None:
+                raise BadInput("this step needs frames to make its choice on: give it calibration frames")
+            self.memory[name] = make(self.calib)
+        return self.memory[name]
 
     def fresh(self) -> Context:
         """The same for another recipe: nothing is planned yet, and what was computed is shared."""

@@ -125,7 +125,7 @@ def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Fram
     for step in steps:
         step.check(model)
         if step.needs_calib and calib is None:
-            raise BadInput(f"{step.policy} makes choices on measured errors: give it calibration frames")
+            raise BadInput(f"{step.policy} needs frames to make its choice on: give it calibration frames")
         for frames in (calib if step.needs_calib else None, test):
             if step.needs_masks and frames is not None and not frames.has_masks:
                 raise BadInput(f"{step.policy} protects the person, and these pictures have no masks: see --masks")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 class Compressible(Protocol):
     """A model that policies can work on: a module with a stack of blocks, whose forward pass runs `encode`."""
 
-    name: str
     dim: int  # features of a token
     grid: tuple[int, int]  # patches (rows, columns) of a crop
     head_needs: Literal["tokens", "grid"]
@@ -54,9 +53,9 @@ def knob(low: float, high: float, step: float) -> dict[str, Any]:
     return {"knob": {"low": low, "high": high, "step": step}}
 
 
-def misuse(field: str, message: str) -> PydanticCustomError:
+def misuse(field: str, message: str, hint: str = "") -> PydanticCustomError:
     """For validators: an error of one field that shows only beside the others. A recipe's check names its line."""
-    return PydanticCustomError("misuse", "{message}", {"field": field, "message": message})
+    return PydanticCustomError("misuse", "{message}", {"field": field, "message": message, "hint": hint})
 
 
 class Data(BaseModel):

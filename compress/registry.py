@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from compress.choices import nearest
 from compress.errors import BadInput
 from compress.policy import Plan, Policy, misuse
 
@@ -51,9 +51,7 @@ def policy(name: str) -> type[Policy]:
     """
     points = entries().get(name, [])
     if not points:
-        close = get_close_matches(name, names(), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(names())}"
-        raise BadInput(f"there is no policy '{name}': {hint}")
+        raise BadInput(f"there is no policy '{name}': {nearest(name, names())}")
     if len(points) > 1:
         raise BadInput(f"two packages have a policy '{name}': {points[0].value} and {points[1].value}; uninstall one")
     return loaded(points[0])
@@ -83,14 +81,23 @@ def step_of(value: Any) -> Policy:
     """The policy that JSON values stand for; raises pydantic's errors where they are none."""
     if isinstance(value, Policy):
         return value
-    name = value.get("policy") if isinstance(value, dict) else None
-    if not isinstance(name, str):
-        raise misuse("policy", f"a step has to name its policy, one of {', '.join(names())}")
+    name = value.get("policy", "") if isinstance(value, dict) else ""
+    if name not in entries():
+        message = f"there is no policy '{name}'" if name else "a step is a mapping of keys that names its policy"
+        raise misuse("policy" if isinstance(value, dict) else "", message, nearest(str(name), names()))
     try:
         kind = policy(name)
     except BadInput as error:
         raise misuse("policy", str(error)) from error
     return kind.model_validate_json(json.dumps(value))
+
+
+def policy_in(values: Any) -> type[Policy] | None:
+    """The policy whose fields the JSON values of a step are; None where they name none that works here."""
+    try:
+        return policy(values["policy"])
+    except (KeyError, TypeError, BadInput):
+        return None
 
 
 def plan_of(value: Any) -> Plan:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from compress.tokens import Partition, Tokens, match
+from compress.tokens import Partition, Tokens, match, nearness
 
 
 class Stack(Protocol):
@@ -37,12 +38,21 @@ class Stack(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many tokens go where: `drop` before the first block, merges[i] in block i, between attention and MLP."""
+    """How many tokens go where: `drop` before the first block, merges[i] in block i, between attention and MLP.
+
+    `dilate` is the number of rings of tokens around the person that are spared with it.
+    """
 
     merges: tuple[int, ...] = ()
     drop: int = 0
     partition: Partition = "parity"
     proportional_attention: bool = False
+    # 0 stays out of JSON and of `repr`: ids of artefacts and of encoders are hashes of those.
+    dilate: Annotated[int, Field(ge=0, exclude_if=lambda rings: rings == 0)] = 0
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in vars(self).items() if name != "dilate" or value}
+        return f"Schedule({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def counts(self, tokens: int, depth: int) -> list[int]:
         """Tokens after each of `depth` blocks, of `tokens` patches."""
@@ -59,14 +69,16 @@ def encode(
     """Run a crop (B, 3, H, W) through every block, merging tokens on the way (FastHMR Sec. 3.2, Fig. 3).
 
     protected: share (0..1) or bool (B, N0) of person in each patch; more than 0 protects it, and drops take the lowest
-    first. schedule: a `Schedule`, or the number of merges of each block. No schedule: exactly the plain network.
+    first. A schedule that dilates protects the rings around them too, and drops take those after the rest, the outer
+    rings first. schedule: a `Schedule`, or the number of merges of each block. None: exactly the plain network.
     """
     plan = schedule if isinstance(schedule, Schedule) else Schedule(tuple(schedule))
     tokens = stack.embed(crop)
     if protected is not None:
-        tokens = tokens.protecting(protected > 0)
+        person = protected > 0
+        tokens = tokens.protecting(nearness(person, tokens.grid, plan.dilate) > 0 if plan.dilate else person)
     if plan.drop:
-        tokens = tokens.kept(most_covered(tokens, protected, plan.drop))
+        tokens = tokens.kept(most_covered(tokens, protected, plan.drop, plan.dilate))
     return stack.finish(through(stack, stack.blocks, tokens, plan))
 
 
@@ -100,15 +112,19 @@ def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
 
 
-def most_covered(tokens: Tokens, cover: Tensor | None, drop: int) -> Tensor:
+def most_covered(tokens: Tokens, cover: Tensor | None, drop: int, dilate: int = 0) -> Tensor:
     """Indices (B, N - drop), in order, of the tokens left when the `drop` patches of lowest cover (B, N0) go.
 
-    Among equals the later patches go first. Raises ValueError without a cover, or where nothing would be left.
+    With `dilate`, those in a ring around the patches of cover above 0 go after the rest, outer rings first. Among
+    equals the later patches go first. Raises ValueError without a cover, or where nothing would be left.
     """
     patches = tokens.source.shape[1]
     if cover is None or not 0 <= drop < patches:
         raise ValueError(f"dropping {drop} of {patches} patches needs their person coverage and must leave some")
-    ranked = cover.float().argsort(dim=1, descending=True, stable=True)[:, : patches - drop]
-    index = tokens.prefix + ranked.sort(1).values
+    ranked = cover.float().argsort(dim=1, descending=True, stable=True)  # (B, N0)
+    if dilate:
+        near = nearness(cover > 0, tokens.grid, dilate).gather(1, ranked)
+        ranked = ranked.gather(1, near.argsort(dim=1, descending=True, stable=True))
+    index = tokens.prefix + ranked[:, : patches - drop].sort(1).values
     prefix = torch.arange(tokens.prefix, device=index.device).expand(index.shape[0], -1)
     return torch.cat((prefix, index), 1)

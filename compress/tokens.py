@@ -180,3 +180,13 @@ def rows(index: Tensor, count: int) -> Tensor:
 def coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Share of each patch that a mask (B, H, W), bool or 0..1, covers: (B, rows * columns)."""
     return F.adaptive_avg_pool2d(mask.float()[:, None], grid).flatten(1)
+
+
+def nearness(person: Tensor, grid: tuple[int, int], rings: int) -> Tensor:
+    """How near each patch is to the person (B, N0): rings + 1 on it, `rings` in the ring of patches that touch it by a
+    side or a corner, one less in each ring further out, 0 beyond the last. person (B, N0) bool."""
+    grown = total = person.float().unflatten(1, grid)[:, None]  # (B, 1, rows, columns)
+    for _ in range(rings):
+        grown = F.max_pool2d(grown, 3, stride=1, padding=1)
+        total = total + grown
+    return total.flatten(1).long()

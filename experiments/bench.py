@@ -28,7 +28,7 @@ from compress.timing import timed
 from compress.tokens import Tokens
 from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build
-from hmr.models.vit import ViT
+from hmr.models.vit import Backbone
 
 WINDOWS = {"hmr2": (24, 28), "reference": (11, 13)}  # an eighth of the layers goes, as in the paper's Tab. 12
 BASELINE = "tuned"
@@ -40,7 +40,7 @@ PRECISIONS = (torch.float32, torch.bfloat16)
 class Shortened:
     """A ViT with the first few of its blocks, which it shares; which ones are left makes no difference to time."""
 
-    vit: ViT
+    vit: Backbone
     blocks: nn.ModuleList
 
     def embed(self, crop: Tensor) -> Tokens:
@@ -64,7 +64,7 @@ class Upstream(Shortened):
         qkv = layer.qkv(block.norm1(tokens.x)).unflatten(-1, (3, layer.heads, -1))  # (B, N, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, d)
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)  # (B, H, N, N)
-        return layer.proj((weights @ v).transpose(1, 2).flatten(2)), tokens.x[:, None, :, :0]
+        return block.ls1(layer.proj((weights @ v).transpose(1, 2).flatten(2))), tokens.x[:, None, :, :0]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.dataset import Frames
 from hmr.data.datasets import with_split
 from hmr.home import fasthmr_home
@@ -118,8 +118,8 @@ def features(
 def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
     """Videos by a data set's name, or by the path of a file of clips."""
     if data.endswith(".json"):
-        return open_clips(Path(data), split, model.family.box.side, frames=frames)
-    return hmr.frames(with_split(data, split), frames, mocap=mocap, keep=False)
+        return open_clips(Path(data), split, model.family.box.side, model.family.crop, frames)
+    return hmr.frames(with_split(data, split), frames, mocap=mocap, size=model.family.crop, keep=False)
 
 
 def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:

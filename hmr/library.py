@@ -9,7 +9,6 @@ from compress.errors import BadInput
 from hmr.data.dataset import Frames
 from hmr.data.datasets import open_data, parse
 from hmr.evaluation.label_free import labelled_by
-from hmr.world.synthetic import SIZE
 
 
 def frames(
@@ -20,14 +19,15 @@ def frames(
     masks: str | None = None,
     label_free: bool = False,
     mocap: Path | None = None,
-    size: tuple[int, int] = SIZE,
+    size: tuple[int, int] | None = None,
     keep: bool = True,
 ) -> Frames:
     """The frames of DATA, `name[:split][@root]`, at most `frames` of them, cut as `model` has to see them.
 
     masks: what finds the person in data that lies in files (see `hmr.data.masks.segmenter`). label_free: the labels are
     what `model` predicts now; compress it only afterwards. mocap: a folder of more motion for `train`. size: height and
-    width of rendered crops. keep: frames that were drawn stay in memory, 0.2 MB each.
+    width of crops, where they are not those that `model`, or without one `reference`, sees. keep: frames that were
+    drawn stay in memory, 0.2 MB each.
 
     Raises BadInput for data that does not exist, that `model` cannot see, or that has no labels unless `label_free`.
     """

@@ -16,7 +16,7 @@ from compress.artefact import MANIFEST, read_manifest
 from compress.choices import one_of
 from compress.errors import BadInput
 from hmr.checkpoints import files as checkpoints
-from hmr.checkpoints.files import INDEX, WEIGHTS
+from hmr.checkpoints.source import INDEX, WEIGHTS
 from hmr.models.model import ARCHITECTURES, build
 from hmr.models.own_model import OwnModel
 
@@ -39,7 +39,7 @@ def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: An
     if isinstance(model, nn.Module):
         return OwnModel(model, **facts)
     name, folder = str(model), Path(model)
-    if name not in ARCHITECTURES and folder.joinpath(MANIFEST).is_file() and not converted(folder):
+    if name not in ARCHITECTURES and is_artefact(folder):
         return of_artefact(folder, name)
     path = path_of(name, weightless)
     if path is None:
@@ -48,6 +48,12 @@ def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: An
     found = checkpoints.load(path, **facts)
     found.name, found.sha256 = name, digest(path)
     return found
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether a folder is a compressed model, or what is left of one."""
+    marks = [mark for mark in (MANIFEST, "plan.json") if (folder / mark).is_file()]
+    return "plan.json" in marks or (bool(marks) and not converted(folder))
 
 
 def of_artefact(folder: Path, name: str) -> Any:

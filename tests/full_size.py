@@ -24,7 +24,7 @@ import torch
 from scipy.ndimage import binary_closing, find_objects, label
 from yacs.config import CfgNode
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.data.datasets import DataSpec, open_data
 from hmr.data.masks import BlazePose

@@ -6,18 +6,17 @@ import json
 
 import pytest
 import torch
-from experiments.cost import frame_cost, shaped
 
+from compress.context import Context, silent
 from compress.errors import BadInput
+from compress.pipeline import applied
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from experiments.cli.paper import paper_table
-from experiments.paper.ablation import Bench, Row, Table, ablate, with_recovery
+from experiments.paper.ablation import Comparison, Row, Table, ablate, with_recovery
 from experiments.paper.finding import Finding
 from experiments.paper.tables import tables
-from hmr.data.datasets import parse
-from hmr.models.model import build
-from hmr.resolver import Resolved
+from hmr.models.model import HMRModel, build
 
 OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")
 SMALL = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
@@ -26,12 +25,14 @@ SLOW = (MergeTokens(keep=150, per_layer=21),)
 TOKENS = (MergeTokens(keep=90, per_layer=51),)
 
 
-def small() -> Resolved:
-    return Resolved(name="small", model=build("reference", SMALL).eval(), sha256="0" * 64, compressed=False)
+def small() -> HMRModel:
+    model = build("reference", SMALL).eval()
+    model.name, model.sha256 = "small", "0" * 64
+    return model
 
 
-def bench(tell=lambda *_: None) -> Bench:
-    return Bench(small(), parse("synth:val"), 4, 3, tell)
+def comparison(observer=silent) -> Comparison:
+    return Comparison(small(), "synth:val", 4, 3, observer)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def result(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTHMR_HOME", str(tmp_path_factory.mktemp("home")))
-        return ablate(Table("t", "Title", "Why?", OPEN, rows), bench())
+        return ablate(Table("t", "Title", "Why?", OPEN, rows), comparison())
 
 
 def test_the_first_row_is_the_original_and_rises_by_nothing(result):
@@ -64,7 +65,7 @@ def test_a_search_comes_down_to_the_depth_of_the_row_it_names(result):
 
 
 def test_rows_do_not_see_each_other(result):
-    alone = ablate(Table("t", "", "", OPEN, (Row("exact", TOKENS),)), bench())
+    alone = ablate(Table("t", "", "", OPEN, (Row("exact", TOKENS),)), comparison())
     kept = [[row["tokens"], row["macs"], row["layers"]] for row in (result["rows"][3], alone["rows"][1])]
     assert kept[0] == kept[1] and result["rows"][3]["layers"] == 4
 
@@ -85,7 +86,7 @@ def test_steps_that_do_not_fit_are_refused_before_anything_is_measured():
     too_deep = Table("t", "", "", OPEN, (Row("no", (MergeLayers(strategy="explicit", windows=((0, 9),)),)),))
     told: list[str] = []
     with pytest.raises(BadInput, match="block"):
-        ablate(too_deep, bench(lambda *said: told.append(said[0])))
+        ablate(too_deep, comparison(lambda *said: told.append(said[0])))
     assert not told
 
 
@@ -123,7 +124,7 @@ def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
     rows = with_recovery(ways, 0.01)
     assert [row.name for row in rows] == ["exact", "box", "exact, recovered", "box, recovered", "no steps"]
     told: list[str] = []
-    made = bench(lambda *say: told.append(say[0]))
+    made = comparison(lambda *say: told.append(say[0]))
     found = ablate(Table("t", "", "", OPEN, ways), made, 0.01)
     made.forget()
     measured = found["rows"]
@@ -139,7 +140,7 @@ def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
 def test_rows_that_come_to_the_same_model_are_measured_once():
     told: list[str] = []
     again = Row("again", (MergeLayers(strategy="explicit", windows=((0, 1),)), MergeTokens(keep=192)))
-    found = ablate(Table("t", "", "", OPEN, (MERGED, again)), bench(lambda *said: told.append(said[0])))
+    found = ablate(Table("t", "", "", OPEN, (MERGED, again)), comparison(lambda *said: told.append(said[0])))
     assert "measuring pairs" in told and "measuring again" not in told
     first, second = found["rows"][1:]
     assert first["mpjpe_mm"] == second["mpjpe_mm"] and first["recipe_id"] != second["recipe_id"]
@@ -147,12 +148,12 @@ def test_rows_that_come_to_the_same_model_are_measured_once():
 
 def test_a_table_that_was_killed_goes_on():
     table = Table("t", "", "", OPEN, (MERGED, Row("exact", TOKENS)))
-    begun = bench()
+    begun = comparison()
     before = [begun.measure(way, *begun.made(way)) for way in (table.original, MERGED)]
     with begun.known.path.open("a") as file:
         file.write('\n["torn", {"mpj')
     told: list[str] = []
-    resumed = bench(lambda *said: told.append(said[0]))
+    resumed = comparison(lambda *said: told.append(said[0]))
     rows = ablate(table, resumed)["rows"]
     assert rows[:2] == before and rows[2]["name"] == "exact"
     assert [name for name in dict.fromkeys(told) if name.startswith("measuring")] == [
@@ -166,7 +167,7 @@ def test_a_table_that_was_killed_goes_on():
 def test_a_row_that_the_search_left_no_room_for_says_so():
     """Ten tokens a layer take more layers than a search may leave; the other rows are there all the same."""
     ways = (Row("room", TOKENS), Row("none", (MergeLayers(strategy="greedy", layers=1), *SLOW)))
-    found = ablate(Table("t", "", "", OPEN, ways), bench())
+    found = ablate(Table("t", "", "", OPEN, ways), comparison())
     assert [row["name"] for row in found["rows"]] == ["original", "room"]
     assert "this model's last block is 0" in found["impossible"]["none"]
 
@@ -184,8 +185,7 @@ def counted(steps) -> int:
     """True MACs of the reference model after steps."""
     with torch.device("meta"):
         model = build("reference").eval()
-    shaped(model, steps)
-    return frame_cost(model, torch.device("meta")).macs.true
+    return applied(model, tuple(steps), Context(model)).cost().macs.true
 
 
 def as_given(step):

@@ -20,7 +20,8 @@ HOMES = {
     "matplotlib": ("experiments",),
 }
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}  # where a module is called otherwise
+# where a module is called otherwise
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ruamel": "ruamel.yaml"}
 
 
 def imports(path: Path) -> set[str]:
@@ -60,7 +61,7 @@ def test_library_stays_at_home(library):
 
 
 def test_what_is_imported_is_required():
-    by_choice = ("build-body", "video", "blazepose", "rfdetr", "ultralytics")
+    by_choice = ("build-body", "video", "onnx", "blazepose", "rfdetr", "ultralytics")
     extras = set().union(*map(required, by_choice))
     known = {*PACKAGES, *sys.stdlib_module_names}
     foreign = {name: path for path in SOURCES for name in imports(path) - known}

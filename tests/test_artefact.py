@@ -49,10 +49,13 @@ def origin(base: str = "0" * 64) -> artefact.Origin:
     return artefact.Origin(base=base_model, seed=0, commit="c0ffee", versions={"torch": torch.__version__})
 
 
+def result_of(made: str) -> dict[str, bytes]:
+    return {"result.json": artefact.canonical({"artefact": {"id": made}, "rows": []})}
+
+
 def saved(folder: Path, seed: int = 0, measured: float = 0.0, base: str = "0" * 64) -> str:
-    words = artefact.Words(recipe="schema_version: 1\n", card="# tiny\n", result={"rows": []})
     model, plans = compressed(seed, measured)
-    return artefact.save(folder, model, plans, origin(base), words)
+    return artefact.save(folder, model, plans, origin(base), "schema_version: 1\n", "# tiny\n", result_of)
 
 
 def features(model: nn.Module) -> torch.Tensor:
@@ -182,12 +185,11 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-import test_artefact
+from tests import test_artefact
 model, plans = test_artefact.compressed()
-words = test_artefact.artefact.Words(recipe="", card="# tiny")
 print("ready", flush=True)
 for i in range(100_000):
-    test_artefact.artefact.save(Path({folder!r}) / f"out-{{i}}", model, plans, test_artefact.origin(), words)
+    test_artefact.artefact.save(Path({folder!r}) / f"out-{{i}}", model, plans, test_artefact.origin(), "", "# tiny")
 """
 
 

@@ -33,7 +33,7 @@ def drawn(tmp_path_factory):
 
 def test_synthetic_videos_come_back(drawn):
     data, path = drawn
-    clips = open_clips(path, "train", Box().side)
+    clips = open_clips(path, "train", Box().side, (256, 192))
     assert (
         len(clips) == 3
         and clips.fps == 30
@@ -48,7 +48,7 @@ def test_synthetic_videos_come_back(drawn):
 def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
     data, path = drawn
     model = small_model()
-    ours = cached_features(model, open_clips(path, "train", Box().side), tmp_path / "one", {})
+    ours = cached_features(model, open_clips(path, "train", Box().side, (256, 192)), tmp_path / "one", {})
     theirs = cached_features(model, data, tmp_path / "two", {})
     assert torch.equal(ours[0].features, theirs[0].features)
 
@@ -56,7 +56,7 @@ def test_features_of_a_users_clips_are_those_of_the_videos(drawn, tmp_path):
 def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
     path = tmp_path / "clips.json"
     shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
-    clips = open_clips(path, "train", Box().side, frames=2)
+    clips = open_clips(path, "train", Box().side, (256, 192), frames=2)
     assert len(clips) == len(clips.recordings) == 2
     (entry,) = read_file(path).clips
     before = digest_of(path, "train", 2)
@@ -70,7 +70,7 @@ def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
 
 def test_masks_are_as_large_as_their_frames(drawn, tmp_path):
     shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
-    clips = open_clips(tmp_path / "clips.json", "train", Box().side)
+    clips = open_clips(tmp_path / "clips.json", "train", Box().side, (256, 192))
     Image.new("L", (96, 128)).save(tmp_path / read_file(tmp_path / "clips.json").clips[0].masks[1])
     with pytest.raises(BadInput, match=r"mask-0001\.png is of another size"):
         clips[1]
@@ -99,7 +99,7 @@ def test_amass_becomes_motion_split_by_family(tmp_path):
         found.rotations[3, 1], torch.matrix_exp(torch.tensor([[0, -0.3, 0.3], [0.3, 0, -0.3], [-0.3, 0.3, 0]]))
     )
     with pytest.raises(BadInput, match="needs clips with pictures"):
-        open_clips(path, "train", Box().side)
+        open_clips(path, "train", Box().side, (256, 192))
     with pytest.raises(BadInput, match="no AMASS"):
         from_amass(tmp_path / "empty", tmp_path / "x.json")
 
@@ -124,11 +124,11 @@ def test_mistakes_are_named(drawn, tmp_path, change, message):
     odd = path.parent / "odd.json"
     odd.write_text(json.dumps(content))
     if message == "frames of one":  # no masks at all is a file without masks
-        clips = open_clips(odd, "train", Box().side)
+        clips = open_clips(odd, "train", Box().side, (256, 192))
         assert clips.notes["mask_source"] == "none" and clips[0].mask is None
         return
     with pytest.raises(BadInput, match=message):
-        open_clips(odd, "train", Box().side)
+        open_clips(odd, "train", Box().side, (256, 192))
     with pytest.raises(BadInput, match="cannot be read"):
         read_file(tmp_path / "none.json")
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import hmr
+from compress import Recipe, compress
+from compress.context import Context
+from compress.pipeline import applied
 from compress.policy import MadeFor, Plan
-from experiments import run
 from hmr import load
 from hmr.checkpoints.files import save
 from hmr.data.sample import batch
 from hmr.models.model import build
-from hmr.resolver import resolve_model
 from hmr.world.synthetic import open_world
 from tests import sizes
 
@@ -85,13 +87,13 @@ def test_from_a_recipe_to_a_model_that_comes_back(fasthmr, place):
 def test_the_artefact_gives_the_outputs_of_the_model_it_was_saved_from(fasthmr, place, monkeypatch):
     recipe(GIVEN, TOKENS)
     monkeypatch.setenv("FASTHMR_HOME", str(place / "home"))
-    model = resolve_model("tiny.safetensors")
-    run.compress("mine.yaml", model, run.DataSpec("synth"), Path("out"), frames=4)
+    made = compress(hmr.load("tiny.safetensors"), Recipe.load("mine.yaml"), test=hmr.frames("synth:test", 4))
+    made.save("out")
     samples = [open_world("synth", "val")[i] for i in range(3)]
     given = batch(samples).inputs
     again = load(Path("out"))
     with torch.no_grad():
-        one, two = model.model(*given), again(*given)
+        one, two = made.model(*given), again(*given)
     for name in ("rotations", "betas", "camera", "features"):
         assert torch.equal(getattr(one, name), getattr(two, name))
 
@@ -135,7 +137,7 @@ def test_no_steps_change_nothing_and_an_empty_plan_says_so(fasthmr, place):
     assert not tokens["changed"] and tokens["mpjpe_rise_mm"] == rows[1]["mpjpe_rise_mm"]
     Path("mine.yaml").write_text(HEAD.replace("steps:", "steps: []"))
     assert fasthmr(*words("same", frames=4))[0] == 0
-    same, original = load(Path("same")), resolve_model("tiny.safetensors").model
+    same, original = load(Path("same")), load("tiny.safetensors")
     crop = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(same(crop).features, original(crop).features)
@@ -155,15 +157,15 @@ def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
         def empty(self) -> bool:
             return False
 
-        def shape(self, model):
-            pass
+        def describe(self) -> str:
+            return "Nothing is done."
 
-        def apply(self, model):
-            pass
+        def shape(self, model):
+            return model
 
     model = build("reference", TINY)
     with pytest.raises(RuntimeError, match="as it was"):
-        run.applied(Lying(policy="lying", made_for=MadeFor.of(model)), model)
+        applied(model, [Lying(policy="lying", made_for=MadeFor.of(model))], Context(model))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
         ([GIVEN.replace("2]", "5]")], {}, "5"),
         ([TOKENS, GIVEN], {}, "put merge_tokens after merge_layers"),
         ([SEARCH.replace("layers: 3", "threshold_mm: -1")], {}, "threshold_mm"),
-        ([TOKENS], {"data": "synth:calib"}, "cannot report, because it decides"),
+        ([TOKENS], {"data": "synth:calib"}, "choices are made on this split"),
         ([TOKENS], {"data": "synt"}, "did you mean 'synth'"),
         ([TOKENS], {"out": "full"}, "full"),
         ([TOKENS], {"out": "tiny.safetensors"}, "exists"),
@@ -208,7 +210,7 @@ def test_what_was_compressed_is_not_compressed_again(fasthmr, place):
 @pytest.mark.timeout(1800)
 def test_kill_9_leaves_nothing_or_a_whole_artefact(place):
     recipe(SEARCH, TOKENS)
-    environment = {**os.environ, "FASTHMR_HOME": str(place / "home"), "PYTHONPATH": str(Path(run.__file__).parents[1])}
+    environment = {**os.environ, "FASTHMR_HOME": str(place / "home"), "PYTHONPATH": str(Path(hmr.__file__).parents[1])}
 
     def started(name: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "experiments.cli", *words(name)]

@@ -8,31 +8,32 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from experiments.cost import clip_cost, frame_cost
 from scipy import ndimage
 
-from compress import artefact
+from compress import artefact, registry
 from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
-from compress.policy import PLANS
-from compress.recipe import read_recipe
+from compress.recipe import Recipe
+from diffusion.decoded import DecodedModel, clip_cost, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, Start
 from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
-from diffusion.policy import DecoderPlan, DiffusionDecoder, decoder_in, encoder_id, put, weights_at
+from diffusion.policy import DecoderPlan, DiffusionDecoder, weights_at
 from hmr import load
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.dataset import frames_of
-from hmr.evaluation import evaluate
+from hmr.data.sample import batch
+from hmr.evaluation.depth import depth
+from hmr.evaluation.evaluate import evaluate
 from hmr.evaluation.label_free import labelled_by
+from hmr.evaluation.predict import batches, outputs_at, predict
 from hmr.models.model import build
-from hmr.resolver import resolve_model
 from hmr.world.synthetic import open_world
 from tests import sizes
 from tests.motion import TINY
-from tests.planning import applied, planned
+from tests.planning import applied, planned, stepped
 
 SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
@@ -153,22 +154,21 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     model = encoder()
     tokens = planned(MergeTokens(keep=90, per_layer=40), build("reference", SIZES))
     _, path = weights_for(model, tmp_path)
-    plan = planned(DiffusionDecoder(weights=str(path), steps=2, seed=5), model)
-    applied(plan, model)
+    plan, decoded = stepped(DiffusionDecoder(weights=str(path), steps=2, seed=5), model)
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
-    artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
+    artefact.save(tmp_path / "out", decoded, [tokens, plan], origin, "", "")
     again = load(tmp_path / "out")
     features, betas = torch.randn(20, 6), torch.zeros(20, 10)
-    mine, theirs = decoder_in(model), decoder_in(again)
-    assert mine is not None and theirs is not None and (theirs.steps, theirs.seed) == (2, 5)
+    mine, theirs = decoded.decoder, again.decoder
+    assert (theirs.steps, theirs.seed) == (2, 5)
     assert torch.equal(mine.video(features, betas), theirs.video(features, betas))
-    assert encoder_id(again) == encoder_id(model) == theirs.encoder
+    assert encoder_id(again.encoder) == encoder_id(model) == theirs.encoder
     (kept,) = artefact.read_plans(tmp_path, json.dumps([plan.model_dump(mode="json")]).encode())
     with pytest.raises(BadInput, match="does not follow from its plan"):
         applied(kept, encoder())
     assert isinstance(kept, DecoderPlan) and not kept.empty
-    monkeypatch.delitem(PLANS, "diffusion_decoder")
+    monkeypatch.delitem(registry.entries(), "diffusion_decoder")
     with pytest.raises(BadInput, match=r"not a list of plans.*no policy 'diffusion_decoder'"):
         artefact.load(tmp_path / "out", build)  # a reader that knows no motion
 
@@ -176,13 +176,12 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
 def test_another_encoders_weights_in_the_folder_are_found_out(tmp_path, monkeypatch):
     model = encoder()
     _, path = weights_for(model, tmp_path)
-    plan = planned(DiffusionDecoder(weights=str(path)), model)
+    plan, decoded = stepped(DiffusionDecoder(weights=str(path)), model)
     model.backbone.pos_embed.data += 0.01  # somebody trains on, after the decoder was made
-    applied(plan, model)
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     tokens = planned(MergeTokens(keep=90, per_layer=40), build("reference", SIZES))
-    artefact.save(tmp_path / "out", model, [tokens, plan], origin, artefact.Words(recipe="", card=""))
+    artefact.save(tmp_path / "out", decoded, [tokens, plan], origin, "", "")
     with pytest.raises(BadInput, match="this one is"):
         load(tmp_path / "out")
 
@@ -194,39 +193,66 @@ def test_a_hand_is_refused():
         DiffusionDecoder(weights="decoder.safetensors").check(hand)
 
 
+def decoded(model, features: int = 6 + WIDTH) -> DecodedModel:
+    return DecodedModel(model, decoder(TINY.model_copy(update={"features": features}), encoder=encoder_id(model)))
+
+
+def test_a_decoded_model_is_called_on_a_clip():
+    """Its rotations are the decoder's, of the features of all frames; shape and camera are the encoder's."""
+    model = decoded(encoder())
+    data = open_world("synth-video", "test", frames=40)
+    inputs = batch([data[i] for i in range(40)]).inputs  # more than the encoder takes at once
+    with torch.no_grad():
+        output, bare = model(*inputs), model.encoder(*inputs)
+        wanted = model.decoder.video(read_off(bare, load_body()), bare.betas)
+    assert torch.allclose(output.rotations, wanted, atol=1e-4)
+    assert torch.allclose(output.betas, bare.betas, atol=1e-5) and torch.allclose(output.camera, bare.camera, atol=1e-5)
+    assert not torch.allclose(output.rotations, bare.rotations, atol=0.1)
+    assert model.joints(output).shape == (40, 24, 3)
+
+
 def test_measured_on_videos_and_counted_in_the_cost():
-    model, data = encoder(), open_world("synth-video", "test", frames=83)
+    model, data = decoded(encoder()), open_world("synth-video", "test", frames=83)
     small = frames_of([data[i] for i in (0, 1, 2, 81, 82)], 30.0)
-    bare = frame_cost(model, torch.device("cpu"))
-    made = decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(model))
-    put(model, made)
     with torch.inference_mode():
-        (found,) = evaluate.predictions(model, made, small, torch.device("cpu"))
-        said = model(*next(evaluate.batches(small, torch.device("cpu"))).inputs)
-        seen = read_off(said, load_body())
-        each = [made.video(seen[part], said.betas[part]) for part in (slice(0, 3), slice(3, 5))]
-    assert torch.allclose(found.said.rotations, torch.cat(each), atol=1e-4)
-    whole, clip = frame_cost(model, torch.device("cpu")), clip_cost(made)
-    assert whole.params == bare.params + clip.params == sum(p.numel() for p in model.parameters())
-    assert whole.macs.true - bare.macs.true == -(-clip.macs.true // 8)  # 12 frames, of which 4 overlap
-    assert decoder_in(model) is made
-    with pytest.raises(BadInput, match="no videos"):
-        list(evaluate.predictions(model, made, replace(small, fps=None), torch.device("cpu")))
+        (found,) = predict([model], small)
+        bare = model.encoder(*next(batches(small, torch.device("cpu"))).inputs)
+        seen = read_off(bare, load_body())
+        each = [model.decoder.video(seen[part], bare.betas[part]) for part in (slice(0, 3), slice(3, 5))]
+    assert torch.allclose(found.outputs[0].rotations, torch.cat(each), atol=1e-4)
+    alone, whole, clip = model.encoder.cost(), model.cost(), clip_cost(model.decoder)
+    assert whole.params == alone.params + clip.params == sum(p.numel() for p in model.parameters())
+    assert whole.macs.true - alone.macs.true == -(-clip.macs.true // 8)  # 12 frames, of which 4 overlap
+    assert [part.name for part in whole.parts][-1] == "decoder"
+    with pytest.raises(BadInput, match="single pictures"):
+        predict([model], replace(small, fps=None))
 
 
 def test_another_model_is_decoded_too():
     """`--against` a model with a decoder: swapped, the two differ by the negative; by its bare head they would not."""
-    bare, decodes, data = encoder(), encoder(), open_world("synth-video", "test", frames=3)
-    small = frames_of([data[i] for i in range(3)], 30.0)
-    put(decodes, decoder(TINY.model_copy(update={"features": 6 + WIDTH}), encoder=encoder_id(bare)))
-    body, cpu = load_body(), torch.device("cpu")
+    bare, data = encoder(), open_world("synth-video", "test", frames=3)
+    small, decodes = frames_of([data[i] for i in range(3)], 30.0), decoded(encoder())
     one, other = (
-        evaluate.evaluate(mine, small, body, None, cpu, against=theirs)["paired"]["mpjpe_mm"]["mean"]
+        evaluate(mine, small, None, theirs)["paired"]["mpjpe_mm"]["mean"]
         for mine, theirs in ((bare, decodes), (decodes, bare))
     )
     assert one == pytest.approx(-other) and abs(one) > 1
     ours, theirs = (labelled_by(model, small)[0].rotations for model in (decodes, bare))
     assert ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=0.1)
+
+
+def test_pictures_depth_and_time_are_of_the_decoded_model():
+    """What reports, depth tables and latencies take is the decoder's output, not the bare head's."""
+    model, data = decoded(encoder()), open_world("synth-video", "test", frames=3)
+    small = frames_of([data[i] for i in range(3)], 30.0)
+    (found,) = predict([model], small)
+    assert torch.equal(outputs_at(model, small, [1]).rotations, found.outputs[0].rotations[1:2])
+    whole = depth(model, small)
+    assert whole["mpjpe_mm"]["mean"] == pytest.approx(small.measure(model).row()["mpjpe_mm"]["mean"])
+    assert len(whole["rows"]) == len(model.encoder.stack.blocks)
+    calls = model.calls()
+    assert calls.keys() == {"frame", "decoder"} and calls["decoder"][0] == TINY.frames
+    assert calls["decoder"][1]().shape == (TINY.frames, 24, 3, 3)
 
 
 def test_the_body_is_no_part_of_the_weights():
@@ -271,9 +297,9 @@ def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
 
 
 def test_shipped_decoders_know_the_shipped_encoders_and_are_small():
-    model = resolve_model("reference").model
+    model = load("reference")
     assert load_decoder(weights_at("decoder-original")).encoder == encoder_id(model)
-    for step in read_recipe("fasthmr-reference-video")[0].steps:
+    for step in Recipe.load("fasthmr-reference-video").steps[:-1]:
         applied(planned(step, model), model)
     kinds = {name: load_decoder(weights_at(name)) for name in ("decoder", "regressor")}
     assert {name: found.kind for name, found in kinds.items()} == {"decoder": "diffusion", "regressor": "numbers"}

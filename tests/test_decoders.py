@@ -6,6 +6,7 @@ import json
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,15 +55,14 @@ def test_every_row_of_the_main_table(place):
     result = table("decoder", place)
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == ["baseline", *(way.name for way in TABLES["decoder"])]
-    assert rows["baseline"]["mpjpe_rise_mm"] == {"mean": 0, "lo": 0, "hi": 0}
+    assert rows["baseline"]["mpjpe_rise_mm"] == {"mean": 0, "lo": None, "hi": None}  # of one video
     for row in rows.values():
         rise = row["mpjpe_mm"]["mean"] - rows["baseline"]["mpjpe_mm"]["mean"]
         assert row["mpjpe_rise_mm"]["mean"] == pytest.approx(rise, abs=1e-3)
         over = row["mpjpe_mm"]["mean"] - rows["+ diffusion decoder"]["mpjpe_mm"]["mean"]
         assert row["over_decoder_mm"]["mean"] == pytest.approx(over, abs=1e-3)
         assert row["frames_per_s"] <= row["encoder_frames_per_s"]
-        mean = sum(clip["frames"] * clip["mpjpe_mm"] for clip in row["per_clip"]) / 4
-        assert row["mpjpe_mm"]["mean"] == pytest.approx(mean)
+        assert row["mpjpe_mm"]["mean"] == pytest.approx(np.mean([clip["mpjpe_mm"] for clip in row["per_clip"]]))
     assert len(result["run"]["id"]) == 12 and date.fromisoformat(result["run"]["date"]) <= date.today()
     assert json.loads(json.dumps(result, allow_nan=False))["provenance"]["data"]["frames"] == 4
     assert "paired" in (decoders_table(result).caption or "")

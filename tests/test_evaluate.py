@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.policies.precision import Precision
-from hmr.body.model import JOINT_NAMES, load_body
+from hmr.body.files import load_body
+from hmr.body.model import JOINT_NAMES
 from hmr.checkpoints.files import save
 from hmr.data.crop import IMAGE_MEAN, IMAGE_STD
 from hmr.data.dataset import DataSpec, frames_of
@@ -36,6 +37,7 @@ class Told:
     def __init__(self, frames: int = 40, fps: float | None = None):
         torch.manual_seed(0)
         self.fps = fps
+        self.notes: dict[str, str] = {}
         self.rotations = roma.rotvec_to_rotmat(0.4 * torch.randn(frames, 24, 3))
         self.betas = torch.randn(frames, 10)
         self.notes: dict[str, Any] = {}
@@ -107,6 +109,25 @@ def test_clips_and_joints_add_up_to_the_whole():
     assert [clip["clip"] for clip in row["per_clip"]] == ["clip-0", "clip-1"]
     assert np.mean([clip["mpjpe_mm"] for clip in row["per_clip"]]) == pytest.approx(row["mpjpe_mm"]["mean"])
     assert np.mean(list(row["per_joint_mm"].values())) == pytest.approx(row["mpjpe_mm"]["mean"])
+
+
+def test_each_recording_counts_once_and_only_papers_conventions_have_a_mean_over_frames():
+    data = Told()
+    data.clip_names = ["long"] * 39 + ["short"]
+    found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]
+    long, short = (clip["mpjpe_mm"] for clip in found["per_clip"])
+    assert found["mpjpe_mm"]["mean"] == pytest.approx((long + short) / 2) and found["frames_mean"] is None
+    data.notes = {"convention": "h36m14-hips"}
+    found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]
+    assert found["frames_mean"]["mpjpe_mm"] == pytest.approx((39 * long + short) / 40)
+    assert found["frames_mean"]["accel_mm_per_frame2"] is None
+
+
+def test_of_one_recording_means_have_no_interval():
+    data = Told()
+    data.clip_names = ["alone"] * 40
+    found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]["mpjpe_mm"]
+    assert found["mean"] > 20 and found["lo"] is None and found["hi"] is None
 
 
 def test_acceleration_stays_within_recordings():

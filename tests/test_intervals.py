@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from compress.card import formatted
 from compress.errors import BadInput
-from hmr.evaluation.intervals import Interval, clip_means, formatted, half_width, interval, paired_interval
+from hmr.evaluation.intervals import Interval, clip_means, half_width, interval, paired_interval
 
 CLIPS = ["a"] * 2 + ["b"] * 5 + ["c"] * 1 + ["d"] * 3 + ["e"] * 4
 SAMPLES = 40_000  # the standard error of a coverage of 95 % is 0.1 %

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hmr import artefact
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
@@ -60,7 +60,7 @@ def tiny(architecture: str, path, **sizes):
 def error_by_hand(folder, masks, original, compressed, *condition) -> float:
     """Mean distance in mm between the joints of two models on the pictures that report, pelvis on pelvis."""
     side = original.family.box.side
-    pictures = open_pictures(folder, "test", None, side, MaskFiles(masks))
+    pictures = open_pictures(folder, "test", None, side, (256, 192), MaskFiles(masks))
     crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
     shown, body = torch.from_numpy(np.stack([known(p.mask, "masks") for p in pictures])), load_body()
     joints = []

@@ -25,12 +25,10 @@ from compress import artefact
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
-from experiments.paper.ablation import Bench, Row, Table, ablate
+from experiments.paper.ablation import Comparison, Row, Table, ablate
 from experiments.paper.finding import Finding
 from hmr import load
-from hmr.data.datasets import parse
 from hmr.models.model import HMRModel, build
-from hmr.resolver import Resolved
 from tests.planning import applied, planned
 
 SIZES = {"dim": 32, "depth": 5, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_heads": 2}
@@ -80,7 +78,7 @@ def test_law_1_without_steps_no_mask_changes_anything(mask):
     assert equal(model, original(), mask) and equal(model, original(), None)
 
 
-@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop"), TOKENS.model_copy(
+@pytest.mark.parametrize("tokens", [TOKENS, MergeTokens(keep=90, mode="drop", dilate=1), TOKENS.model_copy(
     update={"partition": "unprotected", "proportional_attention": True})])  # fmt: skip
 def test_law_4_one_export_serves_every_batch_and_every_mask(tokens):
     """A count that depended on what a picture shows, or a batch size read as a constant, would fail to export."""
@@ -142,7 +140,7 @@ def saved(tmp_path_factory) -> Path:
         applied(plans[-1], model)
     base = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="none", versions={})
-    artefact.save(folder, model, plans, origin, artefact.Words(recipe="", card=""))
+    artefact.save(folder, model, plans, origin, "", "")
     return folder
 
 
@@ -161,8 +159,9 @@ def test_law_13_every_row_of_a_table_can_be_traced(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
     rows = (Row("layers", (MergeLayers(threshold_mm=1.0),)), Row("tokens", (TOKENS,)))
     nothing = Finding("nothing", lambda rows: None, lambda rows: "nothing")
-    model = Resolved(name="tiny", model=original(), sha256="0" * 64)
-    result = ablate(Table("t", "", "", nothing, rows), Bench(model, parse("synth:val"), 3, 2))
+    model = original()
+    model.sha256 = "0" * 64
+    result = ablate(Table("t", "", "", nothing, rows), Comparison(model, "synth:val", 3, 2))
     source = result["provenance"]
     assert (source["data"]["split"], source["data"]["frames"], source["calib"]["split"]) == ("val", 3, "calib")
     assert all(source[key] is not None for key in ("schema", "commit", "seed", "device", "threads", "versions", "body"))

@@ -109,7 +109,7 @@ def test_a_folder_with_folders_is_one_recording(folder):
 
 
 def test_a_folder_without_masks_says_so(folder):
-    found = open_pictures(folder, "calib", None, SIDE)
+    found = open_pictures(folder, "calib", None, SIDE, (256, 192))
     assert len(found) == 4 and found.recordings == ["pictures"] * 4 and found.fps is None
     assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0}
     assert [p.image[128, 96, 0] for p in found] == [20, 40, 60, 80]
@@ -123,33 +123,33 @@ def test_video_frames_come_in_order_with_their_rate(video):
     photos = list(read(video, ["3", "7"]))
     assert [p.name for p in photos] == ["3", "7"]
     assert [int(p.image.mean()) for p in photos] == pytest.approx([70, 150], abs=4)
-    assert open_pictures(video, "test", None, SIDE).fps == 25.0
-    assert open_pictures(video, "test", 2, SIDE).fps is None  # frames no longer follow each other
+    assert open_pictures(video, "test", None, SIDE, (256, 192)).fps == 25.0
+    assert open_pictures(video, "test", 2, SIDE, (256, 192)).fps is None  # frames no longer follow each other
 
 
 def test_boxes_name_people(folder):
     (folder / "boxes.csv").write_text("name,left,top,right,bottom\n0.png,0,0,30,40\n0.png,40,0,80,40\n2.png,0,0,9,12\n")
-    found = open_pictures(folder, "calib", None, SIDE)
+    found = open_pictures(folder, "calib", None, SIDE, (256, 192))
     assert len(found) == 3 and found.notes["boxes"] == "boxes.csv"
     for bad in ("0.png,5,0,5,9", "0.png,1,2,3", "0.png,a,b,c,d", "0.png,0,0,inf,3"):
         (folder / "boxes.csv").write_text(f"name,left,top,right,bottom\n{bad}\n")
         with pytest.raises(BadInput, match=r"boxes\.csv, line 2"):
-            open_pictures(folder, "calib", None, SIDE)
+            open_pictures(folder, "calib", None, SIDE, (256, 192))
 
 
 def test_a_quote_that_never_ends_is_told(folder):
     (folder / "boxes.csv").write_text('"' + "x" * 200_000)
     with pytest.raises(BadInput, match=r"boxes\.csv, line 1: "):
-        open_pictures(folder, "calib", None, SIDE)
+        open_pictures(folder, "calib", None, SIDE, (256, 192))
 
 
 def test_how_a_crop_lies_before_the_camera(folder):
     """CameraHMR by hand: the box's offset from the middle of 80 x 60 pixels and its side, in focal lengths."""
     (folder / "boxes.csv").write_text("0.png,0,0,30,40\n")
     side = FAMILIES["camerahmr"].box.side
-    found = open_pictures(folder, "calib", None, side, focal=lambda image: 2.0 * image.shape[1])
+    found = open_pictures(folder, "calib", None, side, (256, 192), focal=lambda image: 2.0 * image.shape[1])
     assert found[0].bbox_info == pytest.approx([(15 - 40) / 160, (20 - 30) / 160, 40 / 160])
-    assert open_pictures(folder, "calib", None, side)[0].bbox_info is None
+    assert open_pictures(folder, "calib", None, side, (256, 192))[0].bbox_info is None
 
 
 def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path):
@@ -159,28 +159,28 @@ def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_pa
     person[10:50, 30:50] = 255
     for i in (0, 2):
         Image.fromarray(person).save(masks / f"{i}.png")
-    found = open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+    found = open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
     assert (len(found), found.notes["left_out"], found.notes["boxes"], found.fps) == (2, 2, "mask", None)
     # a box of 20 x 40 pixels becomes 30 x 40: the person is the middle two thirds of the crop
     mask = found[0].mask
     assert mask is not None and mask[:, 34:158].all() and not mask[:, :30].any() and not mask[:, 162:].any()
     Image.fromarray(person[:, :40]).save(masks / "2.png")
     with pytest.raises(BadInput, match="40 x 60 pixels, its picture has 80 x 60"):
-        open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
     Image.new("1", (20_000, 20_000)).save(masks / "2.png")
     with pytest.raises(BadInput, match=r"2\.png: not a mask"):
-        open_pictures(folder, "calib", None, SIDE, MaskFiles(masks))
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
 def test_broken_pictures_and_videos_are_named(folder, tmp_path, content):
     (folder / "0.png").write_bytes(content)
     with pytest.raises(BadInput, match=r"0\.png: not a picture"):
-        open_pictures(folder, "calib", None, SIDE)
+        open_pictures(folder, "calib", None, SIDE, (256, 192))
     clip = tmp_path / "a.mp4"
     clip.write_bytes(content)
     with pytest.raises(BadInput, match=r"a\.mp4: (not a video|the video breaks off)"):
-        open_pictures(clip, "calib", None, SIDE)
+        open_pictures(clip, "calib", None, SIDE, (256, 192))
 
 
 def test_what_is_not_there_is_said(tmp_path, folder):
@@ -188,9 +188,9 @@ def test_what_is_not_there_is_said(tmp_path, folder):
     empty.mkdir()
     for path, words in ((empty, "no pictures"), (tmp_path / "x", "no such folder"), (folder / "boxes.txt", "such")):
         with pytest.raises(BadInput, match=words):
-            open_pictures(path, "calib", None, SIDE)
+            open_pictures(path, "calib", None, SIDE, (256, 192))
     with pytest.raises(BadInput, match="no split 'train'"):
-        open_pictures(folder, "train", None, SIDE)
+        open_pictures(folder, "train", None, SIDE, (256, 192))
     with pytest.raises(BadInput, match="none of blazepose, rfdetr, ultralytics"):
         segmenter("nothing")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.layer_search import Windows, error_constrained, runs_of
 from compress.policies.merge_layers import (
@@ -353,7 +357,7 @@ def test_windows_count_original_blocks_from_0_with_both_ends() -> None:
 
 def test_plan_refuses_a_model_it_was_not_made_for() -> None:
     plan = planned(MergeLayers(strategy="explicit", windows=((1, 2),)), Model(Ramps(6)))
-    for act in (plan.apply, plan.shape):
+    for act in (lambda other: applied(plan, other), plan.shape):
         with pytest.raises(BadInput, match="made for 6 blocks, this model has 5"):
             act(Model(Ramps(5)))
         with pytest.raises(BadInput, match="4 wide"):
@@ -431,20 +435,28 @@ def test_policy_that_does_not_fit_the_model_is_refused(fields: dict[str, Any], w
 
 def test_killed_search_continues_and_runs_less(tmp_path) -> None:
     """The second search asks nothing again that stands in the journal; another threshold shares its trials."""
-    journal, model = tmp_path / "layers.jsonl", Model(Ramps(8))
+    model = Model(Ramps(8))
 
-    def stop(progress) -> None:
-        if progress.done == 5:
+    def stop(stage: str, detail: str, done: int, total: int) -> None:
+        if done == 5:
             raise KeyboardInterrupt
 
+    class Kept(Context):
+        @contextmanager
+        def place(self, kind: str, *key: object) -> Iterator[Path]:
+            yield tmp_path / kind
+
+    def kept(judge: Verdict, observer: Observer = silent) -> Context:
+        return Kept(model, observer=observer, memory={"judge": judge})
+
     with pytest.raises(KeyboardInterrupt):
-        MergeLayers().plan(model, Verdict(3), journal=journal, progress=stop)
+        MergeLayers().plan(model, kept(Verdict(3), stop))
     judge = Verdict(3)
     for index, crop in enumerate(judge.crops):  # the original model, which the journal knows
         judge.errors(index, encode(model.stack, crop))
     model.backbone.ran = 0
-    plan = MergeLayers().plan(model, judge, journal=journal)
+    plan = MergeLayers().plan(model, kept(judge))
     assert plan.decided() == planned(MergeLayers(), Model(Ramps(8)), Verdict(3)).decided()
     assert model.backbone.ran == plan.measured["block_evaluations"]["run"] > 0
-    again = MergeLayers().plan(model, judge, journal=journal)
+    again = MergeLayers().plan(model, kept(judge))
     assert again.decided() == plan.decided() and again.measured["block_evaluations"]["run"] == 0

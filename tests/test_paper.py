@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress.card import formatted
 from compress.errors import BadInput
 from experiments.paper import record
 from experiments.paper.decoders import TABLES
@@ -16,7 +17,7 @@ from experiments.paper.finding import VERDICTS, Finding, below, every, rise, sen
 from experiments.paper.tables import tables
 from hmr.checkpoints.files import save
 from hmr.data.datasets import deciding
-from hmr.evaluation.intervals import Interval, formatted, paired_interval
+from hmr.evaluation.intervals import Interval, paired_interval
 from hmr.models.model import build
 
 SIZES = {"dim": 16, "depth": 14, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from compress import artefact
+from compress import registry
 from compress.artefact import read_plans
 from compress.errors import BadInput
 from compress.policies.merge_layers import LayerPlan, MergeLayers
 from compress.policies.merge_tokens import MergeTokens, TokenPlan
-from compress.policy import PLANS, MadeFor, Plan
-from compress.recipe import OURS
+from compress.policy import MadeFor, Plan
 from hmr.models.model import build
-from tests.planning import applied, planned
+from tests.planning import applied, context, planned
 
 GRID = (16, 12)
 
@@ -50,7 +48,7 @@ def test_a_schedule_for_more_blocks_says_what_to_do():
 def test_a_plan_refuses_another_model_and_leaves_it_alone(plan, other, words, act):
     before = MadeFor.of(other)
     with pytest.raises(BadInput, match=words):
-        getattr(plan, act)(other)
+        plan.shape(other) if act == "shape" else applied(plan, other)
     assert MadeFor.of(other) == before and other.protect is None
 
 
@@ -77,14 +75,22 @@ def test_plans_are_strict(change):
         TokenPlan.model_validate_json(json.dumps({**said, **change}))
 
 
-def test_who_loads_artefacts_knows_every_plan_of_the_package():
-    """Plans are known once their files are imported, and `compress.artefact` imports those beside it."""
-    path = Path(artefact.__file__)
-    plans = re.compile(r"^class .*Plan\):$", re.MULTILINE)
-    files = {beside.stem for beside in path.parent.glob("*.py") if plans.search(beside.read_text())}
-    (imported,) = re.findall(r"^from compress import ([\w, ]+\w)", path.read_text(), re.MULTILINE)
-    assert files == set(imported.split(", "))
-    assert {step.model_fields["policy"].default for step in OURS} <= {*PLANS}
+@pytest.mark.parametrize("name", registry.names())
+def test_every_policy_makes_a_plan_of_its_name(name):
+    kind = registry.policy(name)
+    assert kind.model_fields["policy"].default == kind.makes.model_fields["policy"].default == name
+    assert issubclass(kind.makes, Plan)
+
+
+def test_a_plan_in_the_place_of_a_policy_decides_nothing_again():
+    (layers, _) = plans(5)
+    assert layers.plan(model(7), context(model(7))) is layers
+
+
+def test_plans_describe_themselves():
+    layers, tokens = plans(5)
+    assert layers.describe() == "Blocks 1 to 2 became one block, by operator slm."
+    assert tokens.describe() == "Tokens merge outside of the person mask in blocks 0 to 2: 192 → 152 → 112 → 90."
 
 
 @pytest.mark.parametrize(

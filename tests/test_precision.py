@@ -70,7 +70,7 @@ def test_bfloat16_blocks_are_the_rounded_blocks_added_up_in_float32():
         for block in blocks:
             x = x + block.attend(x.bfloat16())[0].float()
             x = x + block.feed(x.bfloat16()).float()
-        assert torch.equal(tokens(made), made.backbone.last_norm(x))
+        assert torch.equal(tokens(made), made.get_submodule("backbone.last_norm")(x))
 
 
 def test_int8_layers_are_torchaos():
@@ -130,7 +130,7 @@ def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
         applied(plans[-1], made)
     base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
-    artefact.save(tmp_path / "out", made, plans, origin, artefact.Words(recipe="", card="# tiny"))
+    artefact.save(tmp_path / "out", made, plans, origin, "", "# tiny")
     again = artefact.load(tmp_path / "out", build)
     assert isinstance(again, HMRModel) and torch.equal(tokens(again), tokens(made))
     kinds = {name: value.dtype for name, value in made.state_dict().items()}

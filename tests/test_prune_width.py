@@ -230,7 +230,7 @@ def test_an_artefact_comes_back_equal(tmp_path):
     applied(plan, made)
     base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
-    artefact.save(tmp_path / "out", made, [plan], origin, artefact.Words(recipe="", card="# tiny"))
+    artefact.save(tmp_path / "out", made, [plan], origin, "", "# tiny")
     again = artefact.load(tmp_path / "out", build)
     assert isinstance(again, HMRModel) and torch.equal(tokens(again), tokens(made))
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < sum(p.nbytes for p in model().parameters())

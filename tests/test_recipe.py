@@ -10,38 +10,45 @@ from pathlib import Path
 
 import pytest
 
+from compress.document import InvalidDocument, Mistake
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.recipe import LARGEST, POLICIES, Recipe, check, parsed, read_recipe, schema
+from compress.recipe import Recipe, schema
+from compress.registry import names
 
-SHIPPED = (
-    "eclm",
-    "fasthmr-camerahmr",
-    "fasthmr-hmr2",
-    "fasthmr-reference",
-    "fasthmr-reference-video",
-    "mask-tome",
-    "quickstart",
-)
+SHIPPED = {  # each with its id: new fields may not change it
+    "eclm": "d94e27892a57224b4379ff3c0c7d7b7c3a606b5ffba396db2a0000a92f79fac4",
+    "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
+    "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
+    "fasthmr-reference": "e560074836b03d43b60a8d8037643596b50d8cf9e9058fa8a41514a2d0a58307",
+    "fasthmr-reference-video": "d228717599be0ec235b3902a8bea58dc96dfaa020c90de330aab48eba88590a9",
+    "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
+    "quickstart": "a2544a89e97191a36d85e072241401c6faac80fc492b6dd9b87e58c1d324abe9",
+}
 HEAD = "schema_version: 1\nname: mine\nsteps:\n"
 TOKENS = HEAD + "  - policy: merge_tokens\n    keep: 90\n"
 
 
 def read(text: str) -> Recipe:
-    recipe, mistakes = parsed(text, "mine.yaml")
-    assert recipe is not None and mistakes == []
-    return recipe
+    return Recipe.parse(text, "mine.yaml")
+
+
+def mistakes_in(text: str) -> tuple[Mistake, ...]:
+    with pytest.raises(InvalidDocument) as raised:
+        read(text)
+    return raised.value.mistakes
 
 
 def test_all_shipped_recipes_are_right_and_named_after_their_file():
     names = sorted(path.name for path in files("compress").joinpath("recipes").iterdir())
     assert names == sorted(f"{name}.yaml" for name in SHIPPED)
-    assert [read_recipe(name)[0].name for name in SHIPPED] == list(SHIPPED)
+    assert [Recipe.load(name).name for name in SHIPPED] == list(SHIPPED)
+    assert {name: Recipe.load(name).id for name in SHIPPED} == SHIPPED
 
 
 def test_the_papers_recipe_for_hmr2():
-    layers, tokens = read_recipe("fasthmr-hmr2")[0].steps
+    layers, tokens = Recipe.load("fasthmr-hmr2").steps
     assert layers == MergeLayers(strategy="explicit", windows=((24, 28),))
     assert tokens == MergeTokens(keep=90, per_layer=40)
 
@@ -81,8 +88,8 @@ def test_tokens_and_width_go_in_either_order(steps):
     ],
 )
 def test_no_other_order_is_one(steps, message):
-    recipe, mistakes = parsed(HEAD + "".join(steps), "mine.yaml")
-    assert recipe is None and [mistake.line for mistake in mistakes] == [3 + len(steps)]
+    mistakes = mistakes_in(HEAD + "".join(steps))
+    assert [mistake.line for mistake in mistakes] == [3 + len(steps)]
     assert message in str(mistakes[0])
 
 
@@ -98,17 +105,16 @@ def test_no_other_order_is_one(steps, message):
         (HEAD.replace("mine", "'a/b'") + "  []", 2, "name", "pattern", ""),
         (HEAD.replace("steps", "stesp") + "  []", 3, "stesp", "no key 'stesp'", "did you mean 'steps'?"),
         (HEAD + "  - 5\n", 4, "steps[0]", "mapping of keys", ""),
-        (step("keep: 90"), 4, "steps[0].policy", "name its policy", "merge_layers"),
+        (step("keep: 90"), 4, "steps[0].policy", "names its policy", "merge_layers"),
         (step("policy: merge_token"), 4, "steps[0].policy", "no policy 'merge_token'", "did you mean 'merge_tokens'?"),
         (step("policy: nonsense"), 4, "steps[0].policy", "no policy 'nonsense'", "choose one of merge_layers"),
         (step("policy: merge_tokens"), 4, "steps[0].keep", "missing", ""),
         (TOKENS + "    per_layr: 3\n", 6, "steps[0].per_layr", "no key", "did you mean 'per_layer'?"),
         (TOKENS + "    mode: mrge\n", 6, "steps[0].mode", '"mrge"', "did you mean 'merge'?"),
-        (TOKENS + "    keep: 80\n", 6, "steps[0].keep", "'keep' is there twice", "the first is in line 5"),
         (TOKENS.replace("90", "-1"), 5, "steps[0].keep", "greater than or equal to 1 (got -1)", ""),
         (TOKENS.replace("90", "'90'"), 5, "steps[0].keep", 'valid integer (got "90")', ""),
         (TOKENS.replace("90", "90.0"), 5, "steps[0].keep", "valid integer", ""),
-        (TOKENS + "    coverage: .nan\n", 6, "steps[0].coverage", "not a finite number", ""),
+        (TOKENS + "    coverage: .nan\n", 6, "steps[0].coverage", "finite number", ""),
         (TOKENS + "    mode: drop\n    start: 2\n", 7, "steps[0].start", "no meaning in mode: drop", ""),
         (step("policy: merge_layers", "threshold_mm: -0.5"), 5, "steps[0].threshold_mm", "(got -0.5)", ""),
         (step("policy: merge_layers", "threshold_mm: -.inf"), 5, "steps[0].threshold_mm", "finite", ""),
@@ -135,62 +141,40 @@ def test_no_other_order_is_one(steps, message):
             "",
         ),
         (TOKENS + TOKENS.removeprefix(HEAD), 6, "steps[1].policy", "two steps of merge_tokens", ""),
-        ("name: !!python/object/apply:os.system ['false']\n", 1, "name", "!!python/object/apply:os.system", "tags"),
-        ("!!python/name:os.system '': 1\n", 1, "", "a key has to be a word", ""),
-        ("name: !mine x\n", 1, "name", "the tag !mine", "without tags"),
-        ("name: 2020-01-01\n", 1, "name", "!!timestamp", "in quotes"),
-        ("a: 1\nb: !!binary aGk=\n", 2, "b", "!!binary", ""),
-        ("a: &x [1]\nb: *x\n", 2, "", "*x: recipes have no aliases", "write it out"),
-        ("<<: {a: 1}\n", 1, "", "a key has to be a word", ""),
-        ("a: !!int b\n", 1, "a", "'b' is not a int", ""),
-        ("a: !!int ''\n", 1, "a", "is not a int", ""),
-        ("a: !!bool maybe\n", 1, "a", "'maybe' is not a bool", ""),
-        ("a: !!float ''\n", 1, "a", "is not a float", ""),
-        ("a: 0x" + "f" * 5000 + "\n", 1, "a", "is not a int", ""),
-        ("name: x\nsteps: [\n", 3, "", "not YAML", ""),
-        ("name: x\n--- 2\n", 2, "", "not YAML", ""),
-        ("name:\n\t- x", 2, "", "not YAML", ""),
-        ("name: \x00", 1, "", "not YAML", ""),
-        ("[" * 20_000, 1, "", "nested more than 20 deep", ""),
-        ("- " * 20_000, 1, "", "nested more than 20 deep", ""),
     ],
 )
 def test_each_mistake_has_its_line_and_field(text, line, field, message, hint):
-    recipe, mistakes = parsed(text, "mine.yaml")
-    assert recipe is None
+    mistakes = mistakes_in(text)
     found = [mistake for mistake in mistakes if (mistake.line, mistake.field) == (line, field)]
     assert found, mistakes
     assert message in found[0].message and hint in found[0].hint
     assert str(found[0]).startswith(f"mine.yaml:{line}: {field}")
 
 
-def test_all_mistakes_are_told_at_once():
-    _, mistakes = parsed(TOKENS.replace("90", "0") + "    mode: mrge\n    kep: 3\n", "mine.yaml")
+def test_all_mistakes_are_reported_at_once():
+    mistakes = mistakes_in(TOKENS.replace("90", "0") + "    mode: mrge\n    kep: 3\n")
     assert sorted(mistake.line for mistake in mistakes) == [5, 6, 7]
-
-
-def test_a_bomb_of_aliases_does_not_go_off():
-    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 200)]
-    _, mistakes = parsed("\n".join(lines), "mine.yaml")
-    assert len(mistakes) == 1 and "aliases" in mistakes[0].message
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"#" * (LARGEST + 1), None])
-def test_files_that_are_no_recipes_are_bad_input(content, tmp_path):
-    path = tmp_path / "mine.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    for act in (read_recipe, check):
-        with pytest.raises(BadInput, match=r"mine\.yaml"):
-            act(str(path))
 
 
 def test_names_and_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(TOKENS)
-    assert read_recipe("mine.yaml")[0] == read_recipe("./mine.yaml")[0] == read(TOKENS)
+    assert Recipe.load("mine.yaml") == Recipe.load("./mine.yaml") == read(TOKENS)
     with pytest.raises(BadInput, match="did you mean 'eclm'"):
-        read_recipe("eclmm")
+        Recipe.load("eclmm")
+
+
+def test_the_text_is_as_it_was_written_or_else_what_is_not_a_default():
+    text = TOKENS + "    per_layer: 40  # the default\n"
+    assert read(text).text == text
+    made = Recipe(schema_version=1, name="mine", steps=(MergeTokens(keep=90),))
+    assert read(made.text).steps == made.steps and "per_layer" not in made.text
+
+
+def test_a_recipe_is_read_again_from_its_json():
+    recipe = Recipe.load("fasthmr-hmr2")
+    assert Recipe.model_validate_json(recipe.model_dump_json()).id == recipe.id
+    assert read(recipe.model_dump_json(indent=1)).id == recipe.id  # JSON is YAML
 
 
 def test_schema_says_what_a_recipe_may_hold():
@@ -198,7 +182,7 @@ def test_schema_says_what_a_recipe_may_hold():
     json.dumps(found, allow_nan=False)
     assert found["additionalProperties"] is False and set(found["required"]) == {"schema_version", "name", "steps"}
     assert found["properties"]["steps"]["items"]["discriminator"]["propertyName"] == "policy"
-    assert set(found["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(POLICIES)
+    assert set(found["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(names())
     tokens = found["$defs"]["MergeTokens"]
     assert tokens["additionalProperties"] is False and "keep" in tokens["required"]
     assert tokens["properties"]["mode"]["enum"] == ["merge", "drop"]

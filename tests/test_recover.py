@@ -22,7 +22,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover, RecoverPlan, Run, averaged, distil, order, token_distance, untouched
 from compress.tokens import DROPPED, Tokens, match
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
 from hmr.models.model import HMRModel, build

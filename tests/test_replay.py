@@ -7,14 +7,12 @@ import numpy as np
 from experiments.reports import plots
 from experiments.search.pareto import hypervolume, reference_point
 from experiments.search.replay import cell_of, cells, curves, replayed
-from experiments.search.study import Study, said_of
+from experiments.search.study import Study, parsed
 from tests.test_search_study import STUDY
 
 
 def study() -> Study:
-    found, mistakes = said_of(STUDY, "tiny.yaml")
-    assert found, mistakes
-    return found
+    return parsed(STUDY, "tiny.yaml")
 
 
 def table():

@@ -15,6 +15,7 @@ import torch
 from experiments.run import compress
 from PIL import Image
 
+from compress.card import formatted
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
@@ -23,7 +24,7 @@ from compress.tokens import DROPPED, Tokens
 from diffusion.policy import DiffusionDecoder
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.datasets import parse
 from hmr.models.head import HMROutput
 from hmr.models.model import build
@@ -87,8 +88,7 @@ def test_a_name_with_markup_is_text(made):
 def test_the_page_says_what_the_result_says(made):
     _, result, html = made
     for row in result["rows"]:
-        error = row["mpjpe_mm"]
-        assert f"{error['mean']:.1f} [{error['lo']:.1f}, {error['hi']:.1f}]" in html
+        assert formatted(row["mpjpe_mm"]) in html
     assert "Blocks 1 to 2 became one block, by operator slm" in html
     assert "Tokens around the person merge in blocks 0 to 1: 192 → 152 → 120." in html
     assert json.dumps(result["rows"][-1]["tokens"][-1]) in html
@@ -117,12 +117,21 @@ def test_the_layer_map_has_a_box_for_each_block_above_and_below():
     assert ">2–4</text>" in plots.layer_map(8, [(2, 4)])
 
 
-def test_one_recording_has_an_interval_without_width(made):
-    """Both of its ends are the mean, but for rounding; a bar of negative length would be an error."""
+def test_an_interval_without_width_holds_its_mean():
+    """Where every recording rises alike, both ends are the mean but for rounding: no bar has a negative length."""
     row = {"mpjpe_mm": {"mean": 0.1 + 0.2}, "mpjpe_rise_mm": {"lo": 0.2, "hi": 0.2}, "macs": {"true": 1e9}}
     for mean in (0.1, 0.1 + 1e-15, 0.1 - 1e-15):
         found = report.point(1, row, {"mpjpe_mm": {"mean": mean}})
-        assert found.low <= found.mm <= found.high
+        assert found.low is not None and found.high is not None and found.low <= found.mm <= found.high
+
+
+def test_one_recording_has_no_bar():
+    row = {"mpjpe_mm": {"mean": 81.5}, "mpjpe_rise_mm": {"mean": 1.5, "lo": None, "hi": None}, "macs": {"true": 1e9}}
+    bare = report.point(1, row, {"mpjpe_mm": {"mean": 80.0}})
+    assert bare == plots.Point("1", 1.0, 81.5)
+    barred = plots.Point("1", 1.0, 81.5, 80.5, 82.5)
+    bars = [plots.error_against_macs([bare, *more]).count('id="LineCollection') for more in ([], [barred])]
+    assert bars == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,16 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-import yaml
 from optuna.trial import TrialState
 
 from compress.errors import BadInput
-from compress.recipe import read_recipe
+from compress.recipe import Recipe
 from experiments.cli import main as cli
-from experiments.locks import locked, machine
 from experiments.reports import front, front_page
 from experiments.search import lab, storage
 from experiments.search import workers as search
-from experiments.search.study import read_study, said_of
+from experiments.search.machine import machine
+from experiments.search.study import parsed, read_study
 from experiments.search.trials import Record, read, trials_of, written
 from hmr.checkpoints.files import save
 from hmr.models.model import build
@@ -267,12 +266,12 @@ def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
         if t.record:
             assert row["macs_true"] == t.record.macs.true and row["val_mpjpe_mm"] == t.record.mpjpe_mm.mean
             assert row["commit"] == t.record.provenance["commit"]
-    recovered = [read_recipe(str(path))[0] for path in (tmp_path / "out").glob("*-recovered.yaml")]
+    recovered = [Recipe.load(str(path)) for path in (tmp_path / "out").glob("*-recovered.yaml")]
     assert [recipe.steps[-1].policy for recipe in recovered] == ["recover"]
     for t in front.of_study("tiny.yaml", None).front:
         assert t.record
-        steps = yaml.safe_load((tmp_path / f"out/{t.number}.yaml").read_text())["steps"]
-        assert [step["policy"] for step in steps] == [step.policy for step in t.record.recipe.steps]
+        steps = Recipe.load(str(tmp_path / f"out/{t.number}.yaml")).steps
+        assert [step.policy for step in steps] == [step.policy for step in t.record.recipe.steps]
 
 
 # ---- what is asked of trials
@@ -284,9 +283,7 @@ def small(name: str, *changes: tuple[str, str]) -> search.Job:
     for change in changes:
         text = text.replace(*change)
     Path(f"{name}.yaml").write_text(text)
-    asked, mistakes = said_of(text, f"{name}.yaml")
-    assert asked, mistakes
-    return search.Job(asked, storage.default_storage(name), 3)
+    return search.Job(parsed(text, f"{name}.yaml"), storage.default_storage(name), 3)
 
 
 def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
@@ -411,8 +408,7 @@ def reporting(job, pipe):
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_samplers_learn_from_what_was_drawn_and_repeat(name):
-    asked, _ = said_of(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
-    assert asked
+    asked = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
 
     def drawn() -> list[dict[str, float]]:
         storage.quiet()
@@ -542,20 +538,3 @@ def test_worst_frames_are_those_of_the_worst_recordings():
     clips = ["a", "a", "b", "b", "c", "c"]
     found = lab.worst(now, original, clips)
     assert [(w.clip, w.frame, w.rise_mm) for w in found] == [("c", 5, 6.0), ("b", 2, 9.0), ("a", 1, 3.0)]
-
-
-def test_a_lock_is_held_by_one(tmp_path):
-    path = tmp_path / "folder" / "a.lock"
-    entered: list[int] = []
-
-    def enter() -> None:
-        with locked(path):
-            entered.append(1)
-
-    with locked(path):
-        other = threading.Thread(target=enter)
-        other.start()
-        time.sleep(0.1)
-        assert not entered
-    other.join(10)
-    assert entered == [1]

@@ -22,7 +22,8 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
-from hmr.models.own_model import OwnModel, rope_at, stack_from
+from hmr.models.own_model import OwnModel, stack_from
+from hmr.models.rope import rope_at
 from tests.planning import applied, planned
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
@@ -484,7 +485,7 @@ def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_
         applied(plans[-1], model)
     base = artefact.Base(name=family, architecture="their own", sizes={}, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
-    artefact.save(tmp_path / "out", model, plans, origin, artefact.Words(recipe="", card=""))
+    artefact.save(tmp_path / "out", model, plans, origin, "", "")
     fresh = own(family)
     for value in fresh.parameters():
         value.zero_()

@@ -7,14 +7,15 @@ from importlib.resources import files
 import optuna
 import pytest
 
+from compress.document import InvalidDocument, Mistake
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.policies.prune_width import PruneWidth
 from compress.policy import Knob
-from compress.recipe import POLICIES
-from experiments.search.study import Study, read_study, said_of
+from compress.registry import working
+from experiments.search.study import Study, parsed, read_study
 
 STUDY = """\
 schema_version: 1
@@ -33,9 +34,13 @@ space:
 
 
 def study(text: str = STUDY) -> Study:
-    found, mistakes = said_of(text, "mine.yaml")
-    assert found is not None, mistakes
-    return found
+    return parsed(text, "mine.yaml")
+
+
+def mistakes_in(text: str) -> tuple[Mistake, ...]:
+    with pytest.raises(InvalidDocument) as raised:
+        parsed(text, "mine.yaml")
+    return raised.value.mistakes
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,7 @@ def study(text: str = STUDY) -> Study:
         (MergeLayers(strategy="explicit", windows=((1, 2),)), set()),
         (MergeTokens(keep=90), {"keep", "per_layer", "start"}),
         (MergeTokens(keep=90, mode="drop"), {"keep"}),
+        (MergeTokens(keep=90, mode="drop", dilate=1), {"keep", "dilate"}),
         (PruneWidth(), {"mlp_ratio", "head_ratio"}),
         (Precision(dtype="int8"), {"dtype"}),
     ],
@@ -54,11 +60,12 @@ def test_knobs_are_the_fields_that_mean_something(policy, knobs):
     assert set(policy.knobs()) == knobs
 
 
-@pytest.mark.parametrize("policy", POLICIES.values())
+@pytest.mark.parametrize("policy", working())
 def test_both_ends_of_a_knob_are_values_of_its_field(policy):
     for name, field in policy.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and "knob" in field.json_schema_extra:
             needed = {"keep": 90, "dtype": "float32", "layers": 2 if name == "layers" else None, "strategy": "greedy"}
+            needed["dilate"] = int(name == "dilate")
             whole = policy(**{key: value for key, value in needed.items() if key in policy.model_fields})
             knob = whole.knobs()[name]
             for end in (knob.low, knob.high):
@@ -127,18 +134,17 @@ def test_a_baseline_with_a_decoder_is_refused():
     ],
 )
 def test_mistakes_have_their_line_and_field(change, line, field, message):
-    found, mistakes = said_of(STUDY.replace(*change), "mine.yaml")
-    assert found is None
+    mistakes = mistakes_in(STUDY.replace(*change))
     assert [(m.line, m.field) for m in mistakes] == [(line, field)], mistakes
     assert message in f"{mistakes[0].message} {mistakes[0].hint}"
 
 
 def test_steps_that_are_no_recipe_and_steps_without_a_knob():
     twice = STUDY.replace("policy: merge_layers, strategy: greedy, layers: 3", "policy: merge_tokens, keep: 90")
-    _, mistakes = said_of(twice, "mine.yaml")
+    mistakes = mistakes_in(twice)
     assert [(m.line, m.field) for m in mistakes] == [(7, "steps[1].policy")]
     fixed = "steps:\n  - {policy: merge_layers, strategy: explicit, windows: [[1, 2]]}\n"
-    _, mistakes = said_of(STUDY[: STUDY.index("steps:")] + fixed, "mine.yaml")
+    mistakes = mistakes_in(STUDY[: STUDY.index("steps:")] + fixed)
     assert [m.field for m in mistakes] == ["steps"] and "nothing to search" in mistakes[0].message
 
 

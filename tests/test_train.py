@@ -11,11 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from compress.errors import BadInput
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.models.head import HMROutput
 from hmr.models.model import build
-from hmr.models.vit import GRID
 from hmr.training import train as training
 from hmr.training.augment import augmented
 from hmr.training.config import TrainConfig
@@ -24,6 +23,7 @@ from hmr.training.train import Run, learning_rate, train
 from hmr.world.cache import CachedFrames, order
 from tests import sizes
 
+GRID = (16, 12)
 TINY = {**sizes.TINY, "head_mlp_dim": 40}
 
 

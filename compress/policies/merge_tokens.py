@@ -16,6 +16,7 @@ from compress.stack import Schedule
 from compress.tokens import Partition
 
 ONLY_MERGE = ("per_layer", "start", "partition", "proportional_attention")
+ONLY_MASK = ("coverage", "dilate")
 
 
 class MergeTokens(Policy):
@@ -30,6 +31,13 @@ class MergeTokens(Policy):
     )
     start: int = Field(0, ge=0, description="the first block that merges, from 0", json_schema_extra=knob(0, 24, 1))
     coverage: float = Field(0.0, ge=0, lt=1, description="a patch is the person's above this share of person pixels")
+    dilate: int = Field(
+        0,
+        ge=0,
+        description="rings of tokens around the person that are spared with it",
+        exclude_if=lambda rings: rings == 0,  # so that recipes without it keep their ids
+        json_schema_extra=knob(0, 3, 1),
+    )
     partition: Partition = Field("parity", description="how tokens are split in two sides: as the paper, or evenly")
     proportional_attention: bool = Field(False, description="ToMe's log-size bias on attention logits")
 
@@ -43,8 +51,10 @@ class MergeTokens(Policy):
                     raise misuse(
                         field, f"{field} has no meaning in mode: drop, which removes tokens at the input alone"
                     )
-        elif self.protect == "none" and self.turned("coverage"):
-            raise misuse("coverage", "coverage has no meaning with protect: none, which looks at no mask")
+        elif self.protect == "none":
+            for field in ONLY_MASK:
+                if self.turned(field):
+                    raise misuse(field, f"{field} has no meaning with protect: none, which looks at no mask")
         return self
 
     def turned(self, field: str) -> bool:
@@ -52,7 +62,9 @@ class MergeTokens(Policy):
         return getattr(self, field) != type(self).model_fields[field].default
 
     def knobs(self) -> dict[str, Knob]:
-        idle = ONLY_MERGE if self.mode == "drop" else ()
+        idle = {*(ONLY_MERGE if self.mode == "drop" else ())}
+        if not self.dilate:  # so that studies without it keep their space
+            idle.add("dilate")
         return {name: found for name, found in super().knobs().items() if name not in idle}
 
     def check(self, model: Compressible) -> None:
@@ -60,6 +72,12 @@ class MergeTokens(Policy):
         if model.schedule != Schedule():
             raise BadInput("merge_tokens: this model's tokens are reduced already: start from the original model")
         self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks))
+        if self.dilate >= max(model.grid):
+            rows, columns = model.grid
+            raise BadInput(
+                f"merge_tokens: dilate: {self.dilate} rings around any token cover the whole {rows} x {columns} grid: "
+                f"at most {max(rows, columns) - 1} make a difference"
+            )
         if self.mode == "drop" and model.head_needs == "grid":
             raise BadInput("merge_tokens: this model's head needs the full grid of tokens: use mode: merge, not drop")
 
@@ -79,7 +97,7 @@ class MergeTokens(Policy):
         if self.keep > patches:
             raise BadInput(f"merge_tokens: keep: {self.keep} is more than the {patches} tokens of this model's grid")
         if self.mode == "drop":
-            return Schedule(drop=patches - self.keep)
+            return Schedule(drop=patches - self.keep, dilate=self.dilate)
         merges = merges_to(self.keep, patches, self.per_layer)
         if merges and self.start + len(merges) > depth:
             raise BadInput(
@@ -87,7 +105,8 @@ class MergeTokens(Policy):
                 f"per_layer: {self.per_layer} from block {self.start} on, and this model's last block is {depth - 1}: "
                 "lower start or raise per_layer"
             )
-        return Schedule((0,) * (self.start if merges else 0) + merges, 0, self.partition, self.proportional_attention)
+        before = (0,) * (self.start if merges else 0)
+        return Schedule(before + merges, 0, self.partition, self.proportional_attention, self.dilate)
 
 
 class TokenPlan(Plan):
@@ -108,6 +127,8 @@ class TokenPlan(Plan):
         odd = [i for i, merged in enumerate(merges) if not 0 <= 2 * merged <= left[i]]  # more than there are pairs
         if odd or self.schedule.drop < 0 or left[-1] < 1 or len(merges) > depth:
             raise ValueError(f"this schedule cannot be: {patches} tokens, {depth} blocks, at most half merge in each")
+        if self.schedule.dilate >= max(self.made_for.grid):
+            raise ValueError(f"this schedule cannot be: {self.schedule.dilate} rings cover any grid of this size")
         return self
 
     @property
@@ -124,10 +145,11 @@ class TokenPlan(Plan):
         patches = self.made_for.grid[0] * self.made_for.grid[1]
         if self.empty:
             return "All tokens stay."
+        rings = f", with {self.schedule.dilate} rings of tokens around it" if self.schedule.dilate else ""
         if self.schedule.drop:
-            least = f"the {self.schedule.drop} least covered by the person"
+            least = f"the {self.schedule.drop} least covered by the person{rings}"
             return f"Of {patches} tokens, {least} are dropped at the input."
-        where = "anywhere in the picture" if self.coverage is None else "outside of the person mask"
+        where = "anywhere in the picture" if self.coverage is None else f"outside of the person mask{rings}"
         merging = [i for i, merges in enumerate(self.schedule.merges) if merges]
         counts = dict.fromkeys([patches, *self.schedule.counts(patches, len(self.schedule.merges))])
         return f"Tokens merge {where} in blocks {merging[0]} to {merging[-1]}: {' → '.join(map(str, counts))}."

@@ -24,7 +24,8 @@ from compress.errors import BadInput
 from compress.training import claim
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS, resampled
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.data.dataset import Dataset
 from hmr.data.sample import batch, known
 from hmr.models.model import HMRModel, HMROutput

@@ -179,6 +179,9 @@ def evaluation_table(result: dict[str, Any]) -> Table:
         found.add_column(heading, justify="right")
     for row in result["rows"]:
         found.add_row(row["name"], *(cell(row[key]) for key in ERRORS))
+        if means := row["frames_mean"]:
+            cells = ("-" if means[key] is None else f"{means[key]:.1f}" for key in ERRORS)
+            found.add_row(f"{row['name']}, mean over frames", *cells)
     return found
 
 

@@ -50,7 +50,7 @@ def convert(
 @body_app.command("import")
 def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")]) -> None:
     """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without running anything in it."""
-    from hmr.body.model import import_body
+    from hmr.body.files import import_body
 
     typer.echo(import_body(path))
 

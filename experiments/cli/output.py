@@ -42,15 +42,17 @@ def measurement_table(source: dict[str, Any], speed: str = "") -> Table:
     data = source["data"]
     return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{counted(data)}; 95 % bootstrap intervals over recordings\n"
+        caption=f"{counted(data)}; 95 % t intervals over recordings\n"
         f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )
 
 
-def cell(value: dict[str, float] | None, form: str = ".1f") -> str:
+def cell(value: dict[str, float | None] | None, form: str = ".1f") -> str:
     """An interval, escaped for rich."""
-    return "-" if value is None else f"{value['mean']:{form}} \\[{value['lo']:{form}}, {value['hi']:{form}}]"
+    from compress.card import formatted
+
+    return escape(formatted(value, form))
 
 
 def progress_bar() -> Progress:

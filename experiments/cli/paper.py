@@ -113,7 +113,7 @@ def decoders_table(result: dict[str, Any]) -> Table:
     data = source["data"]
     found = Table(
         title=f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % bootstrap intervals over videos, rise over "
+        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % t intervals over videos, rise over "
         f"the baseline paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
     )
     found.add_column("row")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 
 import typer
 
@@ -15,16 +16,20 @@ recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help
 @recipe_app.command()
 def check(recipe: RecipeName, as_json: AsJson = False) -> None:
     """Say what is wrong with a recipe: line, field and what was meant; looks at no model."""
-    from compress.recipe import Recipe, check
+    from compress.document import InvalidDocument
+    from compress.recipe import Recipe
 
-    if not as_json:
+    try:
         found = Recipe.load(recipe)
+    except InvalidDocument as error:
+        if as_json:
+            errors = [asdict(mistake) for mistake in error.mistakes]
+            sys.stdout.write(json.dumps({"valid": False, "errors": errors}) + "\n")
+        raise
+    if as_json:
+        sys.stdout.write(json.dumps({"valid": True, "errors": []}) + "\n")
+    else:
         typer.echo(f"{found.name}: {len(found.steps)} steps, id {found.id}")
-        return
-    result = check(recipe)
-    sys.stdout.write(json.dumps(result) + "\n")
-    if not result["valid"]:
-        Recipe.load(recipe)  # raises what is wrong
 
 
 @recipe_app.command()

@@ -125,7 +125,7 @@ def log_to_stderr() -> None:
 
 def reconstruction_table(result: dict[str, Any]) -> Table:
     """The gate, for people."""
-    held = "families of motion never seen in training, 95 % bootstrap intervals over pieces"
+    held = "families of motion never seen in training, 95 % t intervals over pieces"
     shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
     shown.add_column("split")
     shown.add_column("MPJPE mm", justify="right")

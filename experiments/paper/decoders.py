@@ -43,7 +43,7 @@ from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.metrics import mpjpe
@@ -156,7 +156,7 @@ class DecoderComparison:
     @cached_property
     def context(self) -> Context:
         """Layers are chosen on single pictures, each of another person, whatever the table reports on."""
-        calib = hmr.frames(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES))
+        calib = hmr.frames(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES), model=self.model)
         return Context(self.model, calib.drawn(self.observer), self.observer)
 
     def encoder(self, form: Encoder) -> HMRModel:
@@ -273,7 +273,8 @@ class DecoderComparison:
         """Add each row's frames/s, of encoder and head together: the longest video's head runs behind the encoder, its
         own head included, in batches. All of them are timed side by side, round by round."""
         self.observer("timing", "", 0, 1)
-        given = torch.zeros(BATCH, 3, 256, 192), torch.zeros(BATCH, 256, 192)
+        crop = self.model.crop_size
+        given = torch.zeros(BATCH, 3, *crop), torch.zeros(BATCH, *crop)
         calls = {row["encoder"]: partial(self.encoder(row["encoder"]), *given) for row in rows}
         seconds = {name: float(np.median(runs)) for name, runs in timed({**calls, **self.heads}, ROUNDS, CPU).items()}
         for row in rows:

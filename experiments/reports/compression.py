@@ -11,6 +11,7 @@ import torch
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
+from compress.card import formatted
 from compress.pipeline import Compressed
 from compress.policy import Plan
 from compress.similarity import layer_similarity
@@ -20,7 +21,6 @@ from hmr.data.dataset import Frames, counted
 from hmr.data.sample import batch
 from hmr.evaluation.depth import mpjpe
 from hmr.evaluation.errors import labelled, predicted
-from hmr.evaluation.intervals import formatted
 from hmr.evaluation.measure import body_for
 from hmr.evaluation.predict import outputs_at
 
@@ -157,10 +157,12 @@ def cells(i: int, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:
-    """A step's error, with the interval of its rise over the original, frame by frame: recordings differ far more."""
+    """A step's error, with the interval of its rise over the original, which is paired: recordings differ far more."""
     base, mm = original["mpjpe_mm"]["mean"], row["mpjpe_mm"]["mean"]
-    rise = row["mpjpe_rise_mm"] or {"lo": 0.0, "hi": 0.0}
-    # of a single recording, both ends are the mean itself, give or take its last bit
+    rise = row["mpjpe_rise_mm"] or {"lo": None, "hi": None}
+    if rise["lo"] is None:
+        return plots.Point(str(i), row["macs"]["true"] / 1e9, mm)
+    # an interval without width may leave out its own mean by the last bit
     return plots.Point(str(i), row["macs"]["true"] / 1e9, mm, min(mm, base + rise["lo"]), max(mm, base + rise["hi"]))
 
 

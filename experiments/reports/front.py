@@ -9,12 +9,12 @@ from typing import Any
 
 import optuna
 
+from compress.card import formatted
 from compress.errors import BadInput
 from experiments.search.pareto import dominates, front, grown, reference_point
 from experiments.search.storage import ASKED, default_storage, loaded
 from experiments.search.study import Objective, Study, read_study
 from experiments.search.trials import Record, Trial, front_of, later, of_artefact, read, trials_of
-from hmr.evaluation.intervals import formatted
 
 
 @dataclass(frozen=True)

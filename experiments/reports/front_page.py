@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 
 from compress.atomic import atomic_folder
 from compress.context import Observer, silent
@@ -239,9 +238,7 @@ def command(told: Story, record: Record, name: str) -> str:
 
 def recipe_text(recipe: Recipe, name: str) -> str:
     """A recipe as YAML, to be copied: what is not the default."""
-    steps = [{"policy": step.policy, **step.model_dump(mode="json", exclude_defaults=True)} for step in recipe.steps]
-    content = {"schema_version": 1, "name": f"{recipe.name}-{name}", "steps": steps}
-    return yaml.safe_dump(content, sort_keys=False)
+    return Recipe(schema_version=1, name=f"{recipe.name}-{name}", steps=recipe.steps).text
 
 
 def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -19,7 +19,6 @@ from hmr.body.camera import FOCAL
 from hmr.body.model import BodyModel
 from hmr.data.sample import Sample
 from hmr.models.head import HMROutput
-from hmr.models.vit import PATCH
 from hmr.world.solid import draw_solid
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -38,14 +37,15 @@ def tokens_drawn(sample: Sample, tokens: Tokens, index: int) -> Picture:
     person mask is drawn over it.
     """
     rows, columns = tokens.grid
+    patch = sample.image.shape[0] // rows
     source = tokens.source[index].reshape(rows, columns).cpu().numpy()  # (N0,) -> (rows, columns)
     image = sample.image.astype(np.float32)
-    cell = source.repeat(PATCH, 0).repeat(PATCH, 1)  # (H, W)
+    cell = source.repeat(patch, 0).repeat(patch, 1)  # (H, W)
     for token in np.unique(source):
         here = cell == token
         if token == DROPPED:
             image[here] = 205
-        elif here.sum() > PATCH * PATCH:
+        elif here.sum() > patch * patch:
             image[here] = image[here].mean(0)
     drawn = image.clip(0, 255).astype(np.uint8).repeat(SCALE, 0).repeat(SCALE, 1)
     crossed(drawn, source)
@@ -58,7 +58,7 @@ def tokens_drawn(sample: Sample, tokens: Tokens, index: int) -> Picture:
 
 def crossed(drawn: Picture, source: NDArray[np.int64]) -> None:
     """Put a diagonal through every dropped patch, in place."""
-    side = PATCH * SCALE
+    side = len(drawn) // len(source)
     step = np.arange(side)
     for row, column in zip(*np.nonzero(source == DROPPED), strict=True):
         drawn[row * side + step, column * side + step] = 140
@@ -68,9 +68,9 @@ def outlined(drawn: Picture, source: NDArray[np.int64], protected: NDArray[np.bo
     """Lines where a merged token meets another one, in place; red where it is `protected` (N,)."""
     size = np.bincount(source[source != DROPPED], minlength=len(protected))
     shared = (source != DROPPED) & (size[source.clip(0)] > 1)
-    side, line = PATCH * SCALE, slice(0, 2)
+    side, line = len(drawn) // len(source), slice(0, 2)
     for row, column in zip(*np.nonzero(shared), strict=True):
-        cell = drawn[row * side : (row + 1) * side, column * side : (column + 1) * side]  # (2 PATCH, 2 PATCH, 3)
+        cell = drawn[row * side : (row + 1) * side, column * side : (column + 1) * side]  # (side, side, 3)
         edges = {(-1, 0): cell[line], (1, 0): cell[::-1][line], (0, -1): cell[:, line], (0, 1): cell[:, ::-1][:, line]}
         for (down, right), edge in edges.items():
             r, c = row + down, column + right

@@ -36,6 +36,7 @@ def hypervolume(values: Sequence[Values], reference: Values) -> float:
     By slicing along the last objective (While et al. 2006, "A faster algorithm for calculating hypervolume", Sec. 3),
     which is fast enough for fronts of some dozens in two to four objectives. Points beyond the reference count nothing.
     """
+    # NOTE: optuna 5 has this in private alone (optuna._hypervolume); in public it draws plot_hypervolume_history.
     inside = np.array([v for v in values if dominates(v, reference)], np.float64).reshape(-1, len(reference))
     return sliced(inside, np.asarray(reference, np.float64))
 

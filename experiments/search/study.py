@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, ValidationError, model_validator
 
+from compress import document
+from compress.choices import nearest
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover
 from compress.policy import Data, Knob, Policy, misuse
-from compress.recipe import Mistake, Recipe, nearest, page_text, right, said
-from compress.registry import Step
+from compress.recipe import Recipe
+from compress.registry import Step, policy_in
 from diffusion.policy import DiffusionDecoder
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
@@ -148,12 +150,12 @@ PAPER = (MergeLayers(strategy="window", threshold_mm=0.1), MergeTokens(keep=90, 
 
 def read_study(path: str) -> Study:
     """The study of a YAML file; raises BadInput with every mistake in it."""
-    return right(page_text(path), path, Study)
+    return parsed(document.read_text(path), path)
 
 
-def said_of(text: str, file: str) -> tuple[Study | None, list[Mistake]]:
-    """The study, or None and what is wrong with it."""
-    return said(text, file, Study)
+def parsed(text: str, file: str) -> Study:
+    """The study in the YAML or JSON `text` of `file`; raises BadInput with every mistake in it."""
+    return document.parse(text, file, Study, policy_in)
 
 
 def turned(step: Policy, values: dict[str, Any]) -> Policy:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import optuna
 import pandas as pd
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
@@ -235,8 +234,8 @@ def of_artefact(folder: Path) -> tuple[Record, Record]:
     try:
         said = json.loads(contents["result.json"])
         first, last = said["rows"][0], said["rows"][-1]
-        recipe = Recipe.model_validate_json(json.dumps(yaml.safe_load(contents["recipe.yaml"])))
-        none = recipe.model_copy(update={"steps": ()})
+        recipe = Recipe.parse(contents["recipe.yaml"].decode(), "recipe.yaml")
+        none = Recipe(schema_version=1, name=recipe.name, steps=())
         return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
@@ -246,7 +245,8 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
     """A row of result.json as a record; what it does not say stays empty."""
     same = ("layers", "params", "macs", "frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2",
             "tokens", "protected_merged_share")  # fmt: skip
-    nothing, errors = {"mean": 0.0, "lo": 0.0, "hi": 0.0}, row.get("per_joint_mm", {})
+    end = None if row["mpjpe_mm"]["lo"] is None else 0.0
+    nothing, errors = {"mean": 0.0, "lo": end, "hi": end}, row.get("per_joint_mm", {})
     said = {
         **{key: row[key] for key in same},
         "recipe": recipe.model_dump(mode="json"),

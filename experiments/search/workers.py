@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -25,8 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.recipe import Recipe
-from experiments.locks import locked, machine
 from experiments.search.lab import Lab
+from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
 from experiments.search.storage import ASKED, MADE_FOR, asked_for, connected, reaching, refuse_other, revive
 from experiments.search.study import Study
@@ -212,7 +213,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
 
     while True:
         with gate:
-            gate.enter_context(locked(path))
+            gate.enter_context(FileLock(path))
             turn = turn_of(study, job.trials)
             if turn:
                 # optuna raises where this worker was silent for so long that another one has run its trial again

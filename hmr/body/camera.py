@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FOCAL = 5000.0  # pixels of a 256 pixel crop: what HMR2.0, HaMeR and TokenHMR take as given
-CROP = 256  # pixels
+CROP = 256  # pixels: the height of HMR2.0's crops
 
 
 def crop_translation(camera: Tensor, focal: float = FOCAL, crop: int = CROP) -> Tensor:

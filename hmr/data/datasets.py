@@ -16,8 +16,8 @@ from hmr.data.pictures import PARTS, Focal, open_pictures
 from hmr.data.real import READERS, read
 from hmr.models.families.family import Box
 from hmr.models.head import JOINTS
-from hmr.models.model import HMRModel
-from hmr.world.synthetic import SIZE, WORLDS, open_world
+from hmr.models.model import HMRModel, family_of
+from hmr.world.synthetic import WORLDS, open_world
 
 SPLITS = ("train", "calib", "val", "test")
 
@@ -69,10 +69,11 @@ def open_data(
     spec: DataSpec,
     frames: int | None = None,
     mocap: Path | None = None,
-    size: tuple[int, int] = SIZE,
+    size: tuple[int, int] | None = None,
     model: HMRModel | None = None,
 ) -> Frames:
-    """The data set of `spec`, at most `frames` long, in crops of `size` (height, width).
+    """The data set of `spec`, at most `frames` long, in crops of `size` (height, width); without one, of the size that
+    `model` sees, or else `reference`.
 
     `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
     as `model` has to see them; BadInput where it cannot see them, or poses a hand and the data shows bodies.
@@ -82,6 +83,7 @@ def open_data(
             f"{model.architecture} poses {model.head.joints} joints of a hand, and {spec.name} shows bodies: name "
             "pictures of right hands, frames@PATH, with --label-free"
         )
+    size = size or (model.family if model else family_of("reference")).crop
     finder = segmenter(spec.masks) if spec.masks else None
     side = model.family.box.side if model else Box().side
     if spec.name in READERS and spec.root:
@@ -91,7 +93,7 @@ def open_data(
         opened = open_annotated(found, spec.split, frames, side, finder, size, network)
     elif spec.name == "frames" and spec.root:
         focal = focal_of(model) if model else None
-        opened = open_pictures(spec.root, spec.split, frames, side, finder, size, focal)
+        opened = open_pictures(spec.root, spec.split, frames, side, size, finder, focal)
     else:
         opened = open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
     return replace(opened, spec=spec)

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from hmr.data.dataset import Frames
 from hmr.data.sample import Sample, known
-from hmr.models.vit import PATCH
 from hmr.world.poses import LIMBS
 
 Mask = NDArray[np.bool_]
-GROWTH = 8  # pixels of a 256x192 crop: half a patch
 LOSABLE = tuple(limb for limb in LIMBS if 3 not in limb)  # not the trunk
 
 
@@ -26,13 +24,13 @@ def exact(sample: Sample, index: int = 0) -> Mask:
 
 
 def dilated(sample: Sample, index: int = 0) -> Mask:
-    """(H, W): the person and all within GROWTH pixels of it, rows and columns."""
-    return grown(exact(sample), GROWTH)
+    """(H, W): the person and all within half a patch of it, rows and columns."""
+    return grown(exact(sample), patch_of(sample) // 2)
 
 
 def eroded(sample: Sample, index: int = 0) -> Mask:
-    """(H, W): the person without what lies within GROWTH pixels of its outline."""
-    return ~grown(~exact(sample), GROWTH)
+    """(H, W): the person without what lies within half a patch of its outline."""
+    return ~grown(~exact(sample), patch_of(sample) // 2)
 
 
 def box(sample: Sample, index: int = 0) -> Mask:
@@ -45,7 +43,13 @@ def limb_missing(sample: Sample, index: int = 0) -> Mask:
     """(H, W): the person without one arm or leg, the index-th in turn, by whole patches."""
     limb = LOSABLE[index % len(LOSABLE)]
     lost = np.isin(known(sample.part, "body parts"), [joint + 1 for joint in limb])  # (16, 12)
-    return exact(sample) & ~lost.repeat(PATCH, 0).repeat(PATCH, 1)
+    patch = patch_of(sample)
+    return exact(sample) & ~lost.repeat(patch, 0).repeat(patch, 1)
+
+
+def patch_of(sample: Sample) -> int:
+    """Pixels of a patch and side."""
+    return len(sample.image) // len(known(sample.part, "body parts"))
 
 
 MASKS: dict[str, Callable[[Sample, int], Mask]] = {
@@ -58,7 +62,9 @@ MASKS: dict[str, Callable[[Sample, int], Mask]] = {
 
 
 def with_masks(frames: Frames, kind: str) -> Frames:
-    """The same frames with masks of a `kind` of MASKS; raises BadInput where they have none."""
+    """The same frames with masks of a `kind` of MASKS; raises BadInput where there is no exact mask to change."""
+    if kind == "exact":
+        return frames
     return frames.with_samples([replace(sample, mask=MASKS[kind](sample, i)) for i, sample in enumerate(frames)])
 
 

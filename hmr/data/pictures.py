@@ -57,19 +57,19 @@ def open_pictures(
     split: str,
     frames: int | None,
     side: Side,
+    size: tuple[int, int],
     segmenter: Segmenter | None = None,
-    size: tuple[int, int] = (256, 192),
     focal: Focal | None = None,
 ) -> Frames:
     """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
     `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
     not see what reports.
 
-    At most `frames` pictures, spread evenly. Boxes come from `boxes.csv` in the folder or `NAME.boxes.csv` beside the
-    video (name,left,top,right,bottom; several lines for several people), else from masks of whole pictures, else the
-    box is the whole picture. Pictures in which the segmenter finds nobody are left out and counted. Where the model
-    asks how its crops lie before the camera, `focal` says how long that is. Raises BadInput where nothing is left or
-    something cannot be read.
+    At most `frames` pictures, spread evenly, in crops of `size` (height, width). Boxes come from `boxes.csv` in the
+    folder or `NAME.boxes.csv` beside the video (name,left,top,right,bottom; several lines for several people), else
+    from masks of whole pictures, else the box is the whole picture. Pictures in which the segmenter finds nobody are
+    left out and counted. Where the model asks how its crops lie before the camera, `focal` says how long that is.
+    Raises BadInput where nothing is left or something cannot be read.
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")

@@ -10,7 +10,7 @@ mean in 91.6, 92.2 and 93.3 % of samples of 5, 10 and 24 recordings (`tests/test
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,12 +76,3 @@ def half_width(means: NDArray[np.float64]) -> NDArray[np.float64]:
     clips = means.shape[-1]
     quantile = float(stdtrit(clips - 1, (1 + LEVEL) / 2))
     return quantile * means.std(-1, ddof=1) / np.sqrt(clips)
-
-
-def formatted(found: Mapping[str, float | None] | None, form: str = ".1f") -> str:
-    """An interval's fields for people: "79.7 [76.1, 83.4]", the mean alone where there are no ends, "-" for None."""
-    if found is None:
-        return "-"
-    if found["lo"] is None:
-        return f"{found['mean']:{form}}"
-    return f"{found['mean']:{form}} [{found['lo']:{form}}, {found['hi']:{form}}]"

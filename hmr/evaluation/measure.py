@@ -96,5 +96,5 @@ def recovery_pictures(frames: Frames, model: Any) -> RecoveryPictures:
     """Pictures that a compressed `model` recovers on where choices are made on `frames`: these, where they are a user's
     own, else rendered training pictures."""
     own = frames.spec.name == "frames"
-    seen = frames if own else open_data(DataSpec("synth", "train"), RECOVERY_FRAMES)
+    seen = frames if own else open_data(DataSpec("synth", "train"), RECOVERY_FRAMES, size=model.encoder.crop_size)
     return RecoveryPictures(seen.keeping(), partial(distance, body_for(frames, model)))

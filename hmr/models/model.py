@@ -17,12 +17,12 @@ from compress.errors import BadInput
 from compress.macs import Cost
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.models.cost import frame, frame_cost, whole_images
 from hmr.models.families import FAMILIES, Family
 from hmr.models.head import JOINTS, HMROutput, SMPLHead
 from hmr.models.sizes import Sizes
-from hmr.models.vit import GRID, PATCH, ViT
 
 __all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build", "family_of"]
 
@@ -63,10 +63,10 @@ class HMRModel(nn.Module):
         super().__init__()
         self.name = self.architecture = architecture
         self.sizes = sizes
-        self.dim, self.grid = sizes.dim, GRID
+        self.dim, self.grid = sizes.dim, self.family.grid
         self.schedule = Schedule()
         self.protect: float | None = None
-        self.backbone = ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem)
+        self.backbone = self.family.backbone(sizes, self.grid, self.family.patch)
         self.add_module(self.family.head_name, self.family.head(sizes))
         for name, network in self.family.beside(sizes).items():
             self.add_module(name, network)
@@ -91,7 +91,7 @@ class HMRModel(nn.Module):
     @property
     def crop_size(self) -> tuple[int, int]:
         """Height and width of a crop in pixels."""
-        return self.grid[0] * PATCH, self.grid[1] * PATCH
+        return self.family.crop
 
     @property
     def needs_condition(self) -> bool:
@@ -120,7 +120,7 @@ class HMRModel(nn.Module):
         return self.backbone
 
     def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
-        """crop (B, 3, 256, 192), ImageNet-normalised RGB -> HMROutput.
+        """crop (B, 3, H, W), ImageNet-normalised RGB of the family's size -> HMROutput.
 
         mask (B, H, W): the person, bool or 0..1, at any resolution; only a model whose tokens were reduced by it looks
         at it, and cannot do without: BadInput. condition: what the family needs beside the crop: for CameraHMR, which
@@ -131,7 +131,8 @@ class HMRModel(nn.Module):
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The tokens that the head reads, knowing which patches each stands for; arguments as `forward`."""
         if self.schedule != Schedule():
-            grid = (crop.shape[2] // PATCH, crop.shape[3] // PATCH)
+            patch = self.family.patch
+            grid = (crop.shape[2] // patch, crop.shape[3] // patch)
             if grid != self.grid:
                 raise BadInput(f"token schedule was made for a grid of {_by(self.grid)}, this crop gives {_by(grid)}")
         return encode(self.stack, crop, self.person(crop, mask), self.schedule)

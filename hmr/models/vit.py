@@ -1,7 +1,8 @@
-"""The vision transformer of HMR2.0 (ViTPose's ViT): pre-norm blocks with fused qkv, and no class token.
+"""Pre-norm transformer blocks with fused qkv, and the vision transformer of HMR2.0 (ViTPose's ViT), which is made of
+them and has no class token.
 
-State_dict keys are those of 4D-Humans, so its weights load without renaming. `ViT` is a `compress.stack.Stack`: a block
-is two residual updates, `attend` and `feed`, and `compress.stack.encode` adds them up.
+State_dict keys are those of 4D-Humans, so its weights load without renaming. A `Backbone` is a `compress.stack.Stack`:
+a block is two residual updates, `attend` and `feed`, and `compress.stack.encode` adds them up.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from torch import Tensor, nn
 
 from compress.stack import encode
 from compress.tokens import Tokens
-
-PATCH = 16  # pixels per token and side
-GRID = (16, 12)  # tokens (rows, columns) of a 256x192 crop
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -81,16 +79,30 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
-    """One pre-norm transformer block; `drop` is its share of stochastic depth while training."""
+class LayerScale(nn.Module):
+    """A factor for each feature of a residual update (Touvron et al. 2021, CaiT, Sec. 2)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, drop: float = 0.0) -> None:
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; `drop` is its share of stochastic depth while training, `scaled` adds LayerScale
+    to both of its updates."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, drop: float = 0.0, scaled: bool = False) -> None:
         super().__init__()
         self.drop = drop
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
+        self.ls1 = LayerScale(dim) if scaled else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, hidden)
+        self.ls2 = LayerScale(dim) if scaled else nn.Identity()
 
     def attend(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) -> residual update (B, N, C) and the keys of all heads (B, H, N, d).
@@ -98,12 +110,13 @@ class Block(nn.Module):
         With stochastic depth the keys are of no use (B, 1, N, 0): tokens are merged in finished models only.
         """
         if self.training and self.drop:
-            return thinned(x, lambda kept: self.attn(self.norm1(kept), bias)[0], self.drop), x[:, None, :, :0]
-        return self.attn(self.norm1(x), bias)
+            return thinned(x, lambda kept: self.ls1(self.attn(self.norm1(kept), bias)[0]), self.drop), x[:, None, :, :0]
+        update, keys = self.attn(self.norm1(x), bias)
+        return self.ls1(update), keys
 
     def feed(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> residual update (B, N, C) of the MLP."""
-        return thinned(x, lambda kept: self.mlp(self.norm2(kept)), self.drop if self.training else 0.0)
+        return thinned(x, lambda kept: self.ls2(self.mlp(self.norm2(kept))), self.drop if self.training else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attend(x)[0]
@@ -111,12 +124,12 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """HMR2.0's patch embedding: one convolution, 16 pixels wide, padded by 2."""
+    """One convolution as wide as its stride: HMR2.0's, 16 pixels, is padded by 2, DINOv2's, 14 pixels, is not."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, patch: int = 16, padding: int = 2) -> None:
         super().__init__()
-        # NOTE: padding 0 gives the same shape for a 256x192 crop and wrong numbers with released weights.
-        self.proj = nn.Conv2d(3, dim, PATCH, stride=PATCH, padding=2)
+        # NOTE: padding 0 gives the same shape for a 256x192 crop and wrong numbers with HMR2.0's released weights.
+        self.proj = nn.Conv2d(3, dim, patch, stride=patch, padding=padding)
 
     def forward(self, crop: Tensor) -> Tensor:
         return self.proj(crop)
@@ -163,37 +176,28 @@ class ConvStem(nn.Module):
         return self.proj(self.stages(F.relu(self.bn(self.conv(crop)))))
 
 
-class ViT(nn.Module):
-    """Crop (B, 3, H, W) -> tokens (B, H/16 * W/16, C), after the last norm.
+class Backbone(nn.Module):
+    """Blocks between an embedding and a last norm, which a subclass has; `grid` is that of its crops (rows, columns).
 
     `drop_path` is the share of stochastic depth in the last block; it grows linearly from 0 in the first.
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int, drop_path: float, stem: str = "patch") -> None:
+    def __init__(
+        self,
+        patch_embed: PatchEmbed | ConvStem,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
+        drop_path: float,
+        grid: tuple[int, int],
+        scaled: bool = False,
+    ) -> None:
         super().__init__()
-        self.patch_embed = ConvStem(dim) if stem == "conv" else PatchEmbed(dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID[0] * GRID[1], dim))
+        self.patch_embed, self.grid = patch_embed, grid
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], dim))
         drops = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, drop) for drop in drops)
-        self.last_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.apply(_initialise)
-        with torch.no_grad():
-            self.pos_embed.copy_(torch.cat((torch.zeros(1, dim), sine_positions(GRID, dim)))[None])
-
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embedding (1, rows * columns, C); a smaller grid than 16x12 gets the means over its wider cells."""
-        table = self.pos_embed[:, 1:]  # (1, 192, C)
-        if grid != GRID:
-            table = table.transpose(1, 2).unflatten(2, GRID)  # (1, C, 16, 12)
-            table = F.adaptive_avg_pool2d(table, grid).flatten(2).transpose(1, 2)
-        # There is no class token: the first row, which was once its position, is added to every token (as 4D-Humans).
-        return table + self.pos_embed[:, :1]
-
-    def embed(self, crop: Tensor) -> Tokens:
-        """Crop (B, 3, H, W) -> tokens as the first block takes them."""
-        x = self.patch_embed(crop)  # (B, C, rows, columns)
-        grid = (x.shape[2], x.shape[3])
-        return Tokens.of(x.flatten(2).transpose(1, 2) + self.positions(grid), grid)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, drop, scaled) for drop in drops)
 
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A block's attention, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
@@ -204,12 +208,62 @@ class ViT(nn.Module):
         """A block's MLP, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
         return block.feed(x.to(block.norm2.weight.dtype))  # type: ignore[operator, union-attr, arg-type]
 
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding (1, prefix + rows * columns, C) of the tokens of a crop of any grid."""
+        raise NotImplementedError
+
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them."""
+        raise NotImplementedError
+
     def finish(self, tokens: Tokens) -> Tokens:
         """The tokens after the last norm."""
-        return replace(tokens, x=self.last_norm(tokens.x))
+        raise NotImplementedError
 
     def forward(self, crop: Tensor) -> Tensor:
         return encode(self, crop).x
+
+
+class ViT(Backbone):
+    """Crop (B, 3, H, W) -> tokens (B, H/16 * W/16, C), after the last norm."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
+        drop_path: float,
+        stem: str = "patch",
+        grid: tuple[int, int] = (16, 12),
+        patch: int = 16,
+    ) -> None:
+        patch_embed = ConvStem(dim) if stem == "conv" else PatchEmbed(dim, patch)
+        super().__init__(patch_embed, dim, depth, heads, mlp_dim, drop_path, grid)
+        self.last_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.apply(_initialise)
+        with torch.no_grad():
+            self.pos_embed.copy_(torch.cat((torch.zeros(1, dim), sine_positions(grid, dim)))[None])
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding (1, rows * columns, C); a smaller grid than the model's gets the means over its wider
+        cells."""
+        table = self.pos_embed[:, 1:]  # (1, N0, C)
+        if grid != self.grid:
+            table = table.transpose(1, 2).unflatten(2, self.grid)  # (1, C, rows, columns)
+            table = F.adaptive_avg_pool2d(table, grid).flatten(2).transpose(1, 2)
+        # There is no class token: the first row, which was once its position, is added to every token (as 4D-Humans).
+        return table + self.pos_embed[:, :1]
+
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them."""
+        x = self.patch_embed(crop)  # (B, C, rows, columns)
+        grid = (x.shape[2], x.shape[3])
+        return Tokens.of(x.flatten(2).transpose(1, 2) + self.positions(grid), grid)
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm."""
+        return replace(tokens, x=self.last_norm(tokens.x))
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:

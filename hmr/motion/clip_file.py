@@ -118,9 +118,7 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
     return found
 
 
-def open_clips(
-    path: Path, split: str, side: Side, size: tuple[int, int] = (256, 192), frames: int | None = None
-) -> Frames:
+def open_clips(path: Path, split: str, side: Side, size: tuple[int, int], frames: int | None = None) -> Frames:
     """The videos of one split of a file of clips, at most `frames` long; raises BadInput where they are no data set."""
     entries = [entry for entry in read_file(path).clips if entry.split == split and entry.frames]
     rates = sorted({entry.fps for entry in entries})

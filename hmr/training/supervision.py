@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from hmr.body.model import BodyModel
 from hmr.models.head import JOINTS, HMROutput
-from hmr.models.vit import GRID
 
 PARTS = JOINTS + 1  # class 0 is background
 OFFSET = 0.1  # share of the crop by which one unit of a token's vote moves a joint
@@ -82,8 +81,8 @@ def cells_of(keypoints: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def on_grid(dense: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Per-token targets (B, 16, 12, ...) -> (B, rows * columns, ...); a smaller grid takes every so manieth cell."""
-    step = GRID[0] // grid[0]
+    """Per-token targets (B, R, C, ...) -> (B, rows * columns, ...); a smaller grid takes every so manieth cell."""
+    step = dense.shape[1] // grid[0]
     return dense[:, step // 2 :: step, step // 2 :: step].flatten(1, 2)
 
 

@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from compress.errors import BadInput
 from compress.training import follow, resume, save_checkpoint
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.checkpoints.files import load, save
 from hmr.data.crop import normalised
 from hmr.evaluation.metrics import mpjpe, pa_mpjpe
 from hmr.models.head import JOINTS, HMROutput, sixd_from_rotations
 from hmr.models.model import HMRModel, build
-from hmr.models.vit import PATCH
 from hmr.training.augment import augmented
 from hmr.training.config import Stage, TrainConfig, claim, stages_of
 from hmr.training.grow import grown
@@ -73,7 +73,11 @@ class Trainee(nn.Module):
 
     def forward(self, crop: Tensor) -> tuple[HMROutput, TokenOutput]:
         tokens = self.model.backbone(crop)
-        return self.model.smpl_head(tokens), self.token_heads(tokens, grid_of(crop))
+        return self.model.smpl_head(tokens), self.token_heads(tokens, self.grid_of(crop))
+
+    def grid_of(self, crop: Tensor) -> tuple[int, int]:
+        patch = self.model.family.patch
+        return crop.shape[2] // patch, crop.shape[3] // patch
 
 
 def train(config: TrainConfig) -> Path:
@@ -171,7 +175,7 @@ class Run:
             group["lr"] = learning_rate(self.config, progress.step, fraction)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=progress.bfloat16):
             output, tokens = self.trainee(crop)
-        parts, error = losses(output, tokens, target, self.body, grid_of(crop))
+        parts, error = losses(output, tokens, target, self.body, self.trainee.grid_of(crop))
         loss = total(parts, self.config.token_weight * fade(fraction))
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.config.clip_norm)
@@ -221,7 +225,7 @@ class Run:
                 started = self.synchronised()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
                 output, tokens = probe(crop)
-            total(losses(output, tokens, target, self.body, grid_of(crop))[0], 1.0).backward()
+            total(losses(output, tokens, target, self.body, self.trainee.grid_of(crop))[0], 1.0).backward()
         return self.synchronised() - started
 
     def synchronised(self) -> float:
@@ -332,7 +336,3 @@ def start_from_mean(model: HMRModel, frames: CachedFrames, most: int = 20_000) -
     head.init_body_pose.copy_(sixd_from_rotations(pose).reshape(1, JOINTS * 6))
     head.init_betas.copy_(arrays["betas"].mean(0, keepdim=True))
     head.init_cam.copy_(arrays["camera"].mean(0, keepdim=True))
-
-
-def grid_of(crop: Tensor) -> tuple[int, int]:
-    return crop.shape[2] // PATCH, crop.shape[3] // PATCH

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compress.errors import BadInput
 from hmr.data.dataset import Dataset
-from hmr.models.vit import PATCH
+from hmr.models.families import FAMILIES
 from hmr.training.supervision import on_grid
 
 # field -> (shape of one frame, type on disk); the image's shape is the crop's
@@ -86,7 +86,8 @@ class CachedFrames:
             raise BadInput(f"{folder}: its pictures are {self.arrays['images'].shape[1:]}, wanted {stored}")
         if len({len(array) for array in self.arrays.values()}) != 1 or not len(self):
             raise BadInput(f"{folder}: its fields hold different numbers of frames, or none")
-        self.grid, self.halved = (size[0] // PATCH, size[1] // PATCH), halved
+        patch = FAMILIES["hmr2"].patch
+        self.grid, self.halved = (size[0] // patch, size[1] // patch), halved
 
     def __len__(self) -> int:
         return len(self.arrays["images"])

@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.world import fabric
 
 Array = NDArray[np.float32]

@@ -9,14 +9,15 @@ from torch import nn
 
 from hmr.models.head import SMPLHead
 from hmr.models.sizes import Sizes
+from hmr.models.vit import Backbone, ViT
 
 
 @dataclass(frozen=True)
 class Box:
-    """How a box (width, height) in pixels becomes the square that is cut out and resized to 256 x 256.
+    """How a box (width, height) in pixels becomes the square that is cut out and resized to the height of a crop.
 
     The box grows by `factor`, then to `aspect` = (width, height) where there is one; its longer side is the square's.
-    The network sees the middle 192 columns of the 256.
+    The network sees the middle columns, as many as its crops are wide.
     """
 
     factor: float = 1.0
@@ -45,6 +46,11 @@ class Part:
     needed: str = ""  # why it does not go without; empty where it does
 
 
+def vitpose(sizes: Sizes, grid: tuple[int, int], patch: int) -> Backbone:
+    """HMR2.0's backbone."""
+    return ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem, grid, patch)
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of network: its head, its conventions and how its files are told from those of other families."""
@@ -52,6 +58,9 @@ class Family:
     name: str
     mark: str  # a key, from the head's prefix on, that files of this family have and those of earlier ones lack
     licence: str  # of the code that its weights were made with; weights may come with terms of their own
+    crop: tuple[int, int] = (256, 192)  # (height, width) in pixels of what it sees of a picture
+    patch: int = 16  # pixels of a token and side
+    backbone: Callable[[Sizes, tuple[int, int], int], Backbone] = vitpose  # of a grid and a patch
     head: type[SMPLHead] = SMPLHead
     head_name: str = "smpl_head"  # the prefix of its keys
     sizes: type[Sizes] = Sizes
@@ -63,6 +72,13 @@ class Family:
     sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes tell
     # dim -> attention heads, which no shape tells: those of ViTPose's three larger backbones
     heads: Mapping[int, int] = field(default_factory=lambda: {768: 12, 1024: 16, 1280: 16})
+
+    unused: tuple[str, ...] = ()  # keys under the model's prefixes that only pretraining needs
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens (rows, columns) of a crop."""
+        return self.crop[0] // self.patch, self.crop[1] // self.patch
 
     @property
     def prefixes(self) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""docs/extending.md, as a reader would follow it: its files in a folder of their own, nothing of fasthmr changed."""
+"""docs/your-own-model.md, as a reader follows it: its files in a folder of their own, nothing of fasthmr changed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from compress import artefact
+from compress import artefact, registry
 from compress.errors import BadInput
-from compress.policy import PLANS, MadeFor
+from compress.policy import MadeFor
 from hmr import load
 from hmr.checkpoints.files import save
 from hmr.models.model import build
@@ -31,7 +31,7 @@ TINY = {**sizes.TINY, "head_dim": 16}
 @pytest.fixture
 def blocks(tmp_path, monkeypatch) -> Iterator[list[tuple[str, str]]]:
     """(language, text) of each block; those with a name lie under it in the folder that is worked in."""
-    found = BLOCK.findall((ROOT / "docs" / "extending.md").read_text())
+    found = BLOCK.findall((ROOT / "docs" / "your-own-model.md").read_text())
     for _, name, text in found:
         if name:
             (tmp_path / name).write_text(text)
@@ -39,7 +39,7 @@ def blocks(tmp_path, monkeypatch) -> Iterator[list[tuple[str, str]]]:
     yield [(language, text) for language, _, text in found]
     for name in ("low_rank", "pose"):
         sys.modules.pop(name, None)
-    PLANS.pop("low_rank", None)
+    registry.entries.cache_clear()
 
 
 @pytest.fixture
@@ -73,6 +73,7 @@ def test_the_commands_know_an_installed_policy(blocks, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="no policy 'low_rank' here"):
         load(Path("mine"))
     monkeypatch.syspath_prepend("site")
+    registry.entries.cache_clear()
     assert sum(p.numel() for p in load(Path("mine")).parameters()) == after["params"]
 
 
@@ -93,15 +94,17 @@ def test_the_policy_keeps_the_best_of_its_rank(modules):
 
 def test_the_architecture_is_compressed_and_comes_back(modules):
     (script,) = (text for language, text in modules if language == "python" and "import pose" in text)
-    made: dict = {}
+    found: dict = {}
     torch.manual_seed(0)
-    exec(script, made)
-    model, again, crop = made["model"], made["again"], made["crops"][0]
-    assert [plan.policy for plan in made["plans"]] == ["merge_layers", "merge_tokens", "low_rank"]
-    assert len(model.stack.blocks) == 4 and model.encode(crop).x.shape[1] == 24
+    exec(script, found)
+    made, again, crop = found["made"], found["again"], found["calib"].crops[0]
+    assert [plan.policy for plan in made.plans] == ["merge_layers", "merge_tokens"]
+    assert [row["layers"] for row in made.rows] == [6, 4, 4]
+    assert len(made.model.stack.blocks) == 4 and made.model.encode(crop).x.shape[1] == 24
+    assert len(found["model"].stack.blocks) == 6  # the original stays as it was
     with torch.no_grad():
-        assert torch.equal(again(crop), model(crop)) and again(crop).shape == (4, 17, 2)
-    assert artefact.read_manifest(Path("small")).origin.base.architecture == "pose"
+        assert torch.equal(again(crop), made.model(crop)) and again(crop).shape == (4, 17, 2)
+    assert artefact.read_manifest(Path("small")).origin.base.architecture == "PoseTransformer"
 
 
 def test_the_architecture_uncompressed_says_what_its_own_module_says(modules):

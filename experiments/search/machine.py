@@ -1,0 +1,32 @@
+"""Who searches on this machine: many searches at once, or one alone that measures time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import ReadWriteLock, Timeout
+
+from compress.errors import BadInput
+from hmr.home import fasthmr_home
+
+
+@contextmanager
+def machine(alone: bool) -> Iterator[None]:
+    """Search beside others on this machine or, to measure time, `alone`; raises BadInput where that cannot be.
+
+    The lock of a process that dies is free again.
+    """
+    path = fasthmr_home() / "searches" / "machine.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = ReadWriteLock(path, blocking=False, is_singleton=False)
+    try:
+        with lock.write_lock() if alone else lock.read_lock():
+            yield
+    except Timeout as error:
+        raise BadInput(
+            "another search runs on this machine and latency cannot be measured beside it: wait for that one, or "
+            "search for macs"
+        ) from error
+    finally:
+        lock.close()
