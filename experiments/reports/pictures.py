@@ -19,7 +19,7 @@ from hmr.body.camera import FOCAL
 from hmr.body.model import BodyModel
 from hmr.data.sample import Sample
 from hmr.models.head import HMROutput
-from hmr.world.solid import draw_solid
+from hmr.world.raster import draw_solid
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 SKIN = {"original": (86, 180, 233), "compressed": (230, 159, 0)}  # Okabe and Ito's sky blue and orange

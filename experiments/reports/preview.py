@@ -15,10 +15,10 @@ from hmr.body.model import JOINT_NAMES, PARENTS
 from hmr.data.sample import Sample, known
 from hmr.motion.clip import clip_name
 from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
-from hmr.world import raster
+from hmr.world import paint
 from hmr.world.fabric import blank
 from hmr.world.people import Figure, dressed, posed
-from hmr.world.solid import draw_solid
+from hmr.world.raster import draw_solid
 
 SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
 SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
@@ -85,7 +85,7 @@ def motion_sheet(clips: Sequence[MotionClip], columns: int = 8) -> bytes:
 
 def figure(rotations: NDArray[np.float32], size: tuple[int, int] = (224, 168)) -> NDArray[np.uint8]:
     """One pose (24,3,3) standing on a light floor, left side red and right side blue, as a picture (H,W,3)."""
-    who = dressed(np.zeros(10, np.float32), blank(raster.SKIN), [])
+    who = dressed(np.zeros(10, np.float32), blank(paint.SKIN), [])
     vertices = posed(who, rotations, float(np.radians(50)), np.zeros(3, np.float32), None).vertices
     camera = np.array([vertices[:, 0].mean(), 0.8, vertices[:, 2].mean() + 3.6], np.float32)
     image = np.full((*size, 3), 235, np.float32)

@@ -68,8 +68,8 @@ def _cmu_families() -> dict[str, str]:
 def family_of(name: str) -> str:
     """The unit of the split: `name` without `humanoid3d_`, `long_`, digits and `_mirror`.
 
-    `humanoid3d_long_walk2` -> `walk`. CMU numbers its recordings: `splits.json` lists what each subject and trial shows,
-    `cmu_006_02_mirror` -> `basketball`; one that it does not list is `cmu`.
+    `humanoid3d_long_walk2` -> `walk`. CMU numbers its recordings: `splits.json` lists what each subject and trial
+    shows, `cmu_006_02_mirror` -> `basketball`; one that it does not list is `cmu`.
     """
     if number := re.match(r"cmu_(\d+)_(\d+)(_|$)", name):
         return _cmu_families().get(f"{int(number[1])}_{int(number[2])}", "cmu")

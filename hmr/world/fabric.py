@@ -1,4 +1,4 @@
-"""What surfaces are made of, drawn at random: cloth with patterns and prints, skin, hair. Rows of `raster`'s materials.
+"""What surfaces are made of, drawn at random: cloth with patterns and prints, skin, hair. Rows of `paint`'s materials.
 
 Colours are sRGB 0..1 where they are chosen and linear in a material.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr.world import raster
+from hmr.world import paint
 from hmr.world.sensor import srgb_to_linear
 from hmr.world.textures import faces, patterns, prints
 
@@ -57,9 +57,9 @@ def colour(rng: np.random.Generator, neutral: float = 0.4) -> NDArray[np.float64
 
 
 def blank(kind: int) -> Array:
-    row = np.zeros(raster.COLUMNS, np.float32)
-    row[raster.KIND] = kind
-    row[[raster.PRINT, raster.PERIOD, raster.DUTY, raster.BAND_LOW, raster.BAND_HIGH]] = (-1, 0.1, 0.5, 1, -1)
+    row = np.zeros(paint.COLUMNS, np.float32)
+    row[paint.KIND] = kind
+    row[[paint.PRINT, paint.PERIOD, paint.DUTY, paint.BAND_LOW, paint.BAND_HIGH]] = (-1, 0.1, 0.5, 1, -1)
     return row
 
 
@@ -70,21 +70,21 @@ def put(row: Array, place: int, value: NDArray[np.floating]) -> None:
 
 def cloth(rng: np.random.Generator, plain: float = 0.55, neutral: float = 0.4) -> Array:
     """A fabric: plain for a share of `plain`, else striped, checked or printed all over; `neutral` as in `colour`."""
-    row = blank(raster.CLOTH)
-    for place in (raster.FIRST, raster.SECOND, raster.THIRD):
+    row = blank(paint.CLOTH)
+    for place in (paint.FIRST, paint.SECOND, paint.THIRD):
         put(row, place, colour(rng, neutral))
-    row[raster.SHIFT_U : raster.SHIFT_V + 1] = rng.uniform(0, 4, 2)
-    row[raster.WEAVE], row[raster.WEAR] = rng.uniform(0.0, 0.35), rng.exponential(0.12)
-    row[raster.FOLDS] = rng.uniform(0.1, 0.75)
+    row[paint.SHIFT_U : paint.SHIFT_V + 1] = rng.uniform(0, 4, 2)
+    row[paint.WEAVE], row[paint.WEAR] = rng.uniform(0.0, 0.35), rng.exponential(0.12)
+    row[paint.FOLDS] = rng.uniform(0.1, 0.75)
     if rng.random() < plain:
         return row
-    row[raster.FIGURE] = rng.choice([raster.RINGS, raster.LINES, raster.CHECKS, raster.PATTERN], p=[0.3, 0.1, 0.2, 0.4])
-    row[raster.PERIOD], row[raster.DUTY] = np.exp(rng.uniform(np.log(0.02), np.log(0.16))), rng.uniform(0.2, 0.7)
-    if row[raster.FIGURE] == raster.PATTERN:
-        row[raster.TILE_ID], row[raster.PERIOD] = rng.integers(len(patterns())), rng.uniform(0.02, 0.07)
+    row[paint.FIGURE] = rng.choice([paint.RINGS, paint.LINES, paint.CHECKS, paint.PATTERN], p=[0.3, 0.1, 0.2, 0.4])
+    row[paint.PERIOD], row[paint.DUTY] = np.exp(rng.uniform(np.log(0.02), np.log(0.16))), rng.uniform(0.2, 0.7)
+    if row[paint.FIGURE] == paint.PATTERN:
+        row[paint.TILE_ID], row[paint.PERIOD] = rng.integers(len(patterns())), rng.uniform(0.02, 0.07)
     if rng.random() < 0.5:  # tone on tone
-        row[raster.SECOND : raster.SECOND + 3] = np.clip(
-            row[raster.FIRST : raster.FIRST + 3] * rng.uniform(0.3, 2.5), 0.01, 0.85
+        row[paint.SECOND : paint.SECOND + 3] = np.clip(
+            row[paint.FIRST : paint.FIRST + 3] * rng.uniform(0.3, 2.5), 0.01, 0.85
         )
     return row
 
@@ -94,13 +94,13 @@ def top_cloth(rng: np.random.Generator) -> Array:
     row = cloth(rng)
     if rng.random() < 0.35:
         small = rng.random() < 0.4
-        row[raster.PRINT] = rng.integers(len(prints()))
-        row[raster.PRINT_SIZE] = rng.uniform(0.02, 0.04) if small else rng.uniform(0.07, 0.14)
-        row[raster.PRINT_X], row[raster.PRINT_Y] = (0.08, 0.42) if small else (0.0, rng.uniform(0.28, 0.38))
-        row[raster.PRINT_BACK] = not small and rng.random() < 0.3
+        row[paint.PRINT] = rng.integers(len(prints()))
+        row[paint.PRINT_SIZE] = rng.uniform(0.02, 0.04) if small else rng.uniform(0.07, 0.14)
+        row[paint.PRINT_X], row[paint.PRINT_Y] = (0.08, 0.42) if small else (0.0, rng.uniform(0.28, 0.38))
+        row[paint.PRINT_BACK] = not small and rng.random() < 0.3
     if rng.random() < 0.12:
         low = rng.uniform(0.2, 0.4)
-        row[raster.BAND_LOW], row[raster.BAND_HIGH] = low, low + rng.uniform(0.03, 0.15)
+        row[paint.BAND_LOW], row[paint.BAND_HIGH] = low, low + rng.uniform(0.03, 0.15)
     return row
 
 
@@ -108,45 +108,45 @@ def bottom_cloth(rng: np.random.Generator, waist: float) -> Array:
     """A fabric for legs: plain, denim or with a stripe down the side; a belt at `waist` m."""
     row = cloth(rng, 0.85, 0.55)
     if rng.random() < 0.35:
-        put(row, raster.FIRST, hsv(rng.normal(0.6, 0.015), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65)))
-        row[raster.FIGURE], row[raster.WEAR], row[raster.WEAVE] = raster.PLAIN, rng.uniform(0.15, 0.5), 0.3
+        put(row, paint.FIRST, hsv(rng.normal(0.6, 0.015), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65)))
+        row[paint.FIGURE], row[paint.WEAR], row[paint.WEAVE] = paint.PLAIN, rng.uniform(0.15, 0.5), 0.3
     if rng.random() < 0.12:
-        row[raster.FIGURE], row[raster.PERIOD] = raster.SIDE_STRIPE, rng.uniform(0.04, 0.12)
+        row[paint.FIGURE], row[paint.PERIOD] = paint.SIDE_STRIPE, rng.uniform(0.04, 0.12)
     if rng.random() < 0.3:
-        row[raster.BAND_LOW], row[raster.BAND_HIGH] = waist - 0.035, waist + 0.1
+        row[paint.BAND_LOW], row[paint.BAND_HIGH] = waist - 0.035, waist + 0.1
     return row
 
 
 def matter(rng: np.random.Generator) -> Array:
     """What furniture is made of."""
     row = cloth(rng, 0.7, 0.3)
-    for place in (raster.FIRST, raster.SECOND):
+    for place in (paint.FIRST, paint.SECOND):
         row[place : place + 3] = 0.5 * row[place : place + 3] + 0.5 * row[place : place + 3].mean()
-    row[raster.FOLDS] = 0
+    row[paint.FOLDS] = 0
     return row
 
 
 def leather(rng: np.random.Generator) -> Array:
     """What shoes and hats are made of."""
     row = cloth(rng, 1.0, 0.7)
-    row[raster.FOLDS] = rng.uniform(0, 0.3)
+    row[paint.FOLDS] = rng.uniform(0, 0.3)
     return row
 
 
 def skin_and_hair(rng: np.random.Generator) -> tuple[Array, Array]:
     """Materials of somebody's skin and hair; some are bald."""
-    skin, hair = blank(raster.SKIN), blank(raster.HAIR)
+    skin, hair = blank(paint.SKIN), blank(paint.HAIR)
     at = rng.uniform(0, len(SKIN) - 1)
     low = min(int(at), len(SKIN) - 2)
     tone = SKIN[low] + (at - low) * (SKIN[low + 1] - SKIN[low])
-    put(skin, raster.FIRST, np.clip(tone * rng.uniform(0.9, 1.06) + rng.normal(0, 4, 3), 0, 255) / 255)
+    put(skin, paint.FIRST, np.clip(tone * rng.uniform(0.9, 1.06) + rng.normal(0, 4, 3), 0, 255) / 255)
     strand = HAIR[rng.choice(len(HAIR), p=HAIR_SHARE)] / 255 * rng.uniform(0.8, 1.2)
     if rng.random() < 0.03:
         strand = hsv(rng.random(), 0.7, 0.7)
-    put(skin, raster.SECOND, np.clip(strand, 0, 1))
-    put(hair, raster.FIRST, np.clip(strand, 0, 1))
-    skin[raster.HAIRLINE] = 9 if rng.random() < 0.05 else rng.uniform(0.015, 0.04)
-    skin[raster.FACE_ID], skin[raster.WEAVE] = rng.integers(len(faces())), rng.uniform(0.05, 0.25)
+    put(skin, paint.SECOND, np.clip(strand, 0, 1))
+    put(hair, paint.FIRST, np.clip(strand, 0, 1))
+    skin[paint.HAIRLINE] = 9 if rng.random() < 0.05 else rng.uniform(0.015, 0.04)
+    skin[paint.FACE_ID], skin[paint.WEAVE] = rng.integers(len(faces())), rng.uniform(0.05, 0.25)
     for row in (skin, hair):
-        row[raster.SHIFT_U : raster.SHIFT_V + 1] = rng.uniform(0, 4, 2)
+        row[paint.SHIFT_U : paint.SHIFT_V + 1] = rng.uniform(0, 4, 2)
     return skin, hair

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Faces = NDArray[np.int32]
+Scalar = float | np.floating  # what a kernel calls float32 where it is one number
 
 LAMP_CELLS, SKY_CELLS = 80, 40  # of a shadow map's side
 SHADOW_SIDE = 2.8  # m that a shadow map spans
@@ -142,9 +143,9 @@ def shadow_map(vertices: Array, axes: Array, middle: Array, cells: int) -> Array
 
 
 @numba.njit(cache=True, fastmath=True)
-def shaded(x: float, y: float, z: float, cells: Array, axes: Array, gap: float) -> float:
-    """Share 0..1 of a shadow map that lies in front of a point, which `middle` was taken from, by over `gap` m: the mean
-    of 3 x 3 cells around it, moved smoothly."""
+def shaded(x: Scalar, y: Scalar, z: Scalar, cells: Array, axes: Array, gap: Scalar) -> Scalar:
+    """Share 0..1 of a shadow map that lies in front of a point, which `middle` was taken from, by over `gap` m: the
+    mean of 3 x 3 cells around it, moved smoothly."""
     count = len(cells)
     scale, half = np.float32(count / SHADOW_SIDE), np.float32(count / 2 - 0.5)
     u = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) * scale + half
@@ -185,9 +186,9 @@ def vertex_light(
 ) -> Array:
     """Light (V,4) on world vertices (V,3): irradiance / pi, RGB, and what shines of the lamps.
 
-    harmonics (9,3); aims, lamps (L,3); `sky` (C,C) and maps (L,C,C) are shadow maps from above and from each lamp, axes
-    (1 + L,3,3) theirs around `middle` (3,); gloss (V,) is how much a vertex shines; eye (3,) m. What faces away from the
-    eye by far is not worked out.
+    harmonics (9,3); aims, lamps (L,3); `sky` (C,C) and maps (L,C,C) are shadow maps from above and from each lamp,
+    axes (1 + L,3,3) theirs around `middle` (3,). gloss (V,) is how much a vertex shines; eye (3,) m. What faces away
+    from the eye by far is not worked out.
     """
     out = np.empty((len(vertices), 4), np.float32)
     for v in range(len(vertices)):

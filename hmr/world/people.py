@@ -16,8 +16,8 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Figure:
-    """Somebody dressed, in T-pose: shaped vertices (V,3) m, the body's first; `paint` (V,3) m are the unshaped ones that
-    surfaces are painted by; the rest as in `Worn`, faces (F,3) without the hidden ones."""
+    """Somebody dressed, in T-pose: shaped vertices (V,3) m, the body's first; `paint` (V,3) m are the unshaped ones
+    that surfaces are painted by; the rest as in `Worn`, faces (F,3) without the hidden ones."""
 
     betas: Array
     joints: Array  # (24, 3) m

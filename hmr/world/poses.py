@@ -97,7 +97,7 @@ def _touch(joints: Array, parents: NDArray[np.int64], bones: NDArray[np.int64], 
         a, b = bones[i]
         for j in range(i + 1, len(bones)):
             c, d = bones[j]
-            if a == c or a == d or b == c or b == d or parents[a] == c:
+            if a in (c, d) or b in (c, d) or parents[a] == c:
                 continue
             if gap(joints[a], joints[b], joints[c], joints[d]) < radii[i] + radii[j]:
                 return True

@@ -241,7 +241,7 @@ def as_mesh(pieces: list[tuple[Doubles, Doubles, Doubles]], rows: list[Array]) -
     stack = [np.concatenate([p[k] for p in pieces]) if pieces else np.zeros((0, 3)) for k in range(3)]
     vertices, normals, paint = (np.asarray(s, np.float32) for s in stack)
     material = np.repeat(np.arange(count), 12).astype(np.int16)
-    axis = planes(paint - [0, 9, 0], faces) if count else np.zeros(0, np.uint8)  # below the arms of the plane's rule
-    return Props(
-        vertices, normals, paint, faces, material, axis, np.stack(rows) if rows else np.zeros((1, 28), np.float32)
-    )
+    axis = (
+        planes(paint - np.array([0, 9, 0], np.float32), faces) if count else np.zeros(0, np.uint8)
+    )  # below the arms of the plane's rule
+    return Props(vertices, normals, paint, faces, material, axis, np.stack(rows) if rows else fabric.blank(0)[None])

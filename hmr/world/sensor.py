@@ -32,14 +32,15 @@ LINEAR = srgb_to_linear(np.arange(256) / 255)
 
 @dataclass(frozen=True)
 class Sensor:
-    """gain (3,) exposure and white balance; contrast 1 leaves the curve as it is; blur (sigma) in pixels along and
-    across `motion` radians; noise in grey levels; saturation 1 leaves colours; JPEG quality, 0 for none."""
+    """gain (3,) exposure and white balance; contrast 1 leaves the curve as it is, saturation 1 colours; blur, one
+    sigma, and shake in pixels, the latter in the direction `angle`; noise in grey levels; JPEG quality, 0 for none."""
 
     gain: Array
     contrast: float
     saturation: float
-    blur: tuple[float, float]
-    motion: float
+    blur: float
+    shake: float
+    angle: float
     noise: float
     quality: int
 
@@ -49,71 +50,64 @@ def sensor(rng: np.random.Generator, hard: float) -> Sensor:
     spread = rng.normal(0, 0.05 + 0.08 * hard, 3)
     exposure = np.exp(rng.normal(0.0, 0.22 + 0.15 * hard))
     defocus = rng.choice([0.3, rng.uniform(0.4, 1.0), rng.uniform(1.0, 1.8 + hard)], p=[0.4, 0.45, 0.15])
-    shake = defocus + rng.uniform(0.5, 2.5 + hard) * (rng.random() < 0.12 + 0.1 * hard)
     return Sensor(
         gain=(exposure * np.exp(spread - spread.mean())).astype(np.float32),
         contrast=float(rng.normal(1.0, 0.12 + 0.1 * hard)),
         saturation=float(np.clip(rng.normal(1.0, 0.2), 0, 1.6)) if rng.random() > 0.04 + 0.1 * hard else 0.0,
-        blur=(float(shake), float(defocus)),
-        motion=float(rng.uniform(0, np.pi)),
+        blur=float(defocus),
+        shake=float(rng.uniform(2, 7 + 3 * hard)) if rng.random() < 0.12 + 0.1 * hard else 0.0,
+        angle=float(rng.uniform(0, np.pi)),
         noise=float(rng.exponential(2.0 + 4 * hard)),
         quality=int(rng.integers(35 - int(15 * hard), 96)) if rng.random() < 0.7 else 0,
     )
 
 
 @numba.njit(cache=True, fastmath=True)
-def blurred(image: Array, along: float, across: float, angle: float) -> Array:
-    """image (H,W,3) under a Gaussian of deviations `along` and `across` pixels, the first in direction `angle`."""
+def blurred(image: Array, sigma: float) -> Array:
+    """image (H,W,3) under a round Gaussian of deviation `sigma` pixels."""
+    reach = min(6, int(np.ceil(2 * sigma)))
+    taps = np.exp(-(np.arange(-reach, reach + 1).astype(np.float32) ** 2) / np.float32(2 * sigma * sigma))
+    taps /= taps.sum()
+    out = image
+    for axis in range(2):
+        out = convolved(out, taps, axis)
+    return out
+
+
+@numba.njit(cache=True, fastmath=True)
+def convolved(image: Array, taps: Array, axis: int) -> Array:
+    """image (H,W,3) under 2r + 1 taps along rows (axis 1) or columns (0); what lies outside repeats the border."""
     height, width = image.shape[:2]
-    reach = min(6, int(np.ceil(2 * max(along, across))))
-    side = 2 * reach + 1
-    ca, sa = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    round_ = abs(along - across) < 1e-3
+    reach = len(taps) // 2
     out = np.empty_like(image)
-    if round_:
-        taps = np.empty(side, np.float32)
-        for i in range(side):
-            taps[i] = np.exp(-((i - reach) ** 2) / (2 * across * across))
-        taps /= taps.sum()
-        rows = np.empty_like(image)
+    for y in range(height):
+        for x in range(width):
+            r = g = b = np.float32(0)
+            for i in range(len(taps)):
+                row = min(max(y + i - reach, 0), height - 1) if axis == 0 else y
+                column = min(max(x + i - reach, 0), width - 1) if axis == 1 else x
+                r += taps[i] * image[row, column, 0]
+                g += taps[i] * image[row, column, 1]
+                b += taps[i] * image[row, column, 2]
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = r, g, b
+    return out
+
+
+@numba.njit(cache=True, fastmath=True)
+def smeared(image: Array, length: float, angle: float) -> Array:
+    """image (H,W,3) moved by `length` pixels in the direction `angle` while it is taken."""
+    height, width = image.shape[:2]
+    count = 2 * int(np.ceil(length / 2)) + 1
+    out = np.zeros_like(image)
+    for i in range(count):
+        along = length * (np.float32(i) / (count - 1) - np.float32(0.5))
+        dy, dx = int(np.round(along * np.sin(angle))), int(np.round(along * np.cos(angle)))
         for y in range(height):
+            row = min(max(y + dy, 0), height - 1)
             for x in range(width):
-                r = g = b = np.float32(0)
-                for i in range(side):
-                    w, s = taps[i], min(max(x + i - reach, 0), width - 1)
-                    r += w * image[y, s, 0]
-                    g += w * image[y, s, 1]
-                    b += w * image[y, s, 2]
-                rows[y, x, 0], rows[y, x, 1], rows[y, x, 2] = r, g, b
-        for y in range(height):
-            for x in range(width):
-                r = g = b = np.float32(0)
-                for i in range(side):
-                    w, s = taps[i], min(max(y + i - reach, 0), height - 1)
-                    r += w * rows[s, x, 0]
-                    g += w * rows[s, x, 1]
-                    b += w * rows[s, x, 2]
-                out[y, x, 0], out[y, x, 1], out[y, x, 2] = r, g, b
-        return out
-    kernel = np.empty((side, side), np.float32)
-    for j in range(side):
-        for i in range(side):
-            p, q = (i - reach) * ca + (j - reach) * sa, (j - reach) * ca - (i - reach) * sa
-            kernel[j, i] = np.exp(-p * p / (2 * along * along) - q * q / (2 * across * across))
-    kernel /= kernel.sum()
-    out[:] = 0
-    for j in range(side):
-        for i in range(side):
-            w = kernel[j, i]
-            if w < 3e-3:
-                continue
-            for y in range(height):
-                s = min(max(y + j - reach, 0), height - 1)
-                for x in range(width):
-                    o = min(max(x + i - reach, 0), width - 1)
-                    out[y, x, 0] += w * image[s, o, 0]
-                    out[y, x, 1] += w * image[s, o, 1]
-                    out[y, x, 2] += w * image[s, o, 2]
+                column = min(max(x + dx, 0), width - 1)
+                for c in range(3):
+                    out[y, x, c] += image[row, column, c] / count
     return out
 
 
@@ -153,9 +147,10 @@ def tone_curve(contrast: float) -> Array:
 
 def developed(rng: np.random.Generator, image: Array, camera: Sensor) -> NDArray[np.uint8]:
     """The picture (H,W,3) u8 that a camera takes of linear light (H,W,3)."""
-    along, across = camera.blur
-    if along > 0.35:
-        image = blurred(image, along, across, camera.motion)
+    if camera.blur > 0.35:
+        image = blurred(image, camera.blur)
+    if camera.shake:
+        image = smeared(image, camera.shake, camera.angle)
     start = int(rng.integers(len(_GRAIN)))
     curve = tone_curve(camera.contrast)
     picture = exposed(image, camera.gain, curve, camera.saturation, camera.noise, _GRAIN, start)

@@ -16,6 +16,17 @@ FACE_SPAN = (0.27, 0.20)  # m
 WORDS = ("FIT", "NYC", "SUN", "07", "23", "99", "RUN", "A1", "ROCK", "TEAM", "10", "XL")
 
 
+# where each kind begins in `tiles`
+GRAINS, STRANDS, PATTERNS = 0, 4, 5
+GRAIN_WEAVE, GRAIN_WEAR, GRAIN_BLOTCH, GRAIN_FOLD = range(4)
+
+
+@cache
+def tiles() -> Bytes:
+    """(T,TILE,TILE) grains, strands and patterns, one array: that is what a kernel reads fastest."""
+    return np.concatenate([grains(), strands()[None], patterns()])
+
+
 def noise(rng: np.random.Generator, cells: int, octaves: int = 4, size: int = TILE) -> NDArray[np.float64]:
     """Periodic value noise (size, size) of unit deviation; `cells` a side in the coarsest octave."""
     total = np.zeros((size, size))
@@ -35,7 +46,7 @@ def to_bytes(values: NDArray[np.floating]) -> Bytes:
 
 @cache
 def patterns() -> Bytes:
-    """(P,TILE,TILE) tiles: how much of the second colour there is; flowers, dots, camouflage, zigzag, tweed, tie-dye."""
+    """(P,TILE,TILE) how much of the second colour there is: flowers, dots, camouflage, zigzag, tweed, tie-dye."""
     rng = np.random.default_rng(11)
     return np.stack(
         [*(flowers(rng) for _ in range(4)), dots(rng, 8), dots(rng, 16), *clouds(rng), zigzag(), tweed(rng)]

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmr.data.sample import Sample
-from hmr.world import geometry, raster, sensor, textures
+from hmr.world import geometry, paint, raster, sensor, textures
+from hmr.world.backdrop import Shadows, fill
 from hmr.world.people import Figure, Posed, posed
 from hmr.world.scene import Array, Doubles, Scene, cleared
 
@@ -74,7 +75,7 @@ def labelled(
     turned[0] = rotation @ subject.root
     count = len(room.subject.faces)
     mask = raster.shown(face_id, count)
-    part, canonical = patches(room.subject, face_id)
+    part, canonical = patches(room.subject, face_id, mask)
     return Sample(
         image=image,
         mask=mask,
@@ -106,15 +107,19 @@ def aim(rng: np.random.Generator, room: Scene, vertices: Array, size: tuple[int,
         kept, margin = cut_off(rng), margin - 0.1
     low, high = low + kept[0] * (high - low), low + kept[1] * (high - low)
     middle = (low + high) / 2 + rng.normal(0, world.box_jitter, 2) * (high - low)
-    ray = np.array([middle[0], middle[1], 1.0])
-    ray /= np.linalg.norm(ray)
-    # smallest rotation that takes the ray to +z (Rodrigues' formula between two unit vectors)
-    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
-    turned = (np.eye(3) + cross + cross @ cross / (1 + ray[2])) @ room.camera
+    turned = towards(middle) @ room.camera
     low, high = box_of((vertices - room.centre) @ turned.T)
     height, width = size
     tall, wide = (high - low)[::-1] * (kept[1] - kept[0])[::-1]
     return turned.astype(np.float32), float(1 / (max(tall / height, wide / width) * margin))
+
+
+def towards(place: Doubles) -> Doubles:
+    """The smallest turn (3,3) that takes the ray through a place (2,) on the plane z = 1 to +z (Rodrigues' formula)."""
+    ray = np.array([place[0], place[1], 1.0])
+    ray /= np.linalg.norm(ray)
+    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
+    return np.asarray(np.eye(3) + cross + cross @ cross / (1 + ray[2]))
 
 
 def cut_off(rng: np.random.Generator) -> Doubles:
@@ -150,16 +155,16 @@ def exposure(
     near = np.zeros((2 * height, 2 * width), np.float32)
     raster.rasterise(screen, mesh.cut, mesh.faces, mesh.culled, face_id, bary, near)
     image, cover = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
-    raster.paint(
+    paint.paint(
         image, cover, face_id, bary, screen, mesh.faces, mesh.paint, light, mesh.material, mesh.axis, mesh.materials,
-        textures.patterns(), textures.grains(), textures.strands(), textures.prints(), textures.faces(),
+        textures.tiles(), textures.prints(), textures.faces(),
     )  # fmt: skip
     behind(room, people, image, cover, rotation, focal, maps, axes, middles)
     return image, face_id
 
 
 def lit_mesh(room: Scene, people: list[Posed]) -> tuple[Mesh, Array, Array, Array, Array]:
-    """All meshes as one, the light (V,4) on it, and the lamps' shadow maps (P,L,C,C), axes (1 + L,3,3), middles (P,3)."""
+    """All meshes as one, the light (V,4) on it, lamps' shadow maps (P,L,C,C), axes (1 + L,3,3) and middles (P,3)."""
     sun = room.light
     axes = np.stack([frame_of(aim) for aim in (UP, *sun.aims)])
     middles = np.stack([p.joints[0] for p in people]).astype(np.float32)
@@ -251,12 +256,9 @@ def behind(
     place = (left * (back.photo.shape[1] - step * width), top * (back.photo.shape[0] - step * height), step)
     below = np.maximum(sun.aims[:, 1], 0) * sun.lamps.mean(1)
     ambient = max(float(sun.harmonics[0].mean() * 0.282095), 0.05)
-    raster.backdrop(
-        image, cover, focal, rotation, room.centre, sensor.LINEAR, back.photo, np.array(place, np.float32),
-        back.panorama, back.angle, back.wall, back.wall_picture, back.floor_picture, back.scale, back.offset, back.gain,
-        back.shows, contacts(np.concatenate([p.joints for p in people])), maps, axes, middles,
-        (below / (below.sum() + ambient)).astype(np.float32),
-    )  # fmt: skip
+    touching = contacts(np.concatenate([p.joints for p in people]))
+    shadows = Shadows(touching, maps, axes[1:], middles, (below / (below.sum() + ambient)).astype(np.float32))
+    fill(image, cover, focal, rotation, room.centre, sensor.LINEAR, np.array(place, np.float32), back, shadows)
 
 
 def contacts(joints: Array) -> Array:
@@ -266,13 +268,13 @@ def contacts(joints: Array) -> Array:
     return np.stack([low[:, 0], low[:, 2], 0.08 + 0.35 * height, 0.45 * np.exp(-4 * height)], 1).astype(np.float32)
 
 
-def patches(who: Figure, face_id: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Array]:
-    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop."""
+def patches(who: Figure, face_id: NDArray[np.int32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Array]:
+    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch, inside the mask (H,W)."""
     height, width = face_id.shape
     rows = ((np.arange(16) + 0.5) * height / 16).astype(int)
     columns = ((np.arange(12) + 0.5) * width / 12).astype(int)
     face = face_id[np.ix_(rows, columns)]
-    person = (face >= 0) & (face < len(who.faces))
+    person = (face >= 0) & (face < len(who.faces)) & mask[np.ix_(rows // 2, columns // 2)]
     vertex = who.faces[np.where(person, face, 0), 0]
     joint = who.index[vertex, who.weight[vertex].argmax(-1)]
     part = np.where(person, joint + 1, 0).astype(np.uint8)

@@ -167,7 +167,7 @@ def outfit(rng: np.random.Generator, shift: bool, hair: Array) -> list[Worn]:
     if style < 0.06:
         found.append(worn(one("suit"), fabric.top_cloth(rng), fabric.bottom_cloth(rng, 0.0)))
     elif style < 0.14:
-        found += [top(rng, one(*TOPS)), worn(one("overall"), fabric.cloth(rng, 0.9), fabric.leather(rng))]
+        found += [top(rng, one(*TOPS, "under_top")), worn(one("overall"), fabric.cloth(rng, 0.9), fabric.leather(rng))]
     elif style < 0.22:  # a dress
         upper, lower = top(rng, one(*TOPS)), one("skirt")
         found += [upper, bottom(rng, lower, upper.cloth)]
