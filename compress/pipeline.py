@@ -132,9 +132,13 @@ def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Fram
 
 
 def outline(model: Any) -> tuple[object, ...]:
-    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold."""
+    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold.
+
+    Weights on the meta device have no sums.
+    """
     state = model.state_dict()
-    sums = torch.stack([value.double().sum() for value in state.values()]).tolist() if state else []
+    sums = [value.double().sum() for value in state.values() if not value.is_meta]
+    sums = torch.stack(sums).tolist() if sums else []
     return type(model), [(name, value.shape) for name, value in state.items()], sums, model.schedule, model.protect
 
 

@@ -29,8 +29,9 @@ from compress.provenance import commit
 from compress.recipe import Recipe
 from compress.timing import timed
 from experiments.paper.finding import Finding, sentence
-from experiments.paper.record import Figures, Trained, figures, read_record
+from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
+from hmr.data.datasets import choosing, with_split
 from hmr.data.mask_errors import with_masks
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
@@ -66,7 +67,7 @@ class Row:
 class Table:
     """A question, the rows that answer it, and what is claimed of them.
 
-    `trained` names rows that are read from a record; `look` measures something of the original model in the place of
+    `trained` names rows that are read from records/; `look` measures something of the original model in the place of
     rows, for `columns` and for a figure. `paper_model` is whose figures the rows hold.
     """
 
@@ -99,7 +100,8 @@ class Comparison:
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
         refuse_choosing_split(self.opened.spec)
         refuse(self.model, (), None, self.opened)
-        self.calib_data, self.calib_frames, self.masks = calib or deciding_data(data), calib_frames, masks
+        self.calib_data = choosing(calib) if calib else with_split(data, "calib")
+        self.calib_frames, self.masks = calib_frames, masks
         self.depths: dict[str, int] = {}
         self.latest: tuple[tuple[Policy, ...], Any, list[Plan]] = ((), self.model, [])
 
@@ -226,12 +228,6 @@ class Comparison:
             self.known.path.unlink(missing_ok=True)
 
 
-def deciding_data(data: str) -> str:
-    """The calibration split of a DATA."""
-    head, at, root = data.partition("@")
-    return f"{head.partition(':')[0]}:calib{at}{root}"
-
-
 class Known(dict[str, dict[str, Any]]):
     """Rows that were measured, kept in a file of JSON lines; a line that a crash tore is not there."""
 
@@ -271,17 +267,14 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
 
     With `recover_minutes`, every row is there with recovery too. A run that was killed goes on where it stopped:
     searches, recoveries and rows stand in $FASTHMR_HOME until `Comparison.forget()`. Raises BadInput, before anything
-    is measured, where a row cannot be done with this model or on these frames, and where all rows need training that
-    nobody has done.
+    is measured, where a row cannot be done with this model or on these frames.
     """
-    trained = read_record(table.trained, comparison.model.name) if table.trained else None
-    if trained and trained["missing"] and not table.rows:
-        raise BadInput(trained["missing"])
+    trained = table.trained.read() if table.trained else None
     ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
     comparison.refuse(ways)
     looked = table.look(comparison) if table.look else {}
     rows, impossible = measured_rows(comparison, [table.original, *ways]) if ways else (looked.pop("rows", []), {})
-    same = trained and trained["rows"] and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
+    same = trained and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
     by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
     return {
         **named(table),
