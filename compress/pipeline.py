@@ -137,8 +137,8 @@ def outline(model: Any) -> tuple[object, ...]:
     Weights on the meta device have no sums.
     """
     state = model.state_dict()
-    sums = [value.double().sum() for value in state.values() if not value.is_meta]
-    sums = torch.stack(sums).tolist() if sums else []
+    values = [value.double().sum() for value in state.values() if not value.is_meta]
+    sums = torch.stack(values).tolist() if values else []
     return type(model), [(name, value.shape) for name, value in state.items()], sums, model.schedule, model.protect
 
 

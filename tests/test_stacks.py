@@ -352,7 +352,7 @@ def network(name: str) -> tuple[nn.Module, str, int]:
 
 def own(name: str, **asked) -> OwnModel:
     module, blocks, _ = network(name)
-    return OwnModel(module, lambda tokens: tokens, CROP, blocks=blocks, **asked).eval()
+    return OwnModel(module, lambda own, tokens: tokens, CROP, blocks=blocks, **asked).eval()
 
 
 @pytest.fixture(params=FAMILIES)
