@@ -7,7 +7,6 @@ command line: the frames that it is handed measure, and an observer is told of p
 from __future__ import annotations
 
 import copy
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -61,10 +60,7 @@ class Compressed:
 
         text = card(self.recipe, self.rows, self.provenance)
         made = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
-        for path in self.context.places:  # the weights are safe: nothing is to go on from here
-            shutil.rmtree(path, ignore_errors=True)
-            for file in path.parent.glob(f"{path.name}.*"):
-                file.unlink()
+        self.context.forget("searches", "recover")
         return made
 
 

@@ -224,6 +224,8 @@ class Comparison:
 
     def forget(self) -> None:
         """Remove what a run that is killed would have gone on from; searches stay, for other tables."""
+        if "context" in vars(self):
+            self.context.forget("recover")
         if "known" in vars(self):
             self.known.path.unlink(missing_ok=True)
 
