@@ -174,10 +174,6 @@ class Frames:
             observer(f"drawing {self.spec}", "", i + 1, self.count)
         return kept
 
-    def first(self, count: int) -> Frames:
-        """The same frames, at most `count` of them."""
-        return replace(self, count=min(count, self.count))
-
     def with_samples(self, samples: Sequence[Sample]) -> Frames:
         """These frames with other `samples` in the place of their own: other masks, other labels."""
         return replace(self, draw=samples.__getitem__, drawn_before=None)
