@@ -50,7 +50,7 @@ def reported(provenance: Mapping[str, Any]) -> list[str]:
     if data:
         lines.append(
             f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
-            "with 95 % t intervals over recordings."
+            f"with 95 % t intervals over recordings; masks: {data.get('mask_source', 'none')}."
         )
     if provenance.get("label_free"):
         lines.append("Errors are distances to the original model: no labels were used.")

@@ -138,7 +138,8 @@ def test_one_recording_has_no_bar():
 @pytest.mark.parametrize(
     "policy, words",
     [
-        (MergeTokens(keep=100, mode="drop"), "Of 192 tokens, the 92 least covered by the person are dropped at the input."),
+        (MergeTokens(keep=100, mode="drop"),
+         "Of 192 tokens, the 92 least covered by the person are dropped at the input."),
         (MergeTokens(keep=192), "All tokens stay."),
         (MergeTokens(keep=90, protect="none", start=1),
          "Tokens merge anywhere in the picture in blocks 1 to 3: 192 → 152 → 112 → 90."),
