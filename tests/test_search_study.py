@@ -223,7 +223,7 @@ def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, r
 
 
 def test_the_layer_search_is_walked_once(done, place):
-    journals = list((place / "home" / "searches" / "studies").glob("*.jsonl"))
+    journals = list((place / "home" / "shared-searches").glob("*.jsonl"))
     lines = [line for journal in journals for line in journal.read_text().splitlines()]
     assert len(lines) == len({json.dumps(json.loads(line)["windows"]) for line in lines}) > 5
 
