@@ -18,8 +18,8 @@ from diffusion.model.transformer import SkipTransformer, at_their_time
 from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.model.weights import read, save
 from diffusion.training.decoder import DecoderTrainee
+from diffusion.training.run import GATE_MM
 from diffusion.training.vae import VAETrainee, gate
-from experiments.motion import GATE_MM
 from hmr.body.files import load_body
 from tests.motion import TINY
 

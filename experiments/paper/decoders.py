@@ -40,8 +40,8 @@ from diffusion.motion.features import Video
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import sizes_for, train_decoder
 from diffusion.training.loop import TrainConfig, train
+from diffusion.training.run import features
 from diffusion.training.vae import gate, train_vae
-from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
 from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired

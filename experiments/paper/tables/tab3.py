@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.motion import GATE_MM
+from diffusion.training.run import GATE_MM
 from experiments.paper.ablation import Table
 from experiments.paper.finding import Finding, Rows, below, every, rise, told
 from experiments.paper.trained import Trained

@@ -1,4 +1,4 @@
-"""`fasthmr train vae`, `fasthmr train decoder`, `fasthmr reconstruct`: data, caches and files around `diffusion`."""
+"""`fasthmr train vae`, `train decoder` and `reconstruct`: the data, caches and files around a training."""
 
 from __future__ import annotations
 
