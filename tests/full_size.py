@@ -29,7 +29,7 @@ from hmr.checkpoints.files import load
 from hmr.data.datasets import DataSpec, open_data
 from hmr.data.masks import BlazePose
 from hmr.data.pictures import listed, read, spread
-from hmr.evaluation.evaluate import batches
+from hmr.evaluation.predict import batches
 from hmr.models.model import HMRModel, build
 
 log = logging.getLogger(__name__)

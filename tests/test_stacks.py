@@ -424,7 +424,7 @@ def test_layers_merge_in_the_users_module_under_the_same_keys(family):
 
 def test_cost_counts_each_part_once(family):
     model = own(family)
-    model.read = lambda tokens: tokens.x
+    model.reader = lambda own, tokens: tokens.x
     counted = cost(model, images(1))
     assert counted.params == sum(p.numel() for p in model.parameters()) == sum(p.params for p in counted.parts)
     assert counted.layers == DEPTH and counted.macs.true == sum(p.macs.true for p in counted.parts)
