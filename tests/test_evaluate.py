@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -127,13 +128,14 @@ def test_clips_and_joints_add_up_to_the_whole():
     assert np.mean(list(row["per_joint_mm"].values())) == pytest.approx(row["mpjpe_mm"]["mean"])
 
 
-def test_each_recording_counts_once_and_only_papers_conventions_have_a_mean_over_frames():
+def test_each_recording_counts_once_and_only_papers_conventions_have_a_mean_over_frames(monkeypatch):
     data = Labels()
     data.recordings = ["long"] * 39 + ["short"]
     found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]
     long, short = (clip["mpjpe_mm"] for clip in found["per_clip"])
     assert found["mpjpe_mm"]["mean"] == pytest.approx((long + short) / 2) and found["frames_mean"] is None
     data.notes = {"convention": "h36m14-hips"}
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "body_for", lambda frames, model: load_body())
     found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]
     assert found["frames_mean"]["mpjpe_mm"] == pytest.approx((39 * long + short) / 40)
     assert found["frames_mean"]["accel_mm_per_frame2"] is None

@@ -399,7 +399,7 @@ def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, t
     assert source["data"]["split"] == "test" and source["data"]["convention"] == "h36m14-hips"
     assert "joints and pelvis: h36m14-hips" in (tmp_path / "out" / "card.md").read_text()
     code, out, err = fasthmr("compress", recipe, "--model", weights, "--data", f"emdb@{tmp_path}", "--out", "x")
-    assert (code, out) == (2, "") and "is a test set alone, and compressing looks at calib too" in err
+    assert (code, out) == (2, "") and "is a test set alone, and compressing makes choices on calib too" in err
 
 
 def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr, home, weights, tmp_path):
@@ -473,7 +473,7 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
     told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
     told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
     told(f"emdb@{root}", "holds EMDB's P0 to P9")
-    told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib cannot report, because it decides")
+    told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib: choices are made on this split")
     told(f"3dpw:tset@{root}", "did you mean 'test'")
     told(f"3dpw@{root}/imageFiles/street_00/image_00000.jpg", "a 3dpw_test*.npz")
     file = root / "sequenceFiles" / "test" / "street_05.pkl"

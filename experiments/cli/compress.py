@@ -76,7 +76,7 @@ def compressed(
 
 def steps_table(result: dict[str, Any]) -> Table:
     """The row of each step, for people."""
-    from hmr.data.dataset import counted
+    from compress.card import counted
 
     source = result["provenance"]
     data, calib, made = source["data"], source["calib"], result["artefact"]

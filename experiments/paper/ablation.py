@@ -31,7 +31,7 @@ from compress.timing import timed
 from experiments.paper.finding import Finding, sentence
 from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
-from hmr.data.datasets import choosing, with_split
+from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
@@ -97,8 +97,8 @@ class Comparison:
         masks: str | None = None,
     ) -> None:
         self.model, self.observer = model.to(best_device()), observer
+        refuse_choosing_split(parse(data, masks=masks))
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
-        refuse_choosing_split(self.opened.spec)
         refuse(self.model, (), None, self.opened)
         self.calib_data = choosing(calib) if calib else with_split(data, "calib")
         self.calib_frames, self.masks = calib_frames, masks
@@ -112,13 +112,13 @@ class Comparison:
     @cached_property
     def calib(self) -> Frames:
         """Raises BadInput where there is nothing to choose on."""
-        opened = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
-        if opened.spec.test_only:
+        if parse(self.calib_data, masks=self.masks).test_only:
             raise BadInput(
                 f"{self.calib_data} is a test set alone, and this table makes choices on other frames: name them, as "
                 "--calib synth or --calib 3dpw@FOLDER"
             )
-        return opened.drawn(self.observer)
+        calib = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
+        return calib.drawn(self.observer)
 
     @cached_property
     def context(self) -> Context:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hmr.data.dataset import counted
+from compress.card import counted
 
 # a row's key -> heading, and the text of a value
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {

@@ -197,10 +197,3 @@ def refuse_test_only(spec: DataSpec) -> None:
             f"{spec.name}@{spec.root} is a test set alone, and compressing makes choices on calib too: compress on "
             "synth or on the folder of 3dpw, then evaluate what comes out here"
         )
-
-
-def counted(data: dict[str, Any]) -> str:
-    """How many frames of `Frames.described` a figure comes from and where their masks come from, for people."""
-    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
-    joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
-    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}{joints}"
