@@ -124,7 +124,9 @@ def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Fram
             raise BadInput(f"{step.policy} needs frames to make its choice on: give it calibration frames")
         for frames in (calib if step.needs_calib else None, test):
             if step.needs_masks and frames is not None and not frames.has_masks:
-                raise BadInput(f"{step.policy} protects the person, and these pictures have no masks: see --masks")
+                raise BadInput(
+                    f"{step.policy} protects the person and these pictures have no masks: name some with --masks"
+                )
 
 
 def outline(model: Any) -> tuple[object, ...]:

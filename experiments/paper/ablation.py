@@ -35,7 +35,7 @@ from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
-from hmr.evaluation.measure import Measurement
+from hmr.evaluation.measure import Measurement, body_for
 from hmr.home import fasthmr_home
 from hmr.models.device import best_device
 
@@ -100,6 +100,7 @@ class Comparison:
         refuse_choosing_split(parse(data, masks=masks))
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
         refuse(self.model, (), None, self.opened)
+        body_for(self.opened, self.model)  # a body file that is missing is reported before anything is measured
         self.calib_data = choosing(calib) if calib else with_split(data, "calib")
         self.calib_frames, self.masks = calib_frames, masks
         self.depths: dict[str, int] = {}
