@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from experiments.cost import decoder_cost
+from experiments.cli.evaluate import decoder_cost
 from pydantic import ValidationError
 
 from compress.errors import BadInput
