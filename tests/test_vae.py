@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from experiments.cli.evaluate import decoder_cost
 from pydantic import ValidationError
 
 from compress.errors import BadInput
@@ -20,6 +19,7 @@ from diffusion.model.weights import read, save
 from diffusion.training.decoder import DecoderLoss
 from diffusion.training.run import GATE_MM
 from diffusion.training.vae import VAELoss, gate
+from experiments.cli.evaluate import decoder_cost
 from hmr.body.files import load_body
 from tests.motion import TINY
 
