@@ -256,7 +256,7 @@ class DecoderComparison:
         self.observer(entry.name, "", 0, 1)
         head, videos = self.head(entry), self.videos(entry.encoder, self.test.spec.split)
         self.heads[entry.name] = partial(head, max(videos, key=len))
-        with torch.inference_mode():
+        with torch.no_grad():
             guesses = [PosedBodies(head(v), v.said_betas) for v in videos]
         found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
         errors = errors_row(entry.name, found, self.test)
