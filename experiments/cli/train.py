@@ -30,10 +30,14 @@ def hmr(
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
+    from accelerate import PartialState
+
     from hmr.training.rendered import train_hmr
 
     log_to_stderr()
-    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
+    path = train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1)
+    if PartialState().is_main_process:
+        typer.echo(path)
 
 
 @train_app.command()

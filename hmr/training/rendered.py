@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from compress.choices import one_of
 from compress.training.checkpoint import reserve_folder
 from hmr.data.dataset import Frames
@@ -60,9 +62,10 @@ def train_hmr(
         **folders,
         **(GOING_ON if start else {}),
     )
-    reserve_folder(config, {}, HMRTask.noun)  # before an hour of drawing, not after
-    for field, data in wanted.items():
-        cached_frames(folders[field], data, tuple(data.identity["size"]), workers)
+    with PartialState().main_process_first():  # under `accelerate launch` the others find the frames drawn
+        reserve_folder(config, {}, HMRTask.noun)  # before an hour of drawing, not after
+        for field, data in wanted.items():
+            cached_frames(folders[field], data, tuple(data.identity["size"]), workers)
     return train(config)
 
 
