@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode

@@ -20,14 +20,14 @@ import torch
 
 import hmr
 from compress.context import Context, Observer, silent
+from compress.cost.macs import Cost
+from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.macs import Cost
 from compress.pipeline import applied, refuse, traced
 from compress.policies.recover import Recover
 from compress.policy import Plan, Policy
 from compress.provenance import commit
 from compress.recipe import Recipe
-from compress.timing import timed
 from experiments.paper.finding import Finding, sentence
 from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
