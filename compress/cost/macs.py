@@ -126,7 +126,7 @@ def operators(model: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
         found = analysis.by_module_and_operator()
     missed = [name for name in analysis.unsupported_ops() if any(word in name for word in PRODUCT_WORDS)]
     if missed:
-        raise NotImplementedError(f"compress.cost.macs has no handle for {', '.join(missed)}, which would count as nothing")
+        raise NotImplementedError(f"there is no handle for {', '.join(missed)}, which would count as nothing")
     return {name.removeprefix("model").removeprefix("."): count for name, count in found.items() if name}
 
 
