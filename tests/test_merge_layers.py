@@ -306,7 +306,7 @@ def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator,
 @settings(max_examples=30)
 @given(st.integers(0, 2**31), operators, st.data())
 def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None:
-    """Law 8: each block left is the operator on the originals of its run, and nothing else."""
+    """Each block that is left is the operator on the originals of its run, and nothing else."""
     depth = data.draw(st.integers(1, 8))
     windows, low = [], 0
     while low < depth:
@@ -324,7 +324,7 @@ def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None
 
 
 def test_no_acceptable_window_leaves_the_model_exactly_as_it_was() -> None:
-    """Law 1, and law 11: the plan says that it is empty."""
+    """Identity; and the plan is empty."""
     model = Model(Ramps(6))
     crop = Verdict().crops[0]
     before, blocks, out = snapshot(model), model.stack.blocks, encode(model.stack, crop).x

@@ -78,7 +78,7 @@ def test_window_left_open_at_the_first_block() -> None:
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from(["window", "greedy", "cka"]))
 def test_nothing_merges_where_no_merge_is_acceptable(seed: int, depth: int, strategy: search.Strategy) -> None:
-    """Law 1: threshold 0, and every merge costs something, nothing at all, or breaks the model."""
+    """Identity: threshold 0, and every merge costs something, nothing at all, or breaks the model."""
     costs = Random(seed).choices([0.0, 1.0, math.nan, math.inf], k=4)
     found = error_constrained(
         lambda w, _: 50.0 + Random(f"{seed}{w}").choice(costs) if w else 50.0,
