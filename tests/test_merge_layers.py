@@ -21,19 +21,10 @@ from torch import Tensor, nn
 
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.layer_search import Windows, error_constrained, runs_of
-from compress.policies.merge_layers import (
-    OPERATORS,
-    LayerPlan,
-    MergeLayers,
-    Trials,
-    drop,
-    frame_bytes,
-    kept_places,
-    mean,
-    merged_block,
-    slm,
-)
+from compress.layers.operators import OPERATORS, drop, mean, merged_block, slm
+from compress.layers.search import Windows, error_constrained, runs_of
+from compress.layers.trials import Trials, frame_bytes, kept_places
+from compress.policies.merge_layers import LayerPlan, MergeLayers
 from compress.policy import MadeFor
 from compress.stack import Schedule, encode
 from compress.tokens import Tokens
@@ -403,7 +394,7 @@ def test_layers_are_merged_before_tokens() -> None:
         ({"strategy": "greedy", "layers": 0}, "greater than or equal to 1"),
         ({"strategy": "explicit", "windows": [[1, 2]], "threshold_mm": 1.0}, "threshold_mm has no meaning"),
         ({"strategy": "cka", "commit_open_window": False}, "commit_open_window has no meaning"),
-        ({"operator": "median"}, "'slm', 'mean' or 'drop'"),
+        ({"operator": "median"}, "'slm', 'mean', 'drop' or 'linear'"),
         ({"treshold_mm": 1.0}, "not permitted"),
     ],
 )
