@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from compress.cost.macs import cost
 from compress.layers.least_squares import RIDGE, LinearBlock, Moments, fitted, least_squares
 from compress.layers.similarity import layer_similarity
-from compress.macs import cost
 from compress.stack import Schedule, encode, through
 from hmr.models.model import HMRModel, build
 from hmr.models.vit import ViT
