@@ -433,7 +433,7 @@ def test_cost_counts_each_part_once(family):
 @pytest.mark.parametrize("ranges", ["separate", "max", "min"])
 @torch.no_grad()
 def test_merged_tokens_are_turned_to_the_mean_of_their_patches(ranges):
-    """Positions of merged tokens by brute force: each token's angle from the mean row and column over its patches, one by one."""
+    """Positions of merged tokens by brute force: each angle from the mean row and column of a token's patches."""
     model = own("dinov3")
     model.module.rope_embed.normalize_coords = ranges
     applied(planned(MergeTokens(keep=15, per_layer=12), model), model)
