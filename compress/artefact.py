@@ -116,12 +116,12 @@ def save(
 def refuse_taken(folder: Path) -> None:
     """Raise BadInput where there is a file, or a folder with something in it, or nothing could be written."""
     if occupied(folder):
-        raise BadInput(f"{folder}: there is something already; name another folder")
+        raise BadInput(f"{folder}: already exists and is not empty; name another folder")
     if folder.exists():
         return
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
+        raise BadInput(f"{folder}: {above} is not a writable folder; name another one")
 
 
 def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
@@ -155,13 +155,13 @@ def checked(folder: Path) -> tuple[Manifest, tuple[Plan, ...], dict[str, bytes]]
     contents = {}
     for name in (*NEEDED, *sorted(set(manifest.files) - set(NEEDED))):
         if name not in manifest.files or Path(name).name != name:
-            raise BadInput(f"{folder / MANIFEST}: no artefact's list of files: {name!r}")
+            raise BadInput(f"{folder / MANIFEST}: not the file list of an artefact: {name!r}")
         contents[name] = read(folder / name)
         if sha256(contents[name]) != manifest.files[name]:
             raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
     plans = read_plans(folder, contents["plan.json"])
     if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
-        raise BadInput(f"{folder / MANIFEST}: the id is not that of these plans and weights: the file was changed")
+        raise BadInput(f"{folder / MANIFEST}: the id does not match the plans and weights: the file was changed")
     return manifest, plans, contents
 
 
@@ -176,7 +176,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: not the manifest of an artefact ({reason(error)})") from error
     if manifest.to_bytes() != content:
-        raise BadInput(f"{path}: it does not have the hash that it names: the file was damaged or changed")
+        raise BadInput(f"{path}: its hash does not match its content: the file was damaged or changed")
     return manifest
 
 
@@ -194,7 +194,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read, so this is no whole artefact ({error.strerror})") from error
+        raise BadInput(f"{path}: cannot be read, so this artefact is incomplete ({error.strerror})") from error
 
 
 def shaped(model: Any, plans: Sequence[Plan]) -> Any:

@@ -27,7 +27,7 @@ class Compressible(Protocol):
     grid: tuple[int, int]  # patches (rows, columns) of a crop
     head_needs: Literal["tokens", "grid"]
     schedule: Schedule  # what its forward pass hands to `encode`
-    protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is looked at
+    protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is used
 
     @property
     def stack(self) -> Stack: ...

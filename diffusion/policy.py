@@ -115,7 +115,7 @@ def refuse_other_bodies(model: Any) -> None:
     """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
     joints = model.head.joints
     if joints != JOINTS:
-        raise BadInput(f"the motion decoder knows SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
+        raise BadInput(f"the motion decoder needs SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
 
 
 def refuse_other_width(decoder: LatentDiffusionDecoder, model: Any, name: str) -> None:

@@ -79,7 +79,7 @@ def test_masks_reach_the_model(result):
 def test_a_table_is_json_and_text(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     table = paper_table(result)
-    assert table.row_count == 5 and "5 rows; the claim cannot be told here." in str(table.caption)
+    assert table.row_count == 5 and "5 rows; the claim is inconclusive here." in str(table.caption)
 
 
 def test_steps_that_do_not_fit_are_refused_before_anything_is_measured():

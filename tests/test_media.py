@@ -191,7 +191,7 @@ def test_what_is_not_there_is_said(tmp_path, folder):
             open_pictures(path, "calib", None, SIDE, (256, 192))
     with pytest.raises(BadInput, match="no split 'train'"):
         open_pictures(folder, "train", None, SIDE, (256, 192))
-    with pytest.raises(BadInput, match="none of blazepose, rfdetr, ultralytics"):
+    with pytest.raises(BadInput, match="nor one of blazepose, rfdetr, ultralytics"):
         segmenter("nothing")
 
 

@@ -471,7 +471,7 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
     told("3dpw", "name the folder that 3dpw lies in")
     told(f"3dpw@{tmp_path}/nowhere", "no such folder")
     told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
-    told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
+    told(f"3dpw:val@{root}", "sequenceFiles/validation is not a folder")
     told(f"emdb@{root}", "holds EMDB's P0 to P9")
     told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib: choices are made on this split")
     told(f"3dpw:tset@{root}", "did you mean 'test'")

@@ -177,5 +177,5 @@ def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusio
     try:
         decoder = LatentDiffusionDecoder(sizes, **facts, steps=steps, seed=seed)
     except TypeError as error:
-        raise BadInput(f"{path}: does not say what decoder it is ({error})") from error
+        raise BadInput(f"{path}: does not describe its decoder ({error})") from error
     return cast(LatentDiffusionDecoder, load_into(decoder, state, path))

@@ -40,7 +40,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any
             said = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
         if said.get("kind") != kind:
-            raise BadInput(f"{path}: holds {said.get('kind', 'no')} weights, and these are to be {kind}")
+            raise BadInput(f"{path}: holds {said.get('kind', 'no')} weights, expected {kind}")
         return state, Sizes.model_validate_json(said["sizes"]), {**json.loads(said["facts"])}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, ValidationError) as error:
         if isinstance(error, BadInput):

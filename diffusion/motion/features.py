@@ -96,7 +96,7 @@ def cached_features(
     if videos.fps is None:
         raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
     if model.family.condition is not None and videos[0].bbox_info is None:
-        raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
+        raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
     record_identity(folder / "cache.json", identity, "cache of features")
     found, body = [], load_body().to(next(model.parameters()).device)
     for i, frames in enumerate(spans(videos.recordings)):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def compress(
     recipe: RecipeName,
-    model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    model: Annotated[str, typer.Option(help="reference, reference-small or a checkpoint.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
     frames: FrameCount = None,
@@ -27,7 +27,7 @@ def compress(
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compress MODEL by RECIPE: its error and cost after each step, and a folder that loads anywhere."""
+    """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
     from compress.recipe import Recipe
 
     asked = Recipe.load(recipe)  # its mistakes are reported before a model is looked for

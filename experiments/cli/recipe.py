@@ -10,12 +10,12 @@ import typer
 
 from experiments.cli.options import AsJson, RecipeName
 
-recipe_app = typer.Typer(help="Recipes: what to do to a model.", no_args_is_help=True)
+recipe_app = typer.Typer(help="Recipes.", no_args_is_help=True)
 
 
 @recipe_app.command()
 def check(recipe: RecipeName, as_json: AsJson = False) -> None:
-    """Say what is wrong with a recipe: line, field and what was meant; looks at no model."""
+    """Check a recipe, without a model: every mistake with its line and field."""
     from compress.document import InvalidDocument
     from compress.recipe import Recipe
 
@@ -34,7 +34,7 @@ def check(recipe: RecipeName, as_json: AsJson = False) -> None:
 
 @recipe_app.command()
 def schema() -> None:
-    """The JSON Schema of recipes."""
+    """Print the JSON Schema of recipes."""
     from compress.recipe import schema
 
     sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

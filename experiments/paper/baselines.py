@@ -1,4 +1,4 @@
-"""What a sceptic puts beside a decoder: the pose head itself, trained on, and filters that were never trained.
+"""Baselines for a motion decoder: the pose head itself, fine-tuned, and filters without training.
 
 Each gives rotations of a video's frames from what the encoder says of them.
 """

@@ -1,4 +1,4 @@
-"""Tables of what each part of the decoder is worth: the paper's rows and a sceptic's, on the same frames.
+"""Tables of what each part of the decoder contributes, next to simpler baselines on the same frames.
 
 A table is data: ways to get rotations out of an encoder's features. What is trained is trained on the same features for
 the same steps and kept in $FASTHMR_HOME/decoders, so that tables share it and one that was killed goes on.
@@ -190,7 +190,7 @@ class DecoderComparison:
         """The VAE of a row, and its hash."""
         if (entry.latent or entry.representation != "hybrik") and not self.budget.vae_steps:
             raise BadInput(
-                "representations and latents are compared by VAEs of equal training: say how long with --vae-steps"
+                "representations and latents are compared by VAEs of equal training: give --vae-steps"
             )
         if self.budget.vae_steps:
             latent = dict(zip(("tokens", "dim"), entry.latent or (), strict=False))

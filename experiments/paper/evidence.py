@@ -65,7 +65,7 @@ def page(result: dict[str, Any]) -> str:
     )
 
 
-COUNTED = {True: "findings hold here", False: "do not hold here", None: "cannot be told"}
+COUNTED = {True: "findings hold here", False: "do not hold here", None: "are inconclusive"}
 
 
 def section(table: dict[str, Any]) -> dict[str, Any]:

@@ -76,17 +76,17 @@ class Study(Data):
     def _consistent(self) -> Self:
         self._recipe()
         if len({*self.objectives}) < max(2, len(self.objectives)):
-            raise misuse("objectives", "objectives are two or more, each once")
+            raise misuse("objectives", "name two or more objectives, each once")
         if "mpjpe_mm" not in self.objectives or not {*COSTS} & {*self.objectives}:
-            raise misuse("objectives", "objectives are an error, mpjpe_mm, against a cost, macs or latency_ms")
+            raise misuse("objectives", "objectives need an error, mpjpe_mm, and a cost, macs or latency_ms")
         if ":" in self.data.partition("@")[0]:
-            raise misuse("data", f"'{self.data}' names a split: leave it out, each has its part in a study")
+            raise misuse("data", f"'{self.data}' names a split: leave it out, a study uses calib, val and test")
         if any(isinstance(step, Recover) for step in self.steps):
-            raise misuse("steps", "a trial has no time to recover: write recover: beside steps, for the best points")
+            raise misuse("steps", "trials do not recover: write recover: beside steps, for the best points")
         if any(isinstance(step, DiffusionDecoder) for step in self.steps):
-            raise misuse("steps", "a decoder knows one encoder, each trial makes another: leave diffusion_decoder out")
+            raise misuse("steps", "a decoder fits one encoder, each trial makes another: leave diffusion_decoder out")
         if not self.knobs():
-            raise misuse("steps", "there is no knob in these steps, so there is nothing to search")
+            raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         for name, span in self.space.items():
             narrowed(name, span, self.knobs())
         return self
@@ -136,7 +136,7 @@ class Study(Data):
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
             if any(isinstance(step, DiffusionDecoder) for step in steps):
-                raise BadInput(f"baselines: {name} has a decoder, which a study does not train: name one without")
+                raise BadInput(f"baselines: {name} has a decoder, which a study cannot train: name one without")
         sets: dict[str, tuple[Policy, ...]] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER}
         sets |= named
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
@@ -176,7 +176,7 @@ def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob]) -> 
     inside = knob.low <= low <= high <= knob.high
     if not (on_grid and inside and step > 0 and (step / knob.step).is_integer() and ((high - low) / step).is_integer()):
         goes = ", ".join(knob.choices) if knob.choices else f"{knob.low} to {knob.high} in steps of {knob.step}"
-        raise misuse("space", f"{name}: {list(span)} is no part of the knob, which goes {goes}")
+        raise misuse("space", f"{name}: {list(span)} is not part of the knob's range, {goes}")
     kind = int if knob.whole else float
     return Knob(kind(low), kind(high), kind(step), knob.choices)
 

@@ -238,7 +238,7 @@ def of_artefact(folder: Path) -> tuple[Record, Record]:
         none = Recipe(schema_version=1, name=recipe.name, steps=())
         return of_row(first, none, (), stored["provenance"]), of_row(last, recipe, plans, stored["provenance"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
+        raise BadInput(f"{folder}: not a folder with measurements of `fasthmr compress`: {error}") from error
 
 
 def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: dict[str, Any]) -> Record:

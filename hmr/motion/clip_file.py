@@ -108,7 +108,7 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
     found = []
     for entry in (entry for entry in read_file(path).clips if entry.split == split):
         if entry.frames:
-            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE learns from clips without")
+            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE is trained on clips without")
         arrays = arrays_of(path, entry, ("rotations", "translation"))
         family = family_of(entry.name)
         where, fps = str(path), entry.fps
