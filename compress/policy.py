@@ -146,6 +146,9 @@ class Policy(Data, ABC):
     # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
     stage: ClassVar[int] = 1
 
+    trains: ClassVar[bool] = False  # its `apply` trains the model: a search leaves it to the best recipes
+    model_specific: ClassVar[bool] = False  # it takes weights that were trained for the model of the steps before it
+
     policy: str
 
     makes: ClassVar[type[Plan]]  # what `plan` returns

@@ -24,6 +24,7 @@ class DiffusionDecoder(Policy):
     """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
 
     stage: ClassVar[int] = 4
+    model_specific: ClassVar[bool] = True
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
     weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote, or a shipped name")

@@ -105,7 +105,7 @@ def test_what_is_made_by_hand_goes_first_each_recipe_once():
 
 
 def test_a_baseline_with_a_decoder_is_refused():
-    with pytest.raises(BadInput, match="fasthmr-reference-video has a decoder"):
+    with pytest.raises(BadInput, match="fasthmr-reference-video has diffusion_decoder"):
         study(STUDY + "baselines: [fasthmr-reference-video]\n").made_by_hand()
 
 
@@ -130,7 +130,7 @@ def test_a_baseline_with_a_decoder_is_refused():
         (("space:", "recover: {points: 1}\nspace:"), 9, "recover.points", "either minutes or steps"),
         (("space:", "recover: {minuts: 1}\nspace:"), 9, "recover.minuts", "no key"),
         (("space:", "max_error_mm: -1\nspace:"), 9, "max_error_mm", "greater than 0"),
-        (("space:", "  - {policy: diffusion_decoder, weights: decoder}\nspace:"), 5, "steps", "fits one encoder"),
+        (("space:", "  - {policy: diffusion_decoder, weights: decoder}\nspace:"), 5, "steps", "fits one model"),
     ],
 )
 def test_mistakes_have_their_line_and_field(change, line, field, message):

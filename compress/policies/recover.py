@@ -51,6 +51,7 @@ class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
     stage: ClassVar[int] = 2
+    trains: ClassVar[bool] = True
 
     policy: Literal["recover"] = "recover"
 

@@ -30,11 +30,11 @@ def compress(
     """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
     from compress.recipe import Recipe
 
-    asked = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
+    steps = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
         counts = {"test": frames, "calib": calib_frames or frames}
-        result = compressed(asked, model, data, out, counts, label_free, masks, progress_callback(bar))
+        result = compressed(steps, model, data, out, counts, label_free, masks, progress_callback(bar))
     print_result(result, as_json, steps_table)
 
 

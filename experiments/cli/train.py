@@ -131,8 +131,8 @@ def log_to_stderr() -> None:
 
 def reconstruction_table(result: dict[str, Any]) -> Table:
     """The gate, for people."""
-    held = "motion families held out of training, 95 % t intervals over pieces"
-    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
+    caption = "motion families held out of training, 95 % t intervals over pieces"
+    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=caption)
     shown.add_column("split")
     shown.add_column("MPJPE mm", justify="right")
     for split, found in result["mpjpe_mm"].items():

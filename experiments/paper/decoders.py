@@ -224,19 +224,19 @@ class DecoderComparison:
             decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
             task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
             if entry.head == "start":
-                return lambda video: decoder.video(video.features, video.said_betas)
+                return lambda video: decoder.video(video.features, video.predicted_betas)
             trained: Any = train(task.of(FrameHead(model.head)), config).weights
             head = trained.head.cpu()
             return lambda video: head(video.features)
         predictor: Predictor = entry.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, entry.objective)
         found = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
-        return lambda video: found.video(video.features, video.said_betas)
+        return lambda video: found.video(video.features, video.predicted_betas)
 
     def head(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
         """What a row's head does to a video."""
         if entry.head == "own":
-            return lambda video: video.said_rotations
+            return lambda video: video.predicted_rotations
         if entry.head not in FILTERS:
             return self.trained(entry)
         val = self.videos(entry.encoder, "val")
@@ -247,7 +247,8 @@ class DecoderComparison:
     def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
         """MPJPE in mm over videos."""
         pairs = [
-            (self.body.skeleton(head(v, FPS), v.said_betas), self.body.skeleton(v.rotations, v.betas)) for v in videos
+            (self.body.skeleton(head(v, FPS), v.predicted_betas), self.body.skeleton(v.rotations, v.betas))
+            for v in videos
         ]
         return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
 
@@ -257,7 +258,7 @@ class DecoderComparison:
         head, videos = self.head(entry), self.videos(entry.encoder, self.test.spec.split)
         self.heads[entry.name] = partial(head, max(videos, key=len))
         with torch.no_grad():
-            guesses = [PosedBodies(head(v), v.said_betas) for v in videos]
+            guesses = [PosedBodies(head(v), v.predicted_betas) for v in videos]
         found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
         errors = errors_row(entry.name, found, self.test)
         rise = paired(found, baseline or found, self.test.recordings)

@@ -17,7 +17,6 @@ from compress.policies.recover import Recover
 from compress.policy import Data, Knob, Policy, misuse
 from compress.recipe import Recipe
 from compress.registry import Step, policy_in
-from diffusion.policy import DiffusionDecoder
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
 Sampler = Literal["tpe", "nsga2", "random"]
@@ -81,10 +80,11 @@ class Study(Data):
             raise misuse("objectives", "objectives need an error, mpjpe_mm, and a cost, macs or latency_ms")
         if ":" in self.data.partition("@")[0]:
             raise misuse("data", f"'{self.data}' names a split: leave it out, a study uses calib, val and test")
-        if any(isinstance(step, Recover) for step in self.steps):
-            raise misuse("steps", "trials do not recover: write recover: beside steps, for the best points")
-        if any(isinstance(step, DiffusionDecoder) for step in self.steps):
-            raise misuse("steps", "a decoder fits one encoder, each trial makes another: leave diffusion_decoder out")
+        for step in self.steps:
+            if step.trains:
+                raise misuse("steps", f"trials do not train: leave {step.policy} out, or write it beside steps")
+            if step.model_specific:
+                raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
         if not self.knobs():
             raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         for name, span in self.space.items():
@@ -123,20 +123,20 @@ class Study(Data):
 
     def drawn(self, values: dict[str, Any]) -> Recipe:
         """The recipe of values by `policy.field`; raises BadInput where they contradict each other."""
-        said = words(values, self.ranges())
+        chosen = words(values, self.ranges())
         try:
-            steps = tuple(turned(step, said) for step in self.steps)
+            steps = tuple(turned(step, chosen) for step in self.steps)
             return Recipe(schema_version=1, name=self.name, steps=steps)
         except ValidationError as error:
-            raise BadInput(f"{said}: {error.errors()[0]['msg']}") from error
+            raise BadInput(f"{chosen}: {error.errors()[0]['msg']}") from error
 
     def made_by_hand(self) -> dict[str, Recipe]:
         """The baselines, that are measured before anything is drawn: by what they are."""
         alone = {f"{step.policy} alone": (step,) for step in self.steps}
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
-            if any(isinstance(step, DiffusionDecoder) for step in steps):
-                raise BadInput(f"baselines: {name} has a decoder, which a study cannot train: name one without")
+            if specific := [step.policy for step in steps if step.model_specific]:
+                raise BadInput(f"baselines: {name} has {specific[0]}, trained for another model: name a recipe without")
         sets: dict[str, tuple[Policy, ...]] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER}
         sets |= named
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}

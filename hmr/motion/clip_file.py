@@ -84,15 +84,15 @@ def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDAr
     """The arrays of a clip of a file `path`; raises BadInput where one that is wanted is missing or odd."""
     file = path.parent / entry.arrays
     try:
-        held = load_file(file)
+        arrays = load_file(file)
     except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not know
         raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
-    count = len(entry.frames) or (*held.get("rotations", np.zeros(0)).shape, 0)[0]
-    for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
-        shape = held[name].shape if name in held else None
-        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
+    count = len(entry.frames) or (*arrays.get("rotations", np.zeros(0)).shape, 0)[0]
+    for name in sorted({*wanted, *(arrays.keys() & SHAPES.keys())}):
+        shape = arrays[name].shape if name in arrays else None
+        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(arrays[name]).all():
             raise BadInput(f"{file}: {name} has to be finite, of shape {(count, *SHAPES[name])}; it is {shape}")
-    return {name: held[name].astype(np.float32) for name in wanted}
+    return {name: arrays[name].astype(np.float32) for name in wanted}
 
 
 def contents(path: Path) -> bytes:
@@ -235,6 +235,6 @@ def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder
     height, width = samples[0].image.shape[:2]
     arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
     arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
-    held = f"{place}.safetensors"
-    atomic_write(folder / held, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
-    return Entry(name=name, split=split, fps=fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name
+    file = f"{place}.safetensors"
+    atomic_write(folder / file, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+    return Entry(name=name, split=split, fps=fps, arrays=file, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name
