@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress.atomic import atomic_folder, occupied
 from compress.errors import BadInput
-from compress.policy import Data, Plan
+from compress.policy import FrozenModel, Plan
 from compress.registry import plan_of
 
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 NEEDED = ("recipe.yaml", "plan.json", "model.safetensors", "card.md")
 
 
-class Base(Data):
+class Base(FrozenModel):
     """The model that was compressed."""
 
     name: str
@@ -36,7 +36,7 @@ class Base(Data):
     sha256: str  # of its weights
 
 
-class Origin(Data):
+class Origin(FrozenModel):
     """Where an artefact comes from."""
 
     base: Base
@@ -45,7 +45,7 @@ class Origin(Data):
     versions: dict[str, str]
 
 
-class Manifest(Data):
+class Manifest(FrozenModel):
     """What manifest.json says. Its own hash stands in it too, so that no byte of the folder goes unchecked."""
 
     schema_version: Literal[1] = 1
@@ -137,12 +137,13 @@ def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
         state = from_bytes(contents.pop("model.safetensors"))
     except SafetensorError as error:
         raise BadInput(f"{folder / 'model.safetensors'}: not a safetensors file ({error})") from error
+    base = manifest.origin.base
     if not isinstance(build, nn.Module):
         with torch.device("meta"):  # sizes that ask for a giant are found out before they take the memory
-            fit(folder, shaped(build(manifest.origin.base.architecture, manifest.origin.base.sizes), plans), state)
-        build = build(manifest.origin.base.architecture, manifest.origin.base.sizes)
+            require_state(folder, shaped(build(base.architecture, base.sizes), plans), state)
+        build = build(base.architecture, base.sizes)
     model = shaped(build, plans)
-    fit(folder, model, state)
+    require_state(folder, model, state)
     model.load_state_dict(state)
     for plan in plans:
         plan.verify(model)
@@ -204,7 +205,7 @@ def shaped(model: Any, plans: Sequence[Plan]) -> Any:
     return model
 
 
-def fit(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+def require_state(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise BadInput where keys, shapes or types of `state` are not exactly the model's."""
     wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
     given = {name: (value.shape, value.dtype) for name, value in state.items()}

@@ -9,7 +9,7 @@ import torch
 
 from compress.context import Context, silent
 from compress.errors import BadInput
-from compress.pipeline import applied
+from compress.pipeline import run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from experiments.cli.paper import paper_table
@@ -185,7 +185,7 @@ def counted(steps) -> int:
     """True MACs of the reference model after steps."""
     with torch.device("meta"):
         model = build("reference").eval()
-    return applied(model, tuple(steps), Context(model)).cost().macs.true
+    return run_all_steps(model, tuple(steps), Context(model)).cost().macs.true
 
 
 def as_given(step):

@@ -23,7 +23,7 @@ def evaluate(
     frames: FrameCount = None,
     mocap: Mocap = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Also report the paired difference to the error of this model.")
+        str | None, typer.Option(metavar="MODEL", help="Another model: also report the paired difference of errors from it.")
     ] = None,
     label_free: LabelFree = False,
     masks: Masks = None,
@@ -47,7 +47,7 @@ def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson =
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, an architecture such as hmr2, or decoder-paper.")],
+    model: Annotated[str, typer.Argument(help="A model, the name of an architecture such as hmr2, or decoder-paper.")],
     recipe: Annotated[
         str | None, typer.Option(help="Count the model after this recipe, which must not need calibration frames.")
     ] = None,
@@ -128,13 +128,13 @@ def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
     """
     import hmr
     from compress.context import Context
-    from compress.pipeline import applied
+    from compress.pipeline import run_all_steps
     from compress.provenance import provenance
     from hmr.models.cost import measured_cost
     from hmr.models.device import best_device
 
     original = hmr.load(name, weightless=True)
-    model = applied(original, steps, Context(original))
+    model = run_all_steps(original, steps, Context(original))
     timed = {"latency_ms": None, "peak_memory_bytes": None}
     if not original.encoder.is_meta:
         timed = measured_cost(model.to(best_device()))

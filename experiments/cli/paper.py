@@ -24,7 +24,7 @@ def paper(
     frames: FrameCount = None,
     calib: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Data to make choices on, where --data has only a test split, as emdb."),
+        typer.Option(metavar="DATA", help="Data to make choices on, where --data has only a test split, such as emdb."),
     ] = None,
     calib_frames: CalibFrames = None,
     masks: Masks = None,

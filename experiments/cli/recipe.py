@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from experiments.cli.options import AsJson, RecipeName
+from experiments.cli.output import print_result
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 recipe_app = typer.Typer(help="Recipes.", no_args_is_help=True)
 
@@ -30,6 +35,34 @@ def check(recipe: RecipeName, as_json: AsJson = False) -> None:
         sys.stdout.write(json.dumps({"valid": True, "errors": []}) + "\n")
     else:
         typer.echo(f"{found.name}: {len(found.steps)} steps, id {found.id}")
+
+
+@recipe_app.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """List the shipped recipes with their steps."""
+    from rich.table import Table
+
+    from compress.recipe import Recipe, shipped_recipes
+
+    recipes = [Recipe.load(name) for name in shipped_recipes()]
+    steps = [[step.policy for step in recipe.steps] for recipe in recipes]
+    result = {"recipes": [{"name": r.name, "id": r.id, "steps": s} for r, s in zip(recipes, steps, strict=True)]}
+
+    def table(result: dict[str, Any]) -> Table:
+        shown = Table("recipe", "steps")
+        for row in result["recipes"]:
+            shown.add_row(row["name"], ", ".join(row["steps"]))
+        return shown
+
+    print_result(result, as_json, table)
+
+
+@recipe_app.command()
+def show(recipe: RecipeName) -> None:
+    """Print a recipe as YAML, to start one of your own from."""
+    from compress.recipe import Recipe
+
+    sys.stdout.write(Recipe.load(recipe).text)
 
 
 @recipe_app.command()

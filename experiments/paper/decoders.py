@@ -23,7 +23,7 @@ import hmr
 from compress.context import Context, Observer, silent
 from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.pipeline import applied
+from compress.pipeline import run_all_steps
 from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.provenance import provenance
@@ -162,7 +162,7 @@ class DecoderComparison:
     def encoder(self, form: Encoder) -> HMRModel:
         """The model after the steps that its form means."""
         if form not in self.encoders:
-            self.encoders[form] = applied(self.model, self.steps(form), self.context.fresh()).eval()
+            self.encoders[form] = run_all_steps(self.model, self.steps(form), self.context.fresh()).eval()
         return self.encoders[form]
 
     def steps(self, form: Encoder) -> list[Policy]:

@@ -14,7 +14,7 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover
-from compress.policy import Data, Knob, Policy, misuse
+from compress.policy import FrozenModel, Knob, Policy, misuse
 from compress.recipe import Recipe
 from compress.registry import Step, policy_in
 
@@ -24,7 +24,7 @@ COSTS = ("macs", "latency_ms")
 Span = tuple[float | str, ...]  # [low, high] or [low, high, step]
 
 
-class Split(Data):
+class Split(FrozenModel):
     """At most so many frames of each split: calib decides inside a trial, val between trials, test only reports."""
 
     calib: int | None = Field(None, ge=1)
@@ -32,7 +32,7 @@ class Split(Data):
     test: int | None = Field(None, ge=1)
 
 
-class Best(Data):
+class Best(FrozenModel):
     """What happens to the best points of the front: recovery, which no trial of the search has time for."""
 
     points: int = Field(2, ge=1, description="those that the front would lose most without (hypervolume)")
@@ -51,7 +51,7 @@ class Best(Data):
         return self
 
 
-class Study(Data):
+class Study(FrozenModel):
     """The space is that of the knobs of `steps`, `MODEL` and `DATA` as on the command line."""
 
     schema_version: int = Field(ge=1, le=1)
