@@ -23,7 +23,7 @@ def evaluate(
     frames: FrameCount = None,
     mocap: Mocap = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model: also report the paired difference of errors from it.")
+        str | None, typer.Option(metavar="MODEL", help="Another model, for the paired difference in error.")
     ] = None,
     label_free: LabelFree = False,
     masks: Masks = None,

@@ -27,7 +27,7 @@ Masks = Annotated[
     ),
 ]
 FrameCount = Annotated[int | None, typer.Option(min=1, help="Use at most this many frames.")]
-CalibFrames = Annotated[int | None, typer.Option(min=1, help="Make choices on at most this many frames; by default --frames.")]
+CalibFrames = Annotated[int | None, typer.Option(min=1, help="Make choices on at most this many frames.")]
 Mocap = Annotated[
     Path | None,
     typer.Option(
