@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
 from hmr.data.dataset import Frames
-from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, picture, seen_by
+from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, seen_by
 from hmr.data.sample import Sample
+from hmr.media.picture import picture
 
 Doubles = NDArray[np.float64]
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": "neutral", "neutral": "neutral"}

@@ -22,6 +22,8 @@ from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, LandmarkNetwork
 from hmr.data.crop import cut
 from hmr.data.pictures import Corners, Photo, Segmenter
 from hmr.home import fasthmr_home
+from hmr.media.mask import person
+from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ LARGEST = 64 * 1024**2  # bytes of a tflite file; those above have 6.4 and 3 MB
 
 
 class MaskFiles:
-    """Masks beside the pictures: the same name with .png, in another folder; white, or any number above 127, is the
-    person."""
+    """Masks beside the pictures: the same name with .png, in another folder, read as `hmr.media.mask.person` does."""
 
     needs_box = False
 
@@ -43,25 +44,27 @@ class MaskFiles:
         self.folder, self.name = folder, f"files in {folder.name}"
 
     def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
-        """None where there is no file. Raises BadInput for one that is not a picture or of another size."""
+        """None where there is no file. Raises BadInput for one that is not a picture or of another shape."""
         file = (self.folder / photo.name).with_suffix(".png") if Path(photo.name).suffix else self.frame(photo.name)
         if not file.is_file():
             return None
-        try:
-            with Image.open(file) as image:
-                height, width = photo.image.shape[:2]
-                if image.size != (width, height):
-                    raise BadInput(f"{file}: {image.width} x {image.height} pixels, its picture has {width} x {height}")
-                found = np.asarray(image.convert("L")) > 127
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, BadInput):
-                raise
-            raise BadInput(f"{file}: not a mask that can be read ({error})") from error
+        found = at_size(person(file), photo.image.shape[:2], file)
         return within(found, box) if box else found
 
     def frame(self, number: str) -> Path:
         """Of a video: the frame's number, from 0, with or without zeros before it."""
         return next((p for p in self.folder.glob(f"*{number}.png") if p.stem.lstrip("0") == number.lstrip("0")), Path())
+
+
+def at_size(mask: Mask, size: tuple[int, int], file: Path) -> Mask:
+    """A mask (h, w) as large as its picture (H, W); raises BadInput where it is not the same at another scale."""
+    (height, width), (h, w) = size, mask.shape
+    if (h, w) == (height, width):
+        return mask
+    if abs(h * width - w * height) > max(width, height) / 2 + max(w, h) / 2:  # half a pixel is lost in rounding
+        raise BadInput(f"{file}: {w} x {h} pixels, its picture has {width} x {height}")
+    say_once(file.parent, "masks are of another size than their pictures and are scaled to it")
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 class BlazePose:

@@ -24,8 +24,10 @@ from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec, Frames
-from hmr.data.pictures import Side, picture
+from hmr.data.pictures import Side
 from hmr.data.sample import Place, Sample, known
+from hmr.media.mask import person
+from hmr.media.picture import picture
 from hmr.motion.amass import betas_of, read_amass
 from hmr.motion.clip import MotionClip, family_of
 from hmr.motion.recordings import split_of
@@ -157,10 +159,10 @@ def cut_out(
     centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
     mask = None
     if entry.masks:
-        person = picture(path.parent / entry.masks[frame])[..., 0]
-        if person.shape != image.shape[:2]:
+        visible = person(path.parent / entry.masks[frame])
+        if visible.shape != image.shape[:2]:
             raise BadInput(f"{path}: {entry.masks[frame]} is of another size than {entry.frames[frame]}")
-        mask = cut(person, centre, square, size) > 127
+        mask = cut(visible.astype(np.uint8) * 255, centre, square, size) > 127
     place = Place(centre, square, image.shape[:2], entry.focal)
     labels = {name: arrays[name][frame] for name in ("rotations", "betas")}
     return Sample(cut(image, centre, square, size), entry.name, mask, place, **labels)
