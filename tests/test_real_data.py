@@ -419,7 +419,7 @@ def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr,
     assert "CameraHMR in" in printed and "73.3" in printed
     deep = save(build("reference-small", {"depth": 3}), tmp_path / "deep.safetensors")
     code, out, err = fasthmr("paper", "tab11", "--model", deep, *words[4:], "--calib", "synth")
-    assert (code, out) == (2, "") and "these pictures have no masks: name some with --masks" in err
+    assert (code, out) == (2, "") and "these pictures have no masks: give --masks" in err
 
 
 def test_a_table_on_3dpw_decides_on_its_training_sequences(fasthmr, home, weights, tmp_path):
