@@ -209,7 +209,7 @@ def odd_pickles() -> dict[str, tuple[Any, str]]:
         "extension_code": ((b"\x80\x02\x82\x01.", []), "extension"),
         "tensor_beyond_storage": ((claims, tensor[1]), "reaches beyond"),
         "storage_not_there": ((tensor[0], []), "storage '0'"),
-        "storage_too_short": ((tensor[0], [b"\0" * 4]), "shorter than it says"),
+        "storage_too_short": ((tensor[0], [b"\0" * 4]), "shorter than declared"),
         "key_that_doubles": ((b"\x80\x02}" + doubling() + b"Ns.", []), "tuple as a key"),
         "keys_that_double": ((b"\x80\x02}(" + doubling() + b"Nu.", []), "tuple as a key"),
         "old_dict_of_doubling_keys": ((b"\x80\x02(" + doubling() + b"Nd.", []), "tuple as a key"),

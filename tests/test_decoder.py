@@ -252,7 +252,8 @@ def test_pictures_depth_and_time_are_of_the_decoded_model():
     assert len(whole["rows"]) == len(model.encoder.stack.blocks)
     calls = model.calls()
     assert calls.keys() == {"frame", "decoder"} and calls["decoder"][0] == TINY.frames
-    assert calls["decoder"][1]().shape == (TINY.frames, 24, 3, 3)
+    rotations = calls["decoder"][1]()
+    assert isinstance(rotations, torch.Tensor) and rotations.shape == (TINY.frames, 24, 3, 3)
 
 
 def test_the_body_is_no_part_of_the_weights():

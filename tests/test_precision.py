@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from compress.policies import precision
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Dtype, Int8Linear, Precision
@@ -140,7 +140,7 @@ def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
 @both
 def test_weights_of_another_type_are_refused(dtype, tmp_path):
     with pytest.raises(BadInput, match="do not fit"):
-        artefact.fit(tmp_path, model(dtype), dict(model().state_dict()))
+        artefact.require_state(tmp_path, model(dtype), dict(model().state_dict()))
 
 
 def test_float32_is_an_empty_plan():
@@ -158,7 +158,7 @@ def test_int8_without_torchao_is_refused_before_anything_is_done(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name))
     made = model()
-    for act in (Precision(dtype="int8").check, plan.shape, plan.apply):
+    for act in (Precision(dtype="int8").check, plan.shape, lambda other: applied(plan, other)):
         with pytest.raises(BadInput, match="needs torchao, which is not installed"):
             act(made)
     assert not any(isinstance(layer, Int8Linear) for layer in made.modules())

@@ -68,25 +68,12 @@ def place(tmp_path_factory, patched):
     patched.chdir(folder)
     patched.setenv("FASTHMR_HOME", str(folder / "home"))
     patched.delenv("FASTHMR_MOCAP", raising=False)
-    patched.setattr(lab.Recovery, "__init__", few_pictures(lab.Recovery.__init__))
+    patched.setattr("hmr.evaluation.measure.RECOVERY_FRAMES", 2)  # thousands take a minute to open
     for i, name in enumerate(("tiny", "other")):
         torch.manual_seed(i)
         save(build("reference", TINY), Path(f"{name}.safetensors"))
     Path("tiny.yaml").write_text(STUDY)
     return folder
-
-
-def few_pictures(made):
-    """Recovery that learns from two pictures: thousands take a minute to open."""
-
-    def begin(self, model, body, *taught):
-        from experiments.recover import DATA
-
-        from hmr.data.datasets import open_data
-
-        made(self, model, body, open_data(DATA, 2, size=(256, 192)))
-
-    return begin
 
 
 def command(capsys, patch, *words: object) -> tuple[int | str | None, str, str]:
@@ -108,9 +95,9 @@ def done(place):
     measured: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab.Lab, "measure", counted(lab.Lab.measure, measured))
-        asked = read_study("tiny.yaml")
-        trials = search.search(search.Job(asked, storage.default_storage("tiny"), TRIALS))
-    return storage.loaded(asked, storage.default_storage("tiny")), trials, measured
+        spec = read_study("tiny.yaml")
+        trials = search.search(search.Job(spec, storage.default_storage("tiny"), TRIALS))
+    return storage.loaded(spec, storage.default_storage("tiny")), trials, measured
 
 
 def counted(measure, seen):
@@ -168,7 +155,7 @@ def test_a_record_can_be_traced(done):
 
 
 def test_the_front_and_what_is_made_by_hand_are_measured_on_test_too(done):
-    told = front.of_study("tiny.yaml", None)
+    told = front.study_results("tiny.yaml", None)
     for t in told.trials:
         if t.record and (t in told.front or t.name):
             assert t.test and t.test.provenance["data"]["split"] == "test"
@@ -203,7 +190,7 @@ def better(one, two):
 
 
 def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, monkeypatch, tmp_path):
-    told = front.of_study("tiny.yaml", None)
+    told = front.study_results("tiny.yaml", None)
     point = next(t for t in told.front if not t.name and t.record and len(t.record.recipe.steps) == 3)
     assert point.record and point.test
     (name, shown), *_ = front_page.copied(point)
@@ -232,26 +219,26 @@ def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, r
     code, out, _ = run("report", "tiny.yaml", tmp_path / "same", "--out", tmp_path / "both", "--json")
     assert code == 0 and json.loads(out)["rivals"][-1]["test_values"] == said["trials"][1]["values"]
     code, _, err = run("report", "tiny.yaml", tmp_path / "fewer", "--out", tmp_path / "mixed")
-    assert code == 2 and "cannot stand in one front" in err and not (tmp_path / "mixed").exists()
+    assert code == 2 and "cannot be compared in one front" in err and not (tmp_path / "mixed").exists()
 
 
 def test_the_layer_search_is_walked_once(done, place):
-    journals = list((place / "home" / "searches" / "studies").glob("*.jsonl"))
+    journals = list((place / "home" / "shared-searches").glob("*.jsonl"))
     lines = [line for journal in journals for line in journal.read_text().splitlines()]
     assert len(lines) == len({json.dumps(json.loads(line)["windows"]) for line in lines}) > 5
 
 
 def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
-    asked = small("walked").asked
-    step = asked.steps[0].model_copy(update={"layers": 2})
+    spec = small("walked").spec
+    step = spec.steps[0].model_copy(update={"layers": 2})
     found = []
     for worker in range(3):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
-        monkeypatch.setattr(lab.os, "getpid", lambda: worker)  # noqa: B023  # called in this turn
-        mine = lab.Lab(asked)
-        found.append(planned(mine, step, mine.copy(), []).decided())
-    alone = lab.Lab(asked)
-    assert found == [planned(step, alone.copy(), alone.judge).decided()] * 3
+        monkeypatch.setattr("compress.layers.search.os.getpid", lambda: worker)  # noqa: B023  # called in this turn
+        mine = lab.Lab(spec)
+        found.append(step.plan(mine.model, mine.context).decided())
+    alone = lab.Lab(spec)
+    assert found == [planned(step, alone.model, alone.context.judge).decided()] * 3
 
 
 def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
@@ -268,7 +255,7 @@ def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
             assert row["commit"] == t.record.provenance["commit"]
     recovered = [Recipe.load(str(path)) for path in (tmp_path / "out").glob("*-recovered.yaml")]
     assert [recipe.steps[-1].policy for recipe in recovered] == ["recover"]
-    for t in front.of_study("tiny.yaml", None).front:
+    for t in front.study_results("tiny.yaml", None).front:
         assert t.record
         steps = Recipe.load(str(tmp_path / f"out/{t.number}.yaml")).steps
         assert [step.policy for step in steps] == [step.policy for step in t.record.recipe.steps]
@@ -290,12 +277,12 @@ def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
     monkeypatch.chdir(place)
     job = small("strict", ("space:", "max_error_mm: 1.0\nspace:"))
     trials = search.search(job)
-    study = storage.loaded(job.asked, job.storage)
+    study = storage.loaded(job.spec, job.storage)
     assert [t.state for t in study.trials[:3]] == [TrialState.COMPLETE] * 3 and study.best_trials == []
     for t in trials:
         assert t.state == "infeasible" and t.record
         assert t.violation == pytest.approx(t.record.mpjpe_mm.mean - 1.0)
-    assert front.result(front.of_study("strict.yaml", None))["front"] == []
+    assert front.result(front.study_results("strict.yaml", None))["front"] == []
 
 
 def test_without_labels_the_original_is_right(place, monkeypatch):
@@ -304,7 +291,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
     trials = search.search(search.Job(**{**job.__dict__, "trials": 2, "label_free": True}))
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
-    told = front.story(["free.yaml"])
+    told = front.load_results(["free.yaml"])
     assert "--label-free" in front_page.command(told, trials[1].record, "1")
     assert {*told.rivals["other.safetensors"]} == {"val", "test"}
 
@@ -312,7 +299,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
 def test_acceleration_needs_videos(place, monkeypatch):
     monkeypatch.chdir(place)
     with pytest.raises(
-        BadInput, match="accel_mm_per_frame2 needs every frame of videos, and synth:val has single ones"
+        BadInput, match="accel_mm_per_frame2 needs videos, and synth:val has single ones"
     ):
         search.search(small("calm", ("space:", "objectives: [macs, mpjpe_mm, accel_mm_per_frame2]\nspace:")))
 
@@ -337,8 +324,8 @@ def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
     monkeypatch.setattr(storage, "GRACE", 1)
     job = small("dead")
     study = search.opened(job)
-    search.claimed(study, job, lab.Lab(job.asked))
-    search.enqueue_baselines(study, job.asked)
+    search.record_purpose(study, job, lab.Lab(job.spec))
+    search.enqueue_baselines(study, job.spec)
     with_heartbeat, without = study.ask(), study.ask()
     storage.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
     with_heartbeat.set_user_attr(search.RECIPE_ID, "what it was about to measure")
@@ -374,12 +361,12 @@ def test_workers_that_are_processes_finish_together(place, monkeypatch):
     monkeypatch.chdir(place)
     job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
     trials = search.search(job)
-    study = storage.loaded(job.asked, job.storage)
+    study = storage.loaded(job.spec, job.storage)
     assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
     ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
     assert len(ids) == len({*ids})
-    assert all(t.test for t in front.of_study("both.yaml", None).front)
+    assert all(t.test for t in front.study_results("both.yaml", None).front)
 
 
 def test_a_workers_bad_input_is_the_commands(place, run):
@@ -408,15 +395,15 @@ def reporting(job, pipe):
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_samplers_learn_from_what_was_drawn_and_repeat(name):
-    asked = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
+    spec = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
 
     def drawn() -> list[dict[str, float]]:
         storage.quiet()
-        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(asked))
-        study.enqueue_trial({}, user_attrs={search.RECIPE: asked.recipe.model_dump(mode="json")})
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(spec))
+        study.enqueue_trial({}, user_attrs={search.RECIPE: spec.recipe.model_dump(mode="json")})
 
         def objective(trial):
-            search.suggested(trial, asked)
+            search.suggested(trial, spec)
             keep = trial.params.get("merge_tokens.keep", 0)
             return keep, trial.params.get("merge_layers.layers", 9)
 
@@ -436,7 +423,7 @@ def test_samplers_learn_from_what_was_drawn_and_repeat(name):
 def test_a_search_in_vain_ends(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(search, "IN_VAIN", 4)
-    monkeypatch.setattr(search, "enqueue_baselines", lambda study, asked: None)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
     job = small("vain", ("merge_tokens.start: [0, 3]", "merge_tokens.start: [20, 24]"))
     with pytest.raises(BadInput, match="the last 4 recipes drawn were impossible"):
         search.search(job)
@@ -500,7 +487,7 @@ def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkey
     with sqlite3.connect(path) as database:
         database.execute("update trial_user_attributes set value_json='{\"record\": 1}' where key='record'")
     search.search(search.Job(**{**job.__dict__, "trials": 4}))
-    trials = trials_of(storage.loaded(job.asked, job.storage), job.asked)
+    trials = trials_of(storage.loaded(job.spec, job.storage), job.spec)
     assert [t.state for t in trials] == ["failed"] * 3 + ["complete"]
     assert all("damaged" in t.reason for t in trials[:3])
     with sqlite3.connect(path) as database:

@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from experiments.cost import decoder_cost
 from pydantic import ValidationError
 
 from compress.errors import BadInput
@@ -17,9 +16,10 @@ from diffusion.model.sizes import SIZES, Sizes, sizes_of
 from diffusion.model.transformer import SkipTransformer, at_their_time
 from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.model.weights import read, save
-from diffusion.training.decoder import DecoderTrainee
-from diffusion.training.vae import VAETrainee, gate
-from experiments.motion import GATE_MM
+from diffusion.training.decoder import DecoderLoss
+from diffusion.training.run import GATE_MM
+from diffusion.training.vae import VAELoss, gate
+from experiments.cli.evaluate import decoder_cost
 from hmr.body.files import load_body
 from tests.motion import TINY
 
@@ -101,7 +101,7 @@ def test_weights_come_back_in_half_precision(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     path = save(tmp_path / "vae.safetensors", MotionVAE(TINY), KIND, TINY, {})
-    with pytest.raises(BadInput, match="motion-vae weights, and these are to be diffusion-decoder"):
+    with pytest.raises(BadInput, match="motion-vae weights, expected diffusion-decoder"):
         read(path, "diffusion-decoder")
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     for name in ("cut.safetensors", "none.safetensors"):
@@ -160,12 +160,12 @@ def test_paper_size_takes_a_step_and_decodes():
     numbers = torch.randn(1, sizes.frames, sizes.width)
     before = vae.decoder.out.weight.clone()
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-4)
-    VAETrainee(vae)(numbers)["total"].backward()
+    VAELoss(vae)(numbers)["loss"].backward()
     optimizer.step()
     assert not torch.equal(before, vae.decoder.out.weight)
     decoder = LatentDiffusionDecoder(sizes, encoder="e", vae=vae)
     features = torch.randn(1, sizes.frames, sizes.features)
-    loss = DecoderTrainee(decoder)(features, numbers, vae.target(numbers).detach())["total"]
+    loss = DecoderLoss(decoder)(features, numbers, vae.target(numbers).detach())["loss"]
     weights = [p.clone() for p in decoder.predictor.parameters()]
     optimizer = torch.optim.AdamW(decoder.predictor.parameters(), 1e-4)
     loss.backward()

@@ -1,4 +1,4 @@
-"""Training of what decodes features: the denoiser, and the regressors that a sceptic puts beside it."""
+"""Training of what decodes features: the denoiser, and regressors as simpler baselines."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, SURE
 from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import Sizes
 from diffusion.model.vae import MotionVAE
+from diffusion.motion.camera_clips import at, warp
 from diffusion.motion.features import Video
-from diffusion.motion.seen import at, warp
-from diffusion.training.loop import TrainConfig, train
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import accel, mpjpe
@@ -31,7 +32,7 @@ from hmr.world.synthetic import generator
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
-class DecoderTrainee(nn.Module):
+class DecoderLoss(nn.Module):
     """A decoder and the loss of what reads features in it; the VAE is frozen."""
 
     def __init__(self, decoder: LatentDiffusionDecoder) -> None:
@@ -46,13 +47,13 @@ class DecoderTrainee(nn.Module):
         start = decoder.start(network.frames.normal(features))
         wanted = (decoder.wanted(numbers, latent) - start) / decoder.start.left
         if decoder.kind != "diffusion":
-            return {"total": (network(features).float() - wanted).square().mean()}
+            return {"loss": (network(features).float() - wanted).square().mean()}
         objective = decoder.objective
-        return {"total": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
+        return {"loss": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
 
 
-class DecoderCourse:
-    """A `diffusion.training.loop.Course`: find the pose in features of `videos`; reports on `held`."""
+class DecoderTask(TrainingTask):
+    """Training of a decoder on features of `videos`, validated on those of `validation`."""
 
     noun = "training of a decoder"
 
@@ -61,15 +62,15 @@ class DecoderCourse:
         decoder: LatentDiffusionDecoder,
         vae: MotionVAE,
         videos: Sequence[Video],
-        held: Sequence[Video],
+        validation: Sequence[Video],
         batch: int,
         seed: int = 0,
     ) -> None:
         if not videos:
             raise BadInput("there are no videos to train a decoder on")
-        self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
+        self.vae, self.videos, self.validation, self.size, self.seed = vae.eval(), videos, validation, batch, seed
         self.decoder = decoder
-        self.trainee: nn.Module = DecoderTrainee(decoder)
+        self.module: nn.Module = DecoderLoss(decoder)
         self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
         every = torch.cat([video.features for video in videos])
         frames = decoder.predictor.frames
@@ -81,6 +82,7 @@ class DecoderCourse:
         _, numbers, latent = self.targets(features, rotations, betas)
         true = (numbers_of(rotations, betas, self.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
         decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
+        self.module.train()
 
     def identity(self) -> dict[str, Any]:
         digest, prior = hashlib.sha256(), hashlib.sha256()
@@ -92,9 +94,9 @@ class DecoderCourse:
         return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()
-    def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
+    def batch(self, step: Step) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
-        return self.targets(*self.clips(generator("decoder", self.seed, step, process), processes))
+        return self.targets(*self.clips(step))
 
     @torch.no_grad()
     def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,9 +104,10 @@ class DecoderCourse:
         numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
-    def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:
+    def clips(self, step: Step) -> tuple[Tensor, ...]:
         """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
-        chosen = rng.integers(len(self.videos), size=max(1, self.size // processes))
+        rng = generator("decoder", self.seed, step.index, step.process)
+        chosen = rng.integers(len(self.videos), size=len(step.share(self.size)))
         parts = [self.clip(self.videos[i], rng) for i in chosen]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
@@ -115,9 +118,9 @@ class DecoderCourse:
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
         return at(video.features[None], times), rotations, at(video.betas[None], times)
 
-    def validate(self, trainee: nn.Module) -> dict[str, float]:
-        decoder: LatentDiffusionDecoder = trainee.decoder  # type: ignore[assignment]  # Module forgets its children
-        found = [errors(decoder, video, decoder.body) for video in self.held]
+    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+        decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
+        found = [errors(decoder, video, decoder.body) for video in self.validation]
         mean = torch.stack([torch.stack([part.mean() for part in both]) for both in found]).mean(0).tolist()
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
 
@@ -125,10 +128,10 @@ class DecoderCourse:
 def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
     """MPJPE (N,) mm and acceleration error (N - 2,) of what is decoded of a video, posed with the encoder's betas."""
     place = decoder.vae.mean.device
-    features, said, rotations, betas = (
-        part.to(place) for part in (video.features, video.said_betas, video.rotations, video.betas)
+    features, estimated, rotations, betas = (
+        part.to(place) for part in (video.features, video.predicted_betas, video.rotations, video.betas)
     )
-    joints = body.skeleton(decoder.video(features, said), said)
+    joints = body.skeleton(decoder.video(features, estimated), estimated)
     true = body.skeleton(rotations, betas)
     return mpjpe(joints, true), accel(joints, true)
 
@@ -136,7 +139,7 @@ def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tu
 def train_decoder(
     vae: MotionVAE,
     videos: Sequence[Video],
-    held: Sequence[Video],
+    validation: Sequence[Video],
     encoder: str,
     config: TrainConfig,
     predictor: Predictor = "diffusion",
@@ -144,13 +147,13 @@ def train_decoder(
 ) -> Path:
     """Train a decoder on an encoder's features; returns the file of weights, which knows the encoder.
 
-    Raises as `diffusion.training.loop.train`, and BadInput for videos without frames.
+    Raises as `compress.training.loop.train`, and BadInput for videos without frames.
     """
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
     decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
-    course = DecoderCourse(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
-    trained: Any = train(course, config)
+    task = DecoderTask(decoder, copy.deepcopy(vae), videos, validation, config.batch, config.seed)
+    trained: Any = train(task, config).weights
     return save_decoder(trained.decoder, config.out / "decoder.safetensors")
 
 

@@ -12,68 +12,69 @@ from experiments.cli.options import AsJson, LabelFree, Masks, Storage, StudyFile
 from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing
 
 if TYPE_CHECKING:
-    from experiments.reports.front import Story
+    from experiments.reports.front import Results
 
 
 def search(
     study: StudyFile,
-    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall have in all, measured to the end.")],
+    trials: Annotated[int, typer.Option(min=1, help="Number of completed trials that the study should have in total.")],
     storage: Storage = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, of one thread each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, with one thread each.")] = 1,
     label_free: LabelFree = False,
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
-    from experiments.reports.front import of_study, result
+    """Search for the recipes with the best trade-offs of cost and error; resumes an interrupted search."""
+    from experiments.reports.front import result, study_results
     from experiments.search.storage import default_storage
     from experiments.search.study import read_study
     from experiments.search.workers import Job, search
 
-    asked = read_study(study)
+    spec = read_study(study)
     with progress_bar() as bar:
         search(
-            Job(asked, storage or default_storage(asked.name), trials, workers, label_free, masks),
+            Job(spec, storage or default_storage(spec.name), trials, workers, label_free, masks),
             progress_callback(bar),
         )
-    told = of_study(study, storage)
-    print_result(result(told), as_json, lambda _: front_table(told))
+    results = study_results(study, storage)
+    print_result(result(results), as_json, lambda _: front_table(results))
 
 
 def report(
     studies: Annotated[
-        list[str], typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, folders of `compress`.")
+        list[str],
+        typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, or folders written by `compress`."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write: page, front.json, tables, recipes.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: report.html, front.json, tables and recipes.")],
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
-    from experiments.reports.front import story
+    """Write a report on a study: its front, costs, worst frames, and the recipe of each point."""
+    from experiments.reports.front import load_results
     from experiments.reports.front_page import write
 
     refuse_existing(out)
-    told = story(studies, storage)
+    results = load_results(studies, storage)
     with progress_bar() as bar:
-        found = write(told, out, progress_callback(bar))
-    print_result(found, as_json, lambda _: front_table(told))
+        found = write(results, out, progress_callback(bar))
+    print_result(found, as_json, lambda _: front_table(results))
 
 
-def front_table(told: Story) -> Table:
+def front_table(results: Results) -> Table:
     """The points of the front, for people."""
     from experiments.reports.front import COLUMNS, beaten, found_on, rows
 
-    first = told.original
+    first = results.original
     data = first.provenance["data"]
-    states = {state: sum(t.state == state for t in told.trials) for state in ("complete", "infeasible", "failed")}
+    states = {state: sum(t.state == state for t in results.trials) for state in ("complete", "infeasible", "failed")}
     shown = Table(
-        title=f"front of {told.title}: {first.provenance['model']['name']} on {data['name']}",
+        title=f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
         caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
-        f"{found_on(told)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
-        + "".join(f"\n{line}" for line in beaten(told)),
+        f"{found_on(results)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
+        + "".join(f"\n{line}" for line in beaten(results)),
     )
     for heading in COLUMNS:
         shown.add_column(heading, justify="left" if heading == "point" else "right")
-    for row in rows(told):
+    for row in rows(results):
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
     return shown

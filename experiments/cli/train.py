@@ -11,62 +11,68 @@ import typer
 from rich.table import Table
 
 from compress.errors import BadInput
-from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps
+from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps, Vae
 from experiments.cli.output import cell, print_result, progress_bar, progress_callback
 
 if TYPE_CHECKING:
-    from diffusion.training.loop import TrainConfig
+    from compress.training.task import TrainConfig
 
-train_app = typer.Typer(help="Training.", no_args_is_help=True)
+train_app = typer.Typer(help="Train models.", no_args_is_help=True)
 
 
 @train_app.command()
 def hmr(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
-    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
+    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, without rendering the frames.")],
     architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; half as many at full.")] = 100_000,
-    start: Annotated[Path | None, typer.Option(help="Weights to go on from, also of half the blocks.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Images at half resolution; half as many at full.")] = 100_000,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to start from; those of half the blocks are grown.")
+    ] = None,
     mocap: Mocap = None,
 ) -> None:
-    """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
-    from experiments.training import train_hmr
+    """Train an HMR model on synth:train, from scratch or from weights; prints the path of the weights."""
+    from accelerate import PartialState
+
+    from hmr.training.rendered import train_hmr
 
     log_to_stderr()
-    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
+    path = train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1)
+    if PartialState().is_main_process:
+        typer.echo(path)
 
 
 @train_app.command()
 def vae(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
     minutes: Minutes = None,
     steps: Steps = None,
     size: Annotated[str, typer.Option(help="reference or paper.")] = "reference",
     mocap: Mocap = None,
-    data: Annotated[Path | None, typer.Option(help="A file of clips to learn from, of `fasthmr data clips`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A clip file to train on, as `fasthmr data clips` writes.")] = None,
     lr: Rate = 2e-3,
     batch: Batch = 16,
     precision: Products = "float32",
-    pieces: Annotated[int | None, typer.Option(min=1, help="Pieces of motion that are cut from recordings.")] = None,
+    pieces: Annotated[int | None, typer.Option(min=1, help="Number of motion pieces to cut from recordings.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
+    """Train a motion VAE and measure its reconstruction error on motion families held out of training."""
     from accelerate import PartialState
 
-    from experiments.motion import vae_training
+    from diffusion.training.run import vae_training
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     result = vae_training(size, config, mocap, data, pieces)
-    if PartialState().is_main_process:  # of those of `accelerate launch` one speaks
+    if PartialState().is_main_process:  # under `accelerate launch` one process prints
         print_result(result, as_json, reconstruction_table)
 
 
 @train_app.command()
 def decoder(
-    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere, or a folder of `compress`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
-    data: Annotated[str, typer.Option(help="synth-video, or a file of clips (.json).")] = "synth-video",
-    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
+    data: Annotated[str, typer.Option(help="synth-video, or a clip file (.json).")] = "synth-video",
+    vae: Vae = None,
     minutes: Minutes = None,
     steps: Steps = None,
     frames: FrameCount = None,
@@ -75,11 +81,11 @@ def decoder(
     batch: Batch = 16,
     precision: Products = "float32",
 ) -> None:
-    """Train a motion decoder on the features of one encoder; prints the file of weights."""
+    """Train a motion decoder on the features of one encoder; prints the path of the weights."""
     from accelerate import PartialState
 
     import hmr
-    from experiments.motion import decoder_training
+    from diffusion.training.run import decoder_training
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     with progress_bar() as bar:
@@ -90,12 +96,12 @@ def decoder(
 
 def reconstruct(
     weights: Annotated[
-        Path | None, typer.Argument(help="Weights of `fasthmr train vae`, else the shipped ones.")
+        Path | None, typer.Argument(help="Weights of `fasthmr train vae`; by default the shipped ones.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far motion that a VAE reconstructs is from what it was given, on families it never saw."""
-    from experiments.motion import reconstruction
+    """Reconstruction error of a motion VAE on motion families held out of training."""
+    from diffusion.training.run import reconstruction
 
     print_result(reconstruction(weights), as_json, reconstruction_table)
 
@@ -106,7 +112,7 @@ def train_config(
     """How to train, with a log on stderr; raises BadInput for neither or both of minutes and steps."""
     from pydantic import ValidationError
 
-    from diffusion.training.loop import TrainConfig
+    from compress.training.task import TrainConfig
 
     log_to_stderr()
     try:
@@ -125,8 +131,8 @@ def log_to_stderr() -> None:
 
 def reconstruction_table(result: dict[str, Any]) -> Table:
     """The gate, for people."""
-    held = "families of motion never seen in training, 95 % t intervals over pieces"
-    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
+    caption = "motion families held out of training, 95 % t intervals over pieces"
+    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=caption)
     shown.add_column("split")
     shown.add_column("MPJPE mm", justify="right")
     for split, found in result["mpjpe_mm"].items():

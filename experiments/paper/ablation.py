@@ -20,21 +20,23 @@ import torch
 
 import hmr
 from compress.context import Context, Observer, silent
+from compress.cost.macs import Cost
+from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.macs import Cost
-from compress.pipeline import applied, refuse, traced
+from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
 from compress.policies.recover import Recover
 from compress.policy import Plan, Policy
 from compress.provenance import commit
 from compress.recipe import Recipe
-from compress.timing import timed
+from compress.stack import transformer_blocks
 from experiments.paper.finding import Finding, sentence
-from experiments.paper.record import Figures, Trained, figures, read_record
+from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
+from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
-from hmr.evaluation.measure import Measurement
+from hmr.evaluation.measure import Measurement, body_for
 from hmr.home import fasthmr_home
 from hmr.models.device import best_device
 
@@ -66,7 +68,7 @@ class Row:
 class Table:
     """A question, the rows that answer it, and what is claimed of them.
 
-    `trained` names rows that are read from a record; `look` measures something of the original model in the place of
+    `trained` names rows that are read from records/; `look` measures something of the original model in the place of
     rows, for `columns` and for a figure. `paper_model` is whose figures the rows hold.
     """
 
@@ -96,10 +98,12 @@ class Comparison:
         masks: str | None = None,
     ) -> None:
         self.model, self.observer = model.to(best_device()), observer
+        refuse_choosing_split(parse(data, masks=masks))
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
-        refuse_choosing_split(self.opened.spec)
-        refuse(self.model, (), None, self.opened)
-        self.calib_data, self.calib_frames, self.masks = calib or deciding_data(data), calib_frames, masks
+        refuse_misfit(self.model, (), None, self.opened)
+        body_for(self.opened, self.model)  # a body file that is missing is reported before anything is measured
+        self.calib_data = choosing(calib) if calib else with_split(data, "calib")
+        self.calib_frames, self.masks = calib_frames, masks
         self.depths: dict[str, int] = {}
         self.latest: tuple[tuple[Policy, ...], Any, list[Plan]] = ((), self.model, [])
 
@@ -110,13 +114,13 @@ class Comparison:
     @cached_property
     def calib(self) -> Frames:
         """Raises BadInput where there is nothing to choose on."""
-        opened = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
-        if opened.spec.test_only:
+        if parse(self.calib_data, masks=self.masks).test_only:
             raise BadInput(
                 f"{self.calib_data} is a test set alone, and this table makes choices on other frames: name them, as "
                 "--calib synth or --calib 3dpw@FOLDER"
             )
-        return opened.drawn(self.observer)
+        calib = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
+        return calib.drawn(self.observer)
 
     @cached_property
     def context(self) -> Context:
@@ -145,11 +149,11 @@ class Comparison:
                 hmr.load(row.model, weightless=True)
                 continue
             needs_calib = any(step.needs_calib for step in row.steps)
-            refuse(self.model, row.steps, self.calib if needs_calib else None, self.opened)
+            refuse_misfit(self.model, row.steps, self.calib if needs_calib else None, self.opened)
 
     def measure(self, row: Row, model: Any, plans: Sequence[Plan]) -> dict[str, Any]:
         """The figures of a row's model, taken from an earlier row where that came to the same one."""
-        self.depths.setdefault(row.name, len(model.stack.blocks))
+        self.depths.setdefault(row.name, len(transformer_blocks(model.stack)))
         recipe = Recipe(schema_version=1, name="row", steps=self.steps(row))
         done = [plan.decided() for plan in plans if not plan.empty]
         key = json.dumps([done, row.masks, row.model and [row.model, recipe.id]])
@@ -169,13 +173,13 @@ class Comparison:
         """A row's model; that of the row before, where the two differ in masks alone."""
         if row.model is not None:
             other = hmr.load(row.model, weightless=True)
-            other = applied(other, row.steps, Context(other))
+            other = run_all_steps(other, row.steps, Context(other))
             return other if other.is_meta else other.to(best_device()), []
         steps = self.steps(row)
         if steps != self.latest[0]:
             needs_frames = any(step.needs_calib or step.policy == "recover" for step in steps)
             context = self.context.fresh() if needs_frames else Context(self.model)
-            self.latest = steps, applied(self.model, steps, context), context.plans
+            self.latest = steps, run_all_steps(self.model, steps, context), context.plans
         return self.latest[1:]
 
     def steps(self, row: Row) -> tuple[Policy, ...]:
@@ -218,18 +222,14 @@ class Comparison:
     def source(self) -> dict[str, Any]:
         """Where the figures of all rows come from."""
         context = vars(self).get("context", Context(self.model))
-        return {**traced(context, vars(self).get("test")), "schema": "fasthmr.paper/1"}
+        return {**result_provenance(context, vars(self).get("test")), "schema": "fasthmr.paper/1"}
 
     def forget(self) -> None:
         """Remove what a run that is killed would have gone on from; searches stay, for other tables."""
+        if "context" in vars(self):
+            self.context.forget("recover")
         if "known" in vars(self):
             self.known.path.unlink(missing_ok=True)
-
-
-def deciding_data(data: str) -> str:
-    """The calibration split of a DATA."""
-    head, at, root = data.partition("@")
-    return f"{head.partition(':')[0]}:calib{at}{root}"
 
 
 class Known(dict[str, dict[str, Any]]):
@@ -255,7 +255,7 @@ def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
     """`rows` and, after those of the same steps, the same once more with label-free recovery at the end."""
     step = Recover(minutes=minutes, precision="bfloat16")
     found: list[Row] = []
-    for _, group in groupby(rows, key=lambda way: (way.steps, way.as_deep_as)):
+    for _, group in groupby(rows, key=lambda entry: (entry.steps, entry.as_deep_as)):
         alike = list(group)
         found += alike
         found += [
@@ -271,17 +271,16 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
 
     With `recover_minutes`, every row is there with recovery too. A run that was killed goes on where it stopped:
     searches, recoveries and rows stand in $FASTHMR_HOME until `Comparison.forget()`. Raises BadInput, before anything
-    is measured, where a row cannot be done with this model or on these frames, and where all rows need training that
-    nobody has done.
+    is measured, where a row cannot be done with this model or on these frames.
     """
-    trained = read_record(table.trained, comparison.model.name) if table.trained else None
-    if trained and trained["missing"] and not table.rows:
-        raise BadInput(trained["missing"])
-    ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
-    comparison.refuse(ways)
+    trained = table.trained.read() if table.trained else None
+    entries = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
+    comparison.refuse(entries)
     looked = table.look(comparison) if table.look else {}
-    rows, impossible = measured_rows(comparison, [table.original, *ways]) if ways else (looked.pop("rows", []), {})
-    same = trained and trained["rows"] and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
+    rows, impossible = (
+        measured_rows(comparison, [table.original, *entries]) if entries else (looked.pop("rows", []), {})
+    )
+    same = trained and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
     by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
     return {
         **named(table),
@@ -297,16 +296,16 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
     }
 
 
-def measured_rows(comparison: Comparison, ways: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measured_rows(comparison: Comparison, entries: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows, and why others cannot be: a search may leave fewer layers than a later step needs."""
     rows, impossible = [], {}
-    for way in ways:
+    for entry in entries:
         try:
-            made = comparison.made(way)
+            made = comparison.made(entry)
         except BadInput as error:
-            impossible[way.name] = str(error)
+            impossible[entry.name] = str(error)
             continue
-        rows.append(comparison.measure(way, *made))
+        rows.append(comparison.measure(entry, *made))
     return rows, impossible
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hmr.data.dataset import counted
+from compress.card import counted
 
 # a row's key -> heading, and the text of a value
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -70,17 +70,17 @@ def measured_on(source: dict[str, Any]) -> str:
     """The frames that report and those that decide, in words; nothing where none were looked at."""
     data, calib = source["data"], source["calib"]
     reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % t intervals over recordings"
-    decided = calib and f"decided on {calib['frames']} frames of {calib['name']}:{calib['split']}"
+    decided = calib and f"choices made on {calib['frames']} frames of {calib['name']}:{calib['split']}"
     found = [part for part in (reported, decided) if part]
     return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""
 
 
 def trained_on(trained: dict[str, Any]) -> str:
-    """What a record's rows are, in words."""
+    """Where and how rows were trained, in words."""
     source, run, budget = trained["provenance"], trained["run"], trained["budget"]
     data, model = source["data"], source["model"]
     return (
         f"Trained: run {run['id']} of {run['date']}, {budget['steps']} steps a row, on {model['name']} "
         f"({(model['sha256'] or '')[:12]}); {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} "
-        f"recordings; again by `{trained['command']}`"
+        "recordings"
     )

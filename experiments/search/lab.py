@@ -10,7 +10,7 @@ from typing import Any
 import hmr
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.pipeline import applied, refuse, traced
+from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
 from compress.recipe import Recipe
 from experiments.search.study import Study
 from experiments.search.trials import Interval, Macs, Part, Record, Worst
@@ -60,10 +60,10 @@ class Lab:
             for split in ("val", "test"):
                 if self.frames(split).fps is None:
                     raise BadInput(
-                        f"objectives: accel_mm_per_frame2 needs every frame of videos, and {self.frames(split).spec} "
+                        f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} "
                         "has single ones"
                     )
-        refuse(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
+        refuse_misfit(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
 
     def measure(self, recipe: Recipe) -> Record:
         """A recipe planned on calib and measured on val; raises BadInput where it cannot be done."""
@@ -74,7 +74,7 @@ class Lab:
     def made(self, steps: Sequence[Any]) -> tuple[Any, Context]:
         """The model after steps, of which those that are plans are done again without another look at frames."""
         context = self.context.fresh()
-        return applied(self.model, steps, context), context
+        return run_all_steps(self.model, steps, context), context
 
     def again(self, record: Record) -> dict[str, Record]:
         """The same model on test."""
@@ -86,7 +86,7 @@ class Lab:
         step = self.study.recover.step
         pairs = [*zip(record.recipe.steps, record.plans, strict=True), (step, step)]
         pairs.sort(key=lambda pair: pair[0].stage)
-        recipe = record.recipe.model_copy(update={"steps": tuple(asked for asked, _ in pairs)})
+        recipe = record.recipe.model_copy(update={"steps": tuple(spec for spec, _ in pairs)})
         model, context = self.made([planned for _, planned in pairs])
         return {split: self.record(recipe, model, context, split) for split in ("val", "test")}
 
@@ -132,7 +132,11 @@ class Lab:
             per_clip=tuple(figures["per_clip"]),
             worst=worst(now.errors, original.errors, frames.recordings),
             protected_merged_share=figures["protected_merged_share"],
-            provenance={**traced(context, frames), "schema": "fasthmr.trial/1"},
+            provenance={
+                **result_provenance(context, frames),
+                "schema": "fasthmr.trial/1",
+                "calib": self.frames("calib").described(),
+            },
         )
 
 

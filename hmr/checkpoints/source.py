@@ -89,8 +89,8 @@ def of_torch(path: Path) -> Source:
     source = Source(path, {}, content=found.content, stubbed=found.stubbed)
     if not isinstance(found.content, dict):
         raise BadInput(f"{path}: holds no dict of tensors; save a model's state_dict{source.named}")
-    held = weights_in(found.content)
-    state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    weights = weights_in(found.content)
+    state = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, Tensor)}
     memory = [value.untyped_storage() for value in state.values() if value.layout == torch.strided]
     stored = {storage.data_ptr(): storage.nbytes() for storage in memory}
     if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more

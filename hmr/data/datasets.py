@@ -12,8 +12,9 @@ from compress.provenance import SEED
 from hmr.data.annotated import open_annotated
 from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_test_only
 from hmr.data.masks import segmenter
-from hmr.data.pictures import PARTS, Focal, open_pictures
+from hmr.data.pictures import Focal, open_pictures
 from hmr.data.real import READERS, read
+from hmr.media.listing import PARTS
 from hmr.models.families.family import Box
 from hmr.models.head import JOINTS
 from hmr.models.model import HMRModel, family_of
@@ -56,6 +57,17 @@ def reporting(text: str, label_free: bool = False, masks: str | None = None) -> 
     spec = parse(text, label_free, masks)
     refuse_test_only(spec)
     refuse_choosing_split(spec)
+    return text
+
+
+def choosing(text: str) -> str:
+    """DATA that choices are made on, with its split, `calib` where none is given; raises BadInput as `parse`, and for
+    `test`, which results are reported on."""
+    spec = parse(text)
+    if ":" not in text.partition("@")[0]:
+        return with_split(text, "calib")
+    if spec.split == "test":
+        raise BadInput(f"{text}: results are reported on this split; choices are made on {spec.name}:calib or :val")
     return text
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefact import Base, sha256, weights_of
+from compress.cost.macs import Cost
 from compress.errors import BadInput
-from compress.macs import Cost
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode
@@ -126,7 +126,7 @@ def stack_from(
     except AttributeError as error:
         raise BadInput(f"{type(module).__name__} has no {blocks!r} ({error}): name its list of blocks") from error
     if not isinstance(found, nn.ModuleList) or not len(found):
-        raise BadInput(f"{blocks!r} of {type(module).__name__} is no ModuleList of blocks but {type(found).__name__}")
+        raise BadInput(f"{blocks!r} of {type(module).__name__} is not a list of blocks but {type(found).__name__}")
     if len({type(block) for block in found}) > 1:
         names = ", ".join(sorted({type(block).__name__ for block in found}))
         raise BadInput(f"the blocks of {type(module).__name__} are of several kinds, which cannot merge: {names}")
@@ -264,9 +264,10 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
 class OwnModel(nn.Module):
     """A user's model as a `compress.policy.Compressible`: policies change its stack, schedule and mask threshold.
 
-    `read` says what the model says of finished tokens: it takes `Tokens`, whose `x` holds prefix tokens first, and
-    whose `to_grid()` gives every patch its features back (B, C, rows, columns) whatever was merged; a model that needs
-    that says head_needs="grid". `crop` is (height, width) of the pictures. Other arguments as `stack_from`.
+    read(module, tokens): the model's output from finished tokens. It is handed the module, so that a copy of the model
+    reads with the copy's weights. `Tokens.x` holds prefix tokens first, and `to_grid()` gives every patch its features
+    back (B, C, rows, columns) whatever was merged: a model that needs that has head_needs="grid". crop: (height, width)
+    of the pictures. Other arguments as `stack_from`.
     """
 
     takes_clips = False
@@ -277,7 +278,7 @@ class OwnModel(nn.Module):
     def __init__(
         self,
         module: nn.Module,
-        read: Callable[[Tokens], Any],
+        read: Callable[[Any, Tokens], Any],
         crop: tuple[int, int],
         *,
         blocks: str = "backbone.blocks",
@@ -286,7 +287,7 @@ class OwnModel(nn.Module):
     ) -> None:
         super().__init__()
         self.name = self.architecture = type(module).__name__
-        self.module, self.read, self.head_needs, self.crop_size = module, read, head_needs, crop
+        self.module, self.reader, self.head_needs, self.crop_size = module, read, head_needs, crop
         self._stack = stack_from(module, blocks, **found)
         self.schedule, self.protect = Schedule(), cast(float | None, None)
         like = next(module.parameters())
@@ -314,8 +315,12 @@ class OwnModel(nn.Module):
         return frame_cost(self)
 
     def forward(self, crop: Tensor, mask: Tensor | None = None) -> Any:
-        """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` says."""
+        """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` gives."""
         return self.read(self.encode(crop, mask))
+
+    def read(self, tokens: Tokens) -> Any:
+        """The model's output from finished tokens."""
+        return self.reader(self.module, tokens)
 
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The finished tokens. Raises BadInput where a mask is needed and there is none."""

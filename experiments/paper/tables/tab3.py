@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.motion import GATE_MM
+from diffusion.training.run import GATE_MM
 from experiments.paper.ablation import Table
-from experiments.paper.finding import Finding, Rows, below, every, rise, told
-from experiments.paper.record import Trained
+from experiments.paper.finding import Finding, Rows, below, difference, every, rise
+from experiments.paper.trained import Trained
 from hmr.evaluation.intervals import Interval
 
 SMALLEST, CHOSEN = "9 x 96", "27 x 192"  # the reference's shares of the paper's 9 x 256 and 27 x 512
@@ -45,9 +45,9 @@ TABLE = Table(
         claim="the paper's finding that the largest of these latents reconstructs and recovers best",
         holds=lambda rows: every(reconstructs(rows), below(rise(rows, CHOSEN, SMALLEST))),
         shows=lambda rows: (
-            f"with {CHOSEN} in the place of {SMALLEST} MPJPE differs by {told(rise(rows, CHOSEN, SMALLEST))}"
+            f"with {CHOSEN} in the place of {SMALLEST} MPJPE differs by {difference(rise(rows, CHOSEN, SMALLEST))}"
             + young(rows)
         ),
     ),
-    trained=Trained("latents", ROWS, vae_steps=True, columns=("vae_mm", "mpjpe_mm", "mpjpe_rise_mm")),
+    trained=Trained("latents", ROWS, columns=("vae_mm", "mpjpe_mm", "mpjpe_rise_mm")),
 )

@@ -1,4 +1,4 @@
-"""`fasthmr train vae`, `fasthmr train decoder`, `fasthmr reconstruct`: data, caches and files around `diffusion`."""
+"""`fasthmr train vae`, `train decoder` and `reconstruct`: the data, caches and files around a training."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from compress.atomic import atomic_write
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.provenance import provenance
+from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective
@@ -27,7 +28,6 @@ from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
-from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
 from hmr.body.files import load_body
 from hmr.data.dataset import Frames
@@ -58,8 +58,8 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
     """What `fasthmr reconstruct --json` prints: how far bodies that a VAE reconstructs are from the true ones."""
     path = path or shipped_vae()
     vae, body = load_vae(path), load_body()
-    held: tuple[Split, ...] = ("val", "test")
-    rows = {split: asdict(gate(vae, split, body)) for split in held}
+    splits: tuple[Split, ...] = ("val", "test")
+    rows = {split: asdict(gate(vae, split, body)) for split in splits}
     return {
         "weights": {"path": str(path), "sha256": digest(path)},
         "sizes": vae.sizes.model_dump(),
@@ -93,8 +93,8 @@ def decoder_training(
     model.to(best_device())
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
         train = features(model, data, "train", frames, mocap, observer)
-        held = features(model, data, "val", None, None, observer)
-    return train_decoder(prior, train, held, encoder_id(model), config, predictor, objective)
+        validation = features(model, data, "val", None, None, observer)
+    return train_decoder(prior, train, validation, encoder_id(model), config, predictor, objective)
 
 
 def features(
