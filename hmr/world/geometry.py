@@ -53,6 +53,17 @@ def anchored(out: Array, start: int, vertices: Array, moved: Array, corners: Fac
             )
 
 
+@numba.njit(cache=True)
+def uncovered(faces: Faces, hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Numbers of the faces (F,3) that have a vertex which is not hidden (V,)."""
+    out, count = np.empty(len(faces), np.int64), 0
+    for f in range(len(faces)):
+        if not (hidden[faces[f, 0]] and hidden[faces[f, 1]] and hidden[faces[f, 2]]):
+            out[count] = f
+            count += 1
+    return out[:count]
+
+
 @numba.njit(cache=True, fastmath=True)
 def skin(vertices: Array, glob: Array, joints: Array, rest: Array, index: NDArray[np.uint8], weight: Array) -> Array:
     """Linear blend skinning with K influences a vertex: rest (V,3) m -> posed (V,3) m; index, weight (V,K)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 
 import numba
 import numpy as np
@@ -137,12 +138,17 @@ def exposed(
     return out
 
 
-def tone_curve(contrast: float) -> Array:
-    """Levels 0..255 (S,) of linear light 0..1: a soft shoulder, sRGB, then contrast around the middle."""
+@cache
+def plain_curve() -> Array:
+    """sRGB 0..1 (S,) of linear light 0..1 with a soft shoulder."""
     light = np.linspace(0, 1, _STEPS)
     curve = linear_to_srgb(np.minimum(light, 0.7) + 0.3 * np.tanh(np.maximum(light - 0.7, 0) / 0.3))
-    curve = curve / curve[-1]
-    return np.clip(255 * (0.5 + (curve - 0.5) * contrast), 0, 255).astype(np.float32)
+    return curve / curve[-1]
+
+
+def tone_curve(contrast: float) -> Array:
+    """Levels 0..255 (S,) of linear light 0..1: the plain curve with contrast around its middle."""
+    return np.clip(255 * (0.5 + (plain_curve() - np.float32(0.5)) * np.float32(contrast)), 0, 255)
 
 
 def developed(rng: np.random.Generator, image: Array, camera: Sensor) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from hmr.world import geometry, paint, raster, sensor, textures
 from hmr.world.backdrop import Shadows, fill
 from hmr.world.people import Figure, Posed, posed
 from hmr.world.scene import Array, Doubles, Scene, cleared
+from hmr.world.wardrobe import body
 
 LEAST = 0.05  # of the crop that the subject has to fill, or what stands before it is taken away
 UP = np.array([0.0, 1.0, 0.0], np.float32)
@@ -46,7 +47,7 @@ def draw(
     """See a posed subject in a room. rotations (24,3,3) local, travel (3,) m or None (see `posed`), others: the
     rotations (24,3,3) of the other people."""
     subject = posed(room.subject, rotations, room.heading, np.zeros(3, np.float32), travel)
-    rotation, focal = aim(rng, room, subject.vertices, size)
+    rotation, focal = aim(rng, room, subject.vertices[: len(body().vertices)], size)
     people = [subject, *(posed(o.who, r, o.heading, o.place, None) for o, r in zip(room.others, others, strict=True))]
     light, face_id = exposure(room, people, rotation, focal, size)
     if raster.shown(face_id, len(room.subject.faces)).mean() < LEAST:
@@ -95,7 +96,7 @@ def labelled(
 
 
 def aim(rng: np.random.Generator, room: Scene, vertices: Array, size: tuple[int, int]) -> tuple[Array, float]:
-    """Turn the camera to the middle of the subject's box and zoom: rotation (3,3) and focal length in crop pixels.
+    """Turn the camera to the middle of the box of vertices (V,3) m and zoom: rotation (3,3), focal length in pixels.
 
     The crop of a perspective picture is the picture of a turned camera: a box away from the axis is seen as its own
     camera sees it, which is what "crop-camera axes" means.
