@@ -26,8 +26,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from compress.atomic import atomic_write
+from experiments.build.anny import anny_model, bone_owners, joint_bones
 from experiments.build.makehuman import Fit, read_faces, read_fit
-from experiments.build.open_body import anny_model, bone_owners, joint_bones, t_pose
+from experiments.build.open_body import t_pose
 from hmr.body.files import body_arrays
 from hmr.body.model import JOINT_NAMES
 
