@@ -170,6 +170,7 @@ def decimated(piece: Piece) -> Piece:
 def skirt(piece: Piece, longer: float) -> Piece:
     """A skirt `longer` times as long, whose cloth goes over from the left leg to the right one smoothly."""
     vertices = piece.vertices.copy()
+    skin = body_arrays("open")[0]["v_template"][:, 1]
     top = vertices[:, 1].max() - 0.12
     below = np.maximum(top - vertices[:, 1], 0)
     vertices[:, 1] -= below * (longer - 1)
@@ -191,7 +192,7 @@ def skirt(piece: Piece, longer: float) -> Piece:
         name=piece.name + ("_long" if longer > 1 else ""),
         vertices=vertices,
         weights=np.asarray(weights),
-        hides=piece.hides & (body_arrays("open")[0]["v_template"][:, 1] > -0.3),
+        hides=piece.hides | ((skin > vertices[:, 1].min() + 0.06) & (skin < 0.05)),
     )
 
 

@@ -38,7 +38,7 @@ class World:
     cut: float = 0.2  # share of boxes that leave a part of the subject outside
     box_jitter: float = 0.03  # of the box, one sigma
     margin: tuple[float, float] = (1.0, 1.35)  # crop side / box side
-    photo: float = 0.45  # share before a photograph; the others stand in a panorama or a room
+    photo: float = 0.35  # share before a photograph; the others stand in a panorama or a room
     coloured: float = 0.05  # share of lamps that are not nearly white
     hard: float = 0.0  # how bad a sensor may be, 0..1
 
