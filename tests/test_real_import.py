@@ -172,3 +172,10 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     held = (values.sum(0) - values) / 4
     assert spread(held).item() == pytest.approx((values.std(0) / 5**0.5).norm().item())
+
+
+def test_the_command_names_what_is_missing(fasthmr, wheel):
+    code, out, err = fasthmr("data", "import", "pose2sim", wheel)
+    assert code == 2 and not out and "fasthmr masks import" in err
+    code, _, err = fasthmr("data", "import", "pose3sim", wheel)
+    assert code == 2 and "pose2sim" in err
