@@ -330,7 +330,7 @@ def plain_files(folder: Path) -> dict[Path, str]:
         ),
         "before_1_6_doubling.pt": (old(b"\x80\x02}" + doubling() + b"Ns."), "tuple as a key"),
         "noise.ckpt": (b"\x93noise" * 100, "not a readable file"),
-        "empty.pt": (b"", "not a readable file"),
+        "empty.pt": (b"", "the file is empty"),
         "giant_header.safetensors": (struct.pack("<Q", 1 << 62) + b"{}", "not a readable file"),
         "beyond.safetensors": (_safetensors({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}), "not a"),
         "overlap.safetensors": (_safetensors({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"},

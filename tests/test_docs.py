@@ -46,6 +46,8 @@ SHORT = {
     "data motion": "",
     "data clips": "--frames 4",
     "recipe check": "",
+    "recipe list": "",
+    "recipe show": "",
     "recipe schema": "",
     "cost": "",
     "inspect": "--heads 2",

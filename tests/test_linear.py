@@ -64,7 +64,7 @@ def error_by_hand(stack: Any, judge: Verdict, windows: Windows) -> float:
     return torch.cat(errors).double().mean().item()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 7), st.integers(0, 9), st.sampled_from(STRATEGIES))
 def test_cached_search_decides_as_the_plain_one(seed, depth, rooms, strategy) -> None:
     """Any error whatever (a hash of the tokens' bits), any memory, any strategy: the same windows and errors."""

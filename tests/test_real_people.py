@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
 
 from compress.errors import BadInput
 from hmr.data.real_people.camera import read_qualisys
-from hmr.data.real_people.skeleton import BONES, POINTS, fitted, placed
+from hmr.data.real_people.skeleton import BONES, POINTS, fitted
 from hmr.data.real_people.triangulation import Views, refined_centres, triangulated
-from tests.cameras import cloud, four
+from tests.cameras import cloud, four, walk
 
 CAMERA = """<camera serial="cam01"><transform r11="0" r12="1" r13="0" r21="0" r22="0" r23="1" r31="1" r32="0" r33="0"
 x="1000" y="2000" z="3000"/><intrinsic centerPointU="34176" centerPointV="61440" focalLengthU="107520"
@@ -112,32 +111,28 @@ def test_views_that_are_not_trusted_do_not_count():
 
 
 def test_moved_principal_points_are_recovered():
-    """Exactly without noise, although to move the whole world looks nearly the same."""
+    """But for what a moved world explains, to a pixel; and then all views agree again."""
     points, move = cloud(400), torch.tensor([[12.0, -7.0], [-9.0, 16.0], [4.0, 3.0], [-6.0, -11.0]]).double()
     true = views_of(points)
+    world = [
+        (true.cameras.project(points + step) - true.pixels).mean(1).flatten() for step in 0.01 * torch.eye(3).double()
+    ]
+    across = torch.linalg.qr(torch.stack(world, 1)).Q
+    move = (move.flatten() - across @ (across.mT @ move.flatten())).view(4, 2)  # (8,) -> (4, 2)
     moved = replace(true, cameras=replace(true.cameras, centre=true.cameras.centre - move))
     start = triangulated(moved)
     assert moved.residuals(start).norm(dim=-1).median() > 3
-    views, found = refined_centres(moved, start, rounds=200)
-    assert views.residuals(found).norm(dim=-1).median() < 1e-3
-    assert (views.cameras.centre - true.cameras.centre).abs().max() < 0.1
-    assert (found - points).norm(dim=1).max() < 1e-3
+    views, found = refined_centres(moved, start)
+    assert views.residuals(found).norm(dim=-1).median() < 0.3
+    assert (views.cameras.centre - true.cameras.centre).abs().max() < 1
+    assert (found - points).norm(dim=1).max() < 0.005
 
 
 def test_right_principal_points_stay():
+    """Noise of 10 pixels in 400 points moves them by less than two."""
     points = cloud(400)
-    views, _ = refined_centres(views_of(points, noise=2.0), points)
-    assert (views.cameras.centre - four().centre).abs().max() < 5  # what 400 points tell of the weakest direction
-
-
-def walk(frames: int = 60) -> torch.Tensor:
-    """A person (T, S, 3) who turns and swings arms and legs for a second, bones of constant length."""
-    draw = torch.Generator().manual_seed(1)
-    time = torch.linspace(0, 1, frames, dtype=torch.float64)[:, None, None]
-    free = torch.tensor([[0.2, 0, 1.4], [-0.2, 0, 1.4], [0.1, 0, 0.9]]).double() + 0.3 * torch.sin(3 * time)
-    still, swing = normalize(torch.randn(2, len(BONES), 3, generator=draw, dtype=torch.float64), dim=-1)
-    lengths = torch.linspace(0.1, 0.45, len(BONES), dtype=torch.float64)
-    return placed(free, still + 0.5 * swing * torch.sin(4 * time), lengths)
+    views, _ = refined_centres(views_of(points, noise=10.0), points)
+    assert (views.cameras.centre - four().centre).abs().max() < 2
 
 
 def lengths_of(points: torch.Tensor) -> torch.Tensor:

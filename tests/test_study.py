@@ -121,7 +121,7 @@ def test_a_baseline_with_a_decoder_is_refused():
         (("[64, 192, 16]", "[64]"), 11, "space.merge_tokens.keep", "at least 2"),
         (("bfloat16]", "float16]"), 9, "space", "float32, bfloat16, int8"),
         (("layers: 3", "layers: 0"), 6, "steps[0].layers", "greater than or equal to 1"),
-        (("policy: precision, dtype: float32", "policy: recover, steps: 2"), 5, "steps", "recover: beside steps"),
+        (("policy: precision, dtype: float32", "policy: recover, steps: 2"), 5, "steps", "leave recover out, or write"),
         (("data: synth", "data: synth:val"), 4, "data", "names a split"),
         (("space:", "objectives: [macs]\nspace:"), 9, "objectives", "two or more"),
         (("space:", "objectives: [macs, latency_ms]\nspace:"), 9, "objectives", "an error"),

@@ -10,7 +10,7 @@ import typer
 
 from compress.errors import BadInput
 from experiments.cli.options import Data, FrameCount, Mocap
-from experiments.cli.output import progress_bar, refuse_existing
+from experiments.cli.output import progress_bar, progress_callback, refuse_existing
 
 data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 
@@ -78,6 +78,20 @@ def clips(
     with progress_bar() as bar:
         task = bar.add_task(f"drawing {source}", total=sum(map(len, videos)))
         typer.echo(from_videos(videos, out, lambda n: bar.advance(task, n)))
+
+
+@data_app.command("import")
+def import_data(
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="pose2sim.")],
+    wheel: Annotated[Path, typer.Argument(help="Its wheel, as pip download --no-deps brings it.")],
+) -> None:
+    """Make real:test and real-avatar:test out of a wheel's videos, in $FASTHMR_HOME; nothing in it is run."""
+    from compress.choices import one_of
+    from hmr.data.real_people.importing import import_pose2sim
+
+    one_of(package, ("pose2sim",), "package with people")
+    with progress_bar() as bar:
+        typer.echo(import_pose2sim(wheel, observer=progress_callback(bar)))
 
 
 def refuse_unless_new_png(out: Path) -> None:

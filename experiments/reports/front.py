@@ -129,7 +129,7 @@ def split_of(record: Record) -> str:
 
 
 def result(results: Results) -> dict[str, Any]:
-    """What `search --json` and front.json say, see contracts.md."""
+    """The JSON object of `search --json` and front.json."""
     feasible = [t.record.values(results.objectives) for t in results.trials if t.state == "complete" and t.record]
     reference = reference_point(feasible) if feasible else None
     rows = [t.record.values(results.objectives) if t.record and t.state == "complete" else None for t in results.trials]

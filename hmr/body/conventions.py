@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from hmr.body.files import body_arrays, load_body
+from hmr.body.limbs import LIMBS, ROWS
 from hmr.body.model import HAND_JOINT_NAMES, JOINT_NAMES, BodyModel, People, Positions
 from hmr.checkpoints.safe_pickle import read_pickle
 from hmr.home import fasthmr_home
@@ -25,7 +26,7 @@ J14: tuple[str, ...] = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
     "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head",
 )  # fmt: skip
-NAMES = {len(names): names for names in (JOINT_NAMES, J14, HAND_JOINT_NAMES)}  # of joints, by how many there are
+NAMES = {len(names): names for names in (JOINT_NAMES, J14, HAND_JOINT_NAMES, LIMBS)}  # of joints, by how many there are
 H36M_TO_J14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 J19_TO_J14 = (*range(13), 18)  # 4D-Humans' 44 joints are 25 of OpenPose and these 19: [25..37, 43]
 BODIES = {"neutral": "smpl", "female": "smpl-female", "male": "smpl-male"}
@@ -48,7 +49,8 @@ J19 = JointRegressor("SMPL_to_J19.pkl", 19, "the data that 4D-Humans downloads")
 class Convention:
     """Rows of a regressor's positions that are the joints, and those whose mean is the pelvis.
 
-    The regressor is a file, or the `J_regressor` of the body: each body's "own", or the "neutral" one for all.
+    The regressor is a file, or the `J_regressor` of the body: each body's "own", or the "neutral" one for all. Where it
+    is "skeleton", positions are the 24 joints that a body is posed by, and any model's body has them.
     `landmarks`: the data set annotates the regressor's positions, and poses of unknown bodies.
     """
 
@@ -56,7 +58,7 @@ class Convention:
     used_by: str
     rows: tuple[int, ...]
     pelvis: tuple[int, ...]
-    regressor: JointRegressor | Literal["own", "neutral"]
+    regressor: JointRegressor | Literal["own", "neutral", "skeleton"]
     landmarks: bool = False
 
     def placed(self, positions: Tensor, vertices: Tensor | None) -> Positions:
@@ -74,6 +76,7 @@ CONVENTIONS = {
         Convention("j19-mpii", "4D-Humans and TokenHMR on 3DPW", J19_TO_J14, (14,), J19, landmarks=True),
         Convention("smpl24-hips", "WHAM and PromptHMR on EMDB", ALL24, (1, 2), "own"),
         Convention("smpl24-hips-neutral", "CameraHMR on EMDB", ALL24, (1, 2), "neutral"),
+        Convention("limbs12-hips", "fasthmr on people by several cameras", ROWS, (1, 2), "skeleton", landmarks=True),
     )
 }
 

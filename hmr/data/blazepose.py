@@ -53,9 +53,12 @@ class Square:
 
     def cut(self, image: Pixels, size: int) -> Pixels:
         """The square (size, size, 3) of a picture (H, W, 3), black where the picture ends."""
-        scale = self.affine @ np.diag([1 / size, 1 / size, 1])
-        shape, kind, sampling = (size, size), Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return np.asarray(Image.fromarray(image).transform(shape, kind, tuple(scale.ravel()), sampling))
+        return moved(image, self.affine @ np.diag([1 / size, 1 / size, 1]), (size, size))
+
+    def pasted(self, part: Pixels, size: tuple[int, int]) -> Pixels:
+        """What `cut` would have taken `part` (S, S) from: a picture of `size` (height, width), black around it."""
+        whole = np.concatenate([self.affine, [[0, 0, 1]]])
+        return moved(part, (np.diag([len(part), len(part), 1]) @ np.linalg.inv(whole))[:2], size)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Landmarks:
     visibility: Doubles  # (33,) 0..1
     world: Doubles  # (33, 3) m from the middle of the hips; x right, y down, z away from the camera
     score: float  # 0..1, that a person is there
+    mask: NDArray[np.bool_]  # (256, 256) the person's pixels in the square that was looked at
+    square: Square
     next: Square  # where that person is in the picture that follows
 
 
@@ -105,7 +110,8 @@ class LandmarkNetwork:
         world = out.world[:COUNT].copy()
         world[:, :2] = world[:, :2] @ rotation(square.angle).T
         following = square_of(pixels[COUNT], pixels[COUNT + 1])
-        return Landmarks(pixels[:COUNT], expit(out.landmarks[:COUNT, 3]), world, out.score, following)
+        visibility = expit(out.landmarks[:COUNT, 3])
+        return Landmarks(pixels[:COUNT], visibility, world, out.score, out.mask > 0, square, following)
 
     def track(self, images: Iterable[Pixels], start: Square) -> Iterator[Landmarks]:
         """One person through a video, from the square where the first picture shows them."""
@@ -125,10 +131,11 @@ class Detector:
         self.network = interpreter(DETECTION, file)
         self.anchors = anchors()
 
-    def people(self, image: Pixels, least: float = 0.5) -> list[Square]:
-        """Those whose score is `least` or more. Raises BadInput where this network is another one."""
+    def people(self, image: Pixels, least: float = 0.5, part: Square | None = None) -> list[Square]:
+        """Those whose score is `least` or more, in a part of the picture (H, W, 3) or in all of it: people who are less
+        than a fifth as high as what is looked at are not found. Raises BadInput where this network is another one."""
         height, width = image.shape[:2]
-        whole = Square((width / 2, height / 2), max(height, width))
+        whole = part or Square((width / 2, height / 2), max(height, width))
         shapes = run(self.network, np.asarray(whole.cut(image, DETECTED), np.float32) / 127.5 - 1)
         wanted = (1, len(self.anchors), 12), (1, len(self.anchors), 1)
         if not set(wanted) <= set(shapes):
@@ -184,6 +191,12 @@ def refined(places: Doubles, heat: NDArray[np.float32], reach: int = 3, least: f
             middle = np.mgrid[rows, columns].reshape(2, -1) @ weight.ravel() / weight.sum()  # (2, h, w) -> (2, h*w)
             out[i] = middle[::-1] / size
     return out
+
+
+def moved(image: Pixels, affine: Doubles, size: tuple[int, int]) -> Pixels:
+    """A picture of `size` (height, width) whose pixels come from where `affine` (2, 3) says in another one."""
+    shape, kind, sampling = size[::-1], Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).transform(shape, kind, tuple(affine.ravel()), sampling))
 
 
 def square_of(hips: Doubles, edge: Doubles) -> Square:

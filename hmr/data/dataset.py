@@ -59,8 +59,11 @@ class DataSpec:
 
     @property
     def test_only(self) -> bool:
-        """Whether there is no split to choose on: EMDB has none, nor has a code base's .npz."""
-        return self.name == "emdb" or (self.name != "frames" and self.root is not None and self.root.is_file())
+        """Whether there is no split to choose on: EMDB and people by several cameras have none, nor has a code base's
+        .npz."""
+        return self.name in ("emdb", "real", "real-avatar") or (
+            self.name != "frames" and self.root is not None and self.root.is_file()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +196,8 @@ def refuse_choosing_split(spec: DataSpec) -> None:
 def refuse_test_only(spec: DataSpec) -> None:
     """Raise BadInput for data that has no split to make choices on."""
     if spec.test_only:
+        place = f"@{spec.root}" if spec.root else ""
         raise BadInput(
-            f"{spec.name}@{spec.root} is a test set alone, and compressing makes choices on calib too: compress on "
+            f"{spec.name}{place} is a test set alone, and compressing makes choices on calib too: compress on "
             "synth or on the folder of 3dpw, then evaluate what comes out here"
         )

@@ -14,6 +14,8 @@ from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_tes
 from hmr.data.masks import segmenter
 from hmr.data.pictures import Focal, open_pictures
 from hmr.data.real import READERS, read
+from hmr.data.real_people.dataset import open_real
+from hmr.data.real_people.importing import DEMOS
 from hmr.media.listing import PARTS
 from hmr.models.families.family import Box
 from hmr.models.head import JOINTS
@@ -31,7 +33,7 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
     """
     head, at, root = text.partition("@")
     name, colon, split = head.partition(":")
-    one_of(name, (*WORLDS, *READERS, "frames"), "data set")
+    one_of(name, (*WORLDS, *DEMOS, *READERS, "frames"), "data set")
     if name == "frames":
         if not root:
             raise BadInput(f"'{text}': name the folder of pictures or the video: frames@PATH")
@@ -44,11 +46,24 @@ def parse(text: str, label_free: bool = False, masks: str | None = None) -> Data
         if not root:
             raise BadInput(f"'{text}': name the folder that {name} lies in: {name}@FOLDER")
         return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test", Path(root), masks)
+    if name in DEMOS:
+        return real_spec(text, name, split, root, masks)
     if masks is not None:
         raise BadInput(f"--masks {masks}: {name} has exact masks of its own; --masks is for frames@PATH")
     if at:
         raise BadInput(f"'{text}': {name} is rendered, not read from files: leave '@{root}' out")
     return DataSpec(name, one_of(split, SPLITS, f"split of {name}") if colon else "test")
+
+
+def real_spec(text: str, name: str, split: str, root: str, masks: str | None) -> DataSpec:
+    """`real` or `real-avatar`, which have one split. Raises BadInput for another, for a root and for masks."""
+    if split not in ("", "test"):
+        raise BadInput(f"'{text}': {name} has one split, test: no choices are made on real people")
+    if root:
+        raise BadInput(f"'{text}': {name} lies where fasthmr data import put it: leave '@{root}' out")
+    if masks is not None:
+        raise BadInput(f"--masks {masks}: {name} comes with BlazePose's masks")
+    return DataSpec(name)
 
 
 def reporting(text: str, label_free: bool = False, masks: str | None = None) -> str:
@@ -106,6 +121,8 @@ def open_data(
     elif spec.name == "frames" and spec.root:
         focal = focal_of(model) if model else None
         opened = open_pictures(spec.root, spec.split, frames, side, size, finder, focal)
+    elif spec.name in DEMOS:
+        opened = open_real(spec, frames, side, size)
     else:
         opened = open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
     return replace(opened, spec=spec)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from compress.errors import BadInput
 from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, LandmarkNetwork
 from hmr.data.crop import cut
 from hmr.data.pictures import Corners, Photo, Segmenter
+from hmr.data.wheel import members
 from hmr.home import fasthmr_home
 from hmr.media.mask import person
 from hmr.media.picture import say_once
@@ -223,7 +222,8 @@ def import_masks(path: Path) -> list[Path]:
     Nothing in the wheel is run. Raises BadInput for a file that is or holds no tflite network.
     """
     if zipfile.is_zipfile(path):
-        found = {name: from_wheel(path, inside) for name, inside in INSIDE.items()}
+        held = members(path, list(INSIDE.values()), "take the wheel of mediapipe 0.10.21, later ones lack it")
+        found = {name: held[inside] for name, inside in INSIDE.items()}
     else:
         found = {DETECTION if path.name == DETECTION else LANDMARKS: whole(path)}
     for name, content in found.items():
@@ -241,17 +241,3 @@ def whole(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def from_wheel(path: Path, inside: str) -> bytes:
-    """The bytes of one of BlazePose's networks out of a wheel."""
-    try:
-        with zipfile.ZipFile(path) as wheel, wheel.open(inside) as file:
-            content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
-    except KeyError as error:
-        raise BadInput(f"{path}: holds no {inside}: use the wheel of mediapipe 0.10.21, later ones lack it") from error
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise BadInput(f"{path}: a broken wheel ({error})") from error
-    if len(content) > LARGEST:
-        raise BadInput(f"{path}: {inside} is too large for a tflite network ({LARGEST} bytes at most)")
-    return content

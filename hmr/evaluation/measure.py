@@ -64,10 +64,11 @@ def measure(model: Any, frames: Frames, name: str, observer: Observer) -> Measur
 
 
 def body_for(frames: Frames, model: Any) -> BodyModel:
-    """What errors of `model` on these frames are measured on: SMPL by the data's convention, or the model's own body.
+    """What errors of `model` on these frames are measured on: SMPL by the data's convention, or the model's own body,
+    where there is none or any body's skeleton will do.
     Raises BadInput where files of SMPL or MANO are missing."""
     convention = frames.notes.get("convention")
-    if convention is None:
+    if convention is None or CONVENTIONS[convention].regressor == "skeleton":
         body: BodyModel = model.encoder.body
         return body
     return ConventionBody(CONVENTIONS[convention]).to(next(model.parameters()).device)

@@ -54,7 +54,7 @@ def turned(camera: Camera, pixels: Tensor, side: Side, size: tuple[int, int]) ->
 def taken(image: NDArray[np.uint8], camera: Camera, crop: Camera, size: tuple[int, int]) -> NDArray[np.uint8]:
     """What `crop`, a camera at the place of `camera`, sees of a picture (H, W, 3) or mask (H, W) in 0..255, as `size`
     (height, width). Black where the picture ends; where it shrinks, pixels are averaged."""
-    pixels = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None].float()  # (1, C, H, W)
+    pixels = torch.tensor(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None].float()  # (1, C, H, W)
     finer = math.ceil(float((camera.focal / crop.focal).max()) / 2)  # bilinear sampling spans two pixels
     places = sources(camera, finely(crop, finer), (size[0] * finer, size[1] * finer))
     extent = places.new_tensor([image.shape[1], image.shape[0]])
@@ -71,6 +71,13 @@ def sources(camera: Camera, crop: Camera, size: tuple[int, int]) -> Tensor:
     rays = crop.rays(pixels.flatten(0, 1))  # (H, W, 2) -> (H * W, 2)
     rays = torch.cat([rays, torch.ones_like(rays[:, :1])], 1) @ (camera.rotation @ crop.rotation.mT).mT
     return camera.pixels(rays[:, :2] / rays[:, 2:]).view(*size, 2)  # (H * W, 2) -> (H, W, 2)
+
+
+def places_in(crop: Camera, camera: Camera, pixels: Tensor) -> Tensor:
+    """Where in a crop pixels (P, 2) of the picture of `camera` lie, the way back from `sources`."""
+    rays = camera.rays(pixels)
+    rays = torch.cat([rays, torch.ones_like(rays[:, :1])], 1) @ (crop.rotation @ camera.rotation.mT).mT
+    return crop.pixels(rays[:, :2] / rays[:, 2:])
 
 
 def finely(camera: Camera, times: int) -> Camera:

@@ -22,7 +22,7 @@ BONES = (  # from, to
     ("left_ankle", "left_foot_index"), ("right_ankle", "right_foot_index"),
 )  # fmt: skip
 POINTS = (*FREE, *(to for _, to in BONES))
-LANDMARKS = [NAMES.index(name) for name in POINTS]  # BlazePose's number of each of the S points
+POINT_LANDMARKS = [NAMES.index(name) for name in POINTS]  # BlazePose's number of each of the S points
 ACCELERATION = 10.0  # m/s^2, a limb's; cameras err by some pixels, so what is faster than about 5 Hz is taken for noise
 SEEN = 5000.0  # 1/m^2, the curvature of the loss where a point is seen: by four cameras of 500 pixels a metre
 ITERATIONS = 100  # of each of the four steps

@@ -17,6 +17,9 @@ from hmr.data.real_people.camera import Camera
 
 SCALE = 20.0  # pixels of 1,920; a smaller error counts, a larger one is a mistake
 STEPS = 30
+KNOWN = (
+    0.1  # of the best known move of principal points, how well a move is known that is made: most are, three at 0.05
+)
 STILL = 1e-10  # m, and pixels: what moves less has come to rest
 
 
@@ -102,8 +105,8 @@ def slopes(cameras: Camera, points: Tensor) -> Tensor:
 def refined_centres(views: Views, points: Tensor, scale: float = SCALE, rounds: int = 50) -> tuple[Views, Tensor]:
     """Views whose cameras have the principal points on which all points agree best, and the points (P, 3) m there.
 
-    Principal points and points are solved for together, the points eliminated (Schur complement). To move the whole
-    world is nearly to move all principal points: of what is equally good the least move is taken.
+    Principal points and points are solved for together, the points eliminated (Schur complement). Moves that a moved
+    world explains as well, of which there are three, are left out: they would follow noise by tens of pixels.
     """
     for _ in range(rounds):
         error = views.residuals(points)
@@ -125,7 +128,7 @@ def _centre_step(slope: Tensor, error: Tensor, weight: Tensor) -> Tensor:
     both = -torch.einsum("vpik,pjk->vij", pulled, follow).reshape(2 * count, 2 * count)  # (V, 2, 2V) -> (2V, 2V)
     both += torch.diag(weight.sum(1).repeat_interleave(2))
     wanted = (weight[..., None] * error).sum(1).flatten() - torch.einsum("pjk,pk->j", follow, right)
-    return -torch.linalg.lstsq(both, wanted[:, None], rcond=1e-6, driver="gelsd").solution.view(count, 2)
+    return -torch.linalg.lstsq(both, wanted[:, None], rcond=KNOWN, driver="gelsd").solution.view(count, 2)
 
 
 def _normal(slope: Tensor, error: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,177 @@
+"""`fasthmr data import pose2sim WHEEL`: two recordings with silver truth, made of a wheel's videos and calibration.
+
+Pose2Sim (BSD-3-Clause) brings a demonstration: a man, by four calibrated cameras, and the same recording with a
+rendered woman in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.atomic import atomic_folder
+from compress.context import Observer, silent
+from compress.errors import BadInput
+from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
+from hmr.data.real_people.camera import Camera, read_qualisys
+from hmr.data.real_people.people import followed, people_in
+from hmr.data.real_people.recording import Recording, stacked
+from hmr.data.real_people.silver import LIMB_POINTS, silver
+from hmr.data.real_people.skeleton import POINTS
+from hmr.data.real_people.triangulation import Views, triangulated
+from hmr.data.wheel import described, members
+from hmr.home import fasthmr_home
+from hmr.media.video import frames_of_video, rate_of, video
+
+SCHEMA = "fasthmr.real/1"
+DEMOS = {"real": "Pose2Sim/Demo_SinglePerson", "real-avatar": "Pose2Sim/Demo_MultiPerson"}
+CALIBRATION = "calibration/Calib.qca.txt"
+VIDEOS = tuple(f"videos/cam0{view}.mp4" for view in (1, 2, 3, 4))
+HINT = "take the wheel of pose2sim 0.10.49 (pip download --no-deps pose2sim==0.10.49)"
+RUNS = ("ai-edge-litert", "av", "numpy", "pillow", "torch")  # packages that the numbers depend on
+AWAY = 0.5  # m between two people's hips
+
+
+def import_pose2sim(
+    wheel: Path, finder: tuple[Detector, LandmarkNetwork] | None = None, observer: Observer = silent
+) -> Path:
+    """Make `real` and `real-avatar` out of Pose2Sim's wheel; returns their folder, `$FASTHMR_HOME/real`.
+
+    The folder holds the videos as they are, an .npz for each recording, the licence and `manifest.json`: hashes,
+    versions, and how good the silver truth is. It takes the place of an older one when all is done; on one machine the
+    same wheel gives the same bytes. Raises BadInput where the wheel is another or BlazePose is missing.
+    """
+    name, release, licence = described(wheel, HINT)
+    if name != "pose2sim":
+        raise BadInput(f"{wheel}: a wheel of {name}: {HINT}")
+    held = members(wheel, [f"{demo}/{file}" for demo in DEMOS.values() for file in (CALIBRATION, *VIDEOS)], HINT)
+    finder = finder or (Detector(), LandmarkNetwork())
+    target = fasthmr_home() / "real"
+    with replaced_folder(target) as folder:
+        (folder / "LICENSE").write_bytes(licence)
+        sets: dict[str, Any] = {}
+        man: Tensor | None = None
+        for data, demo in DEMOS.items():
+            cameras = read_qualisys(held[f"{demo}/{CALIBRATION}"], f"{wheel}: {demo}/{CALIBRATION}")
+            videos = [folder / video_name(data, view) for view in range(len(VIDEOS))]
+            for path, file in zip(videos, VIDEOS, strict=True):
+                path.write_bytes(held[f"{demo}/{file}"])
+            recording, sets[data] = recorded(videos, cameras, finder, man, observer)
+            recording.save(folder / f"{data}.npz")
+            man = recording.points[0, 0, LIMB_POINTS[:2]].mean(0)
+        source = {"package": name, "version": release, "licence": "BSD-3-Clause", "sha256": digest(wheel)}
+        write_manifest(folder, {"source": source, "sets": sets})
+    return target
+
+
+def video_name(data: str, view: int) -> str:
+    """The file of one view of a data set in its folder."""
+    return f"{data}-{Path(VIDEOS[view]).name}"
+
+
+def recorded(
+    videos: Sequence[Path],
+    cameras: Camera,
+    finder: tuple[Detector, LandmarkNetwork],
+    other: Tensor | None,
+    observer: Observer,
+) -> tuple[Recording, dict[str, Any]]:
+    """The recording of the person on whom V videos agree best, at least AWAY from an `other` place (3,) m; and the
+    figures of its silver truth, as JSON values."""
+    times = [video(path).times for path in videos]
+    fps = rate_of(list(times[0]))
+    if len(cameras) != len(videos) or any(len(each) != len(times[0]) for each in times) or fps is None:
+        raise BadInput(f"{videos[0].name} and the others: not one length and rate, or not as many as there are cameras")
+    squares = whom_to_follow(next(together(videos, 1)), cameras, finder, other)
+    moments: list[list[Landmarks]] = []
+    for one in followed(together(videos, len(times[0])), cameras, squares, finder[1]):
+        moments.append(one)
+        observer(f"BlazePose on {videos[0].stem[:-6]}", "", len(moments), len(times[0]))
+    seen = stacked(moments)
+    truth = silver(cameras, seen["pixels"], seen["visibility"], fps)
+    masks = np.stack([[one.mask for one in views] for views in zip(*moments, strict=True)])
+    recording = Recording(fps, truth.cameras, masks=masks, points=truth.points, error=truth.error, **seen)
+    error = truth.error.median(0).values * 1000
+    figures = {"frames": len(moments), "error_mm": dict(zip(POINTS, error.tolist(), strict=True)), **truth.figures}
+    return recording, figures
+
+
+def whom_to_follow(
+    images: Sequence[Pixels], cameras: Camera, finder: tuple[Detector, LandmarkNetwork], other: Tensor | None
+) -> list[Square]:
+    """Where V pictures of one moment show the person on whom they agree best, not the one at `other` (3,) m."""
+    for squares in people_in(images, cameras, *finder):
+        middles = torch.tensor([square.centre for square in squares], dtype=torch.float64)[:, None]
+        hips = triangulated(Views(cameras, middles, torch.ones_like(middles[..., 0])))[0]
+        if other is None or (hips - other).norm() > AWAY:
+            return squares
+    raise BadInput("pose2sim: nobody is seen by three cameras of the first pictures, who is not followed already")
+
+
+def together(videos: Sequence[Path], count: int) -> Iterator[list[Pixels]]:
+    """The first pictures of V videos, moment by moment."""
+    for views in zip(*(frames_of_video(path, set(range(count))) for path in videos), strict=True):
+        yield [image for _, image in views]
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write files into, which takes the place of `path` when the block ends well."""
+    new, old = (path.with_name(f".{path.name}.{age}") for age in ("new", "old"))
+    for left in (new, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with atomic_folder(new) as folder:
+        yield folder
+    if path.exists():
+        path.replace(old)
+    new.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """`manifest.json`: what made the files of a folder, and their hashes."""
+    files = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    networks = fasthmr_home() / "masks"
+    found = {
+        "schema": SCHEMA,
+        **facts,
+        "networks": {path.name: digest(path) for path in sorted(networks.glob("pose_*.tflite"))},
+        "versions": {package: version(package) for package in RUNS},
+        "files": files,
+    }
+    (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def read_manifest(folder: Path, command: str) -> dict[str, Any]:
+    """The manifest of an imported folder, whose files are those that were imported. Raises BadInput where there is none
+    (with the `command` that makes it), for another version's, and where a file has changed."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} is missing: make it by {command}")
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        files, schema = dict(found["files"]), found["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not a manifest that can be read ({error!r}); import again: {command}") from error
+    if schema != SCHEMA:
+        raise BadInput(f"{path}: of another version of fasthmr; import again: {command}")
+    for name, wanted in files.items():
+        if not (folder / name).is_file() or digest(folder / name) != wanted:
+            raise BadInput(f"{folder / name}: was damaged or changed since it was imported; import again: {command}")
+    return found
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
