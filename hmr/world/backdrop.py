@@ -216,6 +216,7 @@ def fill(
     wall, scale, offset, gain, angle = back.wall, back.scale, back.offset, back.gain, back.angle
     has_photo, has_floor, has_wall = back.shows[0], back.shows[1], back.shows[2]
     across, down = np.float32(panorama.shape[1] / (2 * np.pi)), np.float32(panorama.shape[0] / np.pi)
+    lit, lit_at = np.float32(1), -2
     for y in range(height):
         for x in range(width):
             gap = 1 - cover[y, x]
@@ -247,6 +248,8 @@ def fill(
                 v = np.arccos(min(max(dy * away, np.float32(-1)), np.float32(1))) * down - np.float32(0.5)
                 texel(panorama, u, v, colour, linear, False)
             if on_floor:
-                k *= floor_light(px, pz, shadows)
+                if x % 2 == 0 or lit_at != x - 1:  # shadows are soft: one value for two pixels
+                    lit, lit_at = floor_light(px, pz, shadows), x
+                k *= lit
             for c in range(3):
                 image[y, x, c] += gap * k * colour[c]
