@@ -1,124 +1,121 @@
 """How real people of the synthetic world are to a network that knows real ones: BlazePose's 2D error on `synth:val`.
 
     fasthmr masks import mediapipe-0.10.21-*.whl
-    python -m experiments.build.realism [FRAMES]
+    python -m experiments.build.realism [FRAMES [HEIGHT]]
 
-Errors are shares of a person's height in the picture, over joints that are seen: inside the picture and not hidden by
-something else. BlazePose puts joints in other places than the body does: a constant offset of each joint in its own
-axes is fitted on `synth:calib` and taken off.
+`error` is the distance in the picture between BlazePose's limb joints and the body's, with the offsets between the two
+taken off; `reprojected` and `held_out` are what is measured on real people, whose joints nobody knows: four cameras
+around see the same pose, and points triangulated from all of them, or from the other three, are projected back.
+All are medians, as shares of the person's height, over limb joints that BlazePose calls visible; `error` leaves out what
+lies outside the picture or behind something else, too.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from compress.errors import BadInput
-from hmr.body.model import JOINT_NAMES, PARENTS
-from hmr.data.blazepose import NAMES, LandmarkNetwork, Square
+from experiments.build.landmark_offsets import around
+from hmr.body.limbs import ROWS
+from hmr.data.blazepose import LandmarkNetwork
+from hmr.data.real_people.camera import Camera
+from hmr.data.real_people.offsets import LIMB_LANDMARKS, landmarks_of, read_offsets
+from hmr.data.real_people.triangulation import Views, triangulated
 from hmr.data.sample import Sample, known
-from hmr.world.synthetic import open_world
+from hmr.motion.recordings import load_clips
+from hmr.world.scene import SYNTH, scene
+from hmr.world.synthetic import even_shares, generator, some_frame
+from hmr.world.view import draw
 
-Doubles = NDArray[np.float64]
-STATURE = 1.73  # m, the mean body
-COMPARED = [
-    (JOINT_NAMES.index(f"{side}_{joint}"), NAMES.index(f"{side}_{joint}"))
-    for side in ("left", "right")
-    for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-]
+STATURE = 1.75  # m
+PIXELS = 880.0  # of a person's height, to which cameras are scaled: Pose2Sim's man
+VISIBLE = 0.5
+VIEWS = 4
 
 
 @dataclass(frozen=True)
-class Found:
-    """Frames (N) in which BlazePose finds somebody, J joints each: the body's and BlazePose's places (N,J,2) as shares
-    of the person's height, how 1 m along each axis of the joint moves it (N,J,2,3), which are seen (N,J)."""
+class Look:
+    """One person in one picture, in pixels of a picture in which they are PIXELS high: BlazePose's limbs (12,2), the
+    body's joints as it would place them (12,2), whether they are visible to it and in the picture (12,), the camera in
+    axes of the body's root."""
 
-    true: Doubles
-    told: Doubles
-    moves: Doubles
-    seen: NDArray[np.bool_]
-    share: float  # of all frames
-
-
-def global_rotations(rotations: Doubles) -> Doubles:
-    """(24,3,3) local -> in camera axes."""
-    out = rotations.copy()
-    for joint, parent in enumerate(PARENTS):
-        if parent >= 0:
-            out[joint] = out[parent] @ rotations[joint]
-    return out
+    found: Tensor
+    true: Tensor
+    visible: Tensor
+    shown: Tensor
+    camera: Camera
 
 
-def look(network: LandmarkNetwork, samples: Iterable[Sample]) -> Found:
-    """Run BlazePose on the square around each subject, as MediaPipe does once a person is tracked."""
-    rows, total = [], 0
-    for sample in samples:
-        total += 1
-        height, width = sample.image.shape[:2]
-        pixels = (known(sample.keypoints, "joints").astype(np.float64) + 0.5) * (width, height)
-        low, high = pixels.min(0), pixels.max(0)
-        middle = (low + high) / 2
-        start = Square((float(middle[0]), float(middle[1])), 1.4 * float((high - low).max()))
-        person = network.see(sample.image, network.see(sample.image, start).next)
-        if person.score < 0.5:
-            continue
-        body, blaze = [pair[0] for pair in COMPARED], [pair[1] for pair in COMPARED]
-        focal, joints = known(sample.focal, "focal length"), known(sample.joints, "joints")
-        # the pelvis is at `pixels[0]` of a camera that looks through the middle
-        depth = 2 * focal / (height * known(sample.camera, "camera")[0])
-        size = focal / depth * STATURE
-        at = pixels.round().astype(int)
-        inside = ((at >= 0) & (at < (width, height))).all(1)
-        mask = known(sample.mask, "masks")
-        seen = inside & mask[at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)]
-        axes = global_rotations(known(sample.rotations, "poses").astype(np.float64))[body]
-        scale = focal / (depth + joints[body, 2]) / size
-        rows.append((pixels[body] / size, person.pixels[blaze] / size, axes[:, :2] * scale[:, None, None], seen[body]))
-    if not rows:
-        raise BadInput("BlazePose finds nobody in these frames")
-    true, told, moves, visible = (np.stack(column) for column in zip(*rows, strict=True))
-    return Found(true, told, moves, visible, len(rows) / total)
+def views(index: int, size: tuple[int, int]) -> list[Sample]:
+    """A frame as `synth:val` has them, and the same person from three more sides."""
+    clips = load_clips("val")
+    rng = generator("realism", index)
+    clip = clips[rng.choice(len(clips), p=even_shares(clips))]
+    rotations, room = some_frame(rng, clip), scene(rng, SYNTH, "val")
+    others = [some_frame(rng, clips[int(rng.integers(len(clips)))]) for _ in room.others]
+    turned = [replace(room, heading=room.heading + 2 * np.pi * k / VIEWS) for k in range(VIEWS)]
+    return [draw(rng, one, rotations, None, others, clip.name, size) for one in turned]
 
 
-def offsets(found: Found, largest: float = 0.05) -> Doubles:
-    """Where BlazePose puts each joint, (J,3) m in the joint's axes: least squares over joints that are nearly right."""
-    result = np.zeros((len(COMPARED), 3))
-    for joint in range(len(COMPARED)):
-        gap = found.told[:, joint] - found.true[:, joint]
-        good = found.seen[:, joint] & (np.linalg.norm(gap, axis=1) < largest)
-        matrix = found.moves[good, joint].reshape(-1, 3)  # (n, 2, 3) -> (2n, 3)
-        result[joint] = np.linalg.lstsq(matrix, gap[good].ravel(), rcond=None)[0]
-    return result
+def look(network: LandmarkNetwork, sample: Sample, offsets: Tensor) -> Look | None:
+    """BlazePose on the square around the subject, as MediaPipe has it once a person is tracked; None: nobody found."""
+    height, width = sample.image.shape[:2]
+    focal, mask = known(sample.focal, "focal lengths"), known(sample.mask, "masks")
+    keypoints = (known(sample.keypoints, "keypoints") + 0.5) * (width, height)
+    person = network.see(sample.image, network.see(sample.image, around(keypoints)).next)
+    if person.score < VISIBLE:
+        return None
+    joints = torch.from_numpy(known(sample.joints, "joints")).double()
+    depth = 2 * focal / (height * float(known(sample.camera, "cameras")[0]))
+    ray = torch.tensor([*(keypoints[0] - [width / 2, height / 2]) / focal, 1.0], dtype=torch.float64)
+    pelvis, root = depth * ray, torch.from_numpy(known(sample.rotations, "poses")[0]).double()
+    scale = PIXELS / (focal / depth * STATURE)
+    camera = Camera(root, pelvis, *(torch.tensor(v).double() for v in ([scale * focal] * 2, [0.0] * 2, [0.0] * 4)))
+    points = landmarks_of(joints[list(ROWS)], offsets) @ root  # in axes of the root
+    at = keypoints[list(ROWS)].round().astype(int)
+    inside = ((at >= 0) & (at < (width, height))).all(1)
+    inside &= mask[at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)]
+    found = torch.from_numpy(person.pixels[LIMB_LANDMARKS] - [width / 2, height / 2]) * scale
+    visible = torch.from_numpy(person.visibility[LIMB_LANDMARKS])
+    return Look(found, camera.project(points), visible, torch.from_numpy(inside), camera)
 
 
-def errors(found: Found, offset: Doubles) -> Doubles:
-    """(N,J) shares of the height, NaN where a joint is not seen."""
-    gap = found.told - found.true - np.einsum("njak,jk->nja", found.moves, offset)
-    return np.where(found.seen, np.linalg.norm(gap, axis=-1), np.nan)
+def reprojected(looks: list[Look]) -> tuple[Tensor, Tensor]:
+    """Errors in pixels of limbs visible in some view of four: of points from all views, and from the other three."""
+    cameras = Camera(*(torch.stack(field) for field in zip(*(vars(one.camera).values() for one in looks), strict=True)))
+    seen = Views(cameras, torch.stack([one.found for one in looks]), torch.stack([one.visible for one in looks]) ** 2)
+    visible = torch.stack([one.visible for one in looks]) > VISIBLE
+    held = torch.stack([seen.residuals(triangulated(seen.without(v)))[v] for v in range(len(looks))])
+    return seen.residuals(triangulated(seen)).norm(dim=-1)[visible], held.norm(dim=-1)[visible]
 
 
-def main(frames: int) -> None:
-    """Print the figures as JSON."""
-    network = LandmarkNetwork()
-    calib = look(network, list(open_world("synth", "calib", min(frames, 512))))
-    val = look(network, list(open_world("synth", "val", frames)))
-    away = errors(val, offsets(calib))
-    bare = errors(val, np.zeros((len(COMPARED), 3)))
-    result = {
-        "frames": frames,
-        "found": val.share,
-        "median": float(np.nanmedian(away)),
-        "median_without_offsets": float(np.nanmedian(bare)),
-        "within_5_percent": float((away[~np.isnan(away)] < 0.05).mean()),
-        "joints": {NAMES[b]: float(np.nanmedian(away[:, i])) for i, (_, b) in enumerate(COMPARED)},
-    }
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+def measured(frames: int, size: tuple[int, int]) -> dict[str, float]:
+    """The figures, of `frames` poses."""
+    network, offsets = LandmarkNetwork(), read_offsets()
+    single, together, held, found = [], [], [], 0
+    for index in range(frames):
+        looks = [one for one in (look(network, s, offsets) for s in views(index, size)) if one is not None]
+        found += len(looks)
+        single += [(o.found - o.true).norm(dim=-1)[o.shown & (o.visible > VISIBLE)] for o in looks]
+        if len(looks) == VIEWS:
+            whole, three = reprojected(looks)
+            together.append(whole)
+            held.append(three)
+    medians = {"error": single, "reprojected": together, "held_out": held}
+    shares = {name: (torch.cat(values) / PIXELS).median().item() for name, values in medians.items()}
+    return {"frames": VIEWS * frames, "found": found / (VIEWS * frames), **shares}
+
+
+def main() -> None:
+    """Command line of the module."""
+    frames, height = (int(value) for value in (*sys.argv[1:], *("250", "224")[len(sys.argv) - 1 :]))
+    sys.stdout.write(json.dumps(measured(frames, (height, height * 3 // 4)), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main()
