@@ -3,9 +3,9 @@
     fasthmr masks import mediapipe-0.10.21-*.whl
     python -m experiments.build.realism [FRAMES [HEIGHT]]
 
-`error` is the distance in the picture between BlazePose's limb joints and the body's, with the offsets between the two
-taken off; `reprojected` and `held_out` are what is measured on real people, whose joints nobody knows: four cameras
-around see the same pose, and points triangulated from all of them, or from the other three, are projected back.
+`error` is the distance in the picture between BlazePose's limb joints and the body's, without the offsets that are
+known between them; `reprojected` and `held_out` are what is measured on real people, whose joints nobody knows: four
+cameras around see the same pose, and points triangulated from all, or from the other three, are projected back.
 All are medians, as shares of the person's height, over limb joints that BlazePose calls visible; `error` leaves out what
 lies outside the picture or behind something else, too.
 """

@@ -216,7 +216,8 @@ def fill(
     wall, scale, offset, gain, angle = back.wall, back.scale, back.offset, back.gain, back.angle
     has_photo, has_floor, has_wall = back.shows[0], back.shows[1], back.shows[2]
     across, down = np.float32(panorama.shape[1] / (2 * np.pi)), np.float32(panorama.shape[0] / np.pi)
-    lit, lit_at = np.float32(1), -2
+    lit: Scalar = np.float32(1)
+    lit_at = -2
     for y in range(height):
         for x in range(width):
             gap = 1 - cover[y, x]
