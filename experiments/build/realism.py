@@ -6,8 +6,8 @@
 `error` is the distance in the picture between BlazePose's limb joints and the body's, without the offsets that are
 known between them; `reprojected` and `held_out` are what is measured on real people, whose joints nobody knows: four
 cameras around see the same pose, and points triangulated from all, or from the other three, are projected back.
-All are medians, as shares of the person's height, over limb joints that BlazePose calls visible; `error` leaves out what
-lies outside the picture or behind something else, too.
+All are medians, as shares of the person's height, over limb joints that BlazePose calls visible; `error` leaves out
+what lies outside the picture or behind something else, too.
 """
 
 from __future__ import annotations
