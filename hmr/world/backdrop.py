@@ -217,8 +217,8 @@ def fill(
     has_photo, has_floor, has_wall = back.shows[0], back.shows[1], back.shows[2]
     across, down = np.float32(panorama.shape[1] / (2 * np.pi)), np.float32(panorama.shape[0] / np.pi)
     lit: Scalar = np.float32(1)
-    lit_at = -2
     for y in range(height):
+        lit_at = -1
         for x in range(width):
             gap = 1 - cover[y, x]
             if gap <= 0:
@@ -249,8 +249,13 @@ def fill(
                 v = np.arccos(min(max(dy * away, np.float32(-1)), np.float32(1))) * down - np.float32(0.5)
                 texel(panorama, u, v, colour, linear, False)
             if on_floor:
-                if x % 2 == 0 or lit_at != x - 1:  # shadows are soft: one value for two pixels
-                    lit, lit_at = floor_light(px, pz, shadows), x
+                if lit_at != x - x % 2:  # shadows are soft: two pixels have the value of the left one
+                    lit_at, back_by = x - x % 2, (x % 2) / focal
+                    down_ray = dy - back_by * rotation[0, 1]
+                    t = -centre[1] / down_ray if down_ray < -1e-6 else to_floor
+                    px = centre[0] + t * (dx - back_by * rotation[0, 0])
+                    pz = centre[2] + t * (dz - back_by * rotation[0, 2])
+                    lit = floor_light(px, pz, shadows)
                 k *= lit
             for c in range(3):
                 image[y, x, c] += gap * k * colour[c]
