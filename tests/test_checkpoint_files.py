@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import save, save_file
 
 from compress.errors import BadInput
+from hmr.checkpoints.files import load
 from hmr.checkpoints.source import read
+from hmr.models.model import build
 
 STATE = {"backbone.weight": torch.arange(6.0).view(2, 3)}
 
@@ -66,3 +69,43 @@ def test_what_came_in_place_of_the_weights_is_named(content, words, tmp_path):
     path.write_bytes(content)
     with pytest.raises(BadInput, match=words):
         read(path)
+
+
+TINY = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_mlp_dim": 40}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build("hmr2", TINY).eval()
+
+
+def wrapped(state, wrapper, place):
+    """`state` with a wrapper's name before the parts of keys that `place` begins: "" for the whole model."""
+    return {re.sub(rf"^({re.escape(place)})(?=.)", rf"\1{wrapper}.", key): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("place", ["", "backbone.", "backbone.blocks.1.", "backbone.blocks.0.attn.", "smpl_head."])
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"])
+def test_a_wrapper_is_removed_wherever_it_stands(wrapper, place, model, tmp_path):
+    state = model.state_dict()
+    changed = wrapped(state, wrapper, place)
+    assert changed.keys() != state.keys()
+    torch.save({"state_dict": changed}, tmp_path / "model.ckpt")
+    found = load(tmp_path / "model.ckpt", heads=2).state_dict()
+    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_wrappers_in_each_other(model, tmp_path):
+    state = wrapped(model.state_dict(), "_checkpoint_wrapped_module", "backbone.blocks.1.")
+    state = {f"model._orig_mod.module.{key}": value for key, value in state.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    found = load(tmp_path / "model.safetensors", heads=2).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
+
+
+def test_two_tensors_of_one_key_are_refused(model, tmp_path):
+    state = model.state_dict()
+    torch.save({**state, **wrapped(state, "module", "")}, tmp_path / "model.ckpt")
+    with pytest.raises(BadInput, match="holds two sets of weights, as 'backbone"):
+        load(tmp_path / "model.ckpt", heads=2)
