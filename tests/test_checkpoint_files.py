@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import struct
@@ -109,3 +110,39 @@ def test_two_tensors_of_one_key_are_refused(model, tmp_path):
     torch.save({**state, **wrapped(state, "module", "")}, tmp_path / "model.ckpt")
     with pytest.raises(BadInput, match="holds two sets of weights, as 'backbone"):
         load(tmp_path / "model.ckpt", heads=2)
+
+
+def test_links_as_in_the_cache_of_a_hub_are_followed(fasthmr, model, tmp_path):
+    """snapshots/REVISION/NAME leads to blobs/HASH, which has no suffix."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    state = model.state_dict()
+    keys = sorted(state)
+    shards = {"model-1-of-2.safetensors": keys[::2], "model-2-of-2.safetensors": keys[1::2]}
+    for number, (name, some) in enumerate(shards.items()):
+        save_file({key: state[key] for key in some}, blobs / str(number))
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    index = {"weight_map": {key: name for name, some in shards.items() for key in some}}
+    (blobs / "2").write_text(json.dumps(index))
+    (snapshot / "model.safetensors.index.json").symlink_to("../../blobs/2")
+    torch.save(state, blobs / "3")
+    (snapshot / "model.ckpt").symlink_to("../../blobs/3")
+    for path in (snapshot, snapshot / "model.safetensors.index.json", snapshot / "model.ckpt"):
+        found = load(path, heads=2).state_dict()
+        assert all(torch.equal(found[key], state[key]) for key in state)
+        assert fasthmr("inspect", path, "--heads", 2)[0] == 0
+
+
+def test_links_that_lead_to_no_regular_file_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    targets = {"loop": "loop", "dangling": "nothing", "device": "/dev/zero", "to_pipe": "pipe"}
+    for name, target in targets.items():
+        (tmp_path / name).symlink_to(target)
+    for name in (*targets, "pipe"):
+        words = "leads to no file" if name in ("loop", "dangling") else "not a regular file"
+        with pytest.raises(BadInput, match=words):
+            read(tmp_path / name)
+        (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(BadInput, match="no file beside the index"):
+            read(tmp_path / "index.json")

@@ -92,10 +92,8 @@ def read(path: Path) -> Source:
         index = path / INDEX
         return read(index if index.is_file() else path / WEIGHTS)
     try:
-        if path.is_symlink():
-            raise BadInput(f"{path}: a symbolic link; name the file that it leads to, {path.readlink()}")
-        if not path.is_file():
-            raise BadInput(f"{path}: there is no such file of weights")
+        if not path.is_file():  # links, as hub caches are made of, are followed
+            raise BadInput(f"{path}: {missing(path)}")
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
@@ -112,6 +110,17 @@ def read(path: Path) -> Source:
     if not start:
         raise BadInput(f"{path}: the file is empty; get it again")
     return of_safetensors(path)
+
+
+def missing(path: Path) -> str:
+    """Why there is no file of weights at `path`."""
+    if path.exists():
+        return "not a regular file"
+    return (
+        f"a symbolic link that leads to no file ({path.readlink()})"
+        if path.is_symlink()
+        else "there is no such file of weights"
+    )
 
 
 def begins_safetensors(start: bytes) -> bool:
@@ -191,7 +200,7 @@ def sharded(path: Path) -> Source:
     state: dict[str, Tensor] = {}
     for name, keys in sorted(shards.items()):
         shard = path.parent / name
-        if Path(name).name != name or shard.is_symlink() or not shard.is_file():
-            raise BadInput(f"{path}: shard {name[:100]!r} is no file beside the index, or a link")
+        if Path(name).name != name or not shard.is_file():
+            raise BadInput(f"{path}: shard {name[:100]!r} is no file beside the index")
         state |= of_safetensors(shard, keys).state
     return Source(path, state)
