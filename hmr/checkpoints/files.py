@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
+from compress.weights import safetensors
 from hmr.checkpoints.safe_torch import entry
 from hmr.checkpoints.source import Source, finite, read, some_of, unfit
 from hmr.models.families import FAMILIES
@@ -38,12 +38,12 @@ def save(model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dt
 
     The file appears complete or not at all; returns `path`. Raises ValueError where a value does not fit into `dtype`.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
     unfit = [k for k, v in state.items() if not finite(v)]
     if unfit:
         raise ValueError(f"not finite as {dtype}: {', '.join(unfit[:5])}")
-    return atomic_write(path, to_bytes(state, header(model, metadata)))
+    return atomic_write(path, safetensors(state, header(model, metadata)))
 
 
 def header(model: HMRModel, metadata: dict[str, str] | None = None) -> dict[str, str]:
