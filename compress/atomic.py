@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 from compress.errors import BadInput
 
 
-def atomic_write(path: Path, content: bytes) -> Path:
-    """Write `content` to `path` so that no reader ever sees half of it; makes missing folders and returns `path`.
+def atomic_write(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Write `content`, whole or in pieces, to `path` so that no reader ever sees half of it; makes missing folders and
+    returns `path`.
 
     A temporary file beside the target is filled, synced and renamed over it; then the folder is synced, because
-    on Linux the rename itself can still be lost with the power.
+    on Linux the rename itself can still be lost with the power. Its mode is the umask's.
 
     Raises: OSError where the folder cannot be written.
     """
@@ -26,7 +27,7 @@ def atomic_write(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # mkstemp would leave a file nobody else may read
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -21,12 +21,12 @@ watching = False
 import_body = hmr.body.files.import_body
 
 
-def watched_import(path: str) -> Any:
+def watched_import(path: str, name: str | None) -> Any:
     """`import_body` under watch; not all of the command, for typer itself compiles its annotations."""
     global watching
     watching = True
     try:
-        return import_body(path)
+        return import_body(path, name)
     finally:
         watching = False
 

@@ -296,9 +296,13 @@ def mangled(folder: Path) -> dict[Path, str]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // cut - 10])
     path = make("bytes_after_the_end", "after the end")
     path.write_bytes(path.read_bytes() + b"more of it")
-    path = make("outer_link", "symbolic link").with_name("link.ckpt")
-    made[path] = made.pop(folder / "outer_link.ckpt")
-    path.symlink_to("outer_link.ckpt")
+    for name, target, words in (
+        ("loop", "loop.ckpt", "leads to no file"),
+        ("device", "/dev/zero", "not a regular file"),
+    ):
+        path = folder / f"{name}.ckpt"
+        path.symlink_to(target)
+        made[path] = words
     return made
 
 

@@ -280,13 +280,20 @@ def test_an_index_that_names_no_file_is_refused(tmp_path):
         load(path)
 
 
-def test_heads_are_those_of_the_backbones_width_or_of_the_user(fasthmr, tmp_path, caplog):
-    for dim, heads in ((768, 12), (48, 16)):
-        model = made("hmr2", dim=dim, heads=4)
-        torch.save(upstream(model), tmp_path / "model.pt")
-        caplog.clear()
-        assert load(tmp_path / "model.pt").sizes.heads == heads
-        assert ("say heads=N" in caplog.text) == (dim == 48)
+def test_heads_are_assumed_aloud_read_from_a_configuration_or_asked_for(fasthmr, tmp_path, caplog):
+    torch.save(upstream(made("hmr2", dim=768, heads=4)), tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt").sizes.heads == 12
+    assert "assuming 12 attention heads" in caplog.text
+    caplog.clear()
+    assert load(tmp_path / "model.pt", heads=4).sizes.heads == 4
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 768, "num_attention_heads": 6}))
+    assert load(tmp_path / "model.pt").sizes.heads == 6
+    assert "assuming" not in caplog.text
+    torch.save(upstream(made("hmr2", dim=48, heads=4)), tmp_path / "model.pt")
+    with pytest.raises(BadInput, match=r"pass heads=N \(--heads N\)"):
+        load(tmp_path / "model.pt")
+    assert fasthmr("convert", tmp_path / "model.pt", "--out", tmp_path / "ours")[0] == 2
+    assert json.loads(fasthmr("inspect", tmp_path / "model.pt", "--json")[1])["sizes"]["heads"] is None
     code, out, _ = fasthmr("inspect", tmp_path / "model.pt", "--heads", 4, "--json")
     assert (code, json.loads(out)["sizes"]["heads"]) == (0, 4)
     assert fasthmr("convert", tmp_path / "model.pt", "--heads", 4, "--out", tmp_path / "ours")[0] == 0
@@ -332,7 +339,7 @@ def test_inspect_and_convert(fasthmr, tmp_path):
     assert found["provenance"]["schema"] == "fasthmr.inspect/1"
     assert fasthmr("inspect", tmp_path / "model.ckpt")[0] == 0
     folder = tmp_path / "converted"
-    code, out, _ = fasthmr("convert", tmp_path / "model.ckpt", "--out", folder, "--json")
+    code, out, _ = fasthmr("convert", tmp_path / "model.ckpt", "--heads", 16, "--out", folder, "--json")
     said = json.loads(out)
     assert (code, said["path"], said["provenance"]["schema"]) == (0, str(folder), "fasthmr.convert/1")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "manifest.json", "LICENCE.txt"}
@@ -341,7 +348,7 @@ def test_inspect_and_convert(fasthmr, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == {key: value for key, value in said.items() if key not in ("path", "provenance")}
     assert manifest["keys"] == {key: list(value.shape) for key, value in model.state_dict().items()}
-    assert equal(load(folder), load(tmp_path / "model.ckpt"))
+    assert equal(load(folder), load(tmp_path / "model.ckpt", heads=16))
     code, out, _ = fasthmr("cost", folder, "--json")
     assert code == 0 and json.loads(out)["layers"] == 2
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1] + b"\1")

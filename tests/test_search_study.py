@@ -298,9 +298,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
 
 def test_acceleration_needs_videos(place, monkeypatch):
     monkeypatch.chdir(place)
-    with pytest.raises(
-        BadInput, match="accel_mm_per_frame2 needs videos, and synth:val has single ones"
-    ):
+    with pytest.raises(BadInput, match="accel_mm_per_frame2 needs videos, and synth:val has single ones"):
         search.search(small("calm", ("space:", "objectives: [macs, mpjpe_mm, accel_mm_per_frame2]\nspace:")))
 
 

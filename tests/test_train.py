@@ -131,6 +131,9 @@ def test_training_leaves_a_model_a_curve_and_no_training_heads(folders, tmp_path
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["stage"] for row in rows] == ["quarter", "half", "full", "full"]
     assert all(row["val_mpjpe_mm"] > row["val_pa_mpjpe_mm"] > 0 for row in rows)
+    (tmp_path / "plain").touch()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "plain").stat().st_mode}
 
 
 def test_random_numbers_of_the_caller_are_left_alone(folders, tmp_path):

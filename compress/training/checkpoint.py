@@ -42,7 +42,9 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
+    mode = beside.stat().st_mode & 0o666  # the umask's; safetensors writes files that nobody else may read
     for file in beside.iterdir():
+        file.chmod(mode)
         synced(file)
     os.replace(beside, final)
     for old in checkpoints(folder)[:-1]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
+from compress.weights import safetensors
 from diffusion.model.sizes import Sizes
 
 
@@ -30,7 +30,7 @@ def save(
     if unfit:
         raise BadInput(f"{path}: {unfit[0]} is not finite in half precision: train again with a lower lr")
     metadata = {"kind": kind, "sizes": sizes.model_dump_json(), "facts": json.dumps(facts, sort_keys=True)}
-    return atomic_write(path, to_bytes(state, metadata))
+    return atomic_write(path, safetensors(state, metadata))
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any]]:

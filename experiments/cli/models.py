@@ -48,11 +48,17 @@ def convert(
 
 
 @body_app.command("import")
-def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")]) -> None:
+def body_import(
+    path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="smpl, smpl-female, smpl-male, mano or mano-left, where no file or folder name tells."),
+    ] = None,
+) -> None:
     """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without executing anything in it."""
     from hmr.body.files import import_body
 
-    typer.echo(import_body(path))
+    typer.echo(import_body(path, name))
 
 
 @masks_app.command("import")

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from compress.atomic import atomic_write
+from compress.choices import one_of
 from compress.errors import BadInput
 from hmr.body.model import BETAS, MANO, SMPL, BodyModel, Layout, digest, layout_of
 from hmr.checkpoints.safe_pickle import read_arrays
 from hmr.home import fasthmr_home
 
 OPEN_BODY = Path(__file__).parents[1] / "assets" / "open_body.npz"
+
+
+def _word(letter: str, word: str) -> str:
+    """A pattern of a word in any case and anywhere, as in SMPLMale, or of its letter standing alone, as in SMPL_M."""
+    return rf"(?i:{word})|(?<![A-Za-z])(?i:{letter})(?![A-Za-z])"
+
+
+KINDS = {  # of a layout's bodies: name -> pattern in the name of a file or folder
+    "SMPL": {
+        "smpl": _word("n", "neutral"),
+        "smpl-female": _word("f", "female"),
+        "smpl-male": _word("m", "(?<!fe)male"),
+    },
+    "MANO": {"mano": _word("r", "right"), "mano-left": _word("l", "left")},
+}
 ARRAYS = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
 
 
@@ -51,30 +68,37 @@ def body_arrays(name: str | Path) -> tuple[dict[str, np.ndarray], str]:
     return arrays, str(name) if path in (OPEN_BODY, _home_file(str(name))) else path.stem
 
 
-def import_body(path: str | Path) -> Path:
+def import_body(path: str | Path, name: str | None = None) -> Path:
     """Convert an official SMPL or MANO file (.pkl or .npz, chumpy and scipy arrays included) to plain arrays with a
     sha256.
 
     Nothing in the file is executed. The result, `$FASTHMR_HOME/bodies/<name>/body.npz`, is written whole or not at
-    all; name is "smpl", "smpl-female" or "smpl-male", of a hand "mano" or "mano-left", told from the file's name.
-    Returns its path.
+    all; name is "smpl", "smpl-female" or "smpl-male", of a hand "mano" or "mano-left", and follows from the name of the
+    file or else of its folder (`male/model.pkl`) where it is not given. Returns its path.
 
-    Raises: BadInput where the file is missing, is neither (names the array and what is wrong), or wants to run code.
+    Raises: BadInput where the file is missing, is neither (names the array and what is wrong), or wants to run code,
+    and where no name tells which body it is.
     """
     path = Path(path).expanduser()
     arrays = check_body(read_arrays(path), path)
+    called = _name_of(path, layout_of(arrays), name)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, sha256=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]  # numpy types ** as allow_pickle
-    return atomic_write(_home_file(_name_of(path, layout_of(arrays))), buffer.getvalue())
+    return atomic_write(_home_file(called), buffer.getvalue())
 
 
-def _name_of(path: Path, layout: Layout) -> str:
-    words = set(path.stem.lower().replace("-", "_").split("_"))
-    if layout is MANO:
-        return "mano-left" if words & {"l", "left"} else "mano"
-    if words & {"f", "female"}:
-        return "smpl-female"
-    return "smpl-male" if words & {"m", "male"} else "smpl"
+def _name_of(path: Path, layout: Layout, name: str | None) -> str:
+    """`name`, or the one that the names of the file and of its folder tell; raises BadInput as `import_body`."""
+    kinds = KINDS[layout.name]
+    if name is not None:
+        return one_of(name, kinds, f"{layout.name} body")
+    for text in (path.stem, path.absolute().parent.name):
+        found = {called for called, pattern in kinds.items() if re.search(pattern, text)}
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            break
+    raise BadInput(f"{path}: its name does not tell which body it is: pass {' or '.join(f'--name {k}' for k in kinds)}")
 
 
 def _home_file(name: str) -> Path:

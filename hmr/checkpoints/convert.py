@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
-from compress.atomic import atomic_folder
+from compress.atomic import atomic_folder, atomic_write
 from compress.provenance import commit, versions
+from compress.weights import safetensors
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import WEIGHTS
 from hmr.resolver import CONVERTED, digest
@@ -53,7 +53,7 @@ def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> di
     model = checkpoints.load(path, heads=heads, **files)
     state = model.state_dict()
     with atomic_folder(out) as folder:
-        save_file(state, folder / WEIGHTS, checkpoints.header(model))
+        atomic_write(folder / WEIGHTS, safetensors(state, checkpoints.header(model)))
         manifest = {
             "schema": CONVERTED,
             "architecture": model.architecture,

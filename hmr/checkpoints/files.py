@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from compress.atomic import atomic_write
+from compress.document import read_text
 from compress.errors import BadInput
+from compress.weights import safetensors
 from hmr.checkpoints.safe_torch import entry
 from hmr.checkpoints.source import Source, finite, read, some_of, unfit
 from hmr.models.families import FAMILIES
@@ -38,12 +39,12 @@ def save(model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dt
 
     The file appears complete or not at all; returns `path`. Raises ValueError where a value does not fit into `dtype`.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}
     unfit = [k for k, v in state.items() if not finite(v)]
     if unfit:
         raise ValueError(f"not finite as {dtype}: {', '.join(unfit[:5])}")
-    return atomic_write(path, to_bytes(state, header(model, metadata)))
+    return atomic_write(path, safetensors(state, header(model, metadata)))
 
 
 def header(model: HMRModel, metadata: dict[str, str] | None = None) -> dict[str, str]:
@@ -86,6 +87,7 @@ class Found:
     state: dict[str, Tensor]  # under the model's prefixes
     ignored: tuple[str, ...]
     sizes: dict[str, Any]
+    assumed: bool = False  # whether `heads` are those that the family's backbones of this width have
 
     def outline(self, sizes: Mapping[str, Any]) -> tuple[HMRModel, list[str], list[str]]:
         """The model on the meta device, the keys it misses, and those that are too many or of another shape."""
@@ -120,15 +122,26 @@ class Found:
             raise BadInput(
                 f"{self.source.path}: keys or shapes are not those of {self.architecture}: {words}{self.source.named}"
             )
-        if "heads" not in {**self.sizes, **{name: n for name, n in sizes.items() if n is not None}}:
-            log.warning("%s: no shape tells how many attention heads there are; say heads=N", self.source.path)
-        used: set[int] = set()
         for key, wanted in model.state_dict().items():
             if wanted.is_floating_point() and not self.state[key].is_floating_point():
                 raise BadInput(f"{self.source.path}: {key!r} holds {self.state[key].dtype}, which is no weight")
+        self.require_heads(sizes.get("heads"))
+        used: set[int] = set()
         state = {key: self.weight(key, value, used) for key, value in self.state.items()}
         model.load_state_dict(state, assign=True)
         return model.eval()
+
+    def require_heads(self, given: int | None) -> None:
+        """Raise BadInput where nobody knows how many attention heads there are, and print an assumption."""
+        if given is None and "heads" not in self.sizes:
+            raise BadInput(
+                f"{self.source.path}: shapes do not tell the backbone's attention heads: pass heads=N (--heads N)"
+            )
+        if given is None and self.assumed:
+            log.warning(
+                "%s: assuming %d attention heads, as %s has at width %d; pass heads=N (--heads N) where that is wrong",
+                self.source.path, self.sizes["heads"], self.architecture, self.sizes["dim"],
+            )  # fmt: skip
 
     def weight(self, key: str, value: Tensor, used: set[int]) -> Tensor:
         """A tensor as the model takes it: finite, in float32 where it is a float, on memory not in `used`."""
@@ -172,7 +185,10 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
             state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in found.items()}
             ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(found.values())}
     sizes = _sizes(path, source.header) if "sizes" in source.header else sizes_of(source, name, family, state)
-    return Found(source, name, state, tuple(sorted(ignored)), sizes)
+    assumed = "heads" not in sizes and sizes.get("dim") in family.heads
+    if assumed:
+        sizes["heads"] = family.heads[sizes["dim"]]
+    return Found(source, name, state, tuple(sorted(ignored)), sizes, assumed)
 
 
 def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
@@ -221,8 +237,8 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
         ) from error
     configuration = configured(source, family)
     heads = configuration.pop("head_heads", HEAD_HEADS)
-    known = {"heads": family.heads[dim]} if dim in family.heads else {}
-    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **known, **configuration}
+    beside = heads_beside(source.path, dim)
+    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **beside, **configuration}
 
 
 def configured(source: Source, family: Family) -> dict[str, int]:
@@ -233,6 +249,17 @@ def configured(source: Source, family: Family) -> dict[str, int]:
         "head_heads": entry(source.content, *settings, "TRANSFORMER_DECODER", "heads"),
     }
     return {name: value for name, value in found.items() if isinstance(value, int) and 0 < value < 1000}
+
+
+def heads_beside(path: Path, dim: int) -> dict[str, int]:
+    """The attention heads that the config.json of Hugging Face beside a file has for a backbone of this width."""
+    file = path.parent / "config.json"
+    try:
+        found = json.loads(read_text(file)) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file}: not JSON ({error}); correct or remove it") from error
+    heads = found.get("num_attention_heads") if isinstance(found, dict) and found.get("hidden_size") == dim else None
+    return {"heads": heads} if type(heads) is int and heads > 0 else {}
 
 
 def _count(shapes: Iterable[str], prefix: str) -> int:
@@ -265,6 +292,8 @@ def inspect(
     found = find(path, architecture, files)
     model, missing, odd = found.outline({"heads": heads})
     sizes = model.sizes.model_dump(mode="json")
+    if heads is None and "heads" not in found.sizes:
+        sizes["heads"] = None  # not known
     return _inspection(
         source, model, found.architecture, sizes, list(model.family.prefixes), missing, found.ignored, odd
     )

@@ -17,6 +17,7 @@ from hmr.checkpoints.safe_torch import LEGACY, ZIP, read_torch
 
 EMA = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema")  # averaged weights are those to use
 CONTAINERS = (*EMA, "state_dict", "model_state_dict", "network", "net", "model", "module", "params", "weights")
+WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -41,18 +42,35 @@ class Source:
     stubbed: tuple[str, ...] = ()
 
     def unwrapped(self, anchor: str) -> dict[str, str]:
-        """Keys without what wrappers (`module.`, `model.`) put before them, as one of them shows -> keys in the file.
+        """Keys as the model has them -> keys in the file: without the names of wrappers, wherever these stand, and
+        without what is put before all of them (`model.`), as one key, the anchor, shows.
 
-        Averaged weights go first where there are several sets; empty where no key fits.
+        Averaged weights go first where there are several sets; empty where no key fits. Raises BadInput where two
+        tensors have one key.
         """
-        starts = {key.removesuffix(anchor) for key in self.state if key == anchor or key.endswith(f".{anchor}")}
+        bare = {key: without_wrappers(key) for key in self.state}
+        starts = {key.removesuffix(anchor) for key in bare.values() if key == anchor or key.endswith(f".{anchor}")}
         start = min(starts, key=lambda start: ("ema" not in start, len(start), start), default=None)
-        return {} if start is None else {key.removeprefix(start): key for key in self.state if key.startswith(start)}
+        names: dict[str, str] = {}
+        for theirs, key in bare.items() if start is not None else ():
+            if not key.startswith(start or ""):
+                continue
+            ours = key.removeprefix(start or "")
+            if ours in names:
+                both = f"{names[ours][:100]!r} and {theirs[:100]!r}"
+                raise BadInput(f"{self.path}: holds two sets of weights, as {both} show; save the one to use alone")
+            names[ours] = theirs
+        return names
 
     @property
     def named(self) -> str:
         """Words that name the globals that were not run, for the end of a message."""
         return f"; it names {', '.join(self.stubbed[:5])}, which was not run" if self.stubbed else ""
+
+
+def without_wrappers(key: str) -> str:
+    """A key without the names that data parallelism, compilation, activation checkpointing and FSDP put into it."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def finite(value: Tensor) -> bool:
@@ -74,10 +92,8 @@ def read(path: Path) -> Source:
         index = path / INDEX
         return read(index if index.is_file() else path / WEIGHTS)
     try:
-        if path.is_symlink():
-            raise BadInput(f"{path}: a symbolic link; name the file that it leads to, {path.readlink()}")
-        if not path.is_file():
-            raise BadInput(f"{path}: there is no such file of weights")
+        if not path.is_file():  # links, as hub caches are made of, are followed
+            raise BadInput(f"{path}: {missing(path)}")
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
@@ -94,6 +110,17 @@ def read(path: Path) -> Source:
     if not start:
         raise BadInput(f"{path}: the file is empty; get it again")
     return of_safetensors(path)
+
+
+def missing(path: Path) -> str:
+    """Why there is no file of weights at `path`."""
+    if path.exists():
+        return "not a regular file"
+    return (
+        f"a symbolic link that leads to no file ({path.readlink()})"
+        if path.is_symlink()
+        else "there is no such file of weights"
+    )
 
 
 def begins_safetensors(start: bytes) -> bool:
@@ -173,7 +200,7 @@ def sharded(path: Path) -> Source:
     state: dict[str, Tensor] = {}
     for name, keys in sorted(shards.items()):
         shard = path.parent / name
-        if Path(name).name != name or shard.is_symlink() or not shard.is_file():
-            raise BadInput(f"{path}: shard {name[:100]!r} is no file beside the index, or a link")
+        if Path(name).name != name or not shard.is_file():
+            raise BadInput(f"{path}: shard {name[:100]!r} is no file beside the index")
         state |= of_safetensors(shard, keys).state
     return Source(path, state)
