@@ -33,7 +33,7 @@ def bare(level: int = 0) -> Sample:
 
 @pytest.fixture(scope="module")
 def drawn() -> Frames:
-    return open_world("synth", "val", 4).drawn()
+    return open_world("synth", "val", 4, size=(256, 192)).drawn()
 
 
 def model():

@@ -48,5 +48,5 @@ def test_whatever_changes_the_pictures_changes_their_folder(monkeypatch):
     assert len({training.folder_of(world) for world in worlds}) == len(worlds)
     before = training.folder_of(worlds[0])
     assert training.folder_of(open_world("synth", "train", 8)) == before
-    monkeypatch.setitem(WORLDS, "synth", replace(WORLDS["synth"], noise=1.0))
+    monkeypatch.setitem(WORLDS, "synth", replace(WORLDS["synth"], hard=0.5))
     assert training.folder_of(open_world("synth", "train", 8)) != before
