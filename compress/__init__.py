@@ -1,8 +1,8 @@
 """Compression of transformers: tokens, stacks of blocks, policies, recipes and artefacts. Knows no human, no data set.
 
-    from compress import Recipe, compress
-    made = compress(model, Recipe.load("quickstart"), calib=calib_frames, test=test_frames)
-    made.rows, made.model, made.save("small")
+from compress import Recipe, compress
+made = compress(model, Recipe.load("quickstart"), calib=calib_frames, test=test_frames)
+made.rows, made.model, made.save("small")
 """
 
 from compress.errors import BadInput

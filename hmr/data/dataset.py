@@ -20,6 +20,7 @@ from hmr.home import fasthmr_home
 if TYPE_CHECKING:
     from hmr.evaluation.measure import Measurement
 
+
 class Dataset(Protocol):
     """Samples by index; frames of a video stand in its order."""
 
