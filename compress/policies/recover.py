@@ -101,8 +101,7 @@ class RecoverPlan(Budget, Plan):
             context.observer("recovering", detail, round(done), round(total))
 
         with context.place("recover", json.dumps(mine, sort_keys=True)) as folder:
-            teacher, distance = context.original, pictures.distance
-            measured = distil(self, model, teacher, pictures, distance, folder, seed=context.seed, observe=show)
+            measured = distil(self, model, context.original, pictures, folder, seed=context.seed, observe=show)
         context.measured.update(measured)
         return model
 
@@ -137,17 +136,11 @@ class Distillation(TrainingTask):
     noun = "recovery"
 
     def __init__(
-        self,
-        plan: RecoverPlan,
-        student: Recoverable,
-        teacher: Recoverable,
-        crops: Pictures,
-        distance: Distance,
-        seed: int,
+        self, plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Pictures, seed: int
     ) -> None:
         self.plan, self.crops, self.seed = plan, crops, seed
         self.known = identity(plan, student, teacher, crops, seed)  # while the student is as it was
-        self.module = DistillationLoss(student, teacher, distance)
+        self.module = DistillationLoss(student, teacher, crops.distance)
         self.device = next(self.module.parameters()).device
         self.trained_on = len(crops) - max(1, min(plan.batch, len(crops) // 5))
 
@@ -171,7 +164,6 @@ def distil(
     student: Recoverable,
     teacher: Recoverable,
     crops: Pictures,
-    distance: Distance,
     folder: Path,
     *,
     seed: int = 0,
@@ -191,7 +183,7 @@ def distil(
     budget = {name: getattr(plan, name) for name in Budget.model_fields}
     more: dict[str, Any] = {"warmup": WARMUP, "ema": None, "seed": seed, "checkpoint_minutes": checkpoint_minutes}
     with evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
-        task = Distillation(plan, student, teacher, crops, distance, seed)
+        task = Distillation(plan, student, teacher, crops, seed)
         before = task.held_out_distance()
         run = train(task, TrainConfig(out=folder, **budget, **more), observe, device_placement=False)
         return {
