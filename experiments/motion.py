@@ -17,7 +17,7 @@ from compress.atomic import atomic_write
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.provenance import provenance
-from compress.training import TrainConfig
+from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.choices import one_of
-from compress.training import reserve_folder
+from compress.training.checkpoint import reserve_folder
 from hmr.data.dataset import Frames
 from hmr.home import fasthmr_home
 from hmr.models.model import ARCHITECTURES, family_of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from compress.training import Progress, train
+from compress.training.loop import Progress, train
 from tests.test_train_motion import TASKS, config
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compress import training
 from compress.artefact import read_plans
 from compress.context import Context
 from compress.errors import BadInput
@@ -31,7 +30,8 @@ from compress.policies.recover import (
     untouched,
 )
 from compress.tokens import DROPPED, Tokens, match
-from compress.training import Training
+from compress.training import checkpoint, loop
+from compress.training.loop import Training
 from hmr.body.model import load_body
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
@@ -342,7 +342,7 @@ def test_a_checkpoint_is_never_taken_away_for_its_own_step(tmp_path, monkeypatch
     folder, teacher = tmp_path / "run", original()
     first = recovered(compressed(teacher), teacher, folder)
     (kept,) = folder.glob("checkpoint-*")
-    monkeypatch.setattr(training.shutil, "rmtree", lambda path, **_: pytest.fail(f"{path} was removed"))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: pytest.fail(f"{path} was removed"))
     again = recovered(compressed(teacher), teacher, folder)
     assert [*folder.glob("checkpoint-*")] == [kept] and again["distance"] == first["distance"]
 
@@ -371,7 +371,7 @@ def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
     folder, teacher, crops = tmp_path / "run", original(), Slow(12)
     student = compressed(teacher)
     plan = recovery(student, teacher, minutes=10.0, batch=2)
-    monkeypatch.setattr(training.time, "monotonic", lambda: crops.now)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: crops.now)
 
     def killing(progress):
         if progress.step == 2:

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from compress.errors import BadInput
-from compress.training import Step, linear
-from compress.training import train as trained
+from compress.training.loop import train as trained
+from compress.training.task import Step, linear
 from hmr.body.model import load_body
 from hmr.checkpoints.files import load
 from hmr.models.head import HMROutput

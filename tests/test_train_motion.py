@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from compress.training import Step, TrainConfig, train
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig
 from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features

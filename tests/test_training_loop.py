@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from compress.training import Step, Training, cosine, linear, train
+from compress.training.loop import Training, train
+from compress.training.task import Step, cosine, linear
 from tests import training_tasks
 from tests.test_train import write_frames
 from tests.training_tasks import Regression, regression

@@ -14,7 +14,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from compress.training import Step, TrainConfig, TrainingTask, train
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from hmr.training import train as hmr_training
 from hmr.training.config import HMRTrainConfig
 from tests import sizes

@@ -26,7 +26,8 @@ from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
 from compress.tokens import Tokens, taken
-from compress.training import Budget, Progress, Step, TrainConfig, TrainingTask, train
+from compress.training.loop import Progress, train
+from compress.training.task import Budget, Step, TrainConfig, TrainingTask
 
 WARMUP = 20  # steps
 

@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_write, record_identity
 from compress.errors import BadInput
-from compress.training import record_identity
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS, resampled
 from hmr.body.model import BodyModel, load_body

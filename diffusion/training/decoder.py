@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.training import Step, TrainConfig, TrainingTask, train
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, SURE
 from diffusion.model.representation import WIDTH, numbers_of
@@ -145,7 +146,7 @@ def train_decoder(
 ) -> Path:
     """Train a decoder on an encoder's features; returns the file of weights, which knows the encoder.
 
-    Raises as `compress.training.train`, and BadInput for videos without frames.
+    Raises as `compress.training.loop.train`, and BadInput for videos without frames.
     """
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)

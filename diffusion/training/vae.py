@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.training import Step, TrainConfig, TrainingTask, train
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from diffusion.model.representation import Representation, rotations_of
 from diffusion.model.sizes import Sizes
 from diffusion.model.vae import KIND, MotionVAE, vae_loss

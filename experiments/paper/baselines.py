@@ -14,7 +14,7 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
-from compress.training import Step
+from compress.training.task import Step
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.features import Video
 from diffusion.training.decoder import DecoderTask

@@ -28,7 +28,8 @@ from compress.policy import Policy
 from compress.provenance import provenance
 from compress.recipe import Recipe
 from compress.timing import timed
-from compress.training import Precision, TrainConfig, train
+from compress.training.loop import train
+from compress.training.task import Precision, TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor, load_decoder
 from diffusion.model.schedule import Objective

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress.training import TrainConfig
+from compress.training.task import TrainConfig
 from hmr.world.cache import CachedFrames
 
 

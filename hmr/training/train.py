@@ -12,9 +12,9 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from compress import training
 from compress.errors import BadInput
-from compress.training import Step, TrainingTask, linear
+from compress.training import loop
+from compress.training.task import Step, TrainingTask, linear
 from hmr.body.model import BodyModel, load_body
 from hmr.checkpoints.files import load, save
 from hmr.data.crop import normalised
@@ -32,13 +32,13 @@ from hmr.world.cache import CachedFrames, order
 def train(config: HMRTrainConfig) -> Path:
     """Train until the budget is spent, going on from the last checkpoint in `config.out`; returns the weights' path.
 
-    Writes model.safetensors (averaged weights, half precision) beside what `compress.training.train` writes. Raises as
-    that, and BadInput for folders of frames that are missing or incomplete.
+    Writes model.safetensors (averaged weights, half precision) beside the files of `compress.training.loop.train`, and
+    raises as that; BadInput also for folders of frames that are missing or incomplete.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # the caller's random numbers stay the caller's
-        trained = training.train(HMRTask(config), config).weights
+        trained = loop.train(HMRTask(config), config).weights
     path = config.out / "model.safetensors"
     if PartialState().is_main_process:
         save(cast(HMRLoss, trained).model, path, {"config": config.model_dump_json()}, torch.float16)

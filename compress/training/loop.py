@@ -11,115 +11,23 @@ import copy
 import json
 import logging
 import math
-import os
-import shutil
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.atomic import atomic_write, occupied, synced
 from compress.errors import BadInput
-from compress.policy import Data, misuse
+from compress.training.checkpoint import reserve_folder, resume, save_checkpoint
+from compress.training.task import Step, TrainConfig, TrainingTask
 
 log = logging.getLogger(__name__)
-
-Precision = Literal["float32", "bfloat16"]
 CLIP = 1.0  # largest norm of a gradient
 BETAS = (0.9, 0.98)
-FLOOR = 0.01  # share of the learning rate that is left at the end
-
-
-class Budget(Data):
-    """How long to train, for `minutes` of wall clock or a number of `steps`, and how fast."""
-
-    minutes: float | None = Field(None, gt=0, description="wall clock to train for")
-    steps: int | None = Field(None, ge=1, description="optimizer steps, not minutes: repeats to the bit on a CPU")
-    lr: float = Field(3e-4, gt=0, description="learning rate after warm-up; a cosine brings it down")
-    batch: int = Field(16, ge=1, description="what a step learns from")
-    precision: Precision = Field("float32", description="of products in training, not of weights")
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.minutes is None) == (self.steps is None):
-            where = "minutes" if self.steps else "policy"
-            raise misuse(where, "a training needs either minutes or steps, and not both")
-        return self
-
-
-class TrainConfig(Budget):
-    """How to train, and the folder `out` of the run. What is excluded from its JSON does not change the weights."""
-
-    out: Path = Field(exclude=True)
-    precision: Precision | Literal["auto"] = "float32"  # type: ignore[assignment]  # auto: bfloat16 where it is faster
-    warmup: int = Field(100, ge=0)  # steps
-    ema: float | None = Field(0.999, gt=0, lt=1)  # decay of the averaged weights; None: no average is kept
-    seed: int = Field(0, ge=0)
-    log_minutes: float = Field(0.2, ge=0, exclude=True)  # 0 here and below: after every step
-    checkpoint_minutes: float = Field(2.0, ge=0, exclude=True)
-    val_minutes: float = Field(5.0, ge=0, exclude=True)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step, as one of the processes takes it."""
-
-    index: int
-    fraction: float = 0.0  # of the budget, spent before this step
-    process: int = 0
-    processes: int = 1
-
-    def share(self, batch: int) -> range:
-        """Which samples of a batch are this process's.
-
-        All shares are of one size, so that the mean over processes is the mean over the batch; raises BadInput where
-        that cannot be.
-        """
-        if batch % self.processes:
-            raise BadInput(
-                f"{batch} samples cannot be divided equally among {self.processes} processes: "
-                "choose a batch that is a multiple of their number"
-            )
-        return range(self.process, batch, self.processes)
-
-
-class TrainingTask(ABC):
-    """What is trained: `module(*batch)` gives scalars by name, and training minimises the one called "loss"."""
-
-    noun: ClassVar[str]  # in messages: "training of a motion VAE"
-    module: nn.Module
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What distinguishes this training from others, as JSON values: its data, sizes and initial weights."""
-
-    @abstractmethod
-    def batch(self, step: Step) -> tuple[Any, ...]:
-        """This process's share of the samples of a step: tensors, or tuples and dicts of them."""
-
-    def validate(self, module: nn.Module, step: Step) -> dict[str, Any]:
-        """Errors of `module`, with averaged weights, on data that is not trained on; part of a row of curve.jsonl."""
-        return {}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters as torch.optim takes them; a group may have an `lr` of its own, as in layer-wise decay.
-
-        A parameter without a gradient, as in a phase whose forward pass runs a part under `no_grad`, stays as it is.
-        The default has no weight decay.
-        """
-        return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
-
-    def learning_rate(self, group: dict[str, Any], step: Step, warmup: int) -> float:
-        """The learning rate of a parameter group, whose highest is group["initial_lr"]."""
-        return cosine(group["initial_lr"], step, warmup)
 
 
 @dataclass
@@ -155,7 +63,7 @@ def train(
         reserve_folder(config, task.identity(), task.noun)
     with torch.random.fork_rng():  # the caller's random numbers stay the caller's
         run = Training(task, config, accelerator)
-        run.until_spent(observe)
+        run.fit(observe)
     accelerator.wait_for_everyone()
     return run
 
@@ -205,11 +113,11 @@ class Training:
         """How many parameters have had a gradient."""
         return sum(p.numel() for p in self.trained if p in self.optimizer.state)
 
-    def until_spent(self, observe: Callable[[Progress], None]) -> None:
+    def fit(self, observe: Callable[[Progress], None]) -> None:
         """The loop: a step, and now and then, and at the end, a line, a validation and a checkpoint."""
         config, progress = self.config, self.progress
         duties = [
-            (config.log_minutes, self.log),
+            (config.log_minutes, self.report),
             (config.val_minutes, self.validate),
             (config.checkpoint_minutes, self.save),
         ]
@@ -252,8 +160,8 @@ class Training:
         mine = torch.tensor(seconds, device=self.device)
         return cast(Tensor, self.accelerator.reduce(mine, "mean")).item()
 
-    def log(self) -> None:
-        """Means of the scalars since the last call, over all processes; only this waits for the device.
+    def report(self) -> None:
+        """Log the means of the scalars since the last call, over all processes; only this waits for the device.
 
         Raises BadInput where the loss is not finite.
         """
@@ -284,7 +192,7 @@ class Training:
 
     def save(self) -> None:
         """A checkpoint, once the loss is known to be finite."""
-        self.log()
+        self.report()
         save_checkpoint(self.accelerator, self.config.out, self.progress.step)
 
     def prefers_bfloat16(self) -> bool:
@@ -314,93 +222,9 @@ class Training:
         return time.monotonic() - started
 
 
-# ---- schedules and averages
-
-
-def cosine(peak: float, step: Step, warmup: int) -> float:
-    """Linear warm-up over steps times a cosine over the budget, down to FLOOR of the peak."""
-    share = 0.5 * (1 + math.cos(math.pi * min(1.0, step.fraction)))
-    return peak * min(1.0, (step.index + 1) / max(1, warmup)) * (FLOOR + (1 - FLOOR) * share)
-
-
-def linear(peak: float, step: Step, warmup: int, decay: float) -> float:
-    """Linear warm-up over steps, then constant, then linear down to FLOOR of the peak over the last `decay` of the
-    budget."""
-    share = min(1.0, (1 - step.fraction) / decay)
-    return peak * min(1.0, (step.index + 1) / max(1, warmup)) * (FLOOR + (1 - FLOOR) * share)
-
-
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Exponential moving average of the weights; buffers are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
     for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
         mine.copy_(theirs)
-
-
-# ---- the folder of a run
-
-
-def reserve_folder(config: TrainConfig, identity: dict[str, Any], noun: str) -> None:
-    """Make `config.out` the folder of one training, which may be given more minutes. Raises as `record_identity`."""
-    settings = config.model_dump(mode="json", exclude={"minutes"})
-    record_identity(config.out / "training.json", {**settings, **identity}, noun)
-
-
-def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
-    """Write what identifies the content of a folder, as JSON values, to `path` in it, or compare it with what is there.
-
-    Raises BadInput where the folder holds something else, or cannot be written.
-    """
-    folder = path.parent
-    if not occupied(folder):
-        try:
-            atomic_write(path, json.dumps(identity, indent=1).encode())
-        except OSError as error:
-            raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
-        return
-    if not path.is_file():
-        raise BadInput(f"{folder}: it is there, not empty, and holds no {noun}; remove it or name another one")
-    try:
-        theirs = json.loads(path.read_bytes())
-        unlike = [name for name in {**identity, **theirs} if theirs.get(name) != identity.get(name)]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(f"{path}: not what a {noun} wrote ({error}); remove {folder}") from error
-    if unlike:
-        raise BadInput(f"{folder}: the {noun} there has another {unlike[0]}; remove the folder to start a new one")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("checkpoint-*") if path.suffix != ".part")
-
-
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write checkpoint-STEP, complete or not there at all; earlier ones go. One that is there already stays: it is of
-    the same step, and to replace it is to be without it for a moment. Every process has to call it."""
-    final = folder / f"checkpoint-{step:08d}"
-    beside = final.with_name(final.name + ".part")
-    accelerator.wait_for_everyone()  # the main process may still be at the same step's
-    if final.exists():
-        return
-    if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(beside))
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return
-    for file in beside.iterdir():
-        synced(file)
-    os.replace(beside, final)
-    for old in checkpoints(folder)[:-1]:
-        shutil.rmtree(old)
-
-
-def resume(accelerator: Accelerator, folder: Path) -> bool:
-    """Load the last complete checkpoint; whether there is one."""
-    found = checkpoints(folder)
-    if found:
-        accelerator.load_state(str(found[-1]))
-        log.info("going on from %s", found[-1])
-    return bool(found)
