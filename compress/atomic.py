@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compress.errors import BadInput
 
@@ -41,6 +43,29 @@ def occupied(path: Path) -> bool:
         return path.exists() and not (path.is_dir() and not any(path.iterdir()))
     except OSError as error:
         raise BadInput(f"{path}: cannot be looked at ({error.strerror}); name another one") from error
+
+
+def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
+    """Write what identifies the content of a folder, as JSON values, to `path` in it, or compare it with what is there.
+
+    Raises BadInput where the folder holds something else, or cannot be written.
+    """
+    folder = path.parent
+    if not occupied(folder):
+        try:
+            atomic_write(path, json.dumps(identity, indent=1).encode())
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
+        return
+    if not path.is_file():
+        raise BadInput(f"{folder}: it is there, not empty, and holds no {noun}; remove it or name another one")
+    try:
+        theirs = json.loads(path.read_bytes())
+        unlike = [name for name in {**identity, **theirs} if theirs.get(name) != identity.get(name)]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(f"{path}: not what a {noun} wrote ({error}); remove {folder}") from error
+    if unlike:
+        raise BadInput(f"{folder}: the {noun} there has another {unlike[0]}; remove the folder to start a new one")
 
 
 @contextmanager

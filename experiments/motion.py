@@ -17,6 +17,7 @@ from compress.atomic import atomic_write
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.provenance import provenance
+from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective
@@ -27,7 +28,6 @@ from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
-from diffusion.training.loop import TrainConfig
 from diffusion.training.vae import gate, train_vae
 from hmr.body.model import load_body
 from hmr.data.dataset import Frames

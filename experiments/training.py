@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.choices import one_of
+from compress.training.checkpoint import reserve_folder
 from hmr.data.dataset import Frames
 from hmr.home import fasthmr_home
 from hmr.models.model import ARCHITECTURES, family_of
-from hmr.training.config import TrainConfig, claim
-from hmr.training.train import train
+from hmr.training.config import HMRTrainConfig
+from hmr.training.train import HMRTask, train
 from hmr.world.cache import cached_frames
 from hmr.world.synthetic import open_world
 
@@ -24,9 +25,9 @@ TRAINED = tuple(name for name in ARCHITECTURES if family_of(name).name == "hmr2"
 GOING_ON: dict[str, Any] = {
     "full_share": 1.0,
     "quarter_share": 0.0,
-    "full_batch": 32,
+    "batch": 32,
     "lr": 5e-4,
-    "warmup_steps": 50,
+    "warmup": 50,
     "decay": 1.0,
     "token_weight": 0.0,
 }
@@ -51,7 +52,7 @@ def train_hmr(
         wanted["half_cache"] = open_world("synth", "train", frames, mocap=mocap, size=HALF)
         wanted["half_val_cache"] = open_world("synth", "val", VALIDATION, size=HALF)
     folders: dict[str, Any] = {field: folder_of(data) for field, data in wanted.items()}
-    config = TrainConfig(
+    config = HMRTrainConfig(
         architecture=one_of(architecture, TRAINED, "architecture that is trained here"),
         out=out,
         start=start,
@@ -59,7 +60,7 @@ def train_hmr(
         **folders,
         **(GOING_ON if start else {}),
     )
-    claim(config)  # before an hour of drawing, not after
+    reserve_folder(config, {}, HMRTask.noun)  # before an hour of drawing, not after
     for field, data in wanted.items():
         cached_frames(folders[field], data, tuple(data.identity["size"]), workers)
     return train(config)

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import torch
 
-from diffusion.training.loop import train
-from tests.test_train_motion import COURSES, config
+from compress.training.loop import Progress, train
+from tests.test_train_motion import TASKS, config
 
 
 def main(kind: str, out: Path, seconds: float) -> None:
     torch.set_num_threads(1)
     began: list[float] = []
 
-    def after(step: int) -> None:
+    def observe(progress: Progress) -> None:
         if not began and seconds:
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         began.append(time.monotonic())
 
-    trained = train(COURSES[kind](), config(out, steps=600, checkpoint_steps=10, val_steps=200), after)
-    torch.save(trained.state_dict(), out / "final.pt")
+    trained = train(TASKS[kind](), config(out, steps=600, checkpoint_minutes=1e-3), observe)
+    torch.save(trained.weights.state_dict(), out / "final.pt")
     (out / "seconds").write_text(str(time.monotonic() - began[0]))
 
 

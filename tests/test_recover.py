@@ -14,14 +14,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compress import training
 from compress.artefact import read_plans
+from compress.context import Context
 from compress.errors import BadInput
-from compress.policies import recover
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.recover import Recover, RecoverPlan, Run, averaged, distil, order, token_distance, untouched
+from compress.policies.recover import (
+    Distillation,
+    Recover,
+    RecoverPlan,
+    averaged,
+    distil,
+    order,
+    token_distance,
+    untouched,
+)
 from compress.tokens import DROPPED, Tokens, match
+from compress.training import checkpoint, loop
+from compress.training.loop import Training
 from hmr.body.model import load_body
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
@@ -37,6 +47,8 @@ DISTANCE = partial(distance, load_body("open"))
 class Noise:
     """Crops of smooth noise, and a box as mask."""
 
+    distance = staticmethod(DISTANCE)
+
     def __init__(self, count: int) -> None:
         self.count = count
 
@@ -50,6 +62,9 @@ class Noise:
         for i, index in enumerate(indices):
             masks[i, 60 + index : 200, 50:140] = 1
         return torch.nn.functional.interpolate(coarse, scale_factor=32), masks
+
+    def provenance(self) -> dict[str, Any]:
+        return {}
 
 
 CROPS = Noise(12)
@@ -73,8 +88,13 @@ def compressed(teacher: HMRModel, *steps: Any) -> HMRModel:
 
 
 def recovered(student, teacher, folder, steps=4, **more):
-    plan = planned(Recover(steps=steps, lr=1e-3, batch=4), student)
-    return distil(plan, student, teacher, CROPS, DISTANCE, folder, **more)
+    plan = recovery(student, teacher, steps=steps, lr=1e-3, batch=4)
+    return distil(plan, student, teacher, CROPS, folder, **more)
+
+
+def recovery(student: HMRModel, teacher: HMRModel, **asked: Any) -> Any:
+    """The plan of a training."""
+    return Recover(**asked).plan(student, Context(teacher))
 
 
 def outputs(model: HMRModel) -> Tensor:
@@ -139,22 +159,20 @@ def test_the_distance_of_equal_outputs_is_nothing_and_of_others_is_something() -
 # ---- what is learnt
 
 
-def test_the_original_has_nothing_to_recover(tmp_path):
+def test_the_original_has_nothing_to_recover():
     teacher = original()
     student = copy.deepcopy(teacher)
-    plan = recovered(student, teacher, tmp_path / "run")
+    plan = recovery(student, teacher, steps=4)
     assert plan.empty and (plan.steps, plan.minutes) == (0, None)
     assert torch.equal(outputs(student), outputs(teacher))
-    assert not (tmp_path / "run").exists()
     applied(plan, student)  # a plan without anything to learn can be followed
 
 
-def test_an_equal_student_starts_at_no_distance(tmp_path):
+def test_an_equal_student_starts_at_no_distance():
     teacher = original()
     student = copy.deepcopy(teacher)
-    plan = planned(Recover(steps=1), student)
-    run = Run(plan, student, teacher, CROPS, DISTANCE, tmp_path, 0)
-    assert run.progress.before < 1e-8
+    plan = recovery(student, original(1), steps=1)
+    assert Distillation(plan, student, teacher, CROPS, 0).held_out_distance() < 1e-8
 
 
 @pytest.mark.parametrize(
@@ -172,13 +190,13 @@ def test_a_few_dozen_steps_bring_held_out_crops_much_nearer(tmp_path, steps):
     off = (outputs(student) - said).square().mean()
     shapes = {name: value.shape for name, value in student.state_dict().items()}
     before = copy.deepcopy(teacher.state_dict())
-    plan = planned(Recover(steps=36, lr=5e-3, batch=4), student)
+    plan = recovery(student, teacher, steps=36, lr=5e-3, batch=4)
     crops = Noise(40)
     seen: list[int] = []
-    plan = distil(plan, student, teacher, crops, DISTANCE, tmp_path / "run", progress=lambda p: seen.append(p.step))
-    assert plan.measured["distance"]["after"] < 0.6 * plan.measured["distance"]["before"]
+    found = distil(plan, student, teacher, crops, tmp_path / "run", observe=lambda p: seen.append(p.step))
+    assert found["distance"]["after"] < 0.6 * found["distance"]["before"]
     assert (outputs(student) - said).square().mean() < 0.7 * off
-    assert seen == list(range(1, 37)) and plan.measured["steps"] == 36
+    assert seen == list(range(1, 37)) and found["steps"] == 36
     assert {name: value.shape for name, value in student.state_dict().items()} == shapes
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in [*student.parameters(), *teacher.parameters()])
@@ -187,8 +205,8 @@ def test_a_few_dozen_steps_bring_held_out_crops_much_nearer(tmp_path, steps):
 def test_bfloat16_is_of_products_and_not_of_weights(tmp_path):
     teacher = original()
     student = compressed(teacher)
-    plan = planned(Recover(steps=3, lr=1e-3, batch=2, precision="bfloat16"), student)
-    measured = distil(plan, student, teacher, CROPS, DISTANCE, tmp_path / "run").measured
+    plan = recovery(student, teacher, steps=3, lr=1e-3, batch=2, precision="bfloat16")
+    measured = distil(plan, student, teacher, CROPS, tmp_path / "run")
     assert measured["distance"]["after"] < measured["distance"]["before"]
     assert {value.dtype for value in student.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
@@ -240,14 +258,14 @@ def whole(tmp_path_factory):
     """The weights of a run that nobody disturbed, and what it measured."""
     teacher = original()
     student = compressed(teacher)
-    plan = recovered(student, teacher, tmp_path_factory.mktemp("whole") / "run")
-    return student.state_dict(), plan
+    found = recovered(student, teacher, tmp_path_factory.mktemp("whole") / "run")
+    return student.state_dict(), found
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3])
 def test_a_killed_run_goes_on_to_the_bit(killed_at, whole, tmp_path, monkeypatch):
     folder, teacher = tmp_path / "run", original()
-    advance = Run.advance
+    advance = Training.advance
 
     def killing(run):
         if run.progress.step == killed_at:
@@ -255,19 +273,18 @@ def test_a_killed_run_goes_on_to_the_bit(killed_at, whole, tmp_path, monkeypatch
         advance(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "advance", killing)
+        patch.setattr(Training, "advance", killing)
         with pytest.raises(KeyboardInterrupt):
-            recovered(compressed(teacher), teacher, folder, checkpoint_seconds=0)
+            recovered(compressed(teacher), teacher, folder, checkpoint_minutes=0)
     (folder / "checkpoint-99999999.part").mkdir()  # what a kill in the middle of a write leaves
     torch.manual_seed(killed_at)  # another process would have other random numbers
     student = compressed(teacher)
-    plan = recovered(student, teacher, folder, checkpoint_seconds=0)
+    found = recovered(student, teacher, folder, checkpoint_minutes=0)
     weights, undisturbed = whole
     assert all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
-    assert plan.decided() == undisturbed.decided()
-    assert plan.measured["distance"] == undisturbed.measured["distance"]
+    assert found["distance"] == undisturbed["distance"]
     again = compressed(teacher)  # a run that had finished gives its weights, and no step more
-    assert recovered(again, teacher, folder).measured["steps"] == 4
+    assert recovered(again, teacher, folder)["steps"] == 4
     assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
 
 
@@ -287,7 +304,7 @@ def test_anothers_checkpoint_is_refused(tmp_path, change):
     recovered(compressed(teacher), teacher, folder, steps=1)
     held = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     student, crops, seed = compressed(teacher), CROPS, 0
-    plan = planned(Recover(steps=1, lr=2e-3 if change == "plan" else 1e-3, batch=4), student)
+    plan = recovery(student, teacher, steps=1, lr=2e-3 if change == "plan" else 1e-3, batch=4)
     if change == "student":
         student = compressed(teacher, MergeLayers(strategy="explicit", windows=((0, 1),)))
     elif change == "schedule":
@@ -299,7 +316,7 @@ def test_anothers_checkpoint_is_refused(tmp_path, change):
     elif change == "seed":
         seed = 1
     with pytest.raises(BadInput, match="has another"):
-        distil(plan, student, teacher, crops, DISTANCE, folder, seed=seed)
+        distil(plan, student, teacher, crops, folder, seed=seed)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == held
 
 
@@ -307,7 +324,7 @@ def test_anothers_checkpoint_is_refused(tmp_path, change):
 def test_a_folder_of_something_else_is_refused(tmp_path, content):
     folder, teacher = tmp_path / "run", original()
     folder.mkdir()
-    (folder / ("letter.txt" if content is None else "recovery.json")).write_text(content or "mine")
+    (folder / ("letter.txt" if content is None else "training.json")).write_text(content or "mine")
     with pytest.raises(BadInput, match="run"):
         recovered(compressed(teacher), teacher, folder)
     assert len(list(folder.iterdir())) == 1
@@ -325,38 +342,45 @@ def test_a_checkpoint_is_never_taken_away_for_its_own_step(tmp_path, monkeypatch
     folder, teacher = tmp_path / "run", original()
     first = recovered(compressed(teacher), teacher, folder)
     (kept,) = folder.glob("checkpoint-*")
-    monkeypatch.setattr(training.shutil, "rmtree", lambda path, **_: pytest.fail(f"{path} was removed"))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: pytest.fail(f"{path} was removed"))
     again = recovered(compressed(teacher), teacher, folder)
-    assert [*folder.glob("checkpoint-*")] == [kept] and again.measured["distance"] == first.measured["distance"]
+    assert [*folder.glob("checkpoint-*")] == [kept] and again["distance"] == first["distance"]
 
 
 def test_what_no_pass_asks_for_is_not_counted_as_trained(tmp_path):
     teacher = original()
     teacher.beside = torch.nn.Linear(5, 5)
-    more = recovered(compressed(teacher), teacher, tmp_path / "run").measured["trained_params"]
+    more = recovered(compressed(teacher), teacher, tmp_path / "run")["trained_params"]
     del teacher.beside
-    assert more == recovered(compressed(teacher), teacher, tmp_path / "bare").measured["trained_params"] > 0
+    assert more == recovered(compressed(teacher), teacher, tmp_path / "bare")["trained_params"] > 0
+
+
+class Slow(Noise):
+    """Crops that take 100 seconds of a clock to read."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.now = 0.0
+
+    def read(self, indices: Any) -> tuple[Tensor, Tensor]:
+        self.now += 100
+        return super().read(indices)
 
 
 def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
-    folder, teacher = tmp_path / "run", original()
+    folder, teacher, crops = tmp_path / "run", original(), Slow(12)
     student = compressed(teacher)
-    plan = planned(Recover(minutes=10.0, batch=2), student)
-    clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(recover.time, "monotonic", lambda: float(next(clock)))
-    kept = recover.save_checkpoint
+    plan = recovery(student, teacher, minutes=10.0, batch=2)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: crops.now)
 
-    def killing(accelerator, folder, step):
-        kept(accelerator, folder, step)
-        if step == 2:
+    def killing(progress):
+        if progress.step == 2:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(recover, "save_checkpoint", killing)
-        with pytest.raises(KeyboardInterrupt):
-            distil(plan, student, teacher, CROPS, DISTANCE, folder)
-    again = distil(plan, compressed(teacher), teacher, CROPS, DISTANCE, folder)
-    assert (again.measured["steps"], again.measured["seconds"]) == (6, 600.0)
+    with pytest.raises(KeyboardInterrupt):
+        distil(plan, student, teacher, crops, folder, observe=killing)
+    again = distil(plan, compressed(teacher), teacher, crops, folder)
+    assert (again["steps"], again["seconds"]) == (6, 600.0)
 
 
 # ---- as a policy and a plan
@@ -373,12 +397,12 @@ def test_a_recovery_has_one_budget(fields):
 
 def test_a_plan_survives_json_and_changes_no_structure(tmp_path):
     model = original()
-    plan = planned(Recover(minutes=0.5, lr=1e-4), model)
+    plan = recovery(model, original(1), minutes=0.5, lr=1e-4)
     assert read_plans(tmp_path, json.dumps([plan.model_dump(mode="json")]).encode()) == (plan,)
     before = copy.deepcopy(model.state_dict())
     plan.shape(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(BadInput, match="load the artefact"):
+    with pytest.raises(BadInput, match="give it calibration frames"):
         applied(plan, model)
     with pytest.raises(BadInput, match="made for 4 blocks"):
         plan.shape(build("reference", {**SIZES, "depth": 3}))
@@ -387,11 +411,11 @@ def test_a_plan_survives_json_and_changes_no_structure(tmp_path):
 
 def test_too_few_crops_and_a_run_that_diverges_are_told(tmp_path):
     teacher = original()
-    plan = planned(Recover(steps=3, lr=1e30, batch=2), compressed(teacher))
+    plan = recovery(compressed(teacher), teacher, steps=3, lr=1e30, batch=2)
     with pytest.raises(BadInput, match="two crops"):
-        distil(plan, compressed(teacher), teacher, Noise(1), DISTANCE, tmp_path / "a")
+        distil(plan, compressed(teacher), teacher, Noise(1), tmp_path / "a")
     with pytest.raises(BadInput, match="lower lr"):
-        distil(plan, compressed(teacher), teacher, CROPS, DISTANCE, tmp_path / "b")
+        distil(plan, compressed(teacher), teacher, CROPS, tmp_path / "b")
 
 
 # ---- from a recipe
@@ -440,10 +464,10 @@ def test_compress_recovers_and_what_it_learnt_comes_back(fasthmr, place, monkeyp
             raise KeyboardInterrupt
         advance(run)
 
-    advance = Run.advance
+    advance = Training.advance
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "advance", killed)
-        patch.setitem(distil.__kwdefaults__, "checkpoint_seconds", 0)
+        patch.setattr(Training, "advance", killed)
+        patch.setitem(distil.__kwdefaults__, "checkpoint_minutes", 0)
         assert fasthmr(*words, "--out", "two")[0] not in (0, 2) and not (place / "two").exists()
     assert [path.name for path in (place / "home" / "recover").rglob("checkpoint-*")] == ["checkpoint-00000002"]
     code, out, _ = fasthmr(*words, "--out", "two")

@@ -16,15 +16,16 @@ import pytest
 import torch
 
 from compress.errors import BadInput
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig
 from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
 from diffusion.motion.features import cached_features, spans
 from diffusion.motion.seen import Motion
-from diffusion.training.decoder import DecoderCourse, sizes_for, train_decoder
-from diffusion.training.loop import TrainConfig, train
-from diffusion.training.vae import VAECourse, gate, held, train_vae
-from experiments.paper.baselines import FrameHead, HeadCourse, one_euro, savitzky_golay, share
+from diffusion.training.decoder import DecoderTask, sizes_for, train_decoder
+from diffusion.training.vae import VAETask, gate, held, train_vae
+from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay, share
 from hmr.body.model import load_body
 from hmr.data.crop import normalised
 from hmr.models.model import build
@@ -36,98 +37,99 @@ BODY = load_body()
 STEPS = 24
 
 
-def vae_course(batch: int = 4) -> VAECourse:
-    return VAECourse(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held(12, "val", BODY), batch)
+def vae_task(batch: int = 4) -> VAETask:
+    return VAETask(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held(12, "val", BODY), batch)
 
 
-def decoder_course(kind: str = "diffusion") -> DecoderCourse:
+def decoder_task(kind: str = "diffusion") -> DecoderTask:
     torch.manual_seed(0)
     vae = MotionVAE(TINY)
     decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), kind, encoder="e", vae=vae)  # type: ignore[arg-type]
-    return DecoderCourse(decoder, vae, [video(20, 0), video(30, 1), video(5, 2)], [video(12, 3)], 4)
+    return DecoderTask(decoder, vae, [video(20, 0), video(30, 1), video(5, 2)], [video(12, 3)], 4)
 
 
-COURSES: dict[str, Callable[[], Any]] = {"vae": vae_course, "decoder": decoder_course}
+TASKS: dict[str, Callable[[], Any]] = {"vae": vae_task, "decoder": decoder_task}
 
 
 def config(out: Path, **other) -> TrainConfig:
-    return TrainConfig(**{"out": out, "steps": STEPS, "lr": 2e-3, "checkpoint_steps": 5, "val_steps": 12, **other})
+    return TrainConfig(**{"out": out, "steps": STEPS, "lr": 2e-3, "checkpoint_minutes": 0.0, **other})
 
 
 def states_equal(one, two) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("kind", COURSES)
+@pytest.mark.parametrize("kind", TASKS)
 def test_resumed_training_ends_in_the_same_bits(kind, tmp_path):
     class Killed(Exception):
         pass
 
     def kill_at(step):
-        def after(done):
-            if done == step:
+        def observe(progress):
+            if progress.step == step:
                 raise Killed
 
-        return after
+        return observe
 
-    whole = train(COURSES[kind](), config(tmp_path / "whole"))
+    whole = train(TASKS[kind](), config(tmp_path / "whole", val_minutes=0.0))
     for step in (3, 13):
         with pytest.raises(Killed):
-            train(COURSES[kind](), config(tmp_path / "parts"), kill_at(step))
-    again = train(COURSES[kind](), config(tmp_path / "parts"))
-    assert states_equal(whole, again)
+            train(TASKS[kind](), config(tmp_path / "parts"), kill_at(step))
+    again = train(TASKS[kind](), config(tmp_path / "parts"))
+    assert states_equal(whole.weights, again.weights)
     curve = [json.loads(line) for line in (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in curve] == [12, 24] and curve[-1]["mpjpe_mm"] > 0
+    assert [row["step"] for row in curve] == list(range(1, STEPS + 1)) and curve[-1]["mpjpe_mm"] > 0
 
 
 def test_another_trainings_folder_is_refused(tmp_path):
-    train(vae_course(), config(tmp_path / "run", steps=2))
-    with pytest.raises(BadInput, match="another config"):
-        train(vae_course(), config(tmp_path / "run", steps=3))
+    train(vae_task(), config(tmp_path / "run", steps=2))
+    with pytest.raises(BadInput, match="another steps"):
+        train(vae_task(), config(tmp_path / "run", steps=3))
     with pytest.raises(BadInput, match="there has another"):
-        train(decoder_course(), config(tmp_path / "run", steps=2))
+        train(decoder_task(), config(tmp_path / "run", steps=2))
 
 
 def test_a_decoder_does_not_go_on_with_another_prior(tmp_path):
-    train(decoder_course(), config(tmp_path / "run", steps=2))
-    course = decoder_course()
-    next(course.vae.parameters()).data.add_(1.0)
+    train(decoder_task(), config(tmp_path / "run", steps=2))
+    task = decoder_task()
+    next(task.vae.parameters()).data.add_(1.0)
     with pytest.raises(BadInput, match="has another vae"):
-        train(course, config(tmp_path / "run", steps=2))
+        train(task, config(tmp_path / "run", steps=2))
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
 def test_training_brings_the_loss_down(kind, tmp_path):
-    course = decoder_course(kind)
-    batch = course.batch(0, 0, 1)
+    task = decoder_task(kind)
+    batch = task.batch(Step(0))
 
-    def loss(trainee):
+    def loss(module):
         torch.manual_seed(0)
-        return trainee.eval()(*batch)["total"].item()
+        return module.eval()(*batch)["loss"].item()
 
-    before = loss(course.trainee)
-    assert loss(train(course, config(tmp_path / "run", steps=120, lr=5e-3, val_steps=1000))) < 0.8 * before
+    before = loss(task.module)
+    trained = train(task, config(tmp_path / "run", steps=120, lr=5e-3, checkpoint_minutes=9.0))
+    assert loss(trained.weights) < 0.8 * before
 
 
 def test_the_vae_is_frozen_while_a_decoder_trains(tmp_path):
-    course = decoder_course()
-    before = [p.clone() for p in course.decoder.vae.parameters()]
-    trained: Any = train(course, config(tmp_path / "run", steps=3))
+    task = decoder_task()
+    before = [p.clone() for p in task.decoder.vae.parameters()]
+    trained: Any = train(task, config(tmp_path / "run", steps=3)).weights
     after = list(trained.decoder.vae.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_processes_draw_their_own_share():
-    course = vae_course(batch=8)
-    (one,), (two,) = course.batch(3, 0, 2), course.batch(3, 1, 2)
+    task = vae_task(batch=8)
+    (one,), (two,) = task.batch(Step(3, 0.0, 0, 2)), task.batch(Step(3, 0.0, 1, 2))
     assert len(one) == len(two) == 4 and not torch.equal(one, two)
-    assert torch.equal(one, course.batch(3, 0, 2)[0])
+    assert torch.equal(one, task.batch(Step(3, 0.0, 0, 2))[0])
 
 
 def test_from_mocap_to_a_decoder_that_loads(tmp_path):
     path = train_vae(TINY, config(tmp_path / "vae", steps=2), BODY, pieces=3)
     vae = load_vae(path)
-    assert vae.latent_deviation.gt(0).all() and (gate(vae, "val", BODY).lo or 0) > 0
+    assert vae.latent_deviation.gt(0).all() and gate(vae, "val", BODY).mean > 0
     videos = [video(20, 0), video(30, 1)]
     made = load_decoder(train_decoder(vae, videos, [video(12, 3)], "f" * 64, config(tmp_path / "dec", steps=2)))
     frames = torch.cat([v.features for v in videos])
@@ -139,9 +141,9 @@ def test_from_mocap_to_a_decoder_that_loads(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
     with pytest.raises(BadInput, match="lower lr"):
-        train(vae_course(), config(tmp_path / "run", steps=60, lr=1e12, log_steps=5))
+        train(vae_task(), config(tmp_path / "run", steps=60, lr=1e12, log_minutes=0.0))
     with pytest.raises(BadInput, match=r"lower lr|not finite"):  # before its first line is due
-        train(vae_course(), config(tmp_path / "short", steps=20, lr=1e12, log_steps=50))
+        train(vae_task(), config(tmp_path / "short", steps=20, lr=1e12, log_minutes=0.00))
 
 
 # ---- features
@@ -223,11 +225,11 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
     assert torch.allclose(head(said.features), said.rotations, atol=1e-5)
     vae = MotionVAE(TINY)
     decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), encoder="e", vae=vae)
-    course = HeadCourse(decoder, vae, [video(20, 0)], [video(12, 3)], 4).begin(head)
-    batch = course.batch(0, 0, 1)
-    before = course.trainee(*batch)["total"].item()
-    trained = train(course, config(tmp_path / "run", steps=30, val_steps=1000))
-    assert trained(*batch)["total"].item() < before
+    task = HeadTask(decoder, vae, [video(20, 0)], [video(12, 3)], 4).of(head)
+    batch = task.batch(Step(0))
+    before = task.module(*batch)["loss"].item()
+    trained = train(task, config(tmp_path / "run", steps=30, checkpoint_minutes=9.0)).weights
+    assert trained(*batch)["loss"].item() < before
 
 
 def test_filters_leave_what_is_still_and_calm_what_shakes():
@@ -276,7 +278,7 @@ def test_two_processes_train_one_model_and_one_of_them_speaks(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", COURSES)
+@pytest.mark.parametrize("kind", TASKS)
 def test_killed_at_ten_random_points(kind, tmp_path):
     """A process that is killed anywhere, in a write too, goes on to the weights of one that was never stopped."""
 

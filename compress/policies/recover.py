@@ -10,16 +10,13 @@ stochastic depth adds noise to a comparison of two functions.
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -29,7 +26,8 @@ from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
 from compress.tokens import Tokens, taken
-from compress.training import Budget, Progress, Training, claim, save_checkpoint
+from compress.training.loop import Progress, train
+from compress.training.task import Budget, Step, TrainConfig, TrainingTask
 
 WARMUP = 20  # steps
 
@@ -98,13 +96,13 @@ class RecoverPlan(Budget, Plan):
         pictures = context.pictures
         mine = identity(self, model, context.original, pictures, context.seed)
 
-        def show(now: Approach) -> None:
+        def show(now: Progress) -> None:
             done, total = (now.step, self.steps) if self.steps else (now.seconds, 60 * (self.minutes or 0))
-            context.observer("recovering", f"step {now.step}: distance {now.distance:.3f}", round(done), round(total))
+            detail = f"step {now.step}" + (f": distance {now.scalars['loss']:.3f}" if now.scalars else "")
+            context.observer("recovering", detail, round(done), round(total))
 
         with context.place("recover", json.dumps(mine, sort_keys=True)) as folder:
-            teacher, distance = context.original, pictures.distance
-            measured = distil(self, model, teacher, pictures, distance, folder, seed=context.seed, progress=show)
+            measured = distil(self, model, context.original, pictures, folder, seed=context.seed, observe=show)
         context.measured.update(measured)
         return model
 
@@ -112,24 +110,54 @@ class RecoverPlan(Budget, Plan):
 Recover.makes = RecoverPlan
 
 
-@dataclass
-class Approach(Progress):
-    """How far a recovery is, and how far the student from its teacher."""
+class DistillationLoss(nn.Module):
+    """A student and its distance to a teacher, whose weights are neither trained nor saved."""
 
-    distance: float = math.nan  # of the last step's batch
-    before: float = math.nan  # of the crops that are held out, before the first step
-
-
-class Student(nn.Module):
-    """A model's tokens and output in one forward pass, which is what DistributedDataParallel wraps."""
-
-    def __init__(self, model: Recoverable) -> None:
+    def __init__(self, student: Recoverable, teacher: Recoverable, distance: Distance) -> None:
         super().__init__()
-        self.model = model
+        self.student: Any = student
+        self.distance = distance
+        self.teacher = (teacher,)  # in a tuple it is no submodule
 
-    def forward(self, crop: Tensor, mask: Tensor | None, *rest: Tensor) -> tuple[Tokens, Any]:
-        tokens = self.model.encode(crop, mask)
-        return tokens, self.model.read(tokens, *rest)
+    def forward(self, crop: Tensor, mask: Tensor | None, *rest: Tensor) -> dict[str, Tensor]:
+        """What `Pictures.read` gives -> the distance of tokens and output."""
+        with torch.no_grad():
+            wanted = self.teacher[0].encode(crop, mask)
+            target = self.teacher[0].read(wanted, *rest)
+        tokens = self.student.encode(crop, mask)
+        output = self.student.read(tokens, *rest)
+        with torch.autocast(crop.device.type, enabled=False):
+            return {"loss": token_distance(tokens, wanted) + self.distance(output, target)}
+
+
+class Distillation(TrainingTask):
+    """Training of a student to follow its teacher on all crops but the last fifth, of which at most a batch is held
+    out."""
+
+    noun = "recovery"
+
+    def __init__(
+        self, plan: RecoverPlan, student: Recoverable, teacher: Recoverable, crops: Pictures, seed: int
+    ) -> None:
+        self.plan, self.crops, self.seed = plan, crops, seed
+        self.known = identity(plan, student, teacher, crops, seed)  # while the student is as it was
+        self.module = DistillationLoss(student, teacher, crops.distance)
+        self.device = next(self.module.parameters()).device
+        self.trained_on = len(crops) - max(1, min(plan.batch, len(crops) // 5))
+
+    def identity(self) -> dict[str, Any]:
+        return self.known
+
+    def batch(self, step: Step) -> tuple[Any, ...]:
+        chosen = order(self.trained_on, self.plan.batch, step.index, self.seed)
+        return self.crops.read([chosen[i] for i in step.share(len(chosen))])
+
+    @torch.no_grad()
+    def held_out_distance(self) -> float:
+        """The distance on the crops that are held out."""
+        given = send_to_device(self.crops.read(range(self.trained_on, len(self.crops))), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+            return self.module(*given)["loss"].item()
 
 
 def distil(
@@ -137,12 +165,11 @@ def distil(
     student: Recoverable,
     teacher: Recoverable,
     crops: Pictures,
-    distance: Distance,
     folder: Path,
     *,
     seed: int = 0,
-    checkpoint_seconds: float = 60.0,
-    progress: Callable[[Approach], None] = lambda _: None,
+    checkpoint_minutes: float = 1.0,
+    observe: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Train `student`, in place, to follow `teacher` until the plan's budget is spent; returns what was measured.
 
@@ -154,80 +181,18 @@ def distil(
     """
     if len(crops) < 2:
         raise BadInput(f"recover needs two crops at least, to learn from and to measure on: there are {len(crops)}")
-    claim(folder / "recovery.json", identity(plan, student, teacher, crops, seed), "recovery")
-    with torch.random.fork_rng(), evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
-        run = Run(plan, student, teacher, crops, distance, folder, seed)
-        last = run.progress.seconds
-        while run.fraction < 1:
-            run.advance()
-            progress(run.progress)
-            if run.progress.seconds - last >= checkpoint_seconds:
-                save_checkpoint(run.accelerator, folder, run.progress.step)
-                last = run.progress.seconds
-        save_checkpoint(run.accelerator, folder, run.progress.step)
-        return run.measured()
-
-
-class Run(Training):
-    """One recovery on its way."""
-
-    progress: Approach
-
-    def __init__(
-        self,
-        plan: RecoverPlan,
-        student: Recoverable,
-        teacher: Recoverable,
-        crops: Pictures,
-        distance: Distance,
-        folder: Path,
-        seed: int,
-    ) -> None:
-        self.crops, self.distance, self.seed, self.teacher = crops, distance, seed, Student(teacher)
-        self.held = len(crops) - max(1, min(plan.batch, len(crops) // 5))  # crops from here on are held out
-        accelerator = Accelerator(device_placement=False)  # all stays where it is
-        super().__init__(Student(student), plan, folder, Approach(), accelerator)
-        self.device = self.trained[0].device
-        if self.resumed is None:
-            self.progress.before = self.held_out()
-            self.started = time.monotonic()  # to look is no part of the budget
-
-    def advance(self) -> None:
-        """One optimizer step. Raises BadInput where the distance is no number any more."""
-        loss = self.apart(order(self.held, self.budget.batch, self.progress.step, self.seed))
-        self.descend(loss, WARMUP)
-        elapsed = loss.new_tensor([self.seconds, loss.item()], dtype=torch.float64)
-        # All processes have to stop and to save at the same step, so they agree on the time.
-        self.progress.seconds, distance = cast(Tensor, self.accelerator.reduce(elapsed, "mean")).tolist()
-        if not math.isfinite(distance):
-            step = self.progress.step
-            raise BadInput(f"recover: the distance to the original is {distance} after {step} steps: lower lr")
-        self.progress.distance = distance
-
-    def apart(self, indices: Sequence[int]) -> Tensor:
-        """Scalar: how far the student is from the teacher on this process's share of some crops."""
-        share = indices[self.accelerator.process_index :: self.accelerator.num_processes] or indices[:1]
-        given = [None if part is None else part.to(self.device) for part in self.crops.read(share)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bfloat16"):
-            with torch.no_grad():
-                wanted, said = self.teacher(*given)
-            tokens, output = self.trainee(*given)
-        return token_distance(tokens, wanted) + self.distance(output, said)
-
-    @torch.no_grad()
-    def held_out(self) -> float:
-        """The distance on the crops that no step learns from."""
-        mine = self.apart(range(self.held, len(self.crops)))
-        return cast(Tensor, self.accelerator.reduce(mine.double(), "mean")).item()
-
-    def measured(self) -> dict[str, Any]:
-        """What stands beside the plan in an artefact, as JSON values."""
+    budget = {name: getattr(plan, name) for name in Budget.model_fields}
+    more: dict[str, Any] = {"warmup": WARMUP, "ema": None, "seed": seed, "checkpoint_minutes": checkpoint_minutes}
+    with evaluating(student), evaluating(teacher), training_above(student, teacher, crops):
+        task = Distillation(plan, student, teacher, crops, seed)
+        before = task.held_out_distance()
+        run = train(task, TrainConfig(out=folder, **budget, **more), observe, device_placement=False)
         return {
-            "steps": self.progress.step,
-            "seconds": self.progress.seconds,
-            "distance": {"before": self.progress.before, "after": self.held_out()},  # on crops that were held out
-            # what no forward pass asks for, as a network beside the backbone, never had a gradient, nor a state
-            "trained_params": sum(p.numel() for p in self.trained if p in self.optimizer.state),
+            "steps": run.progress.step,
+            "seconds": run.progress.seconds,
+            "distance": {"before": before, "after": task.held_out_distance()},
+            # without what no forward pass reaches, as a network beside the backbone
+            "trained_params": run.trained_params,
         }
 
 

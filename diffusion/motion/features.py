@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_write, record_identity
 from compress.errors import BadInput
-from compress.training import claim
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS, resampled
 from hmr.body.model import BodyModel, load_body
@@ -97,7 +96,7 @@ def cached_features(
         raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
     if model.family.condition is not None and videos[0].bbox_info is None:
         raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
-    claim(folder / "cache.json", identity, "cache of features")
+    record_identity(folder / "cache.json", identity, "cache of features")
     found, body = [], load_body().to(next(model.parameters()).device)
     for i, frames in enumerate(spans(videos.recordings)):
         path = folder / f"{i:05d}.safetensors"

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, SURE
 from diffusion.model.representation import WIDTH, numbers_of
@@ -22,7 +24,6 @@ from diffusion.model.sizes import Sizes
 from diffusion.model.vae import MotionVAE
 from diffusion.motion.features import Video
 from diffusion.motion.seen import at, warp
-from diffusion.training.loop import TrainConfig, train
 from hmr.body.model import BodyModel, load_body
 from hmr.evaluation.metrics import accel, mpjpe
 from hmr.world.synthetic import generator
@@ -30,7 +31,7 @@ from hmr.world.synthetic import generator
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
-class DecoderTrainee(nn.Module):
+class DecoderLoss(nn.Module):
     """A decoder and the loss of what reads features in it; the VAE is frozen."""
 
     def __init__(self, decoder: LatentDiffusionDecoder) -> None:
@@ -45,13 +46,13 @@ class DecoderTrainee(nn.Module):
         start = decoder.start(network.frames.normal(features))
         wanted = (decoder.wanted(numbers, latent) - start) / decoder.start.left
         if decoder.kind != "diffusion":
-            return {"total": (network(features).float() - wanted).square().mean()}
+            return {"loss": (network(features).float() - wanted).square().mean()}
         objective = decoder.objective
-        return {"total": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
+        return {"loss": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
 
 
-class DecoderCourse:
-    """A `diffusion.training.loop.Course`: find the pose in features of `videos`; reports on `held`."""
+class DecoderTask(TrainingTask):
+    """Training of a decoder on features of `videos`, validated on those of `held`."""
 
     noun = "training of a decoder"
 
@@ -68,7 +69,7 @@ class DecoderCourse:
             raise BadInput("there are no videos to train a decoder on")
         self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
         self.decoder = decoder
-        self.trainee: nn.Module = DecoderTrainee(decoder)
+        self.module: nn.Module = DecoderLoss(decoder)
         self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
         every = torch.cat([video.features for video in videos])
         frames = decoder.predictor.frames
@@ -80,6 +81,7 @@ class DecoderCourse:
         _, numbers, latent = self.targets(features, rotations, betas)
         true = (numbers_of(rotations, betas, self.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
         decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
+        self.module.train()
 
     def identity(self) -> dict[str, Any]:
         digest, prior = hashlib.sha256(), hashlib.sha256()
@@ -91,9 +93,9 @@ class DecoderCourse:
         return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()
-    def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
+    def batch(self, step: Step) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
-        return self.targets(*self.clips(generator("decoder", self.seed, step, process), processes))
+        return self.targets(*self.clips(step))
 
     @torch.no_grad()
     def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,9 +103,10 @@ class DecoderCourse:
         numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
-    def clips(self, rng: np.random.Generator, processes: int) -> tuple[Tensor, ...]:
+    def clips(self, step: Step) -> tuple[Tensor, ...]:
         """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
-        chosen = rng.integers(len(self.videos), size=max(1, self.size // processes))
+        rng = generator("decoder", self.seed, step.index, step.process)
+        chosen = rng.integers(len(self.videos), size=len(step.share(self.size)))
         parts = [self.clip(self.videos[i], rng) for i in chosen]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
@@ -114,8 +117,8 @@ class DecoderCourse:
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
         return at(video.features[None], times), rotations, at(video.betas[None], times)
 
-    def validate(self, trainee: nn.Module) -> dict[str, float]:
-        decoder: LatentDiffusionDecoder = trainee.decoder  # type: ignore[assignment]  # Module forgets its children
+    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+        decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
         found = [errors(decoder, video, decoder.body) for video in self.held]
         mean = torch.stack([torch.stack([part.mean() for part in both]) for both in found]).mean(0).tolist()
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
@@ -143,13 +146,13 @@ def train_decoder(
 ) -> Path:
     """Train a decoder on an encoder's features; returns the file of weights, which knows the encoder.
 
-    Raises as `diffusion.training.loop.train`, and BadInput for videos without frames.
+    Raises as `compress.training.loop.train`, and BadInput for videos without frames.
     """
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
     decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
-    course = DecoderCourse(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
-    trained: Any = train(course, config)
+    task = DecoderTask(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
+    trained: Any = train(task, config).weights
     return save_decoder(trained.decoder, config.out / "decoder.safetensors")
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.training.loop import train
+from compress.training.task import Step, TrainConfig, TrainingTask
 from diffusion.model.representation import Representation, rotations_of
 from diffusion.model.sizes import Sizes
 from diffusion.model.vae import KIND, MotionVAE, vae_loss
 from diffusion.model.weights import save
 from diffusion.motion.seen import Motion, Seen
-from diffusion.training.loop import TrainConfig, train
 from hmr.body.model import BodyModel
 from hmr.evaluation.intervals import Interval, interval
 from hmr.evaluation.metrics import mpjpe
@@ -31,7 +32,7 @@ STATISTICS = 512  # clips that means and deviations are taken over
 HELD = {"val": 32, "test": 96}  # pieces of motion that report, of families that training never sees
 
 
-class VAETrainee(nn.Module):
+class VAELoss(nn.Module):
     """The VAE and its loss."""
 
     def __init__(self, vae: MotionVAE) -> None:
@@ -41,11 +42,11 @@ class VAETrainee(nn.Module):
     def forward(self, numbers: Tensor) -> dict[str, Tensor]:
         said, mean, log_variance = (found.float() for found in self.vae(numbers))
         parts = vae_loss(said, numbers, mean, log_variance, self.vae.deviation)
-        return {"total": parts["mse"] + KL * parts["kl"], **parts}
+        return {"loss": parts["mse"] + KL * parts["kl"], **parts}
 
 
-class VAECourse:
-    """A `diffusion.training.loop.Course`: reconstruct clips of `motion`; reports on `held`."""
+class VAETask(TrainingTask):
+    """Training of a VAE to reconstruct clips of `motion`, validated on `held`."""
 
     noun = "training of a motion VAE"
 
@@ -56,17 +57,17 @@ class VAECourse:
         numbers = self.some(STATISTICS, "statistics")
         vae.normalise(numbers.mean((0, 1)), numbers.flatten(0, 1).std(0))
         vae.start_linear(numbers)
-        self.trainee = VAETrainee(vae)
+        self.module = VAELoss(vae).train()
 
     def identity(self) -> dict[str, Any]:
         pieces = hashlib.sha256(self.motion.travel.cpu().numpy().tobytes()).hexdigest()
         return {"sizes": self.sizes.model_dump(), "motion": pieces, "body": self.motion.body.sha256}
 
-    def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
-        return (self.some(max(1, self.size // processes), "batch", step, process),)
+    def batch(self, step: Step) -> tuple[Tensor, ...]:
+        return (self.some(len(step.share(self.size)), "batch", step.index, step.process),)
 
-    def validate(self, trainee: nn.Module) -> dict[str, float]:
-        vae: MotionVAE = trainee.vae  # type: ignore[assignment]  # a Module forgets what its children are
+    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+        vae: MotionVAE = module.vae  # type: ignore[assignment]  # a Module forgets what its children are
         return {"mpjpe_mm": reconstruction(vae, self.held, self.motion.body).mean().item()}
 
     @torch.no_grad()
@@ -93,11 +94,11 @@ def train_vae(
     if not clips:
         raise BadInput("there is no motion of the split train to train on")
     motion = Motion([*clips, *map(mirrored, clips)], sizes.frames, pieces, body, seed=config.seed)
-    course = VAECourse(sizes, motion, held(sizes.frames, "val", body), config.batch, config.seed)
-    trainee = train(course, config)
-    vae: MotionVAE = trainee.vae.cpu()  # type: ignore[assignment]  # as above
+    task = VAETask(sizes, motion, held(sizes.frames, "val", body), config.batch, config.seed)
+    trained: Any = train(task, config).weights
+    vae: MotionVAE = trained.vae.cpu()
     with torch.no_grad():
-        latent = vae.encode(course.some(STATISTICS, "statistics"))[0].flatten(0, 1)  # (N * T, D)
+        latent = vae.encode(task.some(STATISTICS, "statistics"))[0].flatten(0, 1)  # (N * T, D)
     vae.latent_mean.copy_(latent.mean(0))
     vae.latent_deviation.copy_(latent.std(0).clamp_min(1e-3))
     return save(config.out / "vae.safetensors", vae, KIND, sizes, {})

@@ -82,7 +82,7 @@ def decoders(
     import hmr
     from compress.atomic import atomic_write
     from compress.choices import one_of
-    from compress.training import Precision
+    from compress.training.task import Precision
     from experiments.paper.decoders import TABLES, Budget, compared
 
     name = one_of(table, TABLES, "table")

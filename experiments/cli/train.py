@@ -15,7 +15,7 @@ from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, P
 from experiments.cli.output import cell, print_result, progress_bar, progress_callback
 
 if TYPE_CHECKING:
-    from diffusion.training.loop import TrainConfig
+    from compress.training.task import TrainConfig
 
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
 
@@ -106,7 +106,7 @@ def train_config(
     """How to train, with a log on stderr; raises BadInput for neither or both of minutes and steps."""
     from pydantic import ValidationError
 
-    from diffusion.training.loop import TrainConfig
+    from compress.training.task import TrainConfig
 
     log_to_stderr()
     try:

@@ -14,14 +14,14 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
+from compress.training.task import Step
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.features import Video
-from diffusion.training.decoder import DecoderCourse
+from diffusion.training.decoder import DecoderTask
 from hmr.body.model import BodyModel, load_body
 from hmr.evaluation.metrics import mpjpe
 from hmr.models.head import JOINTS, SMPLHead, rotations_from_6d, sixd_from_rotations
 from hmr.training.distance import WEIGHTS
-from hmr.world.synthetic import generator
 
 
 class FrameHead(nn.Module):
@@ -47,7 +47,7 @@ class LinearStart(LatentDiffusionDecoder):
         return features.new_zeros(())
 
 
-class HeadTrainee(nn.Module):
+class HeadLoss(nn.Module):
     """That layer and the loss it is trained on with."""
 
     def __init__(self, head: FrameHead, body: BodyModel) -> None:
@@ -61,25 +61,25 @@ class HeadTrainee(nn.Module):
         body = self._body[0] = self._body[0].to(said.device)
         joints = [body.skeleton(pose, shape) for pose in (said, true)]
         turned, moved = (said - true).square().mean(), (joints[0] - joints[1]).abs().mean()
-        return {"total": WEIGHTS["rotations"] * turned + WEIGHTS["joints"] * moved}
+        return {"loss": WEIGHTS["rotations"] * turned + WEIGHTS["joints"] * moved}
 
 
-class HeadCourse(DecoderCourse):
-    """A `diffusion.training.loop.Course` on the same clips as a decoder's."""
+class HeadTask(DecoderTask):
+    """Training of a pose head on the same clips as a decoder's."""
 
     noun = "training of a pose head"
 
-    def begin(self, head: FrameHead) -> HeadCourse:
+    def of(self, head: FrameHead) -> HeadTask:
         """Train `head` in the place of the decoder."""
-        self.trainee = HeadTrainee(head, load_body())
+        self.module = HeadLoss(head, load_body())
         return self
 
     @torch.no_grad()
-    def batch(self, step: int, process: int, processes: int) -> tuple[Tensor, ...]:
-        return self.clips(generator("decoder", self.seed, step, process), processes)
+    def batch(self, step: Step) -> tuple[Tensor, ...]:
+        return self.clips(step)
 
-    def validate(self, trainee: nn.Module) -> dict[str, float]:
-        head = cast(FrameHead, trainee.head)
+    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+        head = cast(FrameHead, module.head)
         said = [head(video.features.to(head.init.device)).cpu() for video in self.held]
         errors = [
             mpjpe(self.body.skeleton(pose, v.said_betas), self.body.skeleton(v.rotations, v.betas)).mean()

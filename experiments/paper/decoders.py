@@ -28,7 +28,8 @@ from compress.policy import Policy
 from compress.provenance import provenance
 from compress.recipe import Recipe
 from compress.timing import timed
-from compress.training import Precision
+from compress.training.loop import train
+from compress.training.task import Precision, TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor, load_decoder
 from diffusion.model.schedule import Objective
@@ -39,10 +40,9 @@ from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import sizes_for, train_decoder
-from diffusion.training.loop import TrainConfig, train
 from diffusion.training.vae import gate, train_vae
 from experiments.motion import features
-from experiments.paper.baselines import FrameHead, HeadCourse, LinearStart, one_euro, savitzky_golay
+from experiments.paper.baselines import FrameHead, HeadTask, LinearStart, one_euro, savitzky_golay
 from hmr.body.model import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
@@ -222,10 +222,11 @@ class DecoderComparison:
         )
         if way.head in ("head", "start"):
             decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
-            course = HeadCourse(decoder, vae, videos, val, config.batch)  # which fits the start
+            task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
             if way.head == "start":
                 return lambda video: decoder.video(video.features, video.said_betas)
-            head: Any = train(course.begin(FrameHead(model.head)), config).head.cpu()
+            trained: Any = train(task.of(FrameHead(model.head)), config).weights
+            head = trained.head.cpu()
             return lambda video: head(video.features)
         predictor: Predictor = way.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, way.objective)
