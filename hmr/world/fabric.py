@@ -1,0 +1,139 @@
+"""What surfaces are made of, drawn at random: cloth with patterns and prints, skin, hair. Rows of `raster`'s materials.
+
+Colours are sRGB 0..1 where they are chosen and linear in a material.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hmr.world import raster
+from hmr.world.sensor import srgb_to_linear
+from hmr.world.textures import faces, patterns, prints
+
+Array = NDArray[np.float32]
+
+SKIN = np.array(
+    [[245, 210, 185], [234, 190, 160], [222, 172, 138], [198, 144, 108], [165, 112, 80], [124, 82, 58], [88, 58, 44]]
+)
+HAIR = np.array(
+    [
+        [24, 20, 18],
+        [45, 32, 24],
+        [80, 54, 36],
+        [122, 86, 54],
+        [176, 138, 92],
+        [214, 186, 136],
+        [110, 52, 30],
+        [150, 146, 142],
+    ]
+)
+HAIR_SHARE = (0.3, 0.2, 0.16, 0.1, 0.08, 0.05, 0.04, 0.07)
+
+
+def hsv(hue: float, saturation: float, value: float) -> NDArray[np.float64]:
+    """One HSV colour (each 0..1, hue wraps) as RGB 0..1, shape (3,)."""
+    wheel = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
+    return np.asarray(value * (1 - saturation + saturation * np.clip(wheel, 0, 1)))
+
+
+def colour(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A colour (3,) as clothes have them: a third black, grey or white, some navy and khaki, the rest of any hue."""
+    kind = rng.random()
+    if kind < 0.35:
+        return np.clip(
+            rng.choice([0.06, 0.15, 0.35, 0.6, 0.9]) + rng.normal(0, 0.04) + rng.normal(0, 0.012, 3), 0.02, 1
+        )
+    if kind < 0.48:
+        return hsv(rng.normal(0.61, 0.02), rng.uniform(0.35, 0.8), rng.uniform(0.15, 0.6))
+    if kind < 0.58:
+        return hsv(rng.normal(0.10, 0.025), rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.85))
+    return hsv(rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.2, 0.95))
+
+
+def blank(kind: int) -> Array:
+    row = np.zeros(raster.COLUMNS, np.float32)
+    row[raster.KIND] = kind
+    row[[raster.PRINT, raster.PERIOD, raster.DUTY, raster.BAND_LOW, raster.BAND_HIGH]] = (-1, 0.1, 0.5, 1, -1)
+    return row
+
+
+def put(row: Array, place: int, value: NDArray[np.floating]) -> None:
+    """Write a colour (3,) sRGB into a material; nothing reflects less than 1 % or more than 85 %."""
+    row[place : place + 3] = np.clip(srgb_to_linear(np.asarray(value)), 0.01, 0.85)
+
+
+def cloth(rng: np.random.Generator, plain: float = 0.5) -> Array:
+    """A fabric: plain for a share of `plain`, else striped, checked or printed all over."""
+    row = blank(raster.CLOTH)
+    for place in (raster.FIRST, raster.SECOND, raster.THIRD):
+        put(row, place, colour(rng))
+    row[raster.SHIFT_U : raster.SHIFT_V + 1] = rng.uniform(0, 4, 2)
+    row[raster.WEAVE], row[raster.WEAR] = rng.uniform(0.0, 0.35), rng.exponential(0.12)
+    row[raster.FOLDS] = rng.uniform(0.1, 0.75)
+    if rng.random() < plain:
+        return row
+    row[raster.FIGURE] = rng.choice([raster.RINGS, raster.LINES, raster.CHECKS, raster.PATTERN], p=[0.3, 0.1, 0.2, 0.4])
+    row[raster.PERIOD], row[raster.DUTY] = np.exp(rng.uniform(np.log(0.02), np.log(0.16))), rng.uniform(0.2, 0.7)
+    if row[raster.FIGURE] == raster.PATTERN:
+        row[raster.TILE_ID], row[raster.PERIOD] = rng.integers(len(patterns())), rng.uniform(0.02, 0.07)
+    if rng.random() < 0.5:  # tone on tone
+        row[raster.SECOND : raster.SECOND + 3] = np.clip(
+            row[raster.FIRST : raster.FIRST + 3] * rng.uniform(0.3, 2.5), 0.01, 0.85
+        )
+    return row
+
+
+def top_cloth(rng: np.random.Generator) -> Array:
+    """A fabric that may have a print on chest or back, or a band across the chest."""
+    row = cloth(rng)
+    if rng.random() < 0.35:
+        small = rng.random() < 0.4
+        row[raster.PRINT] = rng.integers(len(prints()))
+        row[raster.PRINT_SIZE] = rng.uniform(0.02, 0.04) if small else rng.uniform(0.07, 0.14)
+        row[raster.PRINT_X], row[raster.PRINT_Y] = (0.08, 0.42) if small else (0.0, rng.uniform(0.28, 0.38))
+        row[raster.PRINT_BACK] = not small and rng.random() < 0.3
+    if rng.random() < 0.12:
+        low = rng.uniform(0.2, 0.4)
+        row[raster.BAND_LOW], row[raster.BAND_HIGH] = low, low + rng.uniform(0.03, 0.15)
+    return row
+
+
+def bottom_cloth(rng: np.random.Generator, waist: float) -> Array:
+    """A fabric for legs: plain, denim or with a stripe down the side; a belt at `waist` m."""
+    row = cloth(rng, 0.8)
+    if rng.random() < 0.35:
+        put(row, raster.FIRST, hsv(rng.normal(0.6, 0.015), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65)))
+        row[raster.FIGURE], row[raster.WEAR], row[raster.WEAVE] = raster.PLAIN, rng.uniform(0.15, 0.5), 0.3
+    if rng.random() < 0.12:
+        row[raster.FIGURE], row[raster.PERIOD] = raster.SIDE_STRIPE, rng.uniform(0.04, 0.12)
+    if rng.random() < 0.3:
+        row[raster.BAND_LOW], row[raster.BAND_HIGH] = waist - 0.035, waist + 0.1
+    return row
+
+
+def leather(rng: np.random.Generator) -> Array:
+    """What shoes and hats are made of."""
+    row = cloth(rng, 1.0)
+    row[raster.FOLDS] = rng.uniform(0, 0.3)
+    return row
+
+
+def skin_and_hair(rng: np.random.Generator) -> tuple[Array, Array]:
+    """Materials of somebody's skin and hair; some are bald."""
+    skin, hair = blank(raster.SKIN), blank(raster.HAIR)
+    at = rng.uniform(0, len(SKIN) - 1)
+    low = min(int(at), len(SKIN) - 2)
+    tone = SKIN[low] + (at - low) * (SKIN[low + 1] - SKIN[low])
+    put(skin, raster.FIRST, np.clip(tone * rng.uniform(0.9, 1.06) + rng.normal(0, 4, 3), 0, 255) / 255)
+    strand = HAIR[rng.choice(len(HAIR), p=HAIR_SHARE)] / 255 * rng.uniform(0.8, 1.2)
+    if rng.random() < 0.03:
+        strand = hsv(rng.random(), 0.7, 0.7)
+    put(skin, raster.SECOND, np.clip(strand, 0, 1))
+    put(hair, raster.FIRST, np.clip(strand, 0, 1))
+    skin[raster.HAIRLINE] = 9 if rng.random() < 0.05 else rng.uniform(0.015, 0.04)
+    skin[raster.FACE_ID], skin[raster.WEAVE] = rng.integers(len(faces())), rng.uniform(0.05, 0.25)
+    for row in (skin, hair):
+        row[raster.SHIFT_U : raster.SHIFT_V + 1] = rng.uniform(0, 4, 2)
+    return skin, hair
