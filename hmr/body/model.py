@@ -169,6 +169,11 @@ class BodyModel(nn.Module):
         matrices, betas = _pose(rotations, betas, len(self.parents))
         return self._chain(matrices, self.rest_joints(betas))[0]
 
+    def chain(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (B, 24, 3) in metres, and how each turns what hangs on it (B, 24, 3, 3). Arguments as `forward`."""
+        matrices, betas = _pose(rotations, betas, len(self.parents))
+        return self._chain(matrices, self.rest_joints(betas))
+
     def skeleton29(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints and leaves (B, 29, 3) in metres, equal to `forward(...).joints29`, without the other vertices."""
         matrices, betas = _pose(rotations, betas, len(self.parents))
