@@ -49,8 +49,7 @@ def reported(provenance: Mapping[str, Any]) -> list[str]:
     lines = []
     if data:
         lines.append(
-            f"Errors are on {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} recordings, "
-            "with 95 % t intervals over recordings."
+            f"Errors are on {data['name']}:{data['split']}, {counted(data)}; 95 % t intervals over recordings."
         )
     if provenance.get("label_free"):
         lines.append("Errors are distances to the original model: no labels were used.")
@@ -66,3 +65,11 @@ def formatted(interval: Mapping[str, float | None] | None, form: str = ".1f") ->
         return "-"
     mean = f"{interval['mean']:{form}}"
     return mean if interval["lo"] is None else f"{mean} [{interval['lo']:{form}}, {interval['hi']:{form}}]"
+
+
+def counted(data: Mapping[str, Any]) -> str:
+    """How many frames of a provenance's `data` a figure comes from and where their masks come from, for people."""
+    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
+    joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
+    masks = f"; masks: {data['mask_source']}" if "mask_source" in data else ""
+    return f"{data['frames']} frames of {data['clips']} recordings{lost}{masks}{joints}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,7 @@ class Context:
     weights: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # by sha256, what plans name
     measured: dict[str, Any] = field(default_factory=dict)  # while a plan is applied
     memory: dict[Hashable, Any] = field(default_factory=dict)  # see `remembered`
-    places: list[Path] = field(default_factory=list)  # where work that takes long keeps what it has
+    places: set[tuple[str, Path]] = field(default_factory=set)  # where work that takes long keeps what it has
 
     @property
     def judge(self) -> Judge:
@@ -86,8 +87,16 @@ class Context:
         body = self.calib.provenance(self.original)["body"]
         facts = (self.original.base.sha256, self.calib.content, body, torch.__version__, device, *key)
         path = self.calib.cache / kind / hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-        self.places.append(path)
+        self.places.add((kind, path))
         yield path
+
+    def forget(self, *kinds: str) -> None:
+        """Remove what work of some kinds kept, where its results are safe: nothing is to go on from there."""
+        for kind, path in self.places:
+            if kind in kinds:
+                shutil.rmtree(path, ignore_errors=True)
+                for file in path.parent.glob(f"{path.name}.*"):
+                    file.unlink()
 
 
 def fingerprint(model: nn.Module, *facts: object) -> str:

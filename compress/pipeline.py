@@ -7,7 +7,6 @@ command line: the frames that it is handed measure, and an observer is told of p
 from __future__ import annotations
 
 import copy
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -61,10 +60,7 @@ class Compressed:
 
         text = card(self.recipe, self.rows, self.provenance)
         made = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
-        for path in self.context.places:  # the weights are safe: nothing is to go on from here
-            shutil.rmtree(path, ignore_errors=True)
-            for file in path.parent.glob(f"{path.name}.*"):
-                file.unlink()
+        self.context.forget("searches", "recover")
         return made
 
 
@@ -128,13 +124,19 @@ def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Fram
             raise BadInput(f"{step.policy} needs frames to make its choice on: give it calibration frames")
         for frames in (calib if step.needs_calib else None, test):
             if step.needs_masks and frames is not None and not frames.has_masks:
-                raise BadInput(f"{step.policy} protects the person, and these pictures have no masks: see --masks")
+                raise BadInput(
+                    f"{step.policy} protects the person and these pictures have no masks: name some with --masks"
+                )
 
 
 def outline(model: Any) -> tuple[object, ...]:
-    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold."""
+    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold.
+
+    Weights on the meta device have no sums.
+    """
     state = model.state_dict()
-    sums = torch.stack([value.double().sum() for value in state.values()]).tolist() if state else []
+    values = [value.double().sum() for value in state.values() if not value.is_meta]
+    sums = torch.stack(values).tolist() if values else []
     return type(model), [(name, value.shape) for name, value in state.items()], sums, model.schedule, model.protect
 
 

@@ -16,7 +16,7 @@ from compress.artefact import MANIFEST, read_manifest
 from compress.choices import one_of
 from compress.errors import BadInput
 from hmr.checkpoints import files as checkpoints
-from hmr.checkpoints.files import INDEX, WEIGHTS
+from hmr.checkpoints.source import INDEX, WEIGHTS
 from hmr.models.model import ARCHITECTURES, build
 from hmr.models.own_model import OwnModel
 

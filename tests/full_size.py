@@ -24,12 +24,12 @@ import torch
 from scipy.ndimage import binary_closing, find_objects, label
 from yacs.config import CfgNode
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.data.datasets import DataSpec, open_data
 from hmr.data.masks import BlazePose
 from hmr.data.pictures import listed, read, spread
-from hmr.evaluation.evaluate import batches
+from hmr.evaluation.predict import batches
 from hmr.models.model import HMRModel, build
 
 log = logging.getLogger(__name__)

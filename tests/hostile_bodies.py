@@ -12,13 +12,13 @@ import json
 import sys
 from typing import Any
 
-import hmr.body.model
+import hmr.body.files
 from experiments.cli import main as cli
 
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "exec", "import", "ctypes.", "urllib.", "code.")
 seen: list[str] = []
 watching = False
-import_body = hmr.body.model.import_body
+import_body = hmr.body.files.import_body
 
 
 def watched_import(path: str) -> Any:
@@ -58,7 +58,7 @@ def attempt(path: str) -> list[object]:
 
 if __name__ == "__main__":
     paths = json.load(sys.stdin)
-    hmr.body.model.import_body = watched_import  # type: ignore[assignment]  # the command looks it up when it runs
+    hmr.body.files.import_body = watched_import  # type: ignore[assignment]  # the command looks it up when it runs
     attempt("/no/such/body.pkl")  # what is imported on first use
     sys.addaudithook(watch)
     json.dump({path: attempt(path) for path in paths}, sys.stdout)

@@ -7,7 +7,7 @@ import torch
 from diffusion.model.representation import encode
 from diffusion.model.sizes import Sizes
 from diffusion.motion.features import Video
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 
 TINY = Sizes(

@@ -17,7 +17,8 @@ from smplx.vertex_ids import vertex_ids
 
 import hmr
 from compress.errors import BadInput
-from hmr.body.model import JOINT_NAMES, LEAF_PARENTS, LEAF_VERTICES, PARENTS, BodyModel, digest, load_body
+from hmr.body.files import load_body
+from hmr.body.model import JOINT_NAMES, LEAF_PARENTS, LEAF_VERTICES, PARENTS, BodyModel, digest
 
 OPEN_BODY = Path(hmr.__file__).parent / "assets" / "open_body.npz"
 MIRROR = np.array([-1.0, 1.0, 1.0])

@@ -23,7 +23,8 @@ import torch
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.body.model import PARENTS, check_body, import_body, load_body
+from hmr.body.files import check_body, import_body, load_body
+from hmr.body.model import PARENTS
 from hmr.checkpoints.safe_pickle import read_arrays, read_pickle
 from hmr.home import fasthmr_home
 

@@ -244,7 +244,7 @@ def test_command_measures_a_model_with_weights(fasthmr, tmp_path):
     [
         (["hmr3"], "did you mean 'hmr2'"),
         (["hmr2", "--recipe", "eclm"], "needs frames"),
-        (["hmr2", "--recipe", "fasthmr-reference-video"], "numbers a frame, and this model says 1157"),
+        (["hmr2", "--recipe", "fasthmr-reference-video"], "numbers a frame, and this model gives 1157"),
         (["reference-smal"], "did you mean 'reference-small'"),
     ],
 )

@@ -15,10 +15,8 @@ from diffusion.model.vae import KIND, MotionVAE
 from diffusion.model.weights import save
 from experiments.cli.paper import decoders_table
 from experiments.paper import decoders
-from experiments.paper.decoders import FILTERS, TABLES, Bench, Budget, Way, compared
-from hmr.data.datasets import parse
-from hmr.models.model import build
-from hmr.resolver import Resolved
+from experiments.paper.decoders import FILTERS, TABLES, Budget, DecoderComparison, Way, compared
+from hmr.models.model import HMRModel, build
 from tests.motion import TINY
 from tests.test_decoder import SIZES
 
@@ -40,15 +38,15 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def original() -> Resolved:
+def original() -> HMRModel:
     torch.manual_seed(0)
-    return Resolved(build("reference", SIZES).eval(), "own", "0")
+    return build("reference", SIZES).eval()
 
 
 def table(name, place, **other):
     size = {"frames": 4, "train_frames": 4, **other}
-    spec, budget = parse(size.pop("data", "synth-video:test")), Budget(steps=2, vae_steps=0, batch=2)
-    return compared(name, original(), str(place / "two.yaml"), spec, budget, place / "vae.safetensors", **size)
+    data, budget = size.pop("data", "synth-video:test"), Budget(steps=2, vae_steps=0, batch=2)
+    return compared(name, original(), str(place / "two.yaml"), data, budget, place / "vae.safetensors", **size)
 
 
 def test_every_row_of_the_main_table(place):
@@ -86,30 +84,30 @@ def test_latents_are_compared_by_vaes_of_their_own(place, monkeypatch):
         return place / "vae.safetensors"
 
     monkeypatch.setattr(decoders, "train_vae", train_vae)
-    bench = Bench(
-        original(), str(place / "two.yaml"), parse("synth-video:test"), Budget(2, 2, 2), None, 4, 4, None,
+    heads = DecoderComparison(
+        original(), str(place / "two.yaml"), "synth-video:test", Budget(2, 2, 2), None, 4, 4, None,
         lambda *_: None,
     )  # fmt: skip
     for way in TABLES["latents"]:
-        bench.vae(way)
+        heads.vae(way)
     assert asked == [(9, 96), (9, 192), (9, 384), (27, 192)] and len(folders) == 4
 
 
 def test_a_filter_is_chosen_on_the_validation_split(place):
-    bench = Bench(
-        original(), str(place / "two.yaml"), parse("synth-video:test"), Budget(2, 0, 2), None, 4, 4, None,
+    heads = DecoderComparison(
+        original(), str(place / "two.yaml"), "synth-video:test", Budget(2, 0, 2), None, 4, 4, None,
         lambda *_: None,
     )  # fmt: skip
     way = Way("smooth", head="savitzky-golay")
-    chosen = bench.head(way)
-    (video,) = bench.videos("merged", "test")
-    scores = [bench.score(one, bench.videos("merged", "val")) for one in FILTERS["savitzky-golay"]]
+    chosen = heads.head(way)
+    (video,) = heads.videos("merged", "test")
+    scores = [heads.score(one, heads.videos("merged", "val")) for one in FILTERS["savitzky-golay"]]
     best = FILTERS["savitzky-golay"][scores.index(min(scores))]
     assert torch.equal(chosen(video), best(video, 30.0))
 
 
 def test_what_cannot_be_compared_is_refused(place):
-    with pytest.raises(BadInput, match="cannot report"):
+    with pytest.raises(BadInput, match="results are reported on test"):
         table("decoder", place, data="synth-video:val")
     with pytest.raises(BadInput, match="pictures"):
         table("decoder", place, data="synth:test")

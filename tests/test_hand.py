@@ -13,8 +13,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
-from hmr import artefact
-from hmr.body.model import BodyModel, import_body, load_body
+from hmr import load
+from hmr.body.files import import_body, load_body
+from hmr.body.model import BodyModel
 from hmr.checkpoints import files as checkpoints
 from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles
@@ -150,7 +151,7 @@ def test_errors_of_hands_are_distances_from_the_wrist(fasthmr, folder, tmp_path)
     first, *_, recovered = json.loads(out)["rows"]
     assert first["mpjpe_mm"]["mean"] == pytest.approx(0, abs=0.01) and recovered["step"] == "recover"
 
-    original, compressed = checkpoints.load(file), artefact.load(tmp_path / "out")
+    original, compressed = checkpoints.load(file), load(tmp_path / "out")
     pictures = open_pictures(folder, "test", None, original.family.box.side, (256, 192), MaskFiles(masks))
     crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
     shown = torch.from_numpy(np.stack([known(p.mask, "masks") for p in pictures]))

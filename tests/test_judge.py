@@ -13,7 +13,7 @@ from compress.errors import BadInput
 from compress.frames import Judge
 from compress.policies.merge_layers import MergeLayers
 from compress.stack import encode
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.crop import normalised
 from hmr.data.sample import Sample, known
 from hmr.evaluation import metrics

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hmr import artefact
-from hmr.body.model import load_body
+from hmr import load
+from hmr.body.files import load_body
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
@@ -19,7 +19,6 @@ from hmr.data.pictures import open_pictures
 from hmr.data.sample import known
 from hmr.models.families.camerahmr import letterboxed
 from hmr.models.model import build
-from hmr.resolver import resolve_model
 
 RECIPE = """schema_version: 1
 name: own
@@ -98,7 +97,7 @@ def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, fol
     assert source["data"]["mask_source"] == "files in masks" and source["data"]["boxes"] == "mask"
     assert "Errors are distances to the original model" in (tmp_path / "out" / "card.md").read_text()
 
-    by_hand = error_by_hand(folder, masks, resolve_model("reference-small").model, artefact.load(tmp_path / "out"))
+    by_hand = error_by_hand(folder, masks, load("reference-small"), load(tmp_path / "out"))
     assert by_hand > 0.01
     assert recovered["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
 
@@ -124,7 +123,7 @@ def test_camerahmr_is_told_how_each_crop_lies(fasthmr, folder, tmp_path):
         fov = original.get_submodule("fov_net")(normalised(letterboxed(torch.from_numpy(np.stack(seen)))))[:, 1]
     assert fov.std() > 0
     condition = torch.stack([torch.zeros(2), torch.zeros(2), 48 / 64 * 2 * torch.tan(fov / 2)], 1)
-    by_hand = error_by_hand(folder, masks, original, artefact.load(tmp_path / "out"), condition)
+    by_hand = error_by_hand(folder, masks, original, load(tmp_path / "out"), condition)
     assert by_hand > 0.01
     assert rows[-1]["mpjpe_mm"]["mean"] == pytest.approx(by_hand, rel=1e-3)
 

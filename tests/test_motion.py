@@ -17,7 +17,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from compress.errors import BadInput
-from hmr.body.model import JOINT_NAMES, load_body
+from hmr.body.files import load_body
+from hmr.body.model import JOINT_NAMES
 from hmr.motion.clip import plausible_parts, without_reference_pose
 from hmr.motion.recordings import (
     MotionClip,

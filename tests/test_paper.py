@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,13 +13,14 @@ import torch
 
 from compress.card import formatted
 from compress.errors import BadInput
-from experiments.paper import record
+from experiments.paper import fill
+from experiments.paper import trained as training
 from experiments.paper.decoders import TABLES
 from experiments.paper.finding import VERDICTS, Finding, below, every, rise, sentence, told
 from experiments.paper.tables import tables
 from hmr.checkpoints.files import save
-from hmr.data.datasets import deciding
-from hmr.evaluation.intervals import Interval, paired_interval
+from hmr.data.datasets import choosing
+from hmr.evaluation.intervals import Interval, interval, paired_interval
 from hmr.models.model import build
 
 SIZES = {"dim": 16, "depth": 14, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
@@ -139,7 +142,7 @@ def measured(errors: dict[str, float], spread: dict[str, float] | None = None) -
     return rows(*(row(name, mm, turned[i], **OTHER.get(name, {})) for i, (name, mm) in enumerate(errors.items())))
 
 
-def trained(name: str) -> record.Trained:
+def trained(name: str) -> training.Trained:
     found = SHIPPED[name].trained
     assert found is not None
     return found
@@ -244,9 +247,10 @@ def stored(model: str) -> dict:
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "place", lambda table: tmp_path / "records" / f"{table}.json")
-    (tmp_path / "records").mkdir()
-    return tmp_path / "records"
+    """The records that ship, in a folder where a test may write others."""
+    copied = shutil.copytree(training.RECORDS, tmp_path / "records")
+    monkeypatch.setattr(training, "RECORDS", copied)
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -262,17 +266,13 @@ def asked(*words: object) -> list[object]:
     return ["paper", *words, "--data", "synth:test", "--frames", 4, "--calib-frames", 3]
 
 
-def test_a_record_is_shown_with_its_run_and_the_command_to_train_it_again(fasthmr, records, weights):
+def test_a_record_is_shown_with_its_run(fasthmr, records, weights):
     (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
     code, out, err = fasthmr(*asked("tab5", "--model", weights, "--json"))
     assert code == 0, err
     found = json.loads(out)
     assert [one["name"] for one in found["trained"]["rows"]] == ["v", "noise", "hybrid"]
     assert found["trained"]["run"] == {"id": "0123456789ab", "date": "2026-11-24"}
-    assert found["trained"]["command"] == (
-        "fasthmr decoders objectives --model reference --steps 700 --data synth-video:test --recipe fasthmr-reference "
-        "--batch 8 --precision bfloat16 --train-frames 810 --out experiments/paper/records/objectives.json"
-    )
     assert found["holds"] is None  # another model's rows say nothing of this one
     assert found["provenance"]["data"] is None
     printed = fasthmr(*asked("tab5", "--model", weights))[1]
@@ -287,13 +287,6 @@ def test_a_record_of_the_same_weights_decides(fasthmr, records, weights):
     assert found["holds"] is True and "-110.0 mm" in found["sentence"]
 
 
-def test_without_a_record_a_table_says_which_file_and_which_command(fasthmr, records, weights):
-    code, out, err = fasthmr(*asked("tab7", "--model", weights))
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"Not trained yet: there is no {records}/representation.json" in err
-    assert "`fasthmr decoders representation --model" in err and "--steps 1000 --vae-steps 1000" in err
-
-
 def test_records_hold_rows_that_decoders_has():
     for table in SHIPPED.values():
         if table.trained:
@@ -301,13 +294,52 @@ def test_records_hold_rows_that_decoders_has():
             assert {*table.trained.rows} <= known, table.name
 
 
-def test_shipped_records_are_whole():
-    """Whatever lies in records/ can be shown: its rows, its run and its budget."""
+def test_a_table_has_all_of_its_trained_rows_with_the_papers_figures():
     for table in SHIPPED.values():
-        if table.trained and record.place(table.trained.table).is_file():
-            found = record.read_record(table.trained, "reference")
+        if table.trained:
+            found = table.trained.read()
             assert sorted(one["name"] for one in found["rows"]) == sorted(table.trained.rows)
             assert found["run"]["date"] and found["budget"]["steps"]
+
+
+def test_figures_of_records_are_intervals_over_their_recordings():
+    """What a record says of all frames follows from what it says of each recording."""
+    for path in training.RECORDS.glob("*.json"):
+        every = rows(*json.loads(path.read_bytes())["rows"])
+        for name, one in every.items():
+            clips = [clip["clip"] for clip in one["per_clip"]]
+            for key in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2"):
+                wanted = asdict(interval([clip[key] for clip in one["per_clip"]], clips))
+                assert one[key] == pytest.approx(wanted, abs=1e-4), (path.name, name, key)
+            over = rise(every, name, "baseline")
+            assert over and one["mpjpe_rise_mm"] == pytest.approx(asdict(over), abs=1e-4)
+            if "over_decoder_mm" in one:
+                over = rise(every, name, "+ diffusion decoder")
+                assert over and one["over_decoder_mm"] == pytest.approx(asdict(over), abs=1e-4)
+
+
+# ---- figures in pages
+
+
+def test_pages_have_the_figures_of_the_records():
+    for path in fill.PAGES:
+        assert fill.filled(path.read_text()) == path.read_text(), f"python -m experiments.paper.fill ({path.name})"
+
+
+def test_a_table_is_filled_and_keeps_its_words():
+    page = "Text.\n\n<!-- mpjpe_mm mpjpe_rise_mm frames_per_s of objectives:0 objectives:2-3 -->\n"
+    page += "| row | MPJPE mm | more | frames/s |\n|---|--:|--:|--:|\n"
+    page += "| first | 1 | 2 | 3 |\n| b | ? | | |\n| c | | | |\n\n"
+    first, _, noise, hybrid = json.loads((training.RECORDS / "objectives.json").read_bytes())["rows"]
+    lines = fill.filled(page).splitlines()
+    assert lines[:5] == page.splitlines()[:5] and len(lines) == 9
+    for line, name, one in zip(lines[5:8], ("first", "b", "c"), (first, noise, hybrid), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[0] == name and cells[1].startswith(f"{one['mpjpe_mm']['mean']:.1f} [")
+        assert cells[2] == "-" if one is first else cells[2].startswith(f"{one['mpjpe_rise_mm']['mean']:+.1f} [")
+        assert cells[3] == f"{one['frames_per_s']:.0f}"
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        fill.filled(page.replace("objectives:2-3", "objectives:2"))
 
 
 # ---- one page
@@ -335,9 +367,9 @@ def test_every_table_is_on_one_page_or_says_what_is_missing(fasthmr, records, we
     names = ["fig2", "tab2", "tab3", "tab5", "tab6", "tab7", "tab8", "tab10", "tab11", "tab12"]
     assert [table["table"] for table in found["tables"]] == names
     by_name = {table["table"]: table for table in found["tables"]}
-    assert {name for name in names if "missing" in by_name[name]} == {"tab3", "tab7", "tab8"}
+    assert not any("missing" in table for table in found["tables"])
     assert by_name["tab12"]["holds"] is True  # HMR2.0's counts are the paper's, whatever the weights here
-    assert "decoder.json" in by_name["tab6"]["trained"]["missing"] and by_name["tab6"]["holds"] is not True
+    assert by_name["tab6"]["holds"] is not True  # another model's trained rows do not count
     assert found["provenance"]["data"]["frames"] == 4 and found["provenance"]["calib"]["frames"] == 3
     assert json.loads((out / "paper.json").read_text()) == found
 
@@ -360,12 +392,8 @@ def test_every_table_is_on_one_page_or_says_what_is_missing(fasthmr, records, we
 
 
 def test_what_is_missing_stands_in_the_place_of_each_table(fasthmr, records, weights, tmp_path):
-    """Half a data set: there is nothing to decide on. Where that leaves no table at all, it is a mistake."""
+    """Half a data set: there is nothing to make choices on."""
     words = asked("all", "--model", weights, "--calib", f"3dpw@{tmp_path}", "--out", tmp_path / "out", "--json")
-    code, said, err = fasthmr(*words)
-    assert (code, said, err.count("\n")) == (2, "", 1)
-    assert "holds 3DPW's sequenceFiles and imageFiles" in err and not (tmp_path / "out").exists()
-    (records / "objectives.json").write_text(json.dumps(stored("f" * 64)))
     code, said, err = fasthmr(*words)
     assert code == 0, err
     found = {table["table"]: table for table in json.loads(said)["tables"]}
@@ -386,8 +414,8 @@ def test_what_a_search_made_impossible_leaves_a_claim_open():
     [
         (["tab22", "--model", "reference", "--data", "synth"], "did you mean 'tab2'"),
         (["tab2", "--model", "refrence", "--data", "synth"], "did you mean 'reference'"),
-        (["tab2", "--model", "reference", "--data", "synth:calib"], "cannot report, because it decides"),
-        (["tab2", "--model", "reference", "--data", "synth", "--calib", "synth:test"], "reports and cannot decide"),
+        (["tab2", "--model", "reference", "--data", "synth:calib"], "choices are made on this split"),
+        (["tab2", "--model", "reference", "--data", "synth", "--calib", "synth:test"], "results are reported on this"),
         (["tab2", "--model", "reference", "--data", "synth", "--masks", "rfdetr"], "has exact masks of its own"),
         (["tab2", "--model", "reference", "--data", "emdb@nowhere"], "nowhere: there is no such folder"),
         (["all", "--model", "reference", "--data", "3dpw@nowhere", "--out", "out"], "nowhere: there is no such folder"),
@@ -400,7 +428,8 @@ def test_mistakes_are_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_decides_is_calib_unless_another_split_is_named():
-    assert (deciding("synth").split, deciding("synth:val").split) == ("calib", "val")
-    with pytest.raises(BadInput, match="cannot decide"):
-        deciding("synth:test")
+def test_choices_are_made_on_calib_unless_another_split_is_named():
+    assert (choosing("synth"), choosing("synth:val")) == ("synth:calib", "synth:val")
+    assert choosing("emdb@a/b") == "emdb:calib@a/b"
+    with pytest.raises(BadInput, match="results are reported on this split"):
+        choosing("synth:test")

@@ -158,7 +158,7 @@ def test_int8_without_torchao_is_refused_before_anything_is_done(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name))
     made = model()
-    for act in (Precision(dtype="int8").check, plan.shape, plan.apply):
+    for act in (Precision(dtype="int8").check, plan.shape, lambda other: applied(plan, other)):
         with pytest.raises(BadInput, match="needs torchao, which is not installed"):
             act(made)
     assert not any(isinstance(layer, Int8Linear) for layer in made.modules())

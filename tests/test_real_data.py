@@ -20,19 +20,21 @@ from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
 
 from compress.errors import BadInput
-from hmr.body.model import PARENTS, import_body
+from hmr import load
+from hmr.body.files import import_body
+from hmr.body.model import PARENTS
 from hmr.checkpoints.files import save
 from hmr.data.crop import cut
-from hmr.data.datasets import body_of, open_data, parse
+from hmr.data.datasets import open_data, parse
 from hmr.data.real import read
 from hmr.data.sample import known
-from hmr.evaluation import evaluate
 from hmr.evaluation.depth import depth
 from hmr.evaluation.errors import KEYS
+from hmr.evaluation.evaluate import evaluate
 from hmr.evaluation.judge import JointJudge
 from hmr.evaluation.label_free import labelled_by
+from hmr.evaluation.measure import body_for
 from hmr.models.model import build
-from hmr.resolver import resolve_model
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT, FOCAL = 48, 64, 60.0
@@ -259,7 +261,7 @@ def test_3dpw_by_the_command_is_what_it_is_by_hand(fasthmr, home, bodies, weight
                 truth.append((rows[J14] @ vertices, vertices, rows[[4, 1]].mean(0) @ vertices))
                 clips.append(f"street_{s:02d}_{p}")
     guesses = []
-    for rotations, betas in zip(*said(resolve_model(str(weights)).model, crops), strict=True):
+    for rotations, betas in zip(*said(load(weights), crops), strict=True):
         vertices = posed(bodies["neutral"], rotations, betas)
         guesses.append((rows[picked[0][0]] @ vertices, vertices, rows[picked[1]].mean(0) @ vertices))
     code, out, err = fasthmr("evaluate", weights, "--data", f"3dpw:test@{tmp_path}", "--json")
@@ -289,13 +291,13 @@ def test_emdb_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
             truth.append((joints, vertices, (joints[1] + joints[2]) / 2))
             clips.append(held["name"])
     guesses = []
-    model = resolve_model(str(weights)).model
+    model = load(weights)
     for rotations, betas in zip(*said(model, crops), strict=True):
         vertices = posed(bodies["neutral"], rotations, betas)
         joints = bodies["neutral"]["J_regressor"] @ vertices
         guesses.append((joints, vertices, (joints[1] + joints[2]) / 2))
     data = open_data(parse(f"emdb@{tmp_path}"), model=model)
-    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)
+    found = evaluate(model, data, torch.eye(3).expand(24, 3, 3))
     agree(found["rows"][0], by_hand(guesses, truth, clips), KEYS)
     assert next(iter(found["rows"][0]["per_joint_mm"])) == "pelvis" and data.recordings == clips
     assert found["rows"][0]["per_joint_mm"]["pelvis"] > 0  # it is not the point that is aligned
@@ -330,12 +332,12 @@ def test_camerahmr_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
         body = bodies["male" if held["gender"][i] == "m" else "female"]
         vertices = posed(body, local(held["pose_cam"][i], np.eye(4)), held["shape"][i, :10])
         truth.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
-    model = resolve_model(str(weights)).model
+    model = load(weights)
     for rotations, betas in zip(*said(model, crops), strict=True):
         vertices = posed(bodies["neutral"], rotations, betas)
         guesses.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
     data = open_data(parse(f"3dpw@{path}"), model=model)
-    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    found = evaluate(model, data, torch.eye(3).expand(24, 3, 3))["rows"][0]
     wanted = by_hand(guesses, truth, data.recordings)
     agree(found, wanted, ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"))
     assert found["accel_mm_per_frame2"] is None and set(data.recordings) == {
@@ -353,12 +355,12 @@ def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
         crops.append(cut(pixels(tmp_path / name), *sides(x - w / 2, y - h / 2, x + w / 2, y + h / 2), (256, 192)))
         spots = held["extra_keypoints_3d"][i, :, :3]
         truth.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
-    model = resolve_model(str(weights)).model
+    model = load(weights)
     for rotations, betas in zip(*said(model, crops), strict=True):
         spots = bodies["j19"]["rows"] @ posed(bodies["neutral"], rotations, betas)
         guesses.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
     data = open_data(parse(f"3dpw@{path}"), model=model)
-    found = evaluate.evaluate(model, data, body_of(data), torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    found = evaluate(model, data, torch.eye(3).expand(24, 3, 3))["rows"][0]
     wanted = by_hand(guesses, truth, data.recordings)
     agree(found, wanted, ("mpjpe_mm", "pa_mpjpe_mm"))
     assert found["pve_mm"] is None and found["per_clip"][0]["pve_mm"] is None  # nobody knows the gender
@@ -367,19 +369,19 @@ def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
 
 def test_a_judge_decides_by_the_same_errors_as_reports(home, weights, tmp_path):
     write_3dpw(tmp_path, "train")
-    model = resolve_model(str(weights)).model
+    model = load(weights)
     data = open_data(parse(f"3dpw:calib@{tmp_path}"), frames=40, model=model)
-    body = body_of(data)
-    report = evaluate.evaluate(model, data, body, torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]
+    body = body_for(data, model)
+    report = evaluate(model, data, torch.eye(3).expand(24, 3, 3))["rows"][0]
     samples = [data[i] for i in range(40)]
     judge = JointJudge(model, samples, body)
     with torch.no_grad():
         tokens = [model.encode(crops) for crops in judge.crops]
         errors = torch.cat([judge.errors(i, some) for i, some in enumerate(tokens)])
     assert errors.mean().item() == pytest.approx(report["frames_mean"]["mpjpe_mm"], rel=1e-4)
-    assert depth(model, data, body, CPU)["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
+    assert depth(model, data)["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
     own = labelled_by(model, data)  # on the neutral body, whatever the people's gender
-    assert evaluate.evaluate(model, own, body, torch.eye(3).expand(24, 3, 3), CPU)["rows"][0]["pve_mm"]["hi"] < 0.01
+    assert evaluate(model, own, torch.eye(3).expand(24, 3, 3))["rows"][0]["pve_mm"]["hi"] < 0.01
     assert len(set(data.recordings)) == 25 and data.fps is None and report["accel_mm_per_frame2"] is None
 
 
@@ -397,7 +399,7 @@ def test_compress_decides_on_train_and_reports_on_test(fasthmr, home, weights, t
     assert source["data"]["split"] == "test" and source["data"]["convention"] == "h36m14-hips"
     assert "joints and pelvis: h36m14-hips" in (tmp_path / "out" / "card.md").read_text()
     code, out, err = fasthmr("compress", recipe, "--model", weights, "--data", f"emdb@{tmp_path}", "--out", "x")
-    assert (code, out) == (2, "") and "is a test set alone, and compressing looks at calib too" in err
+    assert (code, out) == (2, "") and "is a test set alone, and compressing makes choices on calib too" in err
 
 
 def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr, home, weights, tmp_path):
@@ -471,7 +473,7 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
     told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
     told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
     told(f"emdb@{root}", "holds EMDB's P0 to P9")
-    told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib cannot report, because it decides")
+    told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib: choices are made on this split")
     told(f"3dpw:tset@{root}", "did you mean 'test'")
     told(f"3dpw@{root}/imageFiles/street_00/image_00000.jpg", "a 3dpw_test*.npz")
     file = root / "sequenceFiles" / "test" / "street_05.pkl"
@@ -506,16 +508,16 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
 
 def test_a_missing_regressor_is_named(home, weights, tmp_path, monkeypatch):
     path, _ = write_npz(tmp_path, "camerahmr")
-    data = open_data(parse(f"3dpw@{path}"))
+    data, model = open_data(parse(f"3dpw@{path}")), load(weights)
     monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
     (tmp_path / "bodies").symlink_to(home / "bodies")
     with pytest.raises(BadInput, match=r"looked at .*regressors/J_regressor_h36m\.npy; it comes with"):
-        body_of(data)
+        body_for(data, model)
     (tmp_path / "regressors").mkdir()
     for content, words in ((np.zeros((17, 6890)), "do not sum to one"), (np.ones((14, 6890)), "not weights of shape")):
         np.save(tmp_path / "regressors" / "J_regressor_h36m.npy", content)
         with pytest.raises(BadInput, match=words):
-            body_of(data)
+            body_for(data, model)
 
 
 def test_other_npz_are_refused(tmp_path):

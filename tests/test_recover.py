@@ -32,7 +32,7 @@ from compress.policies.recover import (
 from compress.tokens import DROPPED, Tokens, match
 from compress.training import checkpoint, loop
 from compress.training.loop import Training
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
 from hmr.models.model import HMRModel, build

@@ -6,7 +6,7 @@ import numpy as np
 import roma
 import torch
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.world import render
 from hmr.world.scene import mesh
 

@@ -12,9 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from experiments.run import compress
 from PIL import Image
 
+import hmr
+from compress import Recipe, compress
 from compress.card import formatted
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
@@ -24,11 +25,9 @@ from compress.tokens import DROPPED, Tokens
 from diffusion.policy import DiffusionDecoder
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
-from hmr.body.model import load_body
-from hmr.data.datasets import parse
+from hmr.body.files import load_body
 from hmr.models.head import HMROutput
 from hmr.models.model import build
-from hmr.resolver import Resolved, resolve_model
 from hmr.world.synthetic import open_world
 from tests.planning import planned
 
@@ -54,12 +53,14 @@ def sample():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    recipe = folder / "mine.yaml"
-    recipe.write_text(RECIPE.replace('"a<b> & c"', "mine"))
-    model = Resolved(name="<i>small</i>", model=build("reference", SIZES).eval(), sha256="0" * 64)
+    (folder / "mine.yaml").write_text(RECIPE.replace('"a<b> & c"', "mine"))
+    model = build("reference", SIZES).eval()
+    model.name = "<i>small</i>"
+    test, calib = (hmr.frames(f"synth:{split}", 4) for split in ("val", "calib"))
+    compressed = compress(model, Recipe.load(str(folder / "mine.yaml")), calib=calib, test=test)
     out = folder / "out"
-    result = compress(str(recipe), model, parse("synth:val"), out, 4)
-    return out, result, (out / "report.html").read_text("utf-8")
+    compressed.save(out, {"report.html": report.page(compressed, test, calib, out).encode()})
+    return out, compressed.result, (out / "report.html").read_text("utf-8")
 
 
 class Links(HTMLParser):
@@ -90,7 +91,7 @@ def test_the_page_says_what_the_result_says(made):
     for row in result["rows"]:
         assert formatted(row["mpjpe_mm"]) in html
     assert "Blocks 1 to 2 became one block, by operator slm" in html
-    assert "Tokens around the person merge in blocks 0 to 1: 192 → 152 → 120." in html
+    assert "Tokens merge outside of the person mask in blocks 0 to 1: 192 → 152 → 120." in html
     assert json.dumps(result["rows"][-1]["tokens"][-1]) in html
 
 
@@ -137,23 +138,24 @@ def test_one_recording_has_no_bar():
 @pytest.mark.parametrize(
     "policy, words",
     [
-        (MergeTokens(keep=100, mode="drop"), "Of 192 tokens, the 92 least covered by the person go at the input."),
-        (MergeTokens(keep=192), "Nothing to do."),
+        (MergeTokens(keep=100, mode="drop"),
+         "Of 192 tokens, the 92 least covered by the person are dropped at the input."),
+        (MergeTokens(keep=192), "All tokens stay."),
         (MergeTokens(keep=90, protect="none", start=1),
-         "Tokens of any place merge in blocks 1 to 3: 192 → 152 → 112 → 90."),
-        (PruneWidth(), "Nothing to do."),
+         "Tokens merge anywhere in the picture in blocks 1 to 3: 192 → 152 → 112 → 90."),
+        (PruneWidth(), "0 attention heads and 0 hidden units were removed from 4 blocks."),
         (Precision(dtype="bfloat16"), "The blocks compute in bfloat16."),
         (MergeLayers(strategy="explicit", windows=((0, 1), (2, 3)), operator="mean"),
          "Blocks 0 to 1, 2 to 3 became one block each, by operator mean."),
     ],
 )  # fmt: skip
-def test_plans_are_told_in_words(policy, words):
-    assert report.told(planned(policy, build("reference", SIZES))) == words
+def test_plans_describe_themselves(policy, words):
+    assert planned(policy, build("reference", SIZES)).describe() == words
 
 
-def test_a_decoder_is_told_in_words():
-    plan = planned(DiffusionDecoder(weights="decoder-original"), resolve_model("reference").model)
-    assert report.told(plan) == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
+def test_a_decoder_describes_itself():
+    plan = planned(DiffusionDecoder(weights="decoder-original"), hmr.load("reference"))
+    assert plan.describe() == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
 
 
 def test_a_patch_with_a_token_of_its_own_keeps_its_pixels(sample):

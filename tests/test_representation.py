@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from diffusion.model.representation import JOINTS, TWISTS, WIDTH, decode, encode, swing
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 
 BODY = load_body()

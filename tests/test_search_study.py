@@ -68,25 +68,12 @@ def place(tmp_path_factory, patched):
     patched.chdir(folder)
     patched.setenv("FASTHMR_HOME", str(folder / "home"))
     patched.delenv("FASTHMR_MOCAP", raising=False)
-    patched.setattr(lab.Recovery, "__init__", few_pictures(lab.Recovery.__init__))
+    patched.setattr("hmr.evaluation.measure.RECOVERY_FRAMES", 2)  # thousands take a minute to open
     for i, name in enumerate(("tiny", "other")):
         torch.manual_seed(i)
         save(build("reference", TINY), Path(f"{name}.safetensors"))
     Path("tiny.yaml").write_text(STUDY)
     return folder
-
-
-def few_pictures(made):
-    """Recovery that learns from two pictures: thousands take a minute to open."""
-
-    def begin(self, model, body, *taught):
-        from experiments.recover import DATA
-
-        from hmr.data.datasets import open_data
-
-        made(self, model, body, open_data(DATA, 2, size=(256, 192)))
-
-    return begin
 
 
 def command(capsys, patch, *words: object) -> tuple[int | str | None, str, str]:
@@ -236,7 +223,7 @@ def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, r
 
 
 def test_the_layer_search_is_walked_once(done, place):
-    journals = list((place / "home" / "searches" / "studies").glob("*.jsonl"))
+    journals = list((place / "home" / "shared-searches").glob("*.jsonl"))
     lines = [line for journal in journals for line in journal.read_text().splitlines()]
     assert len(lines) == len({json.dumps(json.loads(line)["windows"]) for line in lines}) > 5
 
@@ -247,11 +234,11 @@ def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
     found = []
     for worker in range(3):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
-        monkeypatch.setattr(lab.os, "getpid", lambda: worker)  # noqa: B023  # called in this turn
+        monkeypatch.setattr("compress.layer_search.os.getpid", lambda: worker)  # noqa: B023  # called in this turn
         mine = lab.Lab(asked)
-        found.append(planned(mine, step, mine.copy(), []).decided())
+        found.append(step.plan(mine.model, mine.context).decided())
     alone = lab.Lab(asked)
-    assert found == [planned(step, alone.copy(), alone.judge).decided()] * 3
+    assert found == [planned(step, alone.model, alone.context.judge).decided()] * 3
 
 
 def test_all_trials_are_rows_of_a_table(done, run, tmp_path):

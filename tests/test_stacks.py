@@ -22,7 +22,8 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
 from compress.tokens import Tokens
-from hmr.models.own_model import OwnModel, rope_at, stack_from
+from hmr.models.own_model import OwnModel, stack_from
+from hmr.models.rope import rope_at
 from tests.planning import applied, planned
 
 DIM, HEADS, DEPTH, PATCH, HIDDEN = 32, 2, 4, 4, 24
@@ -351,7 +352,7 @@ def network(name: str) -> tuple[nn.Module, str, int]:
 
 def own(name: str, **asked) -> OwnModel:
     module, blocks, _ = network(name)
-    return OwnModel(module, lambda tokens: tokens, CROP, blocks=blocks, **asked).eval()
+    return OwnModel(module, lambda own, tokens: tokens, CROP, blocks=blocks, **asked).eval()
 
 
 @pytest.fixture(params=FAMILIES)
@@ -423,7 +424,7 @@ def test_layers_merge_in_the_users_module_under_the_same_keys(family):
 
 def test_cost_counts_each_part_once(family):
     model = own(family)
-    model.read = lambda tokens: tokens.x
+    model.reader = lambda own, tokens: tokens.x
     counted = cost(model, images(1))
     assert counted.params == sum(p.numel() for p in model.parameters()) == sum(p.params for p in counted.parts)
     assert counted.layers == DEPTH and counted.macs.true == sum(p.macs.true for p in counted.parts)

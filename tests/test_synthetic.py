@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from compress.errors import BadInput
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.motion.clip import family_of
 from hmr.motion.recordings import load_clips
 from hmr.world.cache import FIELDS, cached_frames

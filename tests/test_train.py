@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from compress.errors import BadInput
 from compress.training.loop import train as trained
 from compress.training.task import Step, linear
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.models.head import HMROutput
 from hmr.models.model import build

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import training
+from hmr.training import rendered as training
 from hmr.world.synthetic import WORLDS, open_world
 
 

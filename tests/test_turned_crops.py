@@ -8,7 +8,7 @@ import roma
 import torch
 from scipy.optimize import least_squares
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import sources, taken, toward, turned
 from hmr.models.families.family import Box

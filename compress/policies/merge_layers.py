@@ -149,7 +149,8 @@ class MergeLayers(Policy):
         made_for = MadeFor.of(model)
         if self.strategy == "explicit":
             return LayerPlan(made_for=made_for, windows=self.windows or (), operator=self.operator)
-        with context.place("searches", self.operator) as path, evaluating(model):
+        kind = "shared-searches" if context.shared else "searches"  # the latter go when their artefact is saved
+        with context.place(kind, self.operator) as path, evaluating(model):
             trials = Trials(model.stack, context.judge, self.operator)
             found = self._searched(trials, model, context, search.Journal(path.with_suffix(".jsonl")))
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}

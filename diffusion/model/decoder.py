@@ -24,7 +24,8 @@ from diffusion.model.transformer import SkipTransformer, at_their_time, position
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.model.weights import digest, load_into, read, save
 from diffusion.motion.clips import FPS, decode_video
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 
 KIND = "diffusion-decoder"  # what a file of its weights says it is
 Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a Regressor to one of two targets

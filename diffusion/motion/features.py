@@ -23,7 +23,8 @@ from compress.atomic import atomic_write, record_identity
 from compress.errors import BadInput
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS, resampled
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.data.dataset import Dataset
 from hmr.data.sample import batch, known
 from hmr.models.model import HMRModel, HMROutput

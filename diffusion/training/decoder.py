@@ -24,7 +24,8 @@ from diffusion.model.sizes import Sizes
 from diffusion.model.vae import MotionVAE
 from diffusion.motion.features import Video
 from diffusion.motion.seen import at, warp
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import accel, mpjpe
 from hmr.world.synthetic import generator
 

@@ -64,19 +64,19 @@ def compressed(
     original = hmr.load(model).to(best_device())
     facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
     test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
-    calib = hmr.frames(with_split(data, "calib"), counts["calib"], **facts)
+    chooses = any(step.needs_calib or step.policy == "recover" for step in recipe.steps)
+    calib = hmr.frames(with_split(data, "calib"), counts["calib"] if chooses else counts["calib"] or COMPARED, **facts)
     refuse(original, recipe.steps, calib, test)
     test = test.drawn(observer)
     made = compress(original, recipe, calib=calib, test=test, observer=observer)
-    compared = calib if made.provenance["calib"] else calib.first(counts["calib"] or COMPARED)
-    html = page(made, test, compared, out)
+    html = page(made, test, calib, out)
     artefact_id = made.save(out, {"report.html": html.encode()})
     return {"artefact": {"path": str(out), "id": artefact_id}, **made.result}
 
 
 def steps_table(result: dict[str, Any]) -> Table:
     """The row of each step, for people."""
-    from hmr.data.dataset import counted
+    from compress.card import counted
 
     source = result["provenance"]
     data, calib, made = source["data"], source["calib"], result["artefact"]

@@ -25,7 +25,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
-    from experiments.convert import inspection
+    from hmr.checkpoints.convert import inspection
 
     found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
     print_result(found, as_json, inspection_table)
@@ -40,7 +40,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """A checkpoint as a folder that every command takes as MODEL."""
-    from experiments.convert import convert
+    from hmr.checkpoints.convert import convert
 
     refuse_existing(out)
     made = convert(path, out, heads, tokenizer=tokenizer, cam_model=cam_model)
@@ -50,7 +50,7 @@ def convert(
 @body_app.command("import")
 def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")]) -> None:
     """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without running anything in it."""
-    from hmr.body.model import import_body
+    from hmr.body.files import import_body
 
     typer.echo(import_body(path))
 

@@ -37,7 +37,7 @@ def print_result(result: dict[str, Any], as_json: bool, table: Callable[[dict[st
 
 def measurement_table(source: dict[str, Any], speed: str = "") -> Table:
     """A table without rows, whose title and caption name what was measured."""
-    from hmr.data.dataset import counted
+    from compress.card import counted
 
     data = source["data"]
     return Table(

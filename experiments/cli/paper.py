@@ -66,7 +66,7 @@ def decoders(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
     data: Data = "synth-video:test",
     recipe: Annotated[str, typer.Option(help="Whose merge_layers and merge_tokens are used.")] = "fasthmr-reference",
-    out: Annotated[Path | None, typer.Option(help="A .json file to write: the record of this table.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The .json file to write.")] = None,
     vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
     vae_steps: Annotated[int, typer.Option(min=0, help="Train VAEs for the rows, this long; 0 takes --vae.")] = 0,
     frames: FrameCount = None,
@@ -135,7 +135,7 @@ def paper_table(result: dict[str, Any]) -> Table:
     lines = [result["question"], measured_on(result["provenance"])]
     lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
     if trained:
-        lines.append(trained["missing"] or trained_on(trained))
+        lines.append(trained_on(trained))
     found = Table(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
     found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
     rows = [*result["rows"], *(trained["rows"] if trained else ())]

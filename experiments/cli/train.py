@@ -30,7 +30,7 @@ def hmr(
     mocap: Mocap = None,
 ) -> None:
     """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
-    from experiments.training import train_hmr
+    from hmr.training.rendered import train_hmr
 
     log_to_stderr()
     typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
@@ -53,7 +53,7 @@ def vae(
     """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
     from accelerate import PartialState
 
-    from experiments.motion import vae_training
+    from diffusion.training.run import vae_training
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     result = vae_training(size, config, mocap, data, pieces)
@@ -79,7 +79,7 @@ def decoder(
     from accelerate import PartialState
 
     import hmr
-    from experiments.motion import decoder_training
+    from diffusion.training.run import decoder_training
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     with progress_bar() as bar:
@@ -95,7 +95,7 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """How far motion that a VAE reconstructs is from what it was given, on families it never saw."""
-    from experiments.motion import reconstruction
+    from diffusion.training.run import reconstruction
 
     print_result(reconstruction(weights), as_json, reconstruction_table)
 

@@ -29,12 +29,13 @@ from compress.provenance import commit
 from compress.recipe import Recipe
 from compress.timing import timed
 from experiments.paper.finding import Finding, sentence
-from experiments.paper.record import Figures, Trained, figures, read_record
+from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
+from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
-from hmr.evaluation.measure import Measurement
+from hmr.evaluation.measure import Measurement, body_for
 from hmr.home import fasthmr_home
 from hmr.models.device import best_device
 
@@ -66,7 +67,7 @@ class Row:
 class Table:
     """A question, the rows that answer it, and what is claimed of them.
 
-    `trained` names rows that are read from a record; `look` measures something of the original model in the place of
+    `trained` names rows that are read from records/; `look` measures something of the original model in the place of
     rows, for `columns` and for a figure. `paper_model` is whose figures the rows hold.
     """
 
@@ -96,10 +97,12 @@ class Comparison:
         masks: str | None = None,
     ) -> None:
         self.model, self.observer = model.to(best_device()), observer
+        refuse_choosing_split(parse(data, masks=masks))
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
-        refuse_choosing_split(self.opened.spec)
         refuse(self.model, (), None, self.opened)
-        self.calib_data, self.calib_frames, self.masks = calib or deciding_data(data), calib_frames, masks
+        body_for(self.opened, self.model)  # a body file that is missing is reported before anything is measured
+        self.calib_data = choosing(calib) if calib else with_split(data, "calib")
+        self.calib_frames, self.masks = calib_frames, masks
         self.depths: dict[str, int] = {}
         self.latest: tuple[tuple[Policy, ...], Any, list[Plan]] = ((), self.model, [])
 
@@ -110,13 +113,13 @@ class Comparison:
     @cached_property
     def calib(self) -> Frames:
         """Raises BadInput where there is nothing to choose on."""
-        opened = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
-        if opened.spec.test_only:
+        if parse(self.calib_data, masks=self.masks).test_only:
             raise BadInput(
                 f"{self.calib_data} is a test set alone, and this table makes choices on other frames: name them, as "
                 "--calib synth or --calib 3dpw@FOLDER"
             )
-        return opened.drawn(self.observer)
+        calib = hmr.frames(self.calib_data, self.calib_frames, model=self.model, masks=self.masks)
+        return calib.drawn(self.observer)
 
     @cached_property
     def context(self) -> Context:
@@ -222,14 +225,10 @@ class Comparison:
 
     def forget(self) -> None:
         """Remove what a run that is killed would have gone on from; searches stay, for other tables."""
+        if "context" in vars(self):
+            self.context.forget("recover")
         if "known" in vars(self):
             self.known.path.unlink(missing_ok=True)
-
-
-def deciding_data(data: str) -> str:
-    """The calibration split of a DATA."""
-    head, at, root = data.partition("@")
-    return f"{head.partition(':')[0]}:calib{at}{root}"
 
 
 class Known(dict[str, dict[str, Any]]):
@@ -271,17 +270,14 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
 
     With `recover_minutes`, every row is there with recovery too. A run that was killed goes on where it stopped:
     searches, recoveries and rows stand in $FASTHMR_HOME until `Comparison.forget()`. Raises BadInput, before anything
-    is measured, where a row cannot be done with this model or on these frames, and where all rows need training that
-    nobody has done.
+    is measured, where a row cannot be done with this model or on these frames.
     """
-    trained = read_record(table.trained, comparison.model.name) if table.trained else None
-    if trained and trained["missing"] and not table.rows:
-        raise BadInput(trained["missing"])
+    trained = table.trained.read() if table.trained else None
     ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
     comparison.refuse(ways)
     looked = table.look(comparison) if table.look else {}
     rows, impossible = measured_rows(comparison, [table.original, *ways]) if ways else (looked.pop("rows", []), {})
-    same = trained and trained["rows"] and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
+    same = trained and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
     by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
     return {
         **named(table),

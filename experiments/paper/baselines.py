@@ -18,7 +18,8 @@ from compress.training.task import Step
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.features import Video
 from diffusion.training.decoder import DecoderTask
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import mpjpe
 from hmr.models.head import JOINTS, SMPLHead, rotations_from_6d, sixd_from_rotations
 from hmr.training.distance import WEIGHTS

@@ -40,10 +40,10 @@ from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import sizes_for, train_decoder
+from diffusion.training.run import features
 from diffusion.training.vae import gate, train_vae
-from experiments.motion import features
 from experiments.paper.baselines import FrameHead, HeadTask, LinearStart, one_euro, savitzky_golay
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.metrics import mpjpe

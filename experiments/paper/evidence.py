@@ -81,9 +81,7 @@ def section(table: dict[str, Any]) -> dict[str, Any]:
         found["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
     if matrix:
         found["figure"] = plots.similarity_map(torch.tensor(matrix))
-    if trained and trained["missing"]:
-        found["untrained"] = trained["missing"]
-    elif trained:
+    if trained:
         found["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
         found["run"] = trained_on(trained)
     return found

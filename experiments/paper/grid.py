@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hmr.data.dataset import counted
+from compress.card import counted
 
 # a row's key -> heading, and the text of a value
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -76,11 +76,11 @@ def measured_on(source: dict[str, Any]) -> str:
 
 
 def trained_on(trained: dict[str, Any]) -> str:
-    """What a record's rows are, in words."""
+    """Where and how rows were trained, in words."""
     source, run, budget = trained["provenance"], trained["run"], trained["budget"]
     data, model = source["data"], source["model"]
     return (
         f"Trained: run {run['id']} of {run['date']}, {budget['steps']} steps a row, on {model['name']} "
         f"({(model['sha256'] or '')[:12]}); {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} "
-        f"recordings; again by `{trained['command']}`"
+        "recordings"
     )

@@ -11,13 +11,13 @@ import torch
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
-from compress.card import formatted
+from compress.card import counted, formatted
 from compress.pipeline import Compressed
 from compress.policy import Plan
 from compress.similarity import layer_similarity
 from compress.stack import Schedule
 from experiments.reports import pictures, plots
-from hmr.data.dataset import Frames, counted
+from hmr.data.dataset import Frames
 from hmr.data.sample import batch
 from hmr.evaluation.depth import mpjpe
 from hmr.evaluation.errors import labelled, predicted

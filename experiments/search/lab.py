@@ -132,7 +132,11 @@ class Lab:
             per_clip=tuple(figures["per_clip"]),
             worst=worst(now.errors, original.errors, frames.recordings),
             protected_merged_share=figures["protected_merged_share"],
-            provenance={**traced(context, frames), "schema": "fasthmr.trial/1"},
+            provenance={
+                **traced(context, frames),
+                "schema": "fasthmr.trial/1",
+                "calib": self.frames("calib").described(),
+            },
         )
 
 

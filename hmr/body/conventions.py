@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from hmr.body.model import HAND_JOINT_NAMES, JOINT_NAMES, BodyModel, People, Positions, body_arrays, load_body
+from hmr.body.files import body_arrays, load_body
+from hmr.body.model import HAND_JOINT_NAMES, JOINT_NAMES, BodyModel, People, Positions
 from hmr.checkpoints.safe_pickle import read_pickle
 from hmr.home import fasthmr_home
 

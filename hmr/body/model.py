@@ -1,4 +1,4 @@
-"""SMPL-format bodies as plain arrays: posing, the kinematic chain, and where body files are kept.
+"""SMPL-format bodies as plain arrays: posing and the kinematic chain.
 
 A body is six arrays in SMPL's names and layout (`v_template`, `shapedirs`, `weights`, `J_regressor`, `kintree_table`,
 `f`) plus `posedirs` where they are not zero. Metres, y up, zero pose a T-pose facing +z. MANO's hands are in the same
@@ -8,11 +8,8 @@ format (Romero et al. 2017, "Embodied Hands"): 16 joints, of which the wrist is 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +18,7 @@ import torch
 from smplx.lbs import batch_rigid_transform, blend_shapes
 from torch import Tensor, nn
 
-from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.checkpoints.safe_pickle import read_arrays
-from hmr.home import fasthmr_home
 
 JOINT_NAMES: tuple[str, ...] = (
     "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
@@ -57,9 +51,7 @@ class Layout:
 SMPL = Layout("SMPL", 6890, JOINT_NAMES, PARENTS, "https://smpl.is.tue.mpg.de", LEAF_VERTICES, LEAF_PARENTS)
 MANO = Layout("MANO", 778, HAND_JOINT_NAMES, HAND_PARENTS, "https://mano.is.tue.mpg.de")
 
-_OPEN_BODY = Path(__file__).parents[1] / "assets" / "open_body.npz"
-_BETAS = 10
-_ARRAYS = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
+BETAS = 10
 
 
 class BodyOutput(NamedTuple):
@@ -244,9 +236,9 @@ def _pose(rotations: Tensor, betas: Tensor, joints: int) -> tuple[Tensor, Tensor
     if rotations.shape[1:] != (joints, 3, 3):
         shape, flat = tuple(rotations.shape), 3 * joints
         raise BadInput(f"body: rotations have shape {shape}; give (B, {joints}, 3, 3), (B, {joints}, 3) or (B, {flat})")
-    if betas.shape not in {(len(rotations), _BETAS), (1, _BETAS)}:
+    if betas.shape not in {(len(rotations), BETAS), (1, BETAS)}:
         raise BadInput(f"body: betas have shape {tuple(betas.shape)}; give ({len(rotations)}, 10) or (1, 10)")
-    return rotations, betas.expand(len(rotations), _BETAS)
+    return rotations, betas.expand(len(rotations), BETAS)
 
 
 def _move(transforms: Tensor, points: Tensor) -> Tensor:
@@ -272,140 +264,6 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def load_body(name: str | Path = "open") -> BodyModel:
-    """The body called `name`: "open" (shipped), a name given by `import_body` ("smpl", ...) or a path to such a file.
-
-    Raises: BadInput as `body_arrays`.
-    """
-    arrays, called = body_arrays(name)
-    return BodyModel(arrays, name=called)
-
-
-def body_arrays(name: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of the body called `name` as in `load_body`, and what it is called in reports.
-
-    Raises: BadInput where no file is found (listing every place looked at), where it is not a body, or where its
-    arrays are not those that were imported.
-    """
-    places = _places(name)
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        looked = ", ".join(str(place) for place in places)
-        layout = MANO if str(name).startswith("mano") else SMPL
-        raise BadInput(
-            f"body '{name}': no file found; looked at {looked}. Register at {layout.register_at}, download "
-            f"{layout.name} and run: fasthmr body import PATH"
-        )
-    found = read_arrays(path)
-    arrays = check_body(found, path)
-    stored = str(found.get("sha256", ""))
-    if path != _OPEN_BODY and stored != digest(arrays):
-        raise BadInput(f"{path}: its arrays do not match its sha256; import the body again: fasthmr body import PATH")
-    return arrays, str(name) if path in (_OPEN_BODY, _home_file(str(name))) else path.stem
-
-
-def import_body(path: str | Path) -> Path:
-    """Convert an official SMPL or MANO file (.pkl or .npz, chumpy and scipy arrays included) to plain arrays with a
-    sha256.
-
-    Nothing in the file is executed. The result, `$FASTHMR_HOME/bodies/<name>/body.npz`, is written whole or not at
-    all; name is "smpl", "smpl-female" or "smpl-male", of a hand "mano" or "mano-left", told from the file's name.
-    Returns its path.
-
-    Raises: BadInput where the file is missing, is neither (names the array and what is wrong), or wants to run code.
-    """
-    path = Path(path).expanduser()
-    arrays = check_body(read_arrays(path), path)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, sha256=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]  # numpy types ** as allow_pickle
-    return atomic_write(_home_file(_name_of(path, layout_of(arrays))), buffer.getvalue())
-
-
 def layout_of(arrays: Mapping[str, object]) -> Layout:
     """MANO where the tree of joints is a hand's, else SMPL."""
     return MANO if getattr(arrays.get("kintree_table"), "shape", None) == (2, len(MANO.parents)) else SMPL
-
-
-def _name_of(path: Path, layout: Layout) -> str:
-    words = set(path.stem.lower().replace("-", "_").split("_"))
-    if layout is MANO:
-        return "mano-left" if words & {"l", "left"} else "mano"
-    if words & {"f", "female"}:
-        return "smpl-female"
-    return "smpl-male" if words & {"m", "male"} else "smpl"
-
-
-def _home_file(name: str) -> Path:
-    return fasthmr_home() / "bodies" / name / "body.npz"
-
-
-def _places(name: str | Path) -> list[Path]:
-    """Where a body of that name or path may lie, in order."""
-    if isinstance(name, str) and name == "open":
-        return [_OPEN_BODY]
-    path = Path(name).expanduser()
-    if isinstance(name, Path) or os.sep in name or path.suffix:
-        return [path, path / "body.npz"]
-    return [_home_file(name)]
-
-
-def check_body(found: Mapping[str, object], path: Path) -> dict[str, np.ndarray]:
-    """The arrays of SMPL or MANO in `found`, float32 with the first ten betas; `path` is for the message.
-
-    Raises: BadInput naming file, array and what is wrong with it.
-    """
-    layout = layout_of(found)
-    vertices, joints = layout.vertices, len(layout.parents)
-    missing = [key for key in _ARRAYS if key not in found]
-    if missing:
-        raise BadInput(f"{path}: no {layout.name} body: {', '.join(missing)} missing (it holds: {_listed(found)})")
-    shapes: dict[str, tuple[int, ...]] = {
-        "v_template": (vertices, 3),
-        "shapedirs": (vertices, 3, _BETAS),
-        "weights": (vertices, joints),
-        "J_regressor": (joints, vertices),
-        "kintree_table": (2, joints),
-    }
-    if "posedirs" in found:
-        shapes["posedirs"] = (vertices, 3, 9 * (joints - 1))
-    floats = {key: _floats(found[key], key, shape, path, layout) for key, shape in shapes.items()}
-    kintree = floats.pop("kintree_table").astype(np.int64)
-    if kintree[1].tolist() != list(range(joints)) or kintree[0, 1:].tolist() != list(layout.parents[1:]):
-        raise BadInput(f"{path}: kintree_table is not {layout.name}'s tree of {joints} joints")
-    _check_ranges(floats, path)
-    return floats | {"kintree_table": kintree, "f": _faces(found["f"], path, vertices)}
-
-
-def _listed(found: Mapping[str, object]) -> str:
-    return ", ".join(sorted(found)[:20]) or "nothing"
-
-
-def _floats(value: object, key: str, shape: tuple[int, ...], path: Path, layout: Layout) -> np.ndarray:
-    """`value` as a finite array of that shape; more than ten betas are cut."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        raise BadInput(f"{path}: {key} is not an array of numbers")
-    if key == "shapedirs" and value.ndim == 3:
-        value = value[..., :_BETAS]
-    if value.shape != shape:
-        raise BadInput(f"{path}: {key} has shape {value.shape}, {layout.name}'s is {shape}")
-    if not (np.abs(value) < 1e30).all():  # false for NaN too
-        raise BadInput(f"{path}: {key} holds values that are not finite or absurdly large")
-    # kintree_table stays as it is: its root is 2**32 - 1, which float32 would round
-    return value if key == "kintree_table" else np.ascontiguousarray(value, np.float32)
-
-
-def _check_ranges(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    for key, total in (("weights", arrays["weights"].sum(1)), ("J_regressor", arrays["J_regressor"].sum(1))):
-        if np.abs(total - 1).max() > 1e-2:
-            raise BadInput(f"{path}: rows of {key} do not sum to one")
-    if np.ptp(arrays["v_template"], axis=0).max() > 10:
-        raise BadInput(f"{path}: v_template is larger than 10 m; its unit is the metre")
-
-
-def _faces(value: object, path: Path, vertices: int) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.ndim != 2 or value.shape[1] != 3:
-        raise BadInput(f"{path}: f is not an array of vertex numbers (F, 3)")
-    faces = value.astype(np.int64)
-    if not len(faces) or faces.min() < 0 or faces.max() >= vertices:
-        raise BadInput(f"{path}: f names vertices outside 0..{vertices - 1}")
-    return faces

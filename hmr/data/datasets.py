@@ -59,6 +59,17 @@ def reporting(text: str, label_free: bool = False, masks: str | None = None) -> 
     return text
 
 
+def choosing(text: str) -> str:
+    """DATA that choices are made on, with its split, `calib` where none is given; raises BadInput as `parse`, and for
+    `test`, which results are reported on."""
+    spec = parse(text)
+    if ":" not in text.partition("@")[0]:
+        return with_split(text, "calib")
+    if spec.split == "test":
+        raise BadInput(f"{text}: results are reported on this split; choices are made on {spec.name}:calib or :val")
+    return text
+
+
 def with_split(text: str, split: str) -> str:
     """DATA with another split: `synth:test` -> `synth:calib`."""
     head, at, root = text.partition("@")

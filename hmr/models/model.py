@@ -17,7 +17,8 @@ from compress.errors import BadInput
 from compress.macs import Cost
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
-from hmr.body.model import BodyModel, load_body
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.models.cost import frame, frame_cost, whole_images
 from hmr.models.families import FAMILIES, Family
 from hmr.models.head import JOINTS, HMROutput, SMPLHead

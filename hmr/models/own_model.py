@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -25,80 +25,13 @@ from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
 from hmr.models.cost import frame_cost
+from hmr.models.layouts import Layout, Parts, layout_of
+from hmr.models.rope import rope_at, rope_of, rotated
 from hmr.models.vit import attention
 
 Embed = Callable[[Tensor], Tensor]
-HEADS = ("num_heads", "heads", "num_attention_heads")
 NORMS = ("last_norm", "norm", "layernorm")
 PROBE = (2, 3)  # the grid that a block is tried on
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where pre-norm blocks of one kind keep their parts, as dotted names; those in `maybe` may be missing."""
-
-    attention: str  # the module that knows the number of heads
-    norm1: str
-    project: tuple[str, ...]  # one fused projection, or those to q, k and v
-    out: tuple[str, ...]  # one after the other
-    norm2: str
-    mlp: tuple[str, ...]
-    scale1: str
-    scale2: str
-    qk_norm: tuple[str, str] | None = None
-
-    @property
-    def maybe(self) -> tuple[str, ...]:
-        return (self.scale1, self.scale2, *(self.qk_norm or ()), *self.out[:-1])
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return (self.norm1, *self.project, self.out[-1], self.norm2, *self.mlp)
-
-
-LAYOUTS = {
-    "fused qkv": Layout(
-        attention="attn",
-        norm1="norm1",
-        project=("attn.qkv",),
-        out=("attn.norm", "attn.proj"),
-        norm2="norm2",
-        mlp=("mlp",),
-        scale1="ls1",
-        scale2="ls2",
-        qk_norm=("attn.q_norm", "attn.k_norm"),
-    ),
-    "Hugging Face ViT (transformers 5)": Layout(
-        attention="attention",
-        norm1="layernorm_before",
-        project=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-        out=("attention.o_proj",),
-        norm2="layernorm_after",
-        mlp=("mlp",),
-        scale1="layer_scale1",
-        scale2="layer_scale2",
-    ),
-    "Hugging Face ViT (transformers 4)": Layout(
-        attention="attention.attention",
-        norm1="layernorm_before",
-        project=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-        out=("attention.output.dense",),
-        norm2="layernorm_after",
-        mlp=("intermediate", "output.dense"),
-        scale1="layer_scale1",
-        scale2="layer_scale2",
-    ),
-    "Hugging Face DINOv2": Layout(
-        attention="attention.attention",
-        norm1="norm1",
-        project=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-        out=("attention.output.dense",),
-        norm2="norm2",
-        mlp=("mlp",),
-        scale1="layer_scale1",
-        scale2="layer_scale2",
-    ),
-}
 
 
 class OwnStack:
@@ -173,31 +106,6 @@ class OwnStack:
         return replace(tokens, x=x)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A block's parts by name; one that is missing changes nothing."""
-
-    block: nn.Module
-
-    def get(self, name: str) -> nn.Module | None:
-        here: Any = self.block
-        for step in name.split("."):
-            here = getattr(here, step, None)
-        return here if isinstance(here, nn.Module) else None
-
-    def run(self, name: str, x: Tensor) -> Tensor:
-        part = self.get(name) if name else None
-        return x if part is None else part(x)
-
-    def dtype(self, norm: str) -> torch.dtype:
-        """What a norm computes in; one without weights of its own in what the block does."""
-        return next(iter((*cast(nn.Module, self.get(norm)).parameters(), *self.block.parameters()))).dtype
-
-    def heads(self, layout: Layout) -> int:
-        attn = self.get(layout.attention)
-        return next((n for name in HEADS if isinstance(n := getattr(attn, name, None), int)), 0)
-
-
 def stack_from(
     module: nn.Module,
     blocks: str = "backbone.blocks",
@@ -239,27 +147,6 @@ def above(module: nn.Module, parent: str) -> Iterator[nn.Module]:
     steps = parent.split(".") if parent else []
     for end in range(len(steps), -1, -1):
         yield module.get_submodule(".".join(steps[:end]))
-
-
-def layout_of(block: nn.Module) -> Layout:
-    """The layout that leaves no part missing and no weight over; raises BadInput for the one that comes nearest."""
-    missed = {name: unaccounted(block, layout) for name, layout in LAYOUTS.items()}
-    nearest = min(missed, key=lambda name: len(missed[name]))
-    if missed[nearest]:
-        told = "; ".join(missed[nearest][:6])
-        raise BadInput(f"{type(block).__name__} blocks are of no layout known here. Nearest is {nearest}: {told}")
-    return LAYOUTS[nearest]
-
-
-def unaccounted(block: nn.Module, layout: Layout) -> list[str]:
-    """What a block lacks of a layout, and the weights of the block that the layout has no place for."""
-    parts = Parts(block)
-    lacks = [f"no {name}" for name in layout.needed if parts.get(name) is None]
-    if not parts.heads(layout):
-        lacks.append(f"no {layout.attention}.{HEADS[0]}")
-    known = tuple(f"{name}." for name in (*layout.needed, *layout.maybe))
-    held = [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
-    return lacks + [f"{name} has no place" for name in held if not name.startswith(known)]
 
 
 def embedding(owners: list[nn.Module]) -> Embed:
@@ -342,48 +229,6 @@ def last_norm(module: nn.Module, owners: list[nn.Module], norm: str | None) -> n
     return one
 
 
-def rope_of(owners: list[nn.Module], block: str) -> Any:
-    """The module with DINOv3's RoPE; None without. Raises BadInput for rotary positions of another kind."""
-    for owner in owners:
-        for name in ("rope_embed", "rope", "rotary_emb"):
-            if (rope := getattr(owner, name, None)) is None:
-                continue
-            if not hasattr(rope, "periods") or getattr(rope, "normalize_coords", None) not in RANGES:
-                raise BadInput(f"{block} blocks: rotary positions of {name}, a {type(rope).__name__}, are not DINOv3's")
-            return rope
-    return None
-
-
-RANGES: dict[str, Callable[[int, int], tuple[int, int]]] = {
-    "separate": lambda rows, columns: (rows, columns),
-    "max": lambda rows, columns: (max(rows, columns),) * 2,
-    "min": lambda rows, columns: (min(rows, columns),) * 2,
-}
-
-
-def rope_at(rope: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Sine and cosine (B, 1, N - prefix, d) at each token's own place (DINOv3's rope_position_encoding, law 7).
-
-    Coordinates run linearly from -1 to 1, so that the place of a merged token, the mean over its patches, needs no more
-    than the mean row and column. Computed in the type that the module itself computes in: tokens of one patch are then
-    where they were, to the bit.
-    """
-    dtype = getattr(rope, "dtype", None) or rope.periods.dtype
-    length = torch.tensor(RANGES[rope.normalize_coords](*tokens.grid), device=tokens.x.device, dtype=dtype)
-    place = (tokens.positions()[:, tokens.prefix :] + 0.5).to(dtype)  # (B, N - prefix, 2)
-    angles = 2 * math.pi * (2.0 * (place / length) - 1.0)[..., None] / rope.periods  # (B, N - prefix, 2, d / 4)
-    angles = angles.flatten(2).repeat(1, 1, 2)[:, None]  # (B, 1, N - prefix, d)
-    return angles.sin(), angles.cos()
-
-
-def rotated(x: Tensor, sin: Tensor, cos: Tensor, prefix: int) -> Tensor:
-    """Queries or keys (B, H, N, d) turned to their places; prefix tokens have none."""
-    still, moving = x[:, :, :prefix], x[:, :, prefix:].to(sin.dtype)
-    low, high = moving.chunk(2, -1)
-    moving = moving * cos + torch.cat((-high, low), -1) * sin
-    return torch.cat((still, moving.to(x.dtype)), 2)
-
-
 @torch.no_grad()
 def prove(stack: OwnStack, block: nn.Module) -> None:
     """Raise BadInput where a block says something else of a few random tokens than its parts put together.
@@ -419,9 +264,10 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
 class OwnModel(nn.Module):
     """A user's model as a `compress.policy.Compressible`: policies change its stack, schedule and mask threshold.
 
-    `read` says what the model says of finished tokens: it takes `Tokens`, whose `x` holds prefix tokens first, and
-    whose `to_grid()` gives every patch its features back (B, C, rows, columns) whatever was merged; a model that needs
-    that says head_needs="grid". `crop` is (height, width) of the pictures. Other arguments as `stack_from`.
+    read(module, tokens): the model's output from finished tokens. It is handed the module, so that a copy of the model
+    reads with the copy's weights. `Tokens.x` holds prefix tokens first, and `to_grid()` gives every patch its features
+    back (B, C, rows, columns) whatever was merged: a model that needs that has head_needs="grid". crop: (height, width)
+    of the pictures. Other arguments as `stack_from`.
     """
 
     takes_clips = False
@@ -432,7 +278,7 @@ class OwnModel(nn.Module):
     def __init__(
         self,
         module: nn.Module,
-        read: Callable[[Tokens], Any],
+        read: Callable[[Any, Tokens], Any],
         crop: tuple[int, int],
         *,
         blocks: str = "backbone.blocks",
@@ -441,7 +287,7 @@ class OwnModel(nn.Module):
     ) -> None:
         super().__init__()
         self.name = self.architecture = type(module).__name__
-        self.module, self.read, self.head_needs, self.crop_size = module, read, head_needs, crop
+        self.module, self.reader, self.head_needs, self.crop_size = module, read, head_needs, crop
         self._stack = stack_from(module, blocks, **found)
         self.schedule, self.protect = Schedule(), cast(float | None, None)
         like = next(module.parameters())
@@ -469,8 +315,12 @@ class OwnModel(nn.Module):
         return frame_cost(self)
 
     def forward(self, crop: Tensor, mask: Tensor | None = None) -> Any:
-        """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` says."""
+        """crop (B, 3, H, W), and the person mask (B, H, W) where tokens were reduced around it -> what `read` gives."""
         return self.read(self.encode(crop, mask))
+
+    def read(self, tokens: Tokens) -> Any:
+        """The model's output from finished tokens."""
+        return self.reader(self.module, tokens)
 
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The finished tokens. Raises BadInput where a mask is needed and there is none."""

@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from hmr.body.model import JOINT_NAMES, PARENTS, load_body
+from hmr.body.files import load_body
+from hmr.body.model import JOINT_NAMES, PARENTS
 
 JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
 # The limb joints and the joint their bone leads to; the trunk keeps the pose of the source instead.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from compress.policies.merge_tokens import MergeTokens
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import Finding, below, every, rise, told
-from experiments.paper.record import Figures, Trained
 from experiments.paper.tables.tab6 import ECLM, MASK_TOME
+from experiments.paper.trained import Figures, Trained
 
 
 def emdb(pa_mpjpe: float, mpjpe: float, pve: float) -> Figures:

@@ -9,8 +9,8 @@ from compress.recipe import Recipe
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import Finding, Rows
 from experiments.paper.grid import COLUMNS, value
-from experiments.paper.record import Figures
 from experiments.paper.tables.tab6 import LAYERS, MASK_TOME, MERGED
+from experiments.paper.trained import Figures
 
 WINDOW = Recipe.load("fasthmr-hmr2").steps[0]  # four layers go, as the paper's search took; which, it does not say
 

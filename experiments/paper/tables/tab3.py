@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.motion import GATE_MM
+from diffusion.training.run import GATE_MM
 from experiments.paper.ablation import Table
 from experiments.paper.finding import Finding, Rows, below, every, rise, told
-from experiments.paper.record import Trained
+from experiments.paper.trained import Trained
 from hmr.evaluation.intervals import Interval
 
 SMALLEST, CHOSEN = "9 x 96", "27 x 192"  # the reference's shares of the paper's 9 x 256 and 27 x 512
@@ -49,5 +49,5 @@ TABLE = Table(
             + young(rows)
         ),
     ),
-    trained=Trained("latents", ROWS, vae_steps=True, columns=("vae_mm", "mpjpe_mm", "mpjpe_rise_mm")),
+    trained=Trained("latents", ROWS, columns=("vae_mm", "mpjpe_mm", "mpjpe_rise_mm")),
 )

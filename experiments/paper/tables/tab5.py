@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.paper.ablation import Table
 from experiments.paper.finding import NEGLIGIBLE_MM, Finding, below, every, rise, told
-from experiments.paper.record import Trained
+from experiments.paper.trained import Trained
 
 # 62.2 mm is FastHMR-CameraHMR on 3DPW in Tab. 8, so the paper measured these on 3DPW.
 ROWS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, every, rise, told
-from experiments.paper.record import Trained
+from experiments.paper.trained import Trained
 from experiments.search.study import PAPER
 
 ECLM, MASK_TOME = PAPER

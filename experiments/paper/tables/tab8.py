@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.paper.ablation import Table
 from experiments.paper.finding import Finding, below, rise, told
-from experiments.paper.record import Trained
+from experiments.paper.trained import Trained
 
 MERGED, ALONE = "+ diffusion decoder", "decoder without merging"
 ROWS = {

@@ -1,4 +1,4 @@
-"""`fasthmr train vae`, `fasthmr train decoder`, `fasthmr reconstruct`: data, caches and files around `diffusion`."""
+"""`fasthmr train vae`, `train decoder` and `reconstruct`: the data, caches and files around a training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_feat
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.vae import gate, train_vae
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.data.dataset import Frames
 from hmr.data.datasets import with_split
 from hmr.home import fasthmr_home

@@ -12,6 +12,7 @@ from compress.artefact import MANIFEST, canonical, refuse_taken
 from compress.atomic import atomic_folder
 from compress.provenance import commit, versions
 from hmr.checkpoints import files as checkpoints
+from hmr.checkpoints.source import WEIGHTS
 from hmr.resolver import CONVERTED, digest
 
 LICENCE = "LICENCE.txt"
@@ -52,14 +53,14 @@ def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> di
     model = checkpoints.load(path, heads=heads, **files)
     state = model.state_dict()
     with atomic_folder(out) as folder:
-        save_file(state, folder / checkpoints.WEIGHTS, checkpoints.header(model))
+        save_file(state, folder / WEIGHTS, checkpoints.header(model))
         manifest = {
             "schema": CONVERTED,
             "architecture": model.architecture,
             "sizes": model.sizes.model_dump(mode="json"),
             "source": {"name": path.name, "sha256": digest(path)},
             "parts": {name: {"name": file.name, "sha256": digest(file)} for name, file in files.items() if file},
-            "files": {checkpoints.WEIGHTS: digest(folder / checkpoints.WEIGHTS)},
+            "files": {WEIGHTS: digest(folder / WEIGHTS)},
             "keys": {key: list(value.shape) for key, value in state.items()},
             "licence": model.family.licence,
             "ignored_keys": found["ignored_keys"],

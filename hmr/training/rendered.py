@@ -1,4 +1,4 @@
-"""`fasthmr train hmr`: draw the frames once, then train on them."""
+"""`fasthmr train hmr`: render the frames once, then train on them."""
 
 from __future__ import annotations
 
