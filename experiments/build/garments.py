@@ -29,7 +29,8 @@ from scipy.spatial import cKDTree
 
 from compress.atomic import atomic_write
 from experiments.build.open_body import anny_model, bone_owners, joint_bones, t_pose
-from hmr.body.model import JOINT_NAMES, body_arrays
+from hmr.body.files import body_arrays
+from hmr.body.model import JOINT_NAMES
 
 LARGEST = 5200  # faces of a piece; what has more is decimated
 SIDES = [(JOINT_NAMES.index(f"left_{j}"), JOINT_NAMES.index(f"right_{j}")) for j in ("hip", "knee")]

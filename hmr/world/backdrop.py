@@ -80,7 +80,7 @@ def texture(rng: np.random.Generator, split: str, plain: float) -> Bytes:
     if kind > plain + 0.25:
         return any_photo(rng, split)
     first = 255 * (0.35 * colour(rng) + 0.65 * rng.uniform(0.1, 0.95))
-    stain = (grains()[rng.integers(1, 4)].astype(np.float32) - 128)[..., None] * rng.uniform(0.05, 0.6)
+    stain = (grains()[rng.integers(1, 3)].astype(np.float32) - 128)[..., None] * rng.uniform(0.05, 0.6)
     if kind > plain:
         second = 255 * (0.4 * colour(rng) + 0.6 * rng.uniform(0.1, 0.95))
         tile = patterns()[rng.integers(len(patterns()))] if rng.random() < 0.4 else tiles(rng)

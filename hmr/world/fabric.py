@@ -38,18 +38,22 @@ def hsv(hue: float, saturation: float, value: float) -> NDArray[np.float64]:
     return np.asarray(value * (1 - saturation + saturation * np.clip(wheel, 0, 1)))
 
 
-def colour(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A colour (3,) as clothes have them: a third black, grey or white, some navy and khaki, the rest of any hue."""
+def colour(rng: np.random.Generator, neutral: float = 0.4) -> NDArray[np.float64]:
+    """A colour (3,) as clothes have them: black, grey or white for a share of `neutral`, some navy and khaki, the rest
+    of any hue, few of them vivid."""
     kind = rng.random()
-    if kind < 0.35:
-        return np.clip(
-            rng.choice([0.06, 0.15, 0.35, 0.6, 0.9]) + rng.normal(0, 0.04) + rng.normal(0, 0.012, 3), 0.02, 1
-        )
-    if kind < 0.48:
+    if kind < neutral:
+        grey = (0.06, 0.12, 0.3, 0.6, 0.9)[int(rng.integers(5))]
+        return np.clip(grey + rng.normal(0, 0.04) + rng.normal(0, 0.012, 3), 0.02, 1)
+    kind = (kind - neutral) / (1 - neutral)
+    if kind < 0.2:
         return hsv(rng.normal(0.61, 0.02), rng.uniform(0.35, 0.8), rng.uniform(0.15, 0.6))
-    if kind < 0.58:
-        return hsv(rng.normal(0.10, 0.025), rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.85))
-    return hsv(rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.2, 0.95))
+    if kind < 0.4:
+        return hsv(rng.normal(0.09, 0.03), rng.uniform(0.2, 0.6), rng.uniform(0.25, 0.85))
+    if kind < 0.5:
+        return hsv(rng.random(), rng.uniform(0.7, 0.95), rng.uniform(0.5, 0.95))
+    hue = rng.normal(0.98, 0.06) if rng.random() < 0.4 else rng.random()
+    return hsv(hue, rng.uniform(0.15, 0.7), rng.uniform(0.2, 0.85))
 
 
 def blank(kind: int) -> Array:
@@ -64,11 +68,11 @@ def put(row: Array, place: int, value: NDArray[np.floating]) -> None:
     row[place : place + 3] = np.clip(srgb_to_linear(np.asarray(value)), 0.01, 0.85)
 
 
-def cloth(rng: np.random.Generator, plain: float = 0.5) -> Array:
-    """A fabric: plain for a share of `plain`, else striped, checked or printed all over."""
+def cloth(rng: np.random.Generator, plain: float = 0.55, neutral: float = 0.4) -> Array:
+    """A fabric: plain for a share of `plain`, else striped, checked or printed all over; `neutral` as in `colour`."""
     row = blank(raster.CLOTH)
     for place in (raster.FIRST, raster.SECOND, raster.THIRD):
-        put(row, place, colour(rng))
+        put(row, place, colour(rng, neutral))
     row[raster.SHIFT_U : raster.SHIFT_V + 1] = rng.uniform(0, 4, 2)
     row[raster.WEAVE], row[raster.WEAR] = rng.uniform(0.0, 0.35), rng.exponential(0.12)
     row[raster.FOLDS] = rng.uniform(0.1, 0.75)
@@ -102,7 +106,7 @@ def top_cloth(rng: np.random.Generator) -> Array:
 
 def bottom_cloth(rng: np.random.Generator, waist: float) -> Array:
     """A fabric for legs: plain, denim or with a stripe down the side; a belt at `waist` m."""
-    row = cloth(rng, 0.8)
+    row = cloth(rng, 0.85, 0.55)
     if rng.random() < 0.35:
         put(row, raster.FIRST, hsv(rng.normal(0.6, 0.015), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65)))
         row[raster.FIGURE], row[raster.WEAR], row[raster.WEAVE] = raster.PLAIN, rng.uniform(0.15, 0.5), 0.3
@@ -113,9 +117,18 @@ def bottom_cloth(rng: np.random.Generator, waist: float) -> Array:
     return row
 
 
+def matter(rng: np.random.Generator) -> Array:
+    """What furniture is made of."""
+    row = cloth(rng, 0.7, 0.3)
+    for place in (raster.FIRST, raster.SECOND):
+        row[place : place + 3] = 0.5 * row[place : place + 3] + 0.5 * row[place : place + 3].mean()
+    row[raster.FOLDS] = 0
+    return row
+
+
 def leather(rng: np.random.Generator) -> Array:
     """What shoes and hats are made of."""
-    row = cloth(rng, 1.0)
+    row = cloth(rng, 1.0, 0.7)
     row[raster.FOLDS] = rng.uniform(0, 0.3)
     return row
 

@@ -69,7 +69,7 @@ def dressed(betas: Array, skin: Array, clothes: list[Worn]) -> Figure:
     for start, one in zip(starts[1:], clothes, strict=False):
         geometry.anchored(vertices, start, one.garment.vertices, moved, one.garment.corners, one.garment.shares)
         hidden |= one.hides
-    visible = ~hidden[naked.faces].all(1)
+    visible = ~(hidden[naked.faces[:, 0]] & hidden[naked.faces[:, 1]] & hidden[naked.faces[:, 2]])
     bare = naked.faces[visible]
     material = [np.zeros(len(bare), np.int16)]
     material += [(1 + 2 * i + w.garment.trim).astype(np.int16) for i, w in enumerate(clothes)]

@@ -338,8 +338,11 @@ def backdrop(
             if on_floor:
                 px, pz = centre[0] + t_floor * dx, centre[2] + t_floor * dz
                 for i in range(len(contacts)):
-                    q = ((px - contacts[i, 0]) ** 2 + (pz - contacts[i, 1]) ** 2) / contacts[i, 2] ** 2
-                    k *= 1 - contacts[i, 3] / (1 + q * q)
+                    q = (px - contacts[i, 0]) ** 2 + (pz - contacts[i, 1]) ** 2
+                    reach = contacts[i, 2] ** 2
+                    if q < 6 * reach:
+                        q /= reach
+                        k *= 1 - contacts[i, 3] / (1 + q * q)
                 for lamp in range(len(lamp_share)):
                     dark = np.float32(0)
                     for p in range(len(middles)):

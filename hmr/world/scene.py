@@ -215,7 +215,7 @@ def props(rng: np.random.Generator, world: World, centre: Array) -> Props:
     def add(corners: list[Corners], place: Doubles) -> None:
         angle = rng.uniform(0, 2 * np.pi)
         turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-        material = fabric.cloth(rng, 0.7)
+        material = fabric.matter(rng)
         for low, high in corners:
             v, n = box(low, high)
             pieces.append((v @ turn.T + place, n @ turn.T, v))

@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr.body.model import load_body
+from hmr.body.files import load_body
 from hmr.world import fabric
 
 Array = NDArray[np.float32]
@@ -214,19 +214,24 @@ def worn(
     above: float = 0.0,
 ) -> Worn:
     """A garment in its cloth, cut at |x| = `sleeve` m or y = `leg` m of the rest pose."""
-    hides = garment.hides
-    cut = np.full(len(garment.vertices), -1, np.float32)
-    for points, which in ((garment.vertices, "cloth"), (body().vertices, "skin")):
-        beyond = np.full(len(points), -1, np.float32)
-        if sleeve is not None:
-            beyond = np.abs(points[:, 0]) - np.float32(sleeve)
-        if leg is not None:
-            beyond = np.float32(leg) - points[:, 1]
-        if which == "cloth":
-            cut = beyond.astype(np.float32)
-        else:
-            hides = hides & (beyond < -0.02)
-    return Worn(garment, cut, hides, cloth, trim, BIAS.get(garment.kind, 0.0) + above)
+    if sleeve is None and leg is None:
+        return Worn(
+            garment, uncut(len(garment.vertices)), garment.hides, cloth, trim, BIAS.get(garment.kind, 0.0) + above
+        )
+    cut, skin = (beyond(points, sleeve, leg) for points in (garment.vertices, body().vertices))
+    return Worn(garment, cut, garment.hides & (skin < -0.02), cloth, trim, BIAS.get(garment.kind, 0.0) + above)
+
+
+def beyond(points: Array, sleeve: float | None, leg: float | None) -> Array:
+    """How far (V,) m points (V,3) of the rest pose lie beyond where sleeves or legs are cut."""
+    if sleeve is not None:
+        return np.abs(points[:, 0]) - np.float32(sleeve)
+    return np.float32(leg or 0) - points[:, 1]
+
+
+@cache
+def uncut(count: int) -> Array:
+    return np.full(count, -1, np.float32)
 
 
 def gloss_of(kind: str) -> float:
