@@ -21,7 +21,8 @@ from compress.tokens import Tokens, coverage
 from compress.training import loop
 from compress.training.checkpoint import checkpoints
 from compress.training.task import Step, TrainingTask, linear
-from hmr.body.model import BodyModel, load_body
+from hmr.body.model import BodyModel
+from hmr.body.files import load_body
 from hmr.checkpoints.backbone import start
 from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
@@ -129,10 +130,10 @@ class HMRTask(TrainingTask):
         start_from_mean(model, [labels_of(self.frames[ENDLESS - 1 - i]) for i in range(MEAN_OF)])
 
     def identity(self) -> dict[str, Any]:
-        """What the first weights were, and what the pictures depend on."""
+        """What the first weights were. Not the pictures: a world may be refined while a long training is stopped."""
         path = self.config.backbone
         digest = "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
-        return {"backbone": digest, "frames": self.frames.identity}
+        return {"backbone": digest}
 
     def stage(self, step: Step) -> Stage:
         return next((stage for stage in self.stages if step.fraction < stage.until), self.stages[-1])
