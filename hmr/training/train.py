@@ -142,10 +142,10 @@ class HMRTask(TrainingTask):
         """Crops and their mirror images, what they show of the person, targets, the stage, and what the losses of the
         auxiliary heads count for."""
         stage, target = self.stage(step), with_mirrors(self.stream.batch(step))
-        crop, cover = self.seen(target, stage, learning=True)
+        crop, cover = self.inputs(target, stage, learning=True)
         return crop, cover, target, stage, self.config.token_weight * fade(step.fraction)
 
-    def seen(self, target: dict[str, Tensor], stage: Stage, learning: bool) -> tuple[Tensor, Tensor | None]:
+    def inputs(self, target: dict[str, Tensor], stage: Stage, learning: bool) -> tuple[Tensor, Tensor | None]:
         """Crops (B, 3, H, W) as a stage has them, and the cover (B, N0) of their masks where it drops tokens; takes
         pictures and masks out of `target`."""
         images, masks = target.pop("image").float(), target.pop("mask")
@@ -204,7 +204,7 @@ class HMRTask(TrainingTask):
         found = []
         for part in parts_of(self.val, 50):
             target = {name: value.to(device) for name, value in part.items()}
-            crop, cover = self.seen(target, stage, learning=False)
+            crop, cover = self.inputs(target, stage, learning=False)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 output = model.read(trained.tokens(crop, cover, stage))
             rotations, truth = output.rotations.float(), target["rotations"]
