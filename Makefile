@@ -40,8 +40,10 @@ full-size: $(INSTALLED)
 			--out build/full-size/$$family || exit 1; \
 	done
 
+# Files stay whole on one worker, so that what a file draws or trains once is made once; a worker computes on one thread.
+test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -17,7 +17,7 @@ def timed(
     A round runs every call once: a machine that slows down slows all of them. On CUDA, events time the device.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.inference_mode():
+    with torch.no_grad():
         for i in range(warmup + rounds):
             for name, call in calls.items():
                 took = _seconds(call, device)
@@ -45,7 +45,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     On a CPU it is the peak resident memory of the whole process, Python and libraries included, which Linux alone
     can tell for one call; elsewhere None.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             call()

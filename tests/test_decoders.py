@@ -15,7 +15,7 @@ from diffusion.model.vae import KIND, MotionVAE
 from diffusion.model.weights import save
 from experiments.cli.paper import decoders_table
 from experiments.paper import decoders
-from experiments.paper.decoders import FILTERS, TABLES, Budget, DecoderComparison, Way, compared
+from experiments.paper.decoders import FILTERS, TABLES, Budget, DecoderComparison, DecoderRow, compared
 from hmr.models.model import HMRModel, build
 from tests.motion import TINY
 from tests.test_decoder import SIZES
@@ -98,7 +98,7 @@ def test_a_filter_is_chosen_on_the_validation_split(place):
         original(), str(place / "two.yaml"), "synth-video:test", Budget(2, 0, 2), None, 4, 4, None,
         lambda *_: None,
     )  # fmt: skip
-    way = Way("smooth", head="savitzky-golay")
+    way = DecoderRow("smooth", head="savitzky-golay")
     chosen = heads.head(way)
     (video,) = heads.videos("merged", "test")
     scores = [heads.score(one, heads.videos("merged", "val")) for one in FILTERS["savitzky-golay"]]

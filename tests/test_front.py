@@ -78,8 +78,8 @@ TRIALS = [
 ]
 
 
-def story(**changes: object) -> front.Story:
-    return replace(front.Story("mine", TRIALS, {}, ("macs", "mpjpe_mm")), **changes)  # type: ignore[arg-type]
+def load_results(**changes: object) -> front.Results:
+    return replace(front.Results("mine", TRIALS, {}, ("macs", "mpjpe_mm")), **changes)  # type: ignore[arg-type]
 
 
 def test_the_front_is_feasible_and_of_equals_the_earliest():
@@ -87,7 +87,7 @@ def test_the_front_is_feasible_and_of_equals_the_earliest():
 
 
 def test_front_json_says_every_trial():
-    said = front.result(story())
+    said = front.result(load_results())
     json.dumps(said, allow_nan=False)
     assert said["front"] == [3, 1, 0]
     assert [t["state"] for t in said["trials"]] == [t.state for t in TRIALS]
@@ -98,9 +98,9 @@ def test_front_json_says_every_trial():
 
 
 def test_what_beats_the_front_on_test_is_said():
-    assert front.beaten(story()) == ["by hand beats point 1 of the front on test"]
+    assert front.beaten(load_results()) == ["by hand beats point 1 of the front on test"]
     rival = {"small": {"val": record(390, 100.0), "test": record(390, 100.0, "test")}}
-    assert front.beaten(story(rivals=rival))[1] == "small beats points 3, 1, 0 of the front on test"
+    assert front.beaten(load_results(rivals=rival))[1] == "small beats points 3, 1, 0 of the front on test"
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,18 @@ def test_unlike_figures_do_not_stand_in_one_front(change, named):
     one = record(100, 90.0)
     other = one.model_copy(update={"provenance": {**one.provenance, **change}})
     with pytest.raises(BadInput, match=named):
-        front.refuse_mixture(story(rivals={"other": {"val": other}}))
-    front.refuse_mixture(story(rivals={"other": {"val": one}}))
+        front.refuse_mixture(load_results(rivals={"other": {"val": other}}))
+    front.refuse_mixture(load_results(rivals={"other": {"val": one}}))
 
 
 def test_another_split_does_not_stand_in_a_studys_front():
     with pytest.raises(BadInput, match="was measured on train"):
-        front.refuse_mixture(story(rivals={"other": {"train": record(100, 90.0, "train")}}))
+        front.refuse_mixture(load_results(rivals={"other": {"train": record(100, 90.0, "train")}}))
 
 
 @pytest.mark.parametrize(("split", "cells"), [("test", ("-", "100.0 [99.0, 101.0]")), ("val", ("100.0", "-"))])
 def test_figures_of_a_folder_stand_under_the_split_they_are_of(split, cells, tmp_path):
-    told = front.of_folders({"mine": (record(1000, 100.0, split), record(500, 104.0, split, keep=90))})
+    told = front.folder_results({"mine": (record(1000, 100.0, split), record(500, 104.0, split, keep=90))})
     assert front.rows(told)[-1][5:7] == cells
     said = front_page.write(told, tmp_path / "out")
     assert [t["test_values"] is None for t in said["trials"]] == [split != "test"] * 2
@@ -141,10 +141,10 @@ def test_figures_of_a_folder_stand_under_the_split_they_are_of(split, cells, tmp
 
 def test_a_front_of_nothing_and_knobs_that_nothing_was_drawn_for_are_a_page_too(tmp_path, monkeypatch):
     worse = [replace(t, state="infeasible") for t in TRIALS if t.record and not t.name]
-    assert front_page.write(story(trials=worse), tmp_path / "none")["front"] == []
+    assert front_page.write(load_results(trials=worse), tmp_path / "none")["front"] == []
     monkeypatch.setattr(front_page, "importance", lambda *_: {})
-    drawn = story(trials=[replace(TRIALS[1], number=i, params={"merge_tokens.keep": 90}) for i in range(8)])
-    assert front_page.importance_plot(replace(drawn, asked=object())) == ""  # type: ignore[arg-type]  # nothing is asked of it
+    drawn = load_results(trials=[replace(TRIALS[1], number=i, params={"merge_tokens.keep": 90}) for i in range(8)])
+    assert front_page.importance_plot(replace(drawn, spec=object())) == ""  # type: ignore[arg-type]  # nothing is asked of it
 
 
 def test_labels_are_the_originals_beside_another_model_too():
@@ -153,7 +153,9 @@ def test_labels_are_the_originals_beside_another_model_too():
     other = mine.model_copy(
         update={"provenance": {**free, "model": {**SOURCE["model"], "sha256": "n" * 64}, "labels_of": "m" * 64}}
     )
-    front.refuse_mixture(story(trials=[replace(TRIALS[0], record=mine, test=None)], rivals={"other": {"val": other}}))
+    front.refuse_mixture(
+        load_results(trials=[replace(TRIALS[0], record=mine, test=None)], rivals={"other": {"val": other}})
+    )
 
 
 def test_an_objective_without_a_value_is_told():
@@ -174,7 +176,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):
-    said = front_page.write(story(), tmp_path / "out")
+    said = front_page.write(load_results(), tmp_path / "out")
     html = (tmp_path / "out/report.html").read_text()
     page = Links()
     page.feed(html)
@@ -187,7 +189,7 @@ def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):
         assert recipe in html.replace("&#39;", "'") and f"fasthmr compress {number}.yaml --model" in html
     assert "by hand beats point 1 of the front on test" in html
     with pytest.raises(BadInput, match="cannot be written"):
-        front_page.write(story(), tmp_path / "out")
+        front_page.write(load_results(), tmp_path / "out")
 
 
 def test_figures_of_a_front_repeat_and_its_names_do_not_overlap():

@@ -16,7 +16,7 @@ from compress.errors import BadInput
 from experiments.paper import fill
 from experiments.paper import trained as training
 from experiments.paper.decoders import TABLES
-from experiments.paper.finding import VERDICTS, Finding, below, every, rise, sentence, told
+from experiments.paper.finding import VERDICTS, Finding, below, difference, every, rise, sentence
 from experiments.paper.tables import tables
 from hmr.checkpoints.files import save
 from hmr.data.datasets import choosing
@@ -65,7 +65,7 @@ def test_one_recording_decides_nothing():
     alone = {name: {"per_clip": [{"clip": "walk", "frames": 9, "mpjpe_mm": mm}]} for name, mm in (("a", 9), ("b", 5))}
     gap = rise(alone, "a", "b")
     assert gap is not None and gap.mean == 4 and below(gap, 100) is None
-    assert told(gap) == "+4.0 mm, of one recording"
+    assert difference(gap) == "+4.0 mm, of one recording"
 
 
 def test_what_was_not_measured_decides_nothing():

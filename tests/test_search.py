@@ -204,12 +204,12 @@ def test_killed_search_continues_where_it_stopped(tmp_path_factory, seed, strate
     """Killed at any trial, with the last line torn at any place, then started again: same result, nothing twice."""
     path = tmp_path_factory.mktemp("journal") / "new" / "search.jsonl"
     error = landscape(seed)
-    asked: list[Windows] = []
+    spec: list[Windows] = []
 
     def counted(windows: Windows, settled: Windows) -> float:
-        if len(asked) == stop:
+        if len(spec) == stop:
             raise Stopped
-        asked.append(windows)
+        spec.append(windows)
         return error(windows)
 
     try:
@@ -218,11 +218,11 @@ def test_killed_search_continues_where_it_stopped(tmp_path_factory, seed, strate
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         if lines and torn < len(lines[-1]):
             path.write_bytes(b"".join(lines[:-1]) + lines[-1][:torn])
-            asked.pop()
+            spec.pop()
     stop = -1
     found = error_constrained(counted, known=Journal(path), **arguments_of(strategy, 7))
     assert found == error_constrained(error, **arguments_of(strategy, 7))
-    assert len(asked) == len(set(asked)) == len(Journal(path)) == search.trials(strategy, 7)
+    assert len(spec) == len(set(spec)) == len(Journal(path)) == search.trials(strategy, 7)
 
 
 def test_journal_keeps_every_error_to_the_bit(tmp_path: Path) -> None:

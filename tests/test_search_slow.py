@@ -58,10 +58,10 @@ def complete(study: optuna.Study) -> dict[int, list[float]]:
 
 
 def test_workers_killed_ten_times(place):
-    asked, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
+    spec, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
     rng = random.Random(0)
     process = started(place / "home", "--trials", wanted, "--workers", 2)
-    study = search.opened(search.Job(asked, url, wanted))
+    study = search.opened(search.Job(spec, url, wanted))
     seen: dict[int, list[float]] = {}
     for _ in range(10):
         while len(complete(study)) <= len(seen):
@@ -77,7 +77,7 @@ def test_workers_killed_ten_times(place):
     assert len(found) == wanted and {n: found[n] for n in seen} == seen
     states = [t.state for t in study.get_trials()]
     assert TrialState.RUNNING not in states and TrialState.FAIL in states
-    assert all(t.test for t in front.of_study("tiny.yaml", None).front)
+    assert all(t.test for t in front.study_results("tiny.yaml", None).front)
 
 
 @pytest.fixture
@@ -110,10 +110,10 @@ def test_machines_share_a_study_on_postgresql(place, postgresql):
     wanted, machines = 12, 2
     running = [started(place / f"home-{i}", "--trials", wanted, "--storage", postgresql) for i in range(machines)]
     assert [process.wait() for process in running] == [0] * machines
-    asked = read_study("tiny.yaml")
-    study = storage.loaded(asked, postgresql)
+    spec = read_study("tiny.yaml")
+    study = storage.loaded(spec, postgresql)
     assert wanted <= len(complete(study)) < wanted + machines
     assert TrialState.RUNNING not in [t.state for t in study.get_trials()]
-    told = front.of_study("tiny.yaml", postgresql)
+    told = front.study_results("tiny.yaml", postgresql)
     ids = [t.record.recipe_id for t in told.trials if t.record and t.same_as is None]
     assert len(ids) == len({*ids}) and all(t.test for t in told.front)

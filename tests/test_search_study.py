@@ -95,9 +95,9 @@ def done(place):
     measured: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab.Lab, "measure", counted(lab.Lab.measure, measured))
-        asked = read_study("tiny.yaml")
-        trials = search.search(search.Job(asked, storage.default_storage("tiny"), TRIALS))
-    return storage.loaded(asked, storage.default_storage("tiny")), trials, measured
+        spec = read_study("tiny.yaml")
+        trials = search.search(search.Job(spec, storage.default_storage("tiny"), TRIALS))
+    return storage.loaded(spec, storage.default_storage("tiny")), trials, measured
 
 
 def counted(measure, seen):
@@ -155,7 +155,7 @@ def test_a_record_can_be_traced(done):
 
 
 def test_the_front_and_what_is_made_by_hand_are_measured_on_test_too(done):
-    told = front.of_study("tiny.yaml", None)
+    told = front.study_results("tiny.yaml", None)
     for t in told.trials:
         if t.record and (t in told.front or t.name):
             assert t.test and t.test.provenance["data"]["split"] == "test"
@@ -190,7 +190,7 @@ def better(one, two):
 
 
 def test_a_point_of_the_front_is_built_again_by_its_command(done, run, place, monkeypatch, tmp_path):
-    told = front.of_study("tiny.yaml", None)
+    told = front.study_results("tiny.yaml", None)
     point = next(t for t in told.front if not t.name and t.record and len(t.record.recipe.steps) == 3)
     assert point.record and point.test
     (name, shown), *_ = front_page.copied(point)
@@ -229,15 +229,15 @@ def test_the_layer_search_is_walked_once(done, place):
 
 
 def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
-    asked = small("walked").asked
-    step = asked.steps[0].model_copy(update={"layers": 2})
+    spec = small("walked").spec
+    step = spec.steps[0].model_copy(update={"layers": 2})
     found = []
     for worker in range(3):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
         monkeypatch.setattr("compress.layer_search.os.getpid", lambda: worker)  # noqa: B023  # called in this turn
-        mine = lab.Lab(asked)
+        mine = lab.Lab(spec)
         found.append(step.plan(mine.model, mine.context).decided())
-    alone = lab.Lab(asked)
+    alone = lab.Lab(spec)
     assert found == [planned(step, alone.model, alone.context.judge).decided()] * 3
 
 
@@ -255,7 +255,7 @@ def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
             assert row["commit"] == t.record.provenance["commit"]
     recovered = [Recipe.load(str(path)) for path in (tmp_path / "out").glob("*-recovered.yaml")]
     assert [recipe.steps[-1].policy for recipe in recovered] == ["recover"]
-    for t in front.of_study("tiny.yaml", None).front:
+    for t in front.study_results("tiny.yaml", None).front:
         assert t.record
         steps = Recipe.load(str(tmp_path / f"out/{t.number}.yaml")).steps
         assert [step.policy for step in steps] == [step.policy for step in t.record.recipe.steps]
@@ -277,12 +277,12 @@ def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
     monkeypatch.chdir(place)
     job = small("strict", ("space:", "max_error_mm: 1.0\nspace:"))
     trials = search.search(job)
-    study = storage.loaded(job.asked, job.storage)
+    study = storage.loaded(job.spec, job.storage)
     assert [t.state for t in study.trials[:3]] == [TrialState.COMPLETE] * 3 and study.best_trials == []
     for t in trials:
         assert t.state == "infeasible" and t.record
         assert t.violation == pytest.approx(t.record.mpjpe_mm.mean - 1.0)
-    assert front.result(front.of_study("strict.yaml", None))["front"] == []
+    assert front.result(front.study_results("strict.yaml", None))["front"] == []
 
 
 def test_without_labels_the_original_is_right(place, monkeypatch):
@@ -291,7 +291,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
     trials = search.search(search.Job(**{**job.__dict__, "trials": 2, "label_free": True}))
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
-    told = front.story(["free.yaml"])
+    told = front.load_results(["free.yaml"])
     assert "--label-free" in front_page.command(told, trials[1].record, "1")
     assert {*told.rivals["other.safetensors"]} == {"val", "test"}
 
@@ -324,8 +324,8 @@ def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
     monkeypatch.setattr(storage, "GRACE", 1)
     job = small("dead")
     study = search.opened(job)
-    search.claimed(study, job, lab.Lab(job.asked))
-    search.enqueue_baselines(study, job.asked)
+    search.record_purpose(study, job, lab.Lab(job.spec))
+    search.enqueue_baselines(study, job.spec)
     with_heartbeat, without = study.ask(), study.ask()
     storage.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
     with_heartbeat.set_user_attr(search.RECIPE_ID, "what it was about to measure")
@@ -361,12 +361,12 @@ def test_workers_that_are_processes_finish_together(place, monkeypatch):
     monkeypatch.chdir(place)
     job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
     trials = search.search(job)
-    study = storage.loaded(job.asked, job.storage)
+    study = storage.loaded(job.spec, job.storage)
     assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
     ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
     assert len(ids) == len({*ids})
-    assert all(t.test for t in front.of_study("both.yaml", None).front)
+    assert all(t.test for t in front.study_results("both.yaml", None).front)
 
 
 def test_a_workers_bad_input_is_the_commands(place, run):
@@ -395,15 +395,15 @@ def reporting(job, pipe):
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_samplers_learn_from_what_was_drawn_and_repeat(name):
-    asked = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
+    spec = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
 
     def drawn() -> list[dict[str, float]]:
         storage.quiet()
-        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(asked))
-        study.enqueue_trial({}, user_attrs={search.RECIPE: asked.recipe.model_dump(mode="json")})
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(spec))
+        study.enqueue_trial({}, user_attrs={search.RECIPE: spec.recipe.model_dump(mode="json")})
 
         def objective(trial):
-            search.suggested(trial, asked)
+            search.suggested(trial, spec)
             keep = trial.params.get("merge_tokens.keep", 0)
             return keep, trial.params.get("merge_layers.layers", 9)
 
@@ -423,7 +423,7 @@ def test_samplers_learn_from_what_was_drawn_and_repeat(name):
 def test_a_search_in_vain_ends(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(search, "IN_VAIN", 4)
-    monkeypatch.setattr(search, "enqueue_baselines", lambda study, asked: None)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
     job = small("vain", ("merge_tokens.start: [0, 3]", "merge_tokens.start: [20, 24]"))
     with pytest.raises(BadInput, match="the last 4 recipes drawn were impossible"):
         search.search(job)
@@ -487,7 +487,7 @@ def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkey
     with sqlite3.connect(path) as database:
         database.execute("update trial_user_attributes set value_json='{\"record\": 1}' where key='record'")
     search.search(search.Job(**{**job.__dict__, "trials": 4}))
-    trials = trials_of(storage.loaded(job.asked, job.storage), job.asked)
+    trials = trials_of(storage.loaded(job.spec, job.storage), job.spec)
     assert [t.state for t in trials] == ["failed"] * 3 + ["complete"]
     assert all("damaged" in t.reason for t in trials[:3])
     with sqlite3.connect(path) as database:

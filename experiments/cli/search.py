@@ -12,7 +12,7 @@ from experiments.cli.options import AsJson, LabelFree, Masks, Storage, StudyFile
 from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing
 
 if TYPE_CHECKING:
-    from experiments.reports.front import Story
+    from experiments.reports.front import Results
 
 
 def search(
@@ -25,19 +25,19 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
-    from experiments.reports.front import of_study, result
+    from experiments.reports.front import result, study_results
     from experiments.search.storage import default_storage
     from experiments.search.study import read_study
     from experiments.search.workers import Job, search
 
-    asked = read_study(study)
+    spec = read_study(study)
     with progress_bar() as bar:
         search(
-            Job(asked, storage or default_storage(asked.name), trials, workers, label_free, masks),
+            Job(spec, storage or default_storage(spec.name), trials, workers, label_free, masks),
             progress_callback(bar),
         )
-    told = of_study(study, storage)
-    print_result(result(told), as_json, lambda _: front_table(told))
+    results = study_results(study, storage)
+    print_result(result(results), as_json, lambda _: front_table(results))
 
 
 def report(
@@ -49,31 +49,31 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
-    from experiments.reports.front import story
+    from experiments.reports.front import load_results
     from experiments.reports.front_page import write
 
     refuse_existing(out)
-    told = story(studies, storage)
+    results = load_results(studies, storage)
     with progress_bar() as bar:
-        found = write(told, out, progress_callback(bar))
-    print_result(found, as_json, lambda _: front_table(told))
+        found = write(results, out, progress_callback(bar))
+    print_result(found, as_json, lambda _: front_table(results))
 
 
-def front_table(told: Story) -> Table:
+def front_table(results: Results) -> Table:
     """The points of the front, for people."""
     from experiments.reports.front import COLUMNS, beaten, found_on, rows
 
-    first = told.original
+    first = results.original
     data = first.provenance["data"]
-    states = {state: sum(t.state == state for t in told.trials) for state in ("complete", "infeasible", "failed")}
+    states = {state: sum(t.state == state for t in results.trials) for state in ("complete", "infeasible", "failed")}
     shown = Table(
-        title=f"front of {told.title}: {first.provenance['model']['name']} on {data['name']}",
+        title=f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
         caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
-        f"{found_on(told)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
-        + "".join(f"\n{line}" for line in beaten(told)),
+        f"{found_on(results)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
+        + "".join(f"\n{line}" for line in beaten(results)),
     )
     for heading in COLUMNS:
         shown.add_column(heading, justify="left" if heading == "point" else "right")
-    for row in rows(told):
+    for row in rows(results):
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
     return shown

@@ -40,6 +40,8 @@ def hmr(
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: whichever is faster here.")] = "auto",
 ) -> None:
     """Train an HMR model on synth:train from a pretrained backbone; prints the file of weights."""
+    from accelerate import PartialState
+
     from hmr.training.config import HMRTrainConfig
     from hmr.training.train import train
 
@@ -50,7 +52,9 @@ def hmr(
     given = {"minutes": minutes, "steps": steps, "lr": lr, "batch": batch, "precision": precision}
     more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "mocap": mocap}
     config = checked(HMRTrainConfig, out=out, workers=workers, threads=threads, **given, **more)
-    typer.echo(train(config))
+    path = train(config)
+    if PartialState().is_main_process:
+        typer.echo(path)
 
 
 @train_app.command()

@@ -254,7 +254,7 @@ def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
     """`rows` and, after those of the same steps, the same once more with label-free recovery at the end."""
     step = Recover(minutes=minutes, precision="bfloat16")
     found: list[Row] = []
-    for _, group in groupby(rows, key=lambda way: (way.steps, way.as_deep_as)):
+    for _, group in groupby(rows, key=lambda entry: (entry.steps, entry.as_deep_as)):
         alike = list(group)
         found += alike
         found += [
@@ -273,10 +273,12 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
     is measured, where a row cannot be done with this model or on these frames.
     """
     trained = table.trained.read() if table.trained else None
-    ways = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
-    comparison.refuse(ways)
+    entries = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
+    comparison.refuse(entries)
     looked = table.look(comparison) if table.look else {}
-    rows, impossible = measured_rows(comparison, [table.original, *ways]) if ways else (looked.pop("rows", []), {})
+    rows, impossible = (
+        measured_rows(comparison, [table.original, *entries]) if entries else (looked.pop("rows", []), {})
+    )
     same = trained and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
     by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
     return {
@@ -293,16 +295,16 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
     }
 
 
-def measured_rows(comparison: Comparison, ways: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measured_rows(comparison: Comparison, entries: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows, and why others cannot be: a search may leave fewer layers than a later step needs."""
     rows, impossible = [], {}
-    for way in ways:
+    for entry in entries:
         try:
-            made = comparison.made(way)
+            made = comparison.made(entry)
         except BadInput as error:
-            impossible[way.name] = str(error)
+            impossible[entry.name] = str(error)
             continue
-        rows.append(comparison.measure(way, *made))
+        rows.append(comparison.measure(entry, *made))
     return rows, impossible
 
 

@@ -63,7 +63,7 @@ VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best line
 
 
 @dataclass(frozen=True)
-class Way:
+class DecoderRow:
     """One way from pictures to rotations."""
 
     name: str
@@ -76,41 +76,41 @@ class Way:
     latent: tuple[int, int] | None = None  # tokens and width of a VAE of its own
 
 
-BASELINE = Way("baseline", "original")
-MERGED = Way("+ ECLM + Mask-ToMe")
-DECODER = Way("+ diffusion decoder", head="diffusion")
-TABLES: dict[str, tuple[Way, ...]] = {
+BASELINE = DecoderRow("baseline", "original")
+MERGED = DecoderRow("+ ECLM + Mask-ToMe")
+DECODER = DecoderRow("+ diffusion decoder", head="diffusion")
+TABLES: dict[str, tuple[DecoderRow, ...]] = {
     "decoder": (
-        Way("+ ECLM", "layers"),
+        DecoderRow("+ ECLM", "layers"),
         MERGED,
         DECODER,
-        Way("decoder without merging", "original", "diffusion"),
-        Way("linear start of the decoder", head="start"),
-        Way("pose head trained on", head="head"),
-        Way("transformer into the latent", head="latent"),
-        Way("transformer to 133 numbers", head="numbers"),
-        Way("recovery, no decoder", "recovered"),
-        Way("one-euro, causal", head="one-euro"),
-        Way("Savitzky-Golay, not causal", head="savitzky-golay"),
+        DecoderRow("decoder without merging", "original", "diffusion"),
+        DecoderRow("linear start of the decoder", head="start"),
+        DecoderRow("pose head trained on", head="head"),
+        DecoderRow("transformer into the latent", head="latent"),
+        DecoderRow("transformer to 133 numbers", head="numbers"),
+        DecoderRow("recovery, no decoder", "recovered"),
+        DecoderRow("one-euro, causal", head="one-euro"),
+        DecoderRow("Savitzky-Golay, not causal", head="savitzky-golay"),
     ),
-    "objectives": tuple(Way(name, head="diffusion", objective=name) for name in get_args(Objective)),
-    "denoising-steps": tuple(Way(f"{n} steps", head="diffusion", denoising_steps=n) for n in (1, 2, 5, 20)),
+    "objectives": tuple(DecoderRow(name, head="diffusion", objective=name) for name in get_args(Objective)),
+    "denoising-steps": tuple(DecoderRow(f"{n} steps", head="diffusion", denoising_steps=n) for n in (1, 2, 5, 20)),
     "representation": (
-        Way("HybrIK", head="diffusion"),
-        Way("6D rotations", head="diffusion", representation="6d"),
+        DecoderRow("HybrIK", head="diffusion"),
+        DecoderRow("6D rotations", head="diffusion", representation="6d"),
     ),
     "protection": (
-        Way("ToMe", "unprotected"),
-        Way("ToMe + diffusion", "unprotected", "diffusion"),
-        Way("Mask-ToMe"),
-        Way("Mask-ToMe + diffusion", head="diffusion"),
+        DecoderRow("ToMe", "unprotected"),
+        DecoderRow("ToMe + diffusion", "unprotected", "diffusion"),
+        DecoderRow("Mask-ToMe"),
+        DecoderRow("Mask-ToMe + diffusion", head="diffusion"),
     ),
     # FastHMR Tab. 3 has 256, 512 and 1024 beside 27 x 512: the same shares of the reference's width
     "latents": tuple(
-        Way(f"{tokens} x {dim}", head="diffusion", latent=(tokens, dim))
+        DecoderRow(f"{tokens} x {dim}", head="diffusion", latent=(tokens, dim))
         for tokens, dim in ((9, 96), (9, 192), (9, 384), (27, 192))
     ),
-    "noise-seeds": tuple(Way(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
+    "noise-seeds": tuple(DecoderRow(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
 }
 
 
@@ -186,16 +186,16 @@ class DecoderComparison:
             return features(encoder, self.test.spec.name, split, self.frames, None, self.observer)
         return features(encoder, "synth-video", split, self.train_frames, self.mocap, self.observer)
 
-    def vae(self, way: Way) -> tuple[MotionVAE, str]:
+    def vae(self, entry: DecoderRow) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
-        if (way.latent or way.representation != "hybrik") and not self.budget.vae_steps:
+        if (entry.latent or entry.representation != "hybrik") and not self.budget.vae_steps:
             raise BadInput(
                 "representations and latents are compared by VAEs of equal training: say how long with --vae-steps"
             )
         if self.budget.vae_steps:
-            latent = dict(zip(("tokens", "dim"), way.latent or (), strict=False))
-            sizes = sizes_of("reference", representation=way.representation, **latent)
-            out = self.place("vae", way.representation, way.latent)
+            latent = dict(zip(("tokens", "dim"), entry.latent or (), strict=False))
+            sizes = sizes_of("reference", representation=entry.representation, **latent)
+            out = self.place("vae", entry.representation, entry.latent)
             config = TrainConfig(out=out, steps=self.budget.vae_steps, lr=VAE_LR, precision=self.budget.precision)
             path = train_vae(sizes, config, self.body, self.mocap)
         else:
@@ -207,12 +207,12 @@ class DecoderComparison:
         named = hashlib.sha256(json.dumps([*map(str, key), asdict(self.budget), str(self.mocap)]).encode()).hexdigest()
         return fasthmr_home() / "decoders" / named[:32]
 
-    def trained(self, way: Way) -> Callable[[Video], Tensor]:
+    def trained(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
         """What a row's head does to a video, trained if it has to be."""
-        model, (vae, sha256) = self.encoder(way.encoder), self.vae(way)
-        videos, val = (self.videos(way.encoder, split) for split in ("train", "val"))
+        model, (vae, sha256) = self.encoder(entry.encoder), self.vae(entry)
+        videos, val = (self.videos(entry.encoder, split) for split in ("train", "val"))
         encoder = encoder_id(model)
-        out = self.place(encoder, way.head, way.objective, sha256, self.train_frames)
+        out = self.place(encoder, entry.head, entry.objective, sha256, self.train_frames)
         config = TrainConfig(
             out=out,
             steps=self.budget.steps,
@@ -220,28 +220,28 @@ class DecoderComparison:
             lr=self.budget.lr,
             precision=self.budget.precision,
         )
-        if way.head in ("head", "start"):
+        if entry.head in ("head", "start"):
             decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
             task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
-            if way.head == "start":
+            if entry.head == "start":
                 return lambda video: decoder.video(video.features, video.said_betas)
             trained: Any = train(task.of(FrameHead(model.head)), config).weights
             head = trained.head.cpu()
             return lambda video: head(video.features)
-        predictor: Predictor = way.head  # type: ignore[assignment]  # the other heads are not trained
-        path = train_decoder(vae, videos, val, encoder, config, predictor, way.objective)
-        found = load_decoder(path, steps=way.denoising_steps, seed=way.noise_seed)
+        predictor: Predictor = entry.head  # type: ignore[assignment]  # the other heads are not trained
+        path = train_decoder(vae, videos, val, encoder, config, predictor, entry.objective)
+        found = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
         return lambda video: found.video(video.features, video.said_betas)
 
-    def head(self, way: Way) -> Callable[[Video], Tensor]:
+    def head(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
         """What a row's head does to a video."""
-        if way.head == "own":
+        if entry.head == "own":
             return lambda video: video.said_rotations
-        if way.head not in FILTERS:
-            return self.trained(way)
-        val = self.videos(way.encoder, "val")
-        scores = [self.score(filter_, val) for filter_ in FILTERS[way.head]]
-        best = FILTERS[way.head][int(np.argmin(scores))]
+        if entry.head not in FILTERS:
+            return self.trained(entry)
+        val = self.videos(entry.encoder, "val")
+        scores = [self.score(filter_, val) for filter_ in FILTERS[entry.head]]
+        best = FILTERS[entry.head][int(np.argmin(scores))]
         return lambda video: best(video, FPS)
 
     def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
@@ -251,22 +251,22 @@ class DecoderComparison:
         ]
         return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
 
-    def measure(self, way: Way, baseline: Errors | None) -> tuple[dict[str, Any], Errors]:
+    def measure(self, entry: DecoderRow, baseline: Errors | None) -> tuple[dict[str, Any], Errors]:
         """The figures of a row but for its speed, and its errors."""
-        self.observer(way.name, "", 0, 1)
-        head, videos = self.head(way), self.videos(way.encoder, self.test.spec.split)
-        self.heads[way.name] = partial(head, max(videos, key=len))
-        with torch.inference_mode():
+        self.observer(entry.name, "", 0, 1)
+        head, videos = self.head(entry), self.videos(entry.encoder, self.test.spec.split)
+        self.heads[entry.name] = partial(head, max(videos, key=len))
+        with torch.no_grad():
             guesses = [PosedBodies(head(v), v.said_betas) for v in videos]
         found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
-        errors = errors_row(way.name, found, self.test)
+        errors = errors_row(entry.name, found, self.test)
         rise = paired(found, baseline or found, self.test.recordings)
         row = {
-            **asdict(way),
+            **asdict(entry),
             **{key: errors[key] for key in KEYS},
             "per_clip": errors["per_clip"],
             "mpjpe_rise_mm": rise,
-            "vae_mm": asdict(gate(self.vae(way)[0], "test", self.body)) if way.latent else None,
+            "vae_mm": asdict(gate(self.vae(entry)[0], "test", self.body)) if entry.latent else None,
         }
         return row, found
 
@@ -301,7 +301,10 @@ def compared(
     """Every row of a table, measured on `data`; differences are paired, to the baseline and to the paper's decoder."""
     heads = DecoderComparison(model, recipe, data, budget, vae, frames, train_frames, mocap, observer)
     first, baseline = heads.measure(BASELINE, None)
-    measured = {BASELINE.name: (first, baseline), **{way.name: heads.measure(way, baseline) for way in TABLES[table]}}
+    measured = {
+        BASELINE.name: (first, baseline),
+        **{entry.name: heads.measure(entry, baseline) for entry in TABLES[table]},
+    }
     if DECODER.name in measured:
         for row, found in measured.values():
             row["over_decoder_mm"] = paired(found, measured[DECODER.name][1], heads.test.recordings)

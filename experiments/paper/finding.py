@@ -54,7 +54,7 @@ def every(*answers: bool | None) -> bool | None:
     return None if None in answers else True
 
 
-def told(found: Interval | None) -> str:
+def difference(found: Interval | None) -> str:
     """A difference in mm, in words."""
     if found is None:
         return "an unmeasured amount"

@@ -18,14 +18,14 @@ from experiments.search.trials import Record, Trial, front_of, later, of_artefac
 
 
 @dataclass(frozen=True)
-class Story:
+class Results:
     """Everything that a report tells: trials, other models on the same frames, and the study that they come from."""
 
     title: str
     trials: list[Trial]
     rivals: dict[str, dict[str, Record]]  # name -> split -> record
     objectives: tuple[Objective, ...]
-    asked: Study | None = None
+    spec: Study | None = None
     label_free: bool = False
     masks: str | None = None
 
@@ -40,36 +40,36 @@ class Story:
         return next((r for r in every if not r.recipe.steps), max(every, key=lambda r: r.macs.true))
 
 
-def story(names: Sequence[str], storage: str | None = None) -> Story:
+def load_results(names: Sequence[str], storage: str | None = None) -> Results:
     """What STUDY_OR_FOLDERS tell. Raises BadInput for none that tell anything, and where their figures cannot stand
     in one front, because they are of different data, splits, bodies or mask sources."""
     studies = [name for name in names if name.endswith(".yaml")]
     if len(studies) > 1:
         raise BadInput(f"{', '.join(studies)}: a front is of one study: report each in a folder of its own")
     artefacts = {name: of_artefact(Path(name)) for name in names if name not in studies}
-    told = of_study(studies[0], storage) if studies else of_folders(artefacts)
+    results = study_results(studies[0], storage) if studies else folder_results(artefacts)
     if studies:
         here = {name: {last.provenance["data"]["split"]: last} for name, (_, last) in artefacts.items()}
-        told = replace(told, rivals={**told.rivals, **here})
-    refuse_mixture(told)
-    return told
+        results = replace(results, rivals={**results.rivals, **here})
+    refuse_mixture(results)
+    return results
 
 
-def of_study(path: str, storage: str | None) -> Story:
+def study_results(path: str, storage: str | None) -> Results:
     """A study as its storage has it; raises BadInput where no trial of it is over."""
-    asked = read_study(path)
-    study = loaded(asked, storage or default_storage(asked.name))
-    trials = trials_of(study, asked)
+    spec = read_study(path)
+    study = loaded(spec, storage or default_storage(spec.name))
+    trials = trials_of(study, spec)
     if not any(t.record for t in trials):
-        raise BadInput(f"the study '{asked.name}' has no trial that was measured: run `fasthmr search {path}` first")
-    said: dict[str, Any] = study.user_attrs.get(ASKED, {})
-    return Story(asked.name, trials, rivals_of(study, asked), asked.objectives, asked, **said)
+        raise BadInput(f"the study '{spec.name}' has no trial that was measured: run `fasthmr search {path}` first")
+    stored: dict[str, Any] = study.user_attrs.get(ASKED, {})
+    return Results(spec.name, trials, rivals_of(study, spec), spec.objectives, spec, **stored)
 
 
-def rivals_of(study: optuna.Study, asked: Study) -> dict[str, dict[str, Record]]:
+def rivals_of(study: optuna.Study, spec: Study) -> dict[str, dict[str, Record]]:
     """Other models, as far as they were measured."""
     found: dict[str, dict[str, Record]] = {}
-    for name in asked.rivals:
+    for name in spec.rivals:
         for split in ("val", "test"):
             record = read(study.user_attrs.get(later("rival", split, name)))
             if record:
@@ -77,7 +77,7 @@ def rivals_of(study: optuna.Study, asked: Study) -> dict[str, dict[str, Record]]
     return found
 
 
-def of_folders(artefacts: dict[str, tuple[Record, Record]]) -> Story:
+def folder_results(artefacts: dict[str, tuple[Record, Record]]) -> Results:
     """Compressed models, each with its original, as trials that were drawn by hand."""
     originals = {first.provenance["model"]["sha256"]: first for first, _ in artefacts.values()}
     named = [(first.provenance["model"]["name"], first) for first in originals.values()]
@@ -86,14 +86,16 @@ def of_folders(artefacts: dict[str, tuple[Record, Record]]) -> Story:
         Trial(i, "complete", name, {}, record, test=record if split_of(record) == "test" else None)
         for i, (name, record) in enumerate(named)
     ]
-    return Story("compressed models", trials, {}, ("macs", "mpjpe_mm"), label_free=named[0][1].provenance["label_free"])
+    return Results(
+        "compressed models", trials, {}, ("macs", "mpjpe_mm"), label_free=named[0][1].provenance["label_free"]
+    )
 
 
-def refuse_mixture(told: Story) -> None:
+def refuse_mixture(results: Results) -> None:
     """Raise BadInput where figures that would stand side by side are not of the same frames and body."""
     side_by_side = [
-        [("a trial", t.record) for t in told.trials if t.record] + labelled(told.rivals, "val"),
-        [("the study", t.test) for t in told.trials if t.test] + labelled(told.rivals, "test"),
+        [("a trial", t.record) for t in results.trials if t.record] + labelled(results.rivals, "val"),
+        [("the study", t.test) for t in results.trials if t.test] + labelled(results.rivals, "test"),
     ]
     for group in side_by_side:
         for name, record in group[1:]:
@@ -101,7 +103,7 @@ def refuse_mixture(told: Story) -> None:
             unlike = [f"{key} {mine[key]} and {first[key]}" for key in first if first[key] != mine[key]]
             if unlike:
                 raise BadInput(f"{name} cannot stand in one front with {group[0][0]}: {', '.join(unlike)}")
-    for name, records in told.rivals.items():
+    for name, records in results.rivals.items():
         if not {"val", "test"} & {*records}:
             raise BadInput(f"{name} was measured on {', '.join(records)}: a study shows val and test")
 
@@ -126,23 +128,23 @@ def split_of(record: Record) -> str:
 # ---- front.json
 
 
-def result(told: Story) -> dict[str, Any]:
+def result(results: Results) -> dict[str, Any]:
     """What `search --json` and front.json say, see contracts.md."""
-    feasible = [t.record.values(told.objectives) for t in told.trials if t.state == "complete" and t.record]
+    feasible = [t.record.values(results.objectives) for t in results.trials if t.state == "complete" and t.record]
     reference = reference_point(feasible) if feasible else None
-    rows = [t.record.values(told.objectives) if t.record and t.state == "complete" else None for t in told.trials]
-    first = told.original
+    rows = [t.record.values(results.objectives) if t.record and t.state == "complete" else None for t in results.trials]
+    first = results.original
     return {
-        "objectives": list(told.objectives),
+        "objectives": list(results.objectives),
         "reference_point": reference and list(reference),
-        "trials": [entry(t, told.objectives) for t in told.trials],
-        "front": [t.number for t in told.front],
+        "trials": [entry(t, results.objectives) for t in results.trials],
+        "front": [t.number for t in results.front],
         "hypervolume": grown(rows, reference) if reference else [],
         "rivals": [
-            {"name": name, **{f"{split}_values": r.values(told.objectives) for split, r in records.items()}}
-            for name, records in told.rivals.items()
+            {"name": name, **{f"{split}_values": r.values(results.objectives) for split, r in records.items()}}
+            for name, records in results.rivals.items()
         ],
-        "beaten": beaten(told),
+        "beaten": beaten(results),
         "provenance": {**first.provenance, "schema": "fasthmr.search/1"},
     }
 
@@ -164,17 +166,17 @@ def entry(t: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
     }
 
 
-def beaten(told: Story) -> list[str]:
+def beaten(results: Results) -> list[str]:
     """Where on test another model is better in every objective than points of the front, or a recipe made by hand is
     better than those that were drawn."""
-    points = [t for t in told.front if t.test]
+    points = [t for t in results.front if t.test]
     drawn = [t for t in points if not t.name]
-    by_hand = [(t.name, t.test, drawn) for t in told.trials if t.name and t.test and t.test.recipe.steps]
-    others = [(name, records["test"], points) for name, records in told.rivals.items() if "test" in records]
+    by_hand = [(t.name, t.test, drawn) for t in results.trials if t.name and t.test and t.test.recipe.steps]
+    others = [(name, records["test"], points) for name, records in results.rivals.items() if "test" in records]
     found = []
     for name, record, against in [*by_hand, *others]:
-        mine = record.values(told.objectives)
-        worse = [t.number for t in against if t.test and dominates(mine, t.test.values(told.objectives))]
+        mine = record.values(results.objectives)
+        worse = [t.number for t in against if t.test and dominates(mine, t.test.values(results.objectives))]
         if worse:
             noun = "points" if len(worse) > 1 else "point"
             found.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
@@ -184,10 +186,10 @@ def beaten(told: Story) -> list[str]:
 COLUMNS = ("point", "layers", "tokens", "M params", "GMACs", "val mm", "test mm", "rise on test", "note")
 
 
-def rows(told: Story) -> list[tuple[str, ...]]:
+def rows(results: Results) -> list[tuple[str, ...]]:
     """A row for each point of the front, for its recovery, and for other models."""
-    first, points = told.original, told.front
-    on_test = front([t.test.values(told.objectives) for t in points if t.test])
+    first, points = results.original, results.front
+    on_test = front([t.test.values(results.objectives) for t in points if t.test])
     still = [t for i, t in enumerate([t for t in points if t.test]) if i in on_test]
     found = []
     for t in points:
@@ -195,14 +197,14 @@ def rows(told: Story) -> list[tuple[str, ...]]:
         found.append(row(title(t), t.record, t.test, first, note))
         if t.recovered:
             found.append(row(f"{title(t)}, recovered", t.recovered.get("val"), t.recovered.get("test"), first, ""))
-    for name, records in told.rivals.items():
+    for name, records in results.rivals.items():
         found.append(row(name, records.get("val"), records.get("test"), first, "another model"))
     return found
 
 
-def found_on(told: Story) -> str:
+def found_on(results: Results) -> str:
     """Which split chose the points."""
-    return "found on val" if told.asked else f"measured on {split_of(told.original)}"
+    return "found on val" if results.spec else f"measured on {split_of(results.original)}"
 
 
 def title(t: Trial) -> str:

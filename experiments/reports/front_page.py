@@ -17,7 +17,7 @@ from compress.recipe import Recipe
 from experiments.reports import compression as report
 from experiments.reports import pictures, plots
 from experiments.reports.compression import rendered
-from experiments.reports.front import COLUMNS, Story, found_on, frames_of, result, rows, split_of, title
+from experiments.reports.front import COLUMNS, Results, found_on, frames_of, result, rows, split_of, title
 from experiments.search.lab import Lab
 from experiments.search.storage import quiet
 from experiments.search.study import Objective, Study
@@ -35,19 +35,19 @@ UNITS = {
 }
 
 
-def write(told: Story, out: Path, observer: Observer = silent) -> dict[str, Any]:
+def write(results: Results, out: Path, observer: Observer = silent) -> dict[str, Any]:
     """Write the report folder, whole or not at all; returns what front.json says."""
-    said = result(told)
-    shown = trials_plot(told, split_of(told.original))
-    on_test = trials_plot(told, "test") if told.asked and any(t.test for t in told.front) else None
-    tabled = table(told.trials)
+    summary = result(results)
+    shown = trials_plot(results, split_of(results.original))
+    on_test = trials_plot(results, "test") if results.spec and any(t.test for t in results.front) else None
+    tabled = table(results.trials)
     contents = {
-        "front.json": json.dumps(said, indent=1, allow_nan=False).encode(),
-        "report.html": page(told, said, shown, on_test, observer).encode(),
+        "front.json": json.dumps(summary, indent=1, allow_nan=False).encode(),
+        "report.html": page(results, summary, shown, on_test, observer).encode(),
         "front.png": plots.png(on_test or shown),
         "trials.csv": csv(tabled),
         "trials.parquet": parquet(tabled),
-        **{f"{name}.yaml": recipe_text(r.recipe, name).encode() for t in told.front for name, r in copied(t)},
+        **{f"{name}.yaml": recipe_text(r.recipe, name).encode() for t in results.front for name, r in copied(t)},
     }
     try:
         with atomic_folder(out) as folder:
@@ -55,53 +55,53 @@ def write(told: Story, out: Path, observer: Observer = silent) -> dict[str, Any]
                 (folder / name).write_bytes(content)
     except OSError as error:
         raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
-    return said
+    return summary
 
 
-def page(told: Story, said: dict[str, Any], shown: Any, on_test: Any, observer: Observer) -> str:
+def page(results: Results, summary: dict[str, Any], shown: Any, on_test: Any, observer: Observer) -> str:
     """The HTML."""
-    first = told.original
+    first = results.original
     data, source = first.provenance["data"], first.provenance
-    tested = next((t.test for t in told.front if t.test), None)
-    lab = Lab(told.asked, told.label_free, told.masks) if told.asked else None
+    tested = next((t.test for t in results.front if t.test), None)
+    lab = Lab(results.spec, results.label_free, results.masks) if results.spec else None
     points = []
-    for t in told.front:
-        points.append(point(told, t, lab))
-        observer("drawing the front", "", len(points), len(told.front))
+    for t in results.front:
+        points.append(point(results, t, lab))
+        observer("drawing the front", "", len(points), len(results.front))
     split = tested.provenance["data"] if tested else data
-    shown_on = f"; shown on {split['split']}, {split['frames']} frames" if told.asked else ""
-    reference = zip(told.objectives, said["reference_point"] or (), strict=False)
+    shown_on = f"; shown on {split['split']}, {split['frames']} frames" if results.spec else ""
+    reference = zip(results.objectives, summary["reference_point"] or (), strict=False)
     return rendered(
         "front.html",
-        title=f"Front of {told.title}",
-        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(told)}, {data['frames']} frames{shown_on} of "
-        f"{split['clips']} recordings; masks: {data['mask_source']}; "
+        title=f"Front of {results.title}",
+        subtitle=f"{source['model']['name']}, {data['name']}: {found_on(results)}, {data['frames']} frames"
+        f"{shown_on} of {split['clips']} recordings; masks: {data['mask_source']}; "
         f"{source['device']}, {source['threads']} threads"
-        + ("; errors are distances to the original model" if told.label_free else ""),
-        headline=headline(told),
-        beaten=said["beaten"],
-        searched=told.asked is not None,
+        + ("; errors are distances to the original model" if results.label_free else ""),
+        headline=headline(results),
+        beaten=summary["beaten"],
+        searched=results.spec is not None,
         plot=plots.svg(shown),
         on_test=plots.svg(on_test) if on_test else "",
         columns=COLUMNS,
-        rows=rows(told),
-        growth=plots.svg(plots.growth(said["hypervolume"])) if said["hypervolume"] and told.asked else "",
+        rows=rows(results),
+        growth=plots.svg(plots.growth(summary["hypervolume"])) if summary["hypervolume"] and results.spec else "",
         reference=", ".join(f"{name} {value:.4g}" for name, value in reference),
-        importance=importance_plot(told),
-        split=plots.svg(cost_plot(told)) if any(parts(t) for t in told.front) else "",
-        joints=joints_plot(told),
+        importance=importance_plot(results),
+        split=plots.svg(cost_plot(results)) if any(parts(t) for t in results.front) else "",
+        joints=joints_plot(results),
         points=points,
-        trials=[trial_row(t) for t in told.trials],
+        trials=[trial_row(t) for t in results.trials],
         provenance=json.dumps(source, indent=1),
     )
 
 
-def headline(told: Story) -> list[tuple[str, str]]:
+def headline(results: Results) -> list[tuple[str, str]]:
     """(figure, what it is)."""
-    first = told.original
-    tested = [t.test for t in told.front if t.test]
+    first = results.original
+    tested = [t.test for t in results.front if t.test]
     near = [r for r in tested if r.mpjpe_rise_mm.mean <= NEAR_MM]
-    found = [(str(len(told.front)), "points on the front"), (str(len(told.trials)), "trials")]
+    found = [(str(len(results.front)), "points on the front"), (str(len(results.trials)), "trials")]
     if near:
         cheapest = min(near, key=lambda r: r.macs.true)
         found.append((f"{cheapest.macs.true / first.macs.true:.0%}", f"of the MACs within {NEAR_MM:g} mm on test"))
@@ -109,10 +109,10 @@ def headline(told: Story) -> list[tuple[str, str]]:
     return found
 
 
-def trials_plot(told: Story, split: str) -> Any:
+def trials_plot(results: Results, split: str) -> Any:
     """Error over cost of everything that was measured on a split."""
-    cost = next(o for o in told.objectives if o in ("macs", "latency_ms"))
-    on_front = told.front
+    cost = next(o for o in results.objectives if o in ("macs", "latency_ms"))
+    on_front = results.front
 
     def record(t: Trial) -> Record | None:
         return t.test if split == "test" else t.record
@@ -120,35 +120,35 @@ def trials_plot(told: Story, split: str) -> Any:
     def points(some: Iterable[tuple[str, Record | None]]) -> list[plots.Point]:
         return [plots.Point(n, r.value(cost) / UNITS[cost][1], r.mpjpe_mm.mean) for n, r in some if r]
 
-    rest = [t for t in told.trials if t not in on_front and record(t) and t.same_as is None]
+    rest = [t for t in results.trials if t not in on_front and record(t) and t.same_as is None]
     groups = {
         "front": points((str(t.number), record(t)) for t in on_front),
         "dominated": points(("", record(t)) for t in rest if t.state == "complete" and not t.name),
         "infeasible": points(("", record(t)) for t in rest if t.state == "infeasible"),
         "made by hand": points((t.name, record(t)) for t in rest if t.state == "complete" and t.name),
-        "other models": points((name, records.get(split)) for name, records in told.rivals.items()),
+        "other models": points((name, records.get(split)) for name, records in results.rivals.items()),
         "recovered": points((f"{t.number}", t.recovered.get(split)) for t in on_front),
     }
     groups = {kind: found for kind, found in groups.items() if found}
     return plots.trades(groups, f"{UNITS[cost][0]} per frame", f"MPJPE on {split}, mm")
 
 
-def importance_plot(told: Story) -> str:
+def importance_plot(results: Results) -> str:
     """How much each knob decides about each objective (PED-ANOVA); nothing where too few trials were drawn."""
-    drawn = [t for t in told.trials if t.record and t.params and t.state != "failed"]
-    if told.asked is None or len(drawn) < 8:
+    drawn = [t for t in results.trials if t.record and t.params and t.state != "failed"]
+    if results.spec is None or len(drawn) < 8:
         return ""
     quiet()
-    shares = {o: importance(drawn, told.asked, o) for o in told.objectives}
+    shares = {o: importance(drawn, results.spec, o) for o in results.objectives}
     known: dict[str, dict[str, float]] = {o: share for o, share in shares.items() if share}
     return plots.svg(plots.importances(known)) if known else ""
 
 
-def importance(drawn: Sequence[Trial], asked: Study, objective: Objective) -> dict[str, float]:
+def importance(drawn: Sequence[Trial], spec: Study, objective: Objective) -> dict[str, float]:
     """Watanabe et al. 2023, "PED-ANOVA" (arXiv:2304.10255), of the drawn trials alone: what is made by hand has no
     knobs."""
     study = optuna.create_study()
-    ranges, distributions = asked.ranges(), asked.distributions()
+    ranges, distributions = spec.ranges(), spec.distributions()
     for t in drawn:
         values = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
         inside = {k: v for k, v in values.items() if distributions[k]._contains(v)}
@@ -169,14 +169,14 @@ def parts(t: Trial) -> dict[str, float]:
     return {name: value for name, value in found.items() if value > 1e-3 * sum(found.values())}
 
 
-def cost_plot(told: Story) -> Any:
-    return plots.split({str(t.number): parts(t) for t in told.front}, "GMACs per frame")
+def cost_plot(results: Results) -> Any:
+    return plots.split({str(t.number): parts(t) for t in results.front}, "GMACs per frame")
 
 
-def joints_plot(told: Story) -> str:
+def joints_plot(results: Results) -> str:
     """By how much each joint's error rises over the original's, on test where the front was measured there."""
-    records = {str(t.number): t.test or t.record for t in told.front}
-    every = [t for t in told.trials if t.record and not t.record.recipe.steps]
+    records = {str(t.number): t.test or t.record for t in results.front}
+    every = [t for t in results.trials if t.record and not t.record.recipe.steps]
     first = every[0].test or every[0].record if every else None
     rises = {
         name: {joint: value - first.per_joint_mm[joint] for joint, value in record.per_joint_mm.items()}
@@ -195,13 +195,13 @@ def trial_row(t: Trial) -> tuple[str, ...]:
     return (str(t.number), t.state, *figures, t.name or knobs, t.reason or over or same)
 
 
-def point(told: Story, t: Trial, lab: Lab | None) -> dict[str, Any]:
+def point(results: Results, t: Trial, lab: Lab | None) -> dict[str, Any]:
     """A section of the page for a point of the front: recipe, command, layers and pictures."""
     assert t.record is not None  # a front is of measured trials
     layers = next((plan for plan in report.decisions(t.record.plans) if plan.get("windows")), None)
     return {
         "title": title(t),
-        "copies": [(recipe_text(r.recipe, name), command(told, r, name)) for name, r in copied(t)],
+        "copies": [(recipe_text(r.recipe, name), command(results, r, name)) for name, r in copied(t)],
         "layers": plots.layer_map(layers["made_for"]["depth"], layers["windows"]) if layers else "",
         "merged": " ".join(plan.describe() for plan in t.record.plans if not plan.empty),
         "strips": strips(lab, t) if lab else [],
@@ -222,7 +222,7 @@ def copied(t: Trial) -> list[tuple[str, Record]]:
     return [(name, record) for name, record in found.items() if record]
 
 
-def command(told: Story, record: Record, name: str) -> str:
+def command(results: Results, record: Record, name: str) -> str:
     """How to make this model again."""
     source = record.provenance
     data, calib = source["data"], source.get("calib")
@@ -230,7 +230,7 @@ def command(told: Story, record: Record, name: str) -> str:
         f"fasthmr compress {name}.yaml --model {source['model']['name']}",
         f"--data {report.asked(data)} --frames {data['frames']}",
         *([f"--calib-frames {calib['frames']}"] if calib else []),
-        *(["--label-free"] if told.label_free else []),
+        *(["--label-free"] if results.label_free else []),
         f"--out {name}",
     ]
     return " ".join(words)
@@ -261,6 +261,6 @@ def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:
         meshes = [pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)]
         found.append((f"Body that the {who} model sees", meshes))
     return [
-        (name, [(pictures.data_uri(picture, "jpeg"), said) for picture, said in zip(row, words, strict=True)])
+        (name, [(pictures.data_uri(picture, "jpeg"), summary) for picture, summary in zip(row, words, strict=True)])
         for name, row in found
     ]

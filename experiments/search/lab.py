@@ -86,7 +86,7 @@ class Lab:
         step = self.study.recover.step
         pairs = [*zip(record.recipe.steps, record.plans, strict=True), (step, step)]
         pairs.sort(key=lambda pair: pair[0].stage)
-        recipe = record.recipe.model_copy(update={"steps": tuple(asked for asked, _ in pairs)})
+        recipe = record.recipe.model_copy(update={"steps": tuple(spec for spec, _ in pairs)})
         model, context = self.made([planned for _, planned in pairs])
         return {split: self.record(recipe, model, context, split) for split in ("val", "test")}
 

@@ -27,16 +27,16 @@ from experiments.search.pareto import Values, grown, hypervolume, reference_poin
 from experiments.search.storage import default_storage, quiet
 from experiments.search.study import Sampler, Study, read_study
 from experiments.search.trials import IMPOSSIBLE, Trial
-from experiments.search.workers import FAR_MM, Job, claimed, enqueue_baselines, opened, sampler, search, turned
+from experiments.search.workers import FAR_MM, Job, enqueue_baselines, opened, record_purpose, sampler, search, turned
 
 Cell = tuple[float, ...]  # a value of each knob, as optuna has it
 Measured = dict[Cell, Values | None]  # None: impossible
 
 
-def cells(asked: Study) -> list[Cell]:
+def cells(spec: Study) -> list[Cell]:
     """Every point of a study's space."""
     axes = []
-    for knob in asked.ranges().values():
+    for knob in spec.ranges().values():
         count = round((knob.high - knob.low) / knob.step) + 1
         axes.append([knob.low + i * knob.step for i in range(count)])
     return list(product(*axes))
@@ -44,44 +44,44 @@ def cells(asked: Study) -> list[Cell]:
 
 def measure(job: Job, observer: Observer) -> list[Trial]:
     """Measure every recipe of the space that was not measured yet; returns all trials."""
-    names, study = list(job.asked.ranges()), opened(job)
-    claimed(study, job, Lab(job.asked))
-    enqueue_baselines(study, job.asked)
+    names, study = list(job.spec.ranges()), opened(job)
+    record_purpose(study, job, Lab(job.spec))
+    enqueue_baselines(study, job.spec)
     there = {cell_of(t.params | t.system_attrs.get("fixed_params", {}), names) for t in study.get_trials()}
-    every = cells(job.asked)
+    every = cells(job.spec)
     for cell in every:
         if cell not in there:
             study.enqueue_trial(dict(zip(names, cell, strict=True)))
     waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
     complete = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return search(Job(job.asked, job.storage, complete + waiting, job.workers), observer)
+    return search(Job(job.spec, job.storage, complete + waiting, job.workers), observer)
 
 
 def cell_of(params: Mapping[str, Any], names: list[str]) -> Cell | None:
     return tuple(params[name] for name in names) if params.keys() >= {*names} else None
 
 
-def tabled(trials: list[Trial], asked: Study) -> Measured:
+def tabled(trials: list[Trial], spec: Study) -> Measured:
     """What was measured of each point of the space."""
-    ranges, names = asked.ranges(), list(asked.ranges())
+    ranges, names = spec.ranges(), list(spec.ranges())
     found: Measured = {}
     for t in trials:
         places = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
         cell = cell_of(places, names)
         if cell is not None:
-            found[cell] = t.record.values(asked.objectives) if t.record else None
+            found[cell] = t.record.values(spec.objectives) if t.record else None
     return found
 
 
-def replayed(measured: Measured, asked: Study, name: Sampler, seed: int, trials: int) -> list[Values | None]:
+def replayed(measured: Measured, spec: Study, name: Sampler, seed: int, trials: int) -> list[Values | None]:
     """What a sampler draws, trial after trial, where the table answers in the place of a model."""
     quiet()
-    chosen = asked.model_copy(update={"sampler": name, "seed": seed})
-    study = optuna.create_study(directions=["minimize"] * len(asked.objectives), sampler=sampler(chosen))
+    chosen = spec.model_copy(update={"sampler": name, "seed": seed})
+    study = optuna.create_study(directions=["minimize"] * len(spec.objectives), sampler=sampler(chosen))
     seen: list[Values | None] = []
 
     def objective(trial: optuna.Trial) -> Values:
-        seen.append(measured.get(tuple(turned(trial, asked).values())))
+        seen.append(measured.get(tuple(turned(trial, spec).values())))
         value = seen[-1]
         if value is None:
             trial.set_constraint(IMPOSSIBLE, FAR_MM)
@@ -92,13 +92,13 @@ def replayed(measured: Measured, asked: Study, name: Sampler, seed: int, trials:
     return seen
 
 
-def curves(measured: Measured, asked: Study, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
+def curves(measured: Measured, spec: Study, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
     """Hypervolume (seeds, trials) of each sampler, as a share of that of all recipes."""
     possible = [value for value in measured.values() if value is not None]
     reference = reference_point(possible)
     whole = hypervolume(possible, reference)
     return {
-        name: np.array([grown(replayed(measured, asked, name, seed, trials), reference) for seed in range(seeds)])
+        name: np.array([grown(replayed(measured, spec, name, seed, trials), reference) for seed in range(seeds)])
         / whole
         for name in get_args(Sampler)
     }
@@ -113,13 +113,13 @@ def main(
     seeds: int = 10,
 ) -> None:
     refuse_existing(out)
-    asked = read_study(study)
+    spec = read_study(study)
     with progress_bar() as bar:
-        done = measure(Job(asked, storage or default_storage(asked.name), 0, workers), progress_callback(bar))
-    measured = tabled(done, asked)
-    found = curves(measured, asked, trials, seeds)
+        done = measure(Job(spec, storage or default_storage(spec.name), 0, workers), progress_callback(bar))
+    measured = tabled(done, spec)
+    found = curves(measured, spec, trials, seeds)
     bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}
-    said = {
+    stored = {
         "recipes": len(measured),
         "impossible": sum(value is None for value in measured.values()),
         "seeds": seeds,
@@ -127,7 +127,7 @@ def main(
         "provenance": next(t.record.provenance for t in done if t.record),
     }
     figure = plots.bands(found)
-    atomic_write(out / "replay.json", json.dumps(said, indent=1).encode())
+    atomic_write(out / "replay.json", json.dumps(stored, indent=1).encode())
     atomic_write(out / "replay.svg", plots.svg(figure).encode())
     atomic_write(out / "replay.png", plots.png(figure))
     for name, values in found.items():

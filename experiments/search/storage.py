@@ -83,10 +83,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
-def asked_for(asked: Study) -> dict[str, Any]:
+def asked_for(spec: Study) -> dict[str, Any]:
     """What of a study file its trials depend on, as JSON values; space, sampler and baselines may change."""
-    parts = {"frames": asked.frames.model_dump(), "objectives": list(asked.objectives)}
-    return {**parts, "steps": asked.recipe.id, "max_error_mm": asked.max_error_mm}
+    parts = {"frames": spec.frames.model_dump(), "objectives": list(spec.objectives)}
+    return {**parts, "steps": spec.recipe.id, "max_error_mm": spec.max_error_mm}
 
 
 def refuse_other(study: optuna.Study, mine: dict[str, Any], url: str) -> None:
@@ -100,15 +100,15 @@ def refuse_other(study: optuna.Study, mine: dict[str, Any], url: str) -> None:
         )
 
 
-def loaded(asked: Study, url: str) -> optuna.Study:
+def loaded(spec: Study, url: str) -> optuna.Study:
     """The study as an earlier search left it; raises BadInput where there is none or it is another one."""
     with reaching(url):
         try:
-            study = optuna.load_study(study_name=asked.name, storage=connected(url))
-            refuse_other(study, asked_for(asked), url)
+            study = optuna.load_study(study_name=spec.name, storage=connected(url))
+            refuse_other(study, asked_for(spec), url)
             return study
         except KeyError as error:
-            raise BadInput(f"--storage {shown(url)}: there is no study '{asked.name}' yet: search first") from error
+            raise BadInput(f"--storage {shown(url)}: there is no study '{spec.name}' yet: search first") from error
 
 
 def revive(study: optuna.Study) -> None:

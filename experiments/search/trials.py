@@ -126,16 +126,16 @@ class Trial:
     recovered: dict[str, Record] = field(default_factory=dict)  # by split
 
 
-def trials_of(study: optuna.Study, asked: Study) -> list[Trial]:
+def trials_of(study: optuna.Study, spec: Study) -> list[Trial]:
     """All trials of a study that are over, in order."""
     over = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    return [trial_of(t, study.user_attrs, asked) for t in over]
+    return [trial_of(t, study.user_attrs, spec) for t in over]
 
 
-def trial_of(trial: FrozenTrial, said: dict[str, Any], asked: Study) -> Trial:
+def trial_of(trial: FrozenTrial, stored: dict[str, Any], spec: Study) -> Trial:
     """A finished trial of optuna's as one of ours; `said` are the study's attributes."""
     attrs = trial.user_attrs
-    number, name, ranges = trial.number, attrs.get(BASELINE, ""), asked.ranges()
+    number, name, ranges = trial.number, attrs.get(BASELINE, ""), spec.ranges()
     params = words({k: v for k, v in trial.params.items() if k in ranges}, ranges)
     if trial.state != TrialState.COMPLETE:
         reason = attrs.get(REASON, "its worker was stopped; it was run again as another trial")
@@ -144,7 +144,7 @@ def trial_of(trial: FrozenTrial, said: dict[str, Any], asked: Study) -> Trial:
     if record is None:
         return Trial(number, "failed", name, params, reason="its record in the storage is damaged")
     violation = trial.constraints.get(CONSTRAINT, 0.0)
-    recovered = {split: read(said.get(later("recovered", split, record.recipe_id))) for split in ("val", "test")}
+    recovered = {split: read(stored.get(later("recovered", split, record.recipe_id))) for split in ("val", "test")}
     return Trial(
         number,
         "infeasible" if violation > 0 else "complete",
@@ -153,7 +153,7 @@ def trial_of(trial: FrozenTrial, said: dict[str, Any], asked: Study) -> Trial:
         record,
         max(0.0, violation),
         same_as=attrs.get(SAME_AS),
-        test=read(said.get(later("front", "test", record.recipe_id))),
+        test=read(stored.get(later("front", "test", record.recipe_id))),
         recovered={split: found for split, found in recovered.items() if found},
     )
 
@@ -211,10 +211,10 @@ def line(trial: Trial) -> dict[str, Any]:
         "test": trial.test,
         **{f"recovered_{k}": v for k, v in trial.recovered.items()},
     }
-    for split, said in measured.items():
-        if said:
-            found[f"{split}_frames"] = said.provenance["data"]["frames"]
-            found |= {f"{split}_{name}": value for name, value in flat(said).items()}
+    for split, stored in measured.items():
+        if stored:
+            found[f"{split}_frames"] = stored.provenance["data"]["frames"]
+            found |= {f"{split}_{name}": value for name, value in flat(stored).items()}
     return found
 
 
@@ -232,11 +232,11 @@ def of_artefact(folder: Path) -> tuple[Record, Record]:
     """The original and the last row of what `fasthmr compress` wrote; raises BadInput for anything else."""
     _, plans, contents = checked(folder)
     try:
-        said = json.loads(contents["result.json"])
-        first, last = said["rows"][0], said["rows"][-1]
+        stored = json.loads(contents["result.json"])
+        first, last = stored["rows"][0], stored["rows"][-1]
         recipe = Recipe.parse(contents["recipe.yaml"].decode(), "recipe.yaml")
         none = Recipe(schema_version=1, name=recipe.name, steps=())
-        return of_row(first, none, (), said["provenance"]), of_row(last, recipe, plans, said["provenance"])
+        return of_row(first, none, (), stored["provenance"]), of_row(last, recipe, plans, stored["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
 
@@ -247,7 +247,7 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
             "tokens", "protected_merged_share")  # fmt: skip
     end = None if row["mpjpe_mm"]["lo"] is None else 0.0
     nothing, errors = {"mean": 0.0, "lo": end, "hi": end}, row.get("per_joint_mm", {})
-    said = {
+    stored = {
         **{key: row[key] for key in same},
         "recipe": recipe.model_dump(mode="json"),
         "recipe_id": recipe.id,
@@ -259,7 +259,7 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
         "worst": (),
         **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
     }
-    return Record.model_validate_json(json.dumps(said))
+    return Record.model_validate_json(json.dumps(stored))
 
 
 def csv(found: pd.DataFrame) -> bytes:

@@ -64,7 +64,7 @@ POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
 class Job:
     """A study, where its trials are kept, and how many of them there shall be."""
 
-    asked: Study
+    spec: Study
     storage: str
     trials: int
     workers: int = 1
@@ -78,37 +78,37 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
     Goes on where an earlier search of the same study stopped. Raises BadInput for a study that was made for something
     else, a storage that cannot be reached or written, a recipe that does not fit the model, and where trials only fail.
     """
-    if "latency_ms" in job.asked.objectives and job.workers > 1:
+    if "latency_ms" in job.spec.objectives and job.workers > 1:
         raise BadInput("workers beside each other disturb the measured latency: take --workers 1, or macs as objective")
     with reaching(job.storage):
-        lab = Lab(job.asked, job.label_free, job.masks, observer)
-        lab.refuse(job.asked.recipe)
+        lab = Lab(job.spec, job.label_free, job.masks, observer)
+        lab.refuse(job.spec.recipe)
         study = opened(job)
-        claimed(study, job, lab)
-        enqueue_baselines(study, job.asked)
+        record_purpose(study, job, lab)
+        enqueue_baselines(study, job.spec)
         if job.workers == 1:
             work(job, lab=lab)
         else:
             supervised(job, study, observer)
-        return trials_of(study, job.asked)
+        return trials_of(study, job.spec)
 
 
 def opened(job: Job, worker: int = 0) -> optuna.Study:
     """The study in its storage, made where there is none; each worker's sampler has a seed of its own."""
     study = optuna.create_study(
         storage=connected(job.storage),
-        study_name=job.asked.name,
-        directions=["minimize"] * len(job.asked.objectives),
+        study_name=job.spec.name,
+        directions=["minimize"] * len(job.spec.objectives),
         load_if_exists=True,
     )
-    study.sampler = sampler(job.asked, worker, len(study.get_trials(deepcopy=False)))
+    study.sampler = sampler(job.spec, worker, len(study.get_trials(deepcopy=False)))
     return study
 
 
-def claimed(study: optuna.Study, job: Job, lab: Lab) -> None:
+def record_purpose(study: optuna.Study, job: Job, lab: Lab) -> None:
     """Write what the study is made for into it; raises BadInput where it was made for something else."""
     mine = {
-        **asked_for(job.asked),
+        **asked_for(job.spec),
         "model": lab.model.sha256,
         "data": str(lab.frames("val").spec),
         "body": body_for(lab.frames("val"), lab.model).sha256,
@@ -117,15 +117,15 @@ def claimed(study: optuna.Study, job: Job, lab: Lab) -> None:
     if MADE_FOR in study.user_attrs or study.get_trials(deepcopy=False):
         refuse_other(study, mine, job.storage)
     else:
-        study.set_metric_names(list(job.asked.objectives))
+        study.set_metric_names(list(job.spec.objectives))
         study.set_user_attr(MADE_FOR, mine)
     study.set_user_attr(ASKED, {"label_free": job.label_free, "masks": job.masks})
 
 
-def enqueue_baselines(study: optuna.Study, asked: Study) -> None:
+def enqueue_baselines(study: optuna.Study, spec: Study) -> None:
     """Put what is made by hand before everything that is drawn; what is there already stays."""
     there = {t.user_attrs.get(BASELINE) for t in study.get_trials(deepcopy=False)}
-    for name, recipe in asked.made_by_hand().items():
+    for name, recipe in spec.made_by_hand().items():
         if name not in there:
             study.enqueue_trial({}, user_attrs={BASELINE: name, RECIPE: recipe.model_dump(mode="json")})
 
@@ -133,13 +133,13 @@ def enqueue_baselines(study: optuna.Study, asked: Study) -> None:
 # ---- samplers
 
 
-def sampler(asked: Study, worker: int = 0, trials: int = 0) -> BaseSampler:
+def sampler(spec: Study, worker: int = 0, trials: int = 0) -> BaseSampler:
     """The sampler of a study's name for it, seeded for this worker and this start."""
-    seed = int(np.random.SeedSequence([asked.seed, worker, trials]).generate_state(1)[0])
-    if asked.sampler == "tpe":
+    seed = int(np.random.SeedSequence([spec.seed, worker, trials]).generate_state(1)[0])
+    if spec.sampler == "tpe":
         return TPESampler(seed=seed)
-    if asked.sampler == "nsga2":
-        return Evolution(asked.distributions(), seed)
+    if spec.sampler == "nsga2":
+        return Evolution(spec.distributions(), seed)
     return RandomSampler(seed=seed)
 
 
@@ -163,17 +163,17 @@ class Evolution(NSGAIISampler):
         return super().sample_relative(study, trial, search_space) if search_space else {}
 
 
-def suggested(trial: optuna.Trial, asked: Study) -> Recipe:
+def suggested(trial: optuna.Trial, spec: Study) -> Recipe:
     """The recipe of a trial: the baseline that it is, or one drawn from the space."""
     if RECIPE in trial.user_attrs:
         return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    return asked.drawn(turned(trial, asked))
+    return spec.drawn(turned(trial, spec))
 
 
-def turned(trial: optuna.Trial, asked: Study) -> dict[str, float]:
+def turned(trial: optuna.Trial, spec: Study) -> dict[str, float]:
     """What a trial's sampler draws for each knob."""
     values: dict[str, float] = {}
-    for name, knob in asked.ranges().items():
+    for name, knob in spec.ranges().items():
         if knob.whole:
             values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
         else:
@@ -192,8 +192,8 @@ def work(job: Job, worker: int = 0, lab: Lab | None = None) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with reaching(job.storage), machine(alone="latency_ms" in job.asked.objectives):
-            lab = lab or Lab(job.asked, job.label_free, job.masks)
+        with reaching(job.storage), machine(alone="latency_ms" in job.spec.objectives):
+            lab = lab or Lab(job.spec, job.label_free, job.masks)
             study = opened(job, worker)
             run_trials(study, job, lab)
             run_rest(study, job, lab, worker)
@@ -203,13 +203,13 @@ def work(job: Job, worker: int = 0, lab: Lab | None = None) -> None:
 
 def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
     """Trial after trial until enough are complete and none is running."""
-    digest = hashlib.sha256(f"{job.storage} {job.asked.name}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{job.storage} {job.spec.name}".encode()).hexdigest()
     path = fasthmr_home() / "searches" / f"{digest[:32]}.lock"
     gate = ExitStack()
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         gate.close()  # this trial is running, so the others can count it
-        return measured(study, trial, job.asked, lab)
+        return measured(study, trial, job.spec, lab)
 
     while True:
         with gate:
@@ -224,7 +224,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
             return
         if not turn:
             time.sleep(POLL)
-        lab.observer(f"trials of {job.asked.name}", "", min(completed(study), job.trials), job.trials)
+        lab.observer(f"trials of {job.spec.name}", "", min(completed(study), job.trials), job.trials)
 
 
 def completed(study: optuna.Study) -> int:
@@ -248,14 +248,14 @@ def turn_of(study: optuna.Study, wanted: int) -> bool | None:
     return complete + running < wanted
 
 
-def measured(study: optuna.Study, trial: optuna.Trial, asked: Study, lab: Lab) -> tuple[float, ...]:
+def measured(study: optuna.Study, trial: optuna.Trial, spec: Study, lab: Lab) -> tuple[float, ...]:
     """The values of a trial. A recipe that any worker has measured or measures now is not measured again.
 
     Raises TrialPruned where the recipe cannot be done or breaks the model: optuna's samplers learn nothing from trials
     that fail, and TPE would draw such recipes again and again; of a pruned one that is infeasible it keeps clear.
     """
     try:
-        recipe = suggested(trial, asked)
+        recipe = suggested(trial, spec)
         trial.set_user_attr(RECIPE_ID, recipe.id)
         earlier = known(study, trial.number, recipe.id)
         record = earlier[1] if earlier else lab.measure(recipe)
@@ -266,10 +266,10 @@ def measured(study: optuna.Study, trial: optuna.Trial, asked: Study, lab: Lab) -
     trial.set_user_attr(RECORD, written(record))
     if earlier:
         trial.set_user_attr(SAME_AS, earlier[0])
-    if asked.max_error_mm is not None:
+    if spec.max_error_mm is not None:
         # optuna 5 has this in the place of samplers' constraints_func; no other way stops a trial of many objectives
-        trial.set_constraint(CONSTRAINT, record.mpjpe_mm.mean - asked.max_error_mm)
-    return record.values(asked.objectives)
+        trial.set_constraint(CONSTRAINT, record.mpjpe_mm.mean - spec.max_error_mm)
+    return record.values(spec.objectives)
 
 
 def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record] | None:
@@ -299,34 +299,34 @@ def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record
 
 def run_rest(study: optuna.Study, job: Job, lab: Lab, worker: int) -> None:
     """Measure what this worker's share of the rest is, and write it into the study."""
-    items = rest(trials_of(study, job.asked), job.asked, lab)
+    items = rest(trials_of(study, job.spec), job.spec, lab)
     for i, (kind, name, measure) in enumerate(items):
         if i % job.workers == worker and later(kind, "test", name) not in study.user_attrs:
-            lab.observer(f"front of {job.asked.name}", "", i, len(items))
+            lab.observer(f"front of {job.spec.name}", "", i, len(items))
             for split, record in measure().items():  # test comes last
                 study.set_user_attr(later(kind, split, name), written(record))
 
 
-def rest(trials: Sequence[Trial], asked: Study, lab: Lab) -> list[tuple[Later, str, Callable[[], dict[str, Record]]]]:
+def rest(trials: Sequence[Trial], spec: Study, lab: Lab) -> list[tuple[Later, str, Callable[[], dict[str, Record]]]]:
     """(kind, recipe id or model, what measures it): recovery of the best, rivals, front and baselines on test."""
-    front = front_of(trials, asked.objectives)
+    front = front_of(trials, spec.objectives)
     shown = [t for t in trials if t in front or (t.name and t.same_as is None)]
     return [
-        *(("recovered", record.recipe_id, partial(lab.recovered, record)) for record in best(front, trials, asked)),
-        *(("rival", name, partial(lab.rival, name)) for name in asked.rivals),
+        *(("recovered", record.recipe_id, partial(lab.recovered, record)) for record in best(front, trials, spec)),
+        *(("rival", name, partial(lab.rival, name)) for name in spec.rivals),
         *(("front", t.record.recipe_id, partial(lab.again, t.record)) for t in shown if t.record),
     ]
 
 
-def best(front: Sequence[Trial], trials: Sequence[Trial], asked: Study) -> list[Record]:
+def best(front: Sequence[Trial], trials: Sequence[Trial], spec: Study) -> list[Record]:
     """The records of the front's points that changed the model and whose loss would cost most hypervolume."""
-    if asked.recover is None:
+    if spec.recover is None:
         return []
     records = [t.record for t in front if t.record]
-    every = [t.record.values(asked.objectives) for t in trials if t.state == "complete" and t.record]
-    lost = contributions([record.values(asked.objectives) for record in records], reference_point(every))
+    every = [t.record.values(spec.objectives) for t in trials if t.state == "complete" and t.record]
+    lost = contributions([record.values(spec.objectives) for record in records], reference_point(every))
     changed = [i for i, record in enumerate(records) if not all(plan.empty for plan in record.plans)]
-    return [records[i] for i in sorted(changed, key=lambda i: -lost[i])[: asked.recover.points]]
+    return [records[i] for i in sorted(changed, key=lambda i: -lost[i])[: spec.recover.points]]
 
 
 # ---- several workers
@@ -348,7 +348,7 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
         while workers:
             wait_for([process.sentinel for process in workers.values()], timeout=1)
             now = completed(study)
-            observer(f"trials of {job.asked.name}", "", min(now, job.trials), job.trials)
+            observer(f"trials of {job.spec.name}", "", min(now, job.trials), job.trials)
             deaths, complete = (0, now) if now > complete else (deaths, complete)
             for i, process in [(i, p) for i, p in workers.items() if p.exitcode is not None]:
                 del workers[i]

@@ -47,7 +47,7 @@ def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda d
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mpjpe(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> list[float]:
     """MPJPE (N,) in mm of each frame, pelvises aligned, over the joints that errors on `body` are measured on."""
     found: list[float] = []

@@ -68,7 +68,7 @@ def errors(body: BodyModel, guess: PosedBodies, truth: PosedBodies) -> Errors:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def all_errors(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> Errors:
     """Errors of all batches, on the CPU."""
     parts = [errors(body, guess, truth) for guess, truth in zip(guesses, truths, strict=True)]

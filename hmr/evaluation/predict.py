@@ -35,7 +35,7 @@ class Predictions:
     seconds: float = 0.0
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: roma keeps constants of its first call, and a training could not use those
 def predict(
     models: Sequence[Any],
     frames: Frames,
@@ -87,7 +87,7 @@ def decode(found: Predictions, frames: Frames) -> None:
     found.outputs = [part(decoded, range(i, min(i + BATCH, count))) for i in range(0, count, BATCH)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def outputs_at(model: Any, frames: Frames, indices: Sequence[int]) -> HMROutput:
     """A model's output on some frames; one with a motion decoder sees the whole recording that a frame is of."""
     device = next(model.parameters()).device

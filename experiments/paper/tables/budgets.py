@@ -6,7 +6,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import Finding, Rows, below, rise, told
+from experiments.paper.finding import Finding, Rows, below, difference, rise
 
 # (layers left, tokens kept, tokens that a block merges): shares of the multiply-accumulates spent on either
 BUDGETS = {
@@ -46,8 +46,8 @@ TABLE = Table(
         claim="the hope that compressing beats training a smaller model",
         holds=lambda rows: below(rise(rows, best(rows), SMALL.name)),
         shows=lambda rows: (
-            f"{best(rows)}, the best of its budget, is {told(rise(rows, best(rows), SMALL.name))} from reference-small "
-            "in MPJPE"
+            f"{best(rows)}, the best of its budget, is {difference(rise(rows, best(rows), SMALL.name))} from "
+            "reference-small in MPJPE"
         ),
     ),
 )

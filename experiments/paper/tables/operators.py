@@ -7,7 +7,7 @@ from typing import get_args
 from compress.layer_search import Strategy
 from compress.policies.merge_layers import MergeLayers, Operator
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import Finding, below, rise, told
+from experiments.paper.finding import Finding, below, difference, rise
 
 THRESHOLD_MM = 1.0
 
@@ -38,6 +38,6 @@ TABLE = Table(
     finding=Finding(
         claim="the paper's choice, that a run is merged better by slm than by leaving all but its lowest layer out,",
         holds=lambda rows: below(rise(rows, SUMMED, DROPPED)),
-        shows=lambda rows: f"at equal depth slm is {told(rise(rows, SUMMED, DROPPED))} from drop in MPJPE",
+        shows=lambda rows: f"at equal depth slm is {difference(rise(rows, SUMMED, DROPPED))} from drop in MPJPE",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.policies.merge_tokens import MergeTokens
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import Finding, below, every, rise, told
+from experiments.paper.finding import Finding, below, difference, every, rise
 from experiments.paper.tables.tab6 import ECLM
 
 # tokens that a layer merges -> MPJPE in mm on 3DPW and EMDB
@@ -31,8 +31,8 @@ TABLE = Table(
         claim="the paper's finding that a few early steps beat both many small ones and a single one",
         holds=lambda rows: every(below(rise(rows, CHOSEN, SLOW)), below(rise(rows, CHOSEN, AT_ONCE))),
         shows=lambda rows: (
-            f"merging {CHOSEN} is {told(rise(rows, CHOSEN, SLOW))} from {SLOW} and "
-            f"{told(rise(rows, CHOSEN, AT_ONCE))} from {AT_ONCE} in MPJPE"
+            f"merging {CHOSEN} is {difference(rise(rows, CHOSEN, SLOW))} from {SLOW} and "
+            f"{difference(rise(rows, CHOSEN, AT_ONCE))} from {AT_ONCE} in MPJPE"
         ),
     ),
     original=Row("original", paper={"3dpw": {"mpjpe_mm": 62.1}, "emdb": {"mpjpe_mm": 73.3}}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.policies.merge_tokens import MergeTokens
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import Finding, below, every, rise, told
+from experiments.paper.finding import Finding, below, difference, every, rise
 from experiments.paper.tables.tab6 import ECLM, MASK_TOME
 from experiments.paper.trained import Figures, Trained
 
@@ -28,8 +28,8 @@ TABLE = Table(
             below(rise(rows, MASKED.name, BARE.name)), below(rise(rows, MASKED_DECODED, BARE_DECODED))
         ),
         shows=lambda rows: (
-            f"the mask changes MPJPE by {told(rise(rows, MASKED.name, BARE.name))}, and by "
-            f"{told(rise(rows, MASKED_DECODED, BARE_DECODED))} once decoded"
+            f"the mask changes MPJPE by {difference(rise(rows, MASKED.name, BARE.name))}, and by "
+            f"{difference(rise(rows, MASKED_DECODED, BARE_DECODED))} once decoded"
         ),
     ),
     columns=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.policies.merge_layers import MergeLayers
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, every, rise, told
+from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, difference, every, rise
 
 # threshold in mm -> MPJPE in mm on EMDB and layers left of CameraHMR's 32
 PAPER = {1.0: (74.7, 27), 0.5: (73.9, 26), 0.3: (73.7, 28), 0.2: (73.6, 27), 0.1: (73.1, 26)}
@@ -28,7 +28,7 @@ def fewer(rows: Rows) -> bool | None:
 
 def shows(rows: Rows) -> str:
     left, depth = (rows[name]["layers"] for name in (PAPERS_OWN, "original"))
-    change = told(rise(rows, PAPERS_OWN, "original"))
+    change = difference(rise(rows, PAPERS_OWN, "original"))
     return f"at 0.1 mm Alg. 1 leaves {left} of {depth} layers, which changes MPJPE by {change}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusion.training.run import GATE_MM
 from experiments.paper.ablation import Table
-from experiments.paper.finding import Finding, Rows, below, every, rise, told
+from experiments.paper.finding import Finding, Rows, below, difference, every, rise
 from experiments.paper.trained import Trained
 from hmr.evaluation.intervals import Interval
 
@@ -45,7 +45,7 @@ TABLE = Table(
         claim="the paper's finding that the largest of these latents reconstructs and recovers best",
         holds=lambda rows: every(reconstructs(rows), below(rise(rows, CHOSEN, SMALLEST))),
         shows=lambda rows: (
-            f"with {CHOSEN} in the place of {SMALLEST} MPJPE differs by {told(rise(rows, CHOSEN, SMALLEST))}"
+            f"with {CHOSEN} in the place of {SMALLEST} MPJPE differs by {difference(rise(rows, CHOSEN, SMALLEST))}"
             + young(rows)
         ),
     ),

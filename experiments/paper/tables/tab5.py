@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.paper.ablation import Table
-from experiments.paper.finding import NEGLIGIBLE_MM, Finding, below, every, rise, told
+from experiments.paper.finding import NEGLIGIBLE_MM, Finding, below, difference, every, rise
 from experiments.paper.trained import Trained
 
 # 62.2 mm is FastHMR-CameraHMR on 3DPW in Tab. 8, so the paper measured these on 3DPW.
@@ -24,8 +24,8 @@ TABLE = Table(
             below(rise(rows, "hybrid", "v"), NEGLIGIBLE_MM),
         ),
         shows=lambda rows: (
-            f"velocity is {told(rise(rows, 'v', 'noise'))} from noise in MPJPE, and both losses "
-            f"{told(rise(rows, 'hybrid', 'v'))} from velocity"
+            f"velocity is {difference(rise(rows, 'v', 'noise'))} from noise in MPJPE, and both losses "
+            f"{difference(rise(rows, 'hybrid', 'v'))} from velocity"
         ),
     ),
     trained=Trained("objectives", ROWS),

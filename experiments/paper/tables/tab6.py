@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, every, rise, told
+from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, difference, every, rise
 from experiments.paper.trained import Trained
 from experiments.search.study import PAPER
 
@@ -34,9 +34,10 @@ def faster(rows: Rows) -> bool | None:
 def shows(rows: Rows) -> str:
     last = rows.get(MERGED.name, rows[LAYERS.name])
     return (
-        f"MPJPE changes by {told(rise(rows, LAYERS.name, 'original'))} with ECLM, by "
-        f"{told(rise(rows, MERGED.name, 'original'))} with Mask-ToMe too, by {told(rise(rows, DECODED, 'baseline'))} "
-        f"once decoded, and merged it runs {last['times_faster']:.2f} times as fast"
+        f"MPJPE changes by {difference(rise(rows, LAYERS.name, 'original'))} with ECLM, by "
+        f"{difference(rise(rows, MERGED.name, 'original'))} with Mask-ToMe too, by "
+        f"{difference(rise(rows, DECODED, 'baseline'))} once decoded, and merged "
+        f"it runs {last['times_faster']:.2f} times as fast"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.paper.ablation import Table
-from experiments.paper.finding import Finding, below, rise, told
+from experiments.paper.finding import Finding, below, difference, rise
 from experiments.paper.trained import Trained
 
 MERGED, ALONE = "+ diffusion decoder", "decoder without merging"
@@ -20,7 +20,7 @@ TABLE = Table(
     finding=Finding(
         claim=f"the paper's finding that behind the decoder merging costs less than {LITTLE_MM:g} mm",
         holds=lambda rows: below(rise(rows, MERGED, ALONE), LITTLE_MM),
-        shows=lambda rows: f"behind the decoder merging costs {told(rise(rows, MERGED, ALONE))} in MPJPE",
+        shows=lambda rows: f"behind the decoder merging costs {difference(rise(rows, MERGED, ALONE))} in MPJPE",
     ),
     trained=Trained("decoder", ROWS),
 )

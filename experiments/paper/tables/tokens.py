@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.policies.merge_tokens import MergeTokens
 from experiments.paper.ablation import USUAL, Row, Table
-from experiments.paper.finding import Finding, Rows, below, every, rise, told
+from experiments.paper.finding import Finding, Rows, below, difference, every, rise
 from hmr.data.mask_errors import MASKS
 from hmr.evaluation.intervals import Interval
 
@@ -39,7 +39,7 @@ TABLE = Table(
         claim="the paper's finding that tokens are better spent on the person",
         holds=lambda rows: every(*(below(spared(rows, keep)) for keep in CLAIMED)),
         shows=lambda rows: (
-            f"an exact mask changes MPJPE by {' and '.join(told(spared(rows, keep)) for keep in CLAIMED)} at "
+            f"an exact mask changes MPJPE by {' and '.join(difference(spared(rows, keep)) for keep in CLAIMED)} at "
             f"{' and '.join(map(str, CLAIMED))} tokens"
         ),
     ),
