@@ -21,6 +21,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 
 from compress import registry
 from experiments.cli import main as cli
@@ -53,7 +54,7 @@ SHORT = {
     "reconstruct": "",
 }
 LONG = {
-    "train hmr": "--minutes 0.01 --frames 32",
+    "train hmr": "--steps 2 --depth 1 --workers 0",
     "train vae": "--steps 2 --pieces 8",
     "train decoder": "--minutes 0.01 --frames 90",
     "search": "--trials 2 --workers 1",
@@ -155,6 +156,7 @@ def place(folder: Path, page: str) -> Path:
         (folder / study).parent.mkdir(parents=True, exist_ok=True)
         (folder / study).write_text(STUDY)
     torch.save({"state_dict": build("hmr2", TINY).state_dict()}, folder / "epoch=35.ckpt")
+    save_file(build("dinov2", {"depth": 1}).backbone.state_dict(), folder / "backbone.safetensors")
     for name, text in NAMED.findall(text_of(page)):
         (folder / name).write_text(text)
     return folder
