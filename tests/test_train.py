@@ -203,6 +203,14 @@ def test_no_picture_is_drawn_twice_and_a_stream_begins_anywhere():
     torch.testing.assert_close(torch.stack(shares, 1).flatten(), torch.tensor(drawn[4:8]))
 
 
+@pytest.mark.slow
+def test_other_processes_draw_the_same_frames_in_the_same_order():
+    world = noise_world("synth", "train", 1 << 40, 0, None, (28, 21))
+    here, there = (Stream(world, 4, workers) for workers in (0, 2))
+    for i in range(3, 9):
+        assert torch.equal(here.batch(Step(i))["image"], there.batch(Step(i))["image"])
+
+
 def test_augmentation_stays_in_range_and_is_different_for_each_picture():
     torch.manual_seed(0)
     images = torch.full((40, 32, 24, 3), 100.0)

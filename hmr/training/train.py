@@ -28,7 +28,7 @@ from hmr.checkpoints.files import save
 from hmr.data.crop import normalised
 from hmr.evaluation.metrics import mpjpe, pa_mpjpe
 from hmr.models.dinov2 import DINOv2
-from hmr.models.head import sixd_from_rotations
+from hmr.models.head import HMROutput, SMPLHead, sixd_from_rotations
 from hmr.models.model import HMRModel, build
 from hmr.training.augment import augmented, blundered
 from hmr.training.config import HMRTrainConfig, Stage, stages_of
@@ -196,27 +196,33 @@ class HMRTask(TrainingTask):
     def validate(self, module: nn.Module, step: Step) -> dict[str, Any]:
         """Joint errors (mm) and the root's (degrees, median) on `synth:val`, as this stage sees it, beside those of the
         mean pose under the true root."""
-        stage, trained = self.stage(step), cast(HMRLoss, module)
-        model, body, device = trained.model, trained.body, device_of(module)
+        stage, trained, device = self.stage(step), cast(HMRLoss, module), device_of(module)
         if not self.val:
             self.val = default_collate([labels_of(self.held_out[i]) for i in range(len(self.held_out))])
-        mean = model.head.rotations(model.head.init_body_pose.unflatten(1, (24, 6)))
         found = []
         for part in parts_of(self.val, 50):
             target = {name: value.to(device) for name, value in part.items()}
             crop, cover = self.inputs(target, stage, learning=False)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                output = model.read(trained.tokens(crop, cover, stage))
-            rotations, truth = output.rotations.float(), target["rotations"]
-            flat = torch.cat((truth[:, :1], mean[:, 1:].expand(len(truth), -1, -1, -1)), 1)
-            said, joints = body.skeleton(rotations, output.betas.float()), body.skeleton(truth, target["betas"])
-            trivial = body.skeleton(flat, model.head.init_betas.expand(len(truth), -1))
-            root = roma.rotmat_geodesic_distance(rotations[:, 0], truth[:, 0]).rad2deg()
-            found.append(torch.stack((mpjpe(said, joints), pa_mpjpe(said, joints), root, mpjpe(trivial, joints)), 1))
+                output = trained.model.read(trained.tokens(crop, cover, stage))
+            found.append(errors(trained.body, trained.model.head, output, target))
         rows = torch.cat(found)
         error, aligned, _, least = rows.mean(0).tolist()
         named = {"mpjpe_mm": error, "pa_mpjpe_mm": aligned, "root_deg": rows[:, 2].median().item()}
         return {"stage": stage.name, **{f"val_{k}": v for k, v in named.items()}, "mean_pose_true_root_mm": least}
+
+
+def errors(body: BodyModel, head: SMPLHead, output: HMROutput, target: dict[str, Tensor]) -> Tensor:
+    """MPJPE and PA-MPJPE (mm), the root's error (degrees) and the MPJPE of the head's mean pose under the true root, of
+    each frame (B, 4)."""
+    truth, rotations = target["rotations"], output.rotations.float()
+    mean = head.rotations(head.init_body_pose.unflatten(1, (head.joints, 6)))
+    trivial = torch.cat((truth[:, :1], mean[:, 1:].expand(len(truth), -1, -1, -1)), 1)
+    joints = body.skeleton(truth, target["betas"])
+    mine = body.skeleton(rotations, output.betas.float())
+    least = body.skeleton(trivial, head.init_betas.expand(len(truth), -1))
+    root = roma.rotmat_geodesic_distance(rotations[:, 0], truth[:, 0]).rad2deg()
+    return torch.stack((mpjpe(mine, joints), pa_mpjpe(mine, joints), root, mpjpe(least, joints)), 1)
 
 
 def parts_of(frames: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
