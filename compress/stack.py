@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Annotated, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,7 +16,11 @@ from compress.tokens import Partition, Tokens, match, nearness
 
 
 class Stack(Protocol):
-    """All that a backbone must offer to be compressed. Updates are residual: the caller adds them up."""
+    """All that a backbone must offer to be compressed. Updates are residual: the caller adds them up.
+
+    Among `blocks` may be linear maps that took the place of some (`LinearBlock`): `through` runs those by itself, and
+    no stack has to know of them.
+    """
 
     blocks: nn.ModuleList
 
@@ -34,6 +39,33 @@ class Stack(Protocol):
 
     def finish(self, tokens: Tokens) -> Tokens:
         """The tokens after the last norm."""
+
+
+class LinearBlock(nn.Module):
+    """Tokens x (..., C) -> x + W x + c, in the type of the tokens; as it is made, it changes nothing.
+
+    It has no attention, hence no keys, and tokens do not see each other: nothing can be merged in it.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim, dim))  # W
+        self.bias = nn.Parameter(torch.zeros(dim))  # c
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> LinearBlock:
+        """A block of these weights, (C, C) and (C,), of their type and on their device; copied."""
+        block = cls(len(bias)).to(weight)
+        block.load_state_dict({"weight": weight, "bias": bias})
+        return block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+def transformer_blocks(stack: Stack) -> dict[int, nn.Module]:
+    """The blocks of a stack that are no linear maps, by their place among all of `stack.blocks`."""
+    return {i: block for i, block in enumerate(stack.blocks) if not isinstance(block, LinearBlock)}
 
 
 @dataclass(frozen=True)
@@ -86,13 +118,19 @@ def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, plan: Sch
     """`tokens` after `blocks` of `stack`, the first of which is the schedule's block 0, and before the last norm.
 
     So whatever runs a few blocks (a search that starts in the middle, a look at each layer) runs them as `encode` does.
+    A linear map takes every token, prefix tokens too; raises ValueError where it is to merge some, as it has no keys.
     """
     for i, block in enumerate(blocks):
+        r = plan.merges[i] if i < len(plan.merges) else 0
+        if isinstance(block, LinearBlock):
+            if r:
+                raise ValueError(f"{r} tokens cannot merge in block {i}: it is a linear map and has no keys")
+            tokens = replace(tokens, x=block(tokens.x))
+            continue
         merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
         bias = tokens.size.log() if plan.proportional_attention and merged and not tokens.dropped else None
         update, keys = stack.attend(block, tokens, bias)
         tokens = replace(tokens, x=tokens.x + update)
-        r = plan.merges[i] if i < len(plan.merges) else 0
         if r:
             tokens = merge(tokens, keys, r, plan.partition)
         tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))

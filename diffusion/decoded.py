@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compress.artefact import Base
 from compress.context import fingerprint
+from compress.cost.macs import Cost, Macs, Part, macs, operators
 from compress.errors import BadInput
-from compress.macs import Cost, Macs, Part, macs, operators
 from compress.stack import Schedule, Stack
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.clips import FPS

@@ -104,7 +104,7 @@ class DecoderPlan(Plan):
         return made
 
     def verify(self, model: Any) -> None:
-        """Raises BadInput where the weights that came back are another encoder's (law 12)."""
+        """Raises BadInput where the loaded weights are another encoder's."""
         model.decoder.refuse_other(encoder_id(model.encoder))
 
 

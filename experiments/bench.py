@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from compress.atomic import atomic_write
 from compress.choices import one_of
 from compress.context import Context
+from compress.cost.timing import timed
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.provenance import provenance
 from compress.stack import Schedule, Stack, encode, merge
-from compress.timing import timed
 from compress.tokens import Tokens
 from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from hmr.body.camera import bbox_info, crop_translation, focal_length, full_translation
 from hmr.models.families import FAMILIES
 from hmr.models.families.camerahmr import letterboxed

@@ -1,4 +1,4 @@
-"""Artefacts come back whole and equal, or not at all (law 9)."""
+"""Artefacts come back whole and equal, or not at all."""
 
 from __future__ import annotations
 

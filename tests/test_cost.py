@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.macs import Macs, cost, operators
+from compress.cost.macs import Macs, cost, operators
+from compress.cost.timing import peak_memory, timed
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule
-from compress.timing import peak_memory, timed
 from experiments.cli import main as cli
 from hmr.checkpoints.files import save
 from hmr.models.model import HMRModel, Sizes, build

@@ -150,7 +150,7 @@ def test_law_9_what_comes_back_sees_the_same_around_any_person(saved, mask):
     assert equal(load(saved), compressed(LAYERS, TOKENS), mask)
 
 
-@pytest.mark.parametrize("path", sorted(Path(artefact.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(Path(artefact.__file__).parent.rglob("*.py")), ids=lambda path: path.name)
 def test_law_9_nothing_is_unpickled(path):
     assert not re.search(r"import (pickle|dill|joblib)|torch\.load\(|pickle\.loads?\(", path.read_text())
 

@@ -21,19 +21,10 @@ from torch import Tensor, nn
 
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.layer_search import Windows, error_constrained, runs_of
-from compress.policies.merge_layers import (
-    OPERATORS,
-    LayerPlan,
-    MergeLayers,
-    Trials,
-    drop,
-    frame_bytes,
-    kept_places,
-    mean,
-    merged_block,
-    slm,
-)
+from compress.layers.operators import OPERATORS, drop, mean, merged_block, slm
+from compress.layers.search import Windows, error_constrained, runs_of
+from compress.layers.trials import Trials, frame_bytes, kept_places
+from compress.policies.merge_layers import LayerPlan, MergeLayers
 from compress.policy import MadeFor
 from compress.stack import Schedule, encode
 from compress.tokens import Tokens
@@ -306,7 +297,7 @@ def test_planning_changes_nothing_and_the_plan_is_json(seed, strategy, operator,
 @settings(max_examples=30)
 @given(st.integers(0, 2**31), operators, st.data())
 def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None:
-    """Law 8: each block left is the operator on the originals of its run, and nothing else."""
+    """Each block that is left is the operator on the originals of its run, and nothing else."""
     depth = data.draw(st.integers(1, 8))
     windows, low = [], 0
     while low < depth:
@@ -324,7 +315,7 @@ def test_merges_are_made_from_the_original_weights(seed, operator, data) -> None
 
 
 def test_no_acceptable_window_leaves_the_model_exactly_as_it_was() -> None:
-    """Law 1, and law 11: the plan says that it is empty."""
+    """Identity; and the plan is empty."""
     model = Model(Ramps(6))
     crop = Verdict().crops[0]
     before, blocks, out = snapshot(model), model.stack.blocks, encode(model.stack, crop).x
@@ -403,7 +394,7 @@ def test_layers_are_merged_before_tokens() -> None:
         ({"strategy": "greedy", "layers": 0}, "greater than or equal to 1"),
         ({"strategy": "explicit", "windows": [[1, 2]], "threshold_mm": 1.0}, "threshold_mm has no meaning"),
         ({"strategy": "cka", "commit_open_window": False}, "commit_open_window has no meaning"),
-        ({"operator": "median"}, "'slm', 'mean' or 'drop'"),
+        ({"operator": "median"}, "'slm', 'mean', 'drop' or 'linear'"),
         ({"treshold_mm": 1.0}, "not permitted"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Plans know their model: law 10, and what stands in an artefact's id."""
+"""Plans know their model; and what stands in an artefact's id."""
 
 from __future__ import annotations
 

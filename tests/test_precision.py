@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from compress.policies import precision
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Dtype, Int8Linear, Precision

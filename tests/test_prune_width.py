@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import (
@@ -71,6 +71,7 @@ def zeroed(dense: HMRModel, plan: WidthPlan) -> HMRModel:
     made = copy.deepcopy(dense)
     with torch.no_grad():
         for block, width in zip(blocks(made), plan.blocks, strict=True):
+            assert width is not None
             gone = torch.tensor(width.hidden.removed, dtype=torch.long)
             block.mlp.fc1.weight[gone], block.mlp.fc1.bias[gone], block.mlp.fc2.weight[:, gone] = 0, 0, 0
             heads = torch.zeros(width.heads.of, dtype=torch.bool)

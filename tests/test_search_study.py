@@ -234,7 +234,7 @@ def test_workers_walk_the_same_path_in_any_order(place, monkeypatch, tmp_path):
     found = []
     for worker in range(3):
         monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / str(worker)))
-        monkeypatch.setattr("compress.layer_search.os.getpid", lambda: worker)  # noqa: B023  # called in this turn
+        monkeypatch.setattr("compress.layers.search.os.getpid", lambda: worker)  # noqa: B023  # called in this turn
         mine = lab.Lab(spec)
         found.append(step.plan(mine.model, mine.context).decided())
     alone = lab.Lab(spec)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress.errors import BadInput
-from compress.similarity import cka, layer_similarity, neighbours
+from compress.layers.similarity import cka, layer_similarity, neighbours
 from hmr.models.vit import ViT
 
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.cost.macs import cost
 from compress.errors import BadInput
-from compress.macs import cost
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.stack import encode
@@ -362,7 +362,7 @@ def family(request) -> str:
 
 @torch.no_grad()
 def test_without_steps_it_is_the_users_own_network(family):
-    """Law 1, against the network's own forward, whose attention is written out."""
+    """Identity, against the network's own forward, whose attention is written out."""
     module, blocks, prefix = network(family)
     tokens = encode(stack_from(module, blocks), images())
     assert (tokens.prefix, tokens.grid) == (prefix, GRID)
@@ -371,7 +371,7 @@ def test_without_steps_it_is_the_users_own_network(family):
 
 @torch.no_grad()
 def test_steps_that_change_nothing_leave_it_as_it_is_to_the_bit(family):
-    """Law 1."""
+    """Identity."""
     model = own(family)
     said = model(images(), masks()).x
     for step in (MergeLayers(strategy="explicit", windows=()), MergeTokens(keep=48)):
@@ -433,7 +433,7 @@ def test_cost_counts_each_part_once(family):
 @pytest.mark.parametrize("ranges", ["separate", "max", "min"])
 @torch.no_grad()
 def test_merged_tokens_are_turned_to_the_mean_of_their_patches(ranges):
-    """Law 7 by brute force: each token's angle from the mean row and column over its patches, one by one."""
+    """Positions of merged tokens by brute force: each angle from the mean row and column of a token's patches."""
     model = own("dinov3")
     model.module.rope_embed.normalize_coords = ranges
     applied(planned(MergeTokens(keep=15, per_layer=12), model), model)
@@ -478,7 +478,7 @@ def test_unmerged_positions_are_the_modules_own_to_the_bit():
 
 @torch.no_grad()
 def test_artefact_of_a_users_model_comes_back_into_their_own_module(family, tmp_path):
-    """Law 9, with no data, no search and no builder of ours."""
+    """It comes back with no data, no search and no builder of ours."""
     model, plans = own(family), []
     for step in (MergeLayers(strategy="explicit", windows=((1, 2),)), MergeTokens(keep=20, per_layer=14)):
         plans.append(planned(step, model))
@@ -558,7 +558,7 @@ def test_the_rest_of_a_backbone_is_asked_for_where_it_is_not_found():
 
 @torch.no_grad()
 def test_a_copy_is_whole_and_so_is_one_from_another_process(family):
-    """Law 5: what makes the first tokens is the copy's own, and a model can be pickled."""
+    """No patched classes: what makes the first tokens is the copy's own, and a model can be pickled."""
     model = own(family)
     said, copied = model(images(), masks()).x, copy.deepcopy(model)
     for value in model.parameters():

@@ -213,7 +213,7 @@ def test_pictures_are_no_videos(tmp_path):
     assert [list(s) for s in spans(["a", "a", "b", "a"])] == [[0, 1], [2], [3]]
 
 
-# ---- what a sceptic tries
+# ---- simpler baselines
 
 
 def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):

@@ -5,6 +5,7 @@ The schedule is decided here, as plain numbers; `compress.tokens` does the mergi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from compress.context import Context
 from compress.errors import BadInput
 from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
-from compress.stack import Schedule
+from compress.stack import Schedule, transformer_blocks
 from compress.tokens import Partition
 
 ONLY_MERGE = ("per_layer", "start", "partition", "proportional_attention")
@@ -29,7 +30,9 @@ class MergeTokens(Policy):
     per_layer: int = Field(
         40, ge=1, description="tokens that each block merges, the last one the rest", json_schema_extra=knob(8, 96, 8)
     )
-    start: int = Field(0, ge=0, description="the first block that merges, from 0", json_schema_extra=knob(0, 24, 1))
+    start: int = Field(
+        0, ge=0, description="the first block that merges, from 0; maps do not count", json_schema_extra=knob(0, 24, 1)
+    )
     coverage: float = Field(0.0, ge=0, lt=1, description="a patch is the person's above this share of person pixels")
     dilate: int = Field(
         0,
@@ -71,7 +74,7 @@ class MergeTokens(Policy):
         """Raise BadInput where this model's grid, depth or head make the schedule impossible."""
         if model.schedule != Schedule():
             raise BadInput("merge_tokens: this model's tokens are reduced already: start from the original model")
-        self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks))
+        self.schedule(model.grid[0] * model.grid[1], transformer_blocks(model.stack))
         if self.dilate >= max(model.grid):
             rows, columns = model.grid
             raise BadInput(
@@ -88,25 +91,28 @@ class MergeTokens(Policy):
     def plan(self, model: Compressible, context: Context) -> TokenPlan:
         """The schedule for this model; nothing is measured. Raises BadInput as `check`."""
         self.check(model)
-        schedule = self.schedule(model.grid[0] * model.grid[1], len(model.stack.blocks))
+        schedule = self.schedule(model.grid[0] * model.grid[1], transformer_blocks(model.stack))
         coverage = self.coverage if self.protect == "mask" else None
         return TokenPlan(made_for=MadeFor.of(model), schedule=schedule, coverage=coverage)
 
-    def schedule(self, patches: int, depth: int) -> Schedule:
-        """The schedule for `patches` tokens and `depth` blocks; raises BadInput where there is none."""
+    def schedule(self, patches: int, blocks: Iterable[int]) -> Schedule:
+        """The schedule for `patches` tokens and a model whose transformer blocks lie at the places `blocks`, between
+        which linear maps merge nothing and do not count; raises BadInput where there is none."""
         if self.keep > patches:
             raise BadInput(f"merge_tokens: keep: {self.keep} is more than the {patches} tokens of this model's grid")
         if self.mode == "drop":
             return Schedule(drop=patches - self.keep, dilate=self.dilate)
-        merges = merges_to(self.keep, patches, self.per_layer)
-        if merges and self.start + len(merges) > depth:
+        merges, places = merges_to(self.keep, patches, self.per_layer), [*blocks]
+        last = self.start + len(merges) - 1
+        if merges and last >= len(places):
             raise BadInput(
-                f"merge_tokens: {patches} tokens come down to {self.keep} in block {self.start + len(merges) - 1} with "
-                f"per_layer: {self.per_layer} from block {self.start} on, and this model's last block is {depth - 1}: "
+                f"merge_tokens: {patches} tokens come down to {self.keep} in block {last} with per_layer: "
+                f"{self.per_layer} from block {self.start} on, and this model's last block is {len(places) - 1}: "
                 "lower start or raise per_layer"
             )
-        before = (0,) * (self.start if merges else 0)
-        return Schedule(before + merges, 0, self.partition, self.proportional_attention, self.dilate)
+        at = dict(zip(places[self.start :], merges, strict=False))
+        by_block = tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
+        return Schedule(by_block, 0, self.partition, self.proportional_attention, self.dilate)
 
 
 class TokenPlan(Plan):
@@ -136,8 +142,16 @@ class TokenPlan(Plan):
         return self.schedule.drop == 0 and not any(self.schedule.merges)
 
     def check(self, model: Compressible) -> None:
-        """As `Plan.check`; and raise BadInput where the head needs a grid and tokens are dropped."""
+        """As `Plan.check`; and raise BadInput where the head needs a grid and tokens are dropped, and where tokens are
+        to merge in a linear map."""
         super().check(model)
+        blocks = transformer_blocks(model.stack)
+        for i, merged in enumerate(self.schedule.merges):
+            if merged and i not in blocks:
+                raise BadInput(
+                    f"this schedule merges tokens in block {i}, which is a linear map here and has no keys to match "
+                    "them by: make the plan again for this model"
+                )
         if self.schedule.drop and model.head_needs == "grid":
             raise BadInput("tokens were dropped by this schedule, and this model's head needs the full grid of them")
 

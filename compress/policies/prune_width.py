@@ -21,7 +21,7 @@ from compress.errors import BadInput
 from compress.frames import Judge
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
-from compress.stack import Stack, encode
+from compress.stack import LinearBlock, Stack, encode, transformer_blocks
 from compress.tokens import Tokens, coverage
 
 
@@ -98,8 +98,8 @@ class PruneWidth(Policy):
         return self.mlp_ratio > 0 or self.head_ratio > 0
 
     def check(self, model: Compressible) -> None:
-        """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned."""
-        for block in model.stack.blocks:
+        """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned; linear maps stay as is."""
+        for block in transformer_blocks(model.stack).values():
             Layers.of(block)
 
     def plan(self, model: Compressible, context: Context) -> WidthPlan:
@@ -108,7 +108,8 @@ class PruneWidth(Policy):
         Raises BadInput as `Policy.plan`.
         """
         self.check(model)
-        widths = [Layers.of(block).widths for block in model.stack.blocks]
+        places = transformer_blocks(model.stack)
+        widths = [Layers.of(block).widths for block in places.values()]
         left = [(count(heads, self.head_ratio), count(hidden, self.mlp_ratio)) for heads, hidden in widths]
         if left == widths:
             ranks = [(torch.zeros(heads), torch.zeros(hidden)) for heads, hidden in widths]
@@ -120,7 +121,9 @@ class PruneWidth(Policy):
             blocks.append(block)
             lost.append({"heads": share_lost(heads, block.heads), "hidden": share_lost(hidden, block.hidden)})
         measured = {} if left == widths else {"energy_removed": lost}
-        return WidthPlan(made_for=MadeFor.of(model), blocks=tuple(blocks), measured=measured)
+        made_for, by_place = MadeFor.of(model), dict(zip(places, blocks, strict=True))
+        every = tuple(by_place.get(place) for place in range(made_for.depth))
+        return WidthPlan(made_for=made_for, blocks=every, measured=measured)
 
 
 class WidthPlan(Plan):
@@ -130,7 +133,7 @@ class WidthPlan(Plan):
     remedy: ClassVar[str] = "put prune_width after merge_layers"
 
     policy: Literal["prune_width"] = "prune_width"
-    blocks: tuple[BlockWidth, ...]
+    blocks: tuple[BlockWidth | None, ...]  # None: a linear map
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -140,12 +143,20 @@ class WidthPlan(Plan):
 
     @property
     def empty(self) -> bool:
-        return not any(block.heads.removed or block.hidden.removed for block in self.blocks)
+        return not any(block.heads.removed or block.hidden.removed for block in self._pruned)
+
+    @property
+    def _pruned(self) -> list[BlockWidth]:
+        return [block for block in self.blocks if block is not None]
 
     def check(self, model: Compressible) -> None:
         """As `Plan.check`, and for the widths of each block."""
         super().check(model)
         for i, (block, width) in enumerate(zip(model.stack.blocks, self.blocks, strict=True)):
+            if (width is None) != isinstance(block, LinearBlock):
+                raise BadInput(f"{self.noun} knows another model, whose linear maps are elsewhere: {self.remedy}")
+            if width is None:
+                continue
             found, wanted = Layers.of(block).widths, (width.heads.of, width.hidden.of)
             if found != wanted:
                 raise BadInput(
@@ -154,16 +165,16 @@ class WidthPlan(Plan):
                 )
 
     def describe(self) -> str:
-        heads = sum(len(block.heads.removed) for block in self.blocks)
-        hidden = sum(len(block.hidden.removed) for block in self.blocks)
-        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self.blocks)} blocks."
+        heads = sum(len(block.heads.removed) for block in self._pruned)
+        hidden = sum(len(block.hidden.removed) for block in self._pruned)
+        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self._pruned)} blocks."
 
     def shape(self, model: Any) -> Any:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
         self.check(model)
         with evaluating(model):
             for block, width in zip(model.stack.blocks, self.blocks, strict=True):
-                if width.heads.removed or width.hidden.removed:
+                if width and (width.heads.removed or width.hidden.removed):
                     narrow(model.stack, block, width)
         return model
 
@@ -207,8 +218,9 @@ def energy(weight: Tensor, moment: Tensor) -> Tensor:
 
 @torch.no_grad()
 def importances(model: Compressible, judge: Judge) -> list[tuple[Tensor, Tensor]]:
-    """Of each block, the energies of its heads and hidden units over all tokens of the judge's crops, on the CPU."""
-    found = [Layers.of(block) for block in model.stack.blocks]
+    """Of each block that is no map, the energies of its heads and hidden units over all tokens of the judge's crops, on
+    the CPU."""
+    found = [Layers.of(block) for block in transformer_blocks(model.stack).values()]
     units = {layers.proj: layers.widths[0] for layers in found} | {layers.fc2: layers.widths[1] for layers in found}
     with evaluating(model), moments(units) as seen:
         for index, crop in enumerate(judge.crops):

@@ -25,6 +25,7 @@ from compress.errors import BadInput
 from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.stack import LinearBlock
 from compress.tokens import Tokens, taken
 from compress.training.loop import Progress, train
 from compress.training.task import Budget, Step, TrainConfig, TrainingTask
@@ -245,12 +246,12 @@ def untouched(student: Recoverable, teacher: Recoverable) -> int:
     """How many of the student's lowest blocks have the weights and the inputs that they have in the teacher.
 
     One less where blocks are missing: the operator `drop` leaves the lowest of a run as it was, and that block too has
-    to learn what went.
+    to learn what went. A linear map has what went itself.
     """
     mine, theirs = student.stack.blocks, teacher.stack.blocks
     pairs = enumerate(zip(mine, theirs, strict=False))
     same = next((i for i, (one, two) in pairs if not equal(one, two)), min(len(mine), len(theirs)))
-    if len(mine) < len(theirs):
+    if len(mine) < len(theirs) and not any(isinstance(block, LinearBlock) for block in mine[same : same + 1]):
         same = max(0, same - 1)
     if student.schedule != teacher.schedule:
         merging = (i for i, r in enumerate(student.schedule.merges) if r)

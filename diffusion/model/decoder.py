@@ -1,6 +1,6 @@
 """What takes the place of a model's pose head: features of a video's frames to SMPL rotations, a clip at a time.
 
-`LatentDiffusionDecoder` is the paper's. `Regressor` is what a sceptic puts beside it: the same transformer without
+`LatentDiffusionDecoder` is the paper's. `Regressor` is a simpler baseline: the same transformer without
 noise, into the same latent or straight to the numbers of a pose.
 """
 
@@ -130,7 +130,7 @@ class LatentDiffusionDecoder(nn.Module):
         return decode_video(self, features.float(), betas.float(), self.sizes.frames, fps)
 
     def refuse_other(self, encoder: str) -> None:
-        """Raise BadInput where `encoder` is not whose features this decoder was trained on (law 12)."""
+        """Raise BadInput where this decoder was trained on the features of another than `encoder`."""
         if encoder != self.encoder:
             raise BadInput(
                 f"the decoder was trained on the features of encoder {self.encoder[:12]}, this one is {encoder[:12]}: "

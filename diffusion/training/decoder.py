@@ -1,4 +1,4 @@
-"""Training of what decodes features: the denoiser, and the regressors that a sceptic puts beside it."""
+"""Training of what decodes features: the denoiser, and regressors as simpler baselines."""
 
 from __future__ import annotations
 

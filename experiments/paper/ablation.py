@@ -20,14 +20,15 @@ import torch
 
 import hmr
 from compress.context import Context, Observer, silent
+from compress.cost.macs import Cost
+from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.macs import Cost
 from compress.pipeline import applied, refuse, traced
 from compress.policies.recover import Recover
 from compress.policy import Plan, Policy
 from compress.provenance import commit
 from compress.recipe import Recipe
-from compress.timing import timed
+from compress.stack import transformer_blocks
 from experiments.paper.finding import Finding, sentence
 from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
@@ -152,7 +153,7 @@ class Comparison:
 
     def measure(self, row: Row, model: Any, plans: Sequence[Plan]) -> dict[str, Any]:
         """The figures of a row's model, taken from an earlier row where that came to the same one."""
-        self.depths.setdefault(row.name, len(model.stack.blocks))
+        self.depths.setdefault(row.name, len(transformer_blocks(model.stack)))
         recipe = Recipe(schema_version=1, name="row", steps=self.steps(row))
         done = [plan.decided() for plan in plans if not plan.empty]
         key = json.dumps([done, row.masks, row.model and [row.model, recipe.id]])

@@ -21,13 +21,13 @@ from torch import Tensor
 
 import hmr
 from compress.context import Context, Observer, silent
+from compress.cost.timing import timed
 from compress.errors import BadInput
 from compress.pipeline import applied
 from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.provenance import provenance
 from compress.recipe import Recipe
-from compress.timing import timed
 from compress.training.loop import train
 from compress.training.task import Precision, TrainConfig
 from diffusion.decoded import encoder_id

@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
 from compress.card import counted, formatted
+from compress.layers.similarity import layer_similarity
 from compress.pipeline import Compressed
 from compress.policy import Plan
-from compress.similarity import layer_similarity
 from compress.stack import Schedule
 from experiments.reports import pictures, plots
 from hmr.data.dataset import Frames

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
-from compress.layer_search import runs_of
+from compress.layers.search import runs_of
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#E69F00"
@@ -63,13 +63,16 @@ def error_against_macs(points: Sequence[Point]) -> str:
 
 
 def layer_map(depth: int, windows: Sequence[tuple[int, int]]) -> str:
-    """The blocks of the original, numbered, and under them those that are left; a merged run is one wide box."""
+    """The blocks of the original, numbered, and under them those that are left; a merged run is one wide box, and a
+    map in the place of one block has the colour of merged ones."""
     figure = Figure(figsize=(9.6, 1.3), layout="constrained")
     axes = figure.add_subplot()
     for i in range(depth):
         box(axes, i, i, 1.1, str(i), BLUE)
-    for low, high in runs_of(tuple(windows), depth):
-        box(axes, low, high, 0, f"{low}–{high}" if low < high else str(low), ORANGE if low < high else BLUE)
+    replaced = {(low, high) for low, high in windows}
+    for low, high in runs_of(tuple(replaced), depth):
+        colour = ORANGE if (low, high) in replaced else BLUE
+        box(axes, low, high, 0, f"{low}–{high}" if low < high else str(low), colour)
     axes.set(xlim=(0, depth), ylim=(-0.05, 1.85), yticks=[0.35, 1.45], xticks=[])
     axes.set_yticklabels(["left", "original"])
     axes.tick_params(length=0)

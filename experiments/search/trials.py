@@ -36,7 +36,7 @@ Later = Literal["front", "recovered", "rival"]
 
 
 class Macs(Data):
-    """Multiply-accumulates per frame in three conventions, see `compress.macs`."""
+    """Multiply-accumulates per frame in three conventions, see `compress.cost.macs`."""
 
     true: int
     linear: int

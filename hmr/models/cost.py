@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.macs import Cost, cost
-from compress.timing import peak_memory, timed
+from compress.cost.macs import Cost, cost
+from compress.cost.timing import peak_memory, timed
 from hmr.models.families.camerahmr import IMAGE_SIDE
 
 RUNS, WARMUP = 30, 3

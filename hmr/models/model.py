@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.artefact import Base, sha256, weights_of
+from compress.cost.macs import Cost
 from compress.errors import BadInput
-from compress.macs import Cost
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
 from hmr.body.files import load_body

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.artefact import Base, sha256, weights_of
+from compress.cost.macs import Cost
 from compress.errors import BadInput
-from compress.macs import Cost
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode

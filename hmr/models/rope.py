@@ -33,7 +33,7 @@ RANGES: dict[str, Callable[[int, int], tuple[int, int]]] = {
 
 
 def rope_at(rope: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Sine and cosine (B, 1, N - prefix, d) at each token's own place (DINOv3's rope_position_encoding, law 7).
+    """Sine and cosine (B, 1, N - prefix, d) at each token's own place (DINOv3's rope_position_encoding).
 
     Coordinates run linearly from -1 to 1, so that the place of a merged token, the mean over its patches, needs no more
     than the mean row and column. Computed in the type that the module itself computes in: tokens of one patch are then

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.similarity import layer_similarity
+from compress.layers.similarity import layer_similarity
 from experiments.paper.ablation import Comparison, Table
 from experiments.paper.finding import Finding, Rows, below, rise
 from hmr.data.sample import batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from compress.layer_search import Strategy
+from compress.layers.search import Strategy
 from compress.policies.merge_layers import MergeLayers, Operator
 from experiments.paper.ablation import Row, Table
 from experiments.paper.finding import Finding, below, difference, rise
@@ -27,7 +27,7 @@ def as_deep(strategy: Strategy, operator: Operator, as_deep_as: Row) -> Row:
 STRATEGIES = {operator: rows(operator) for operator in get_args(Operator)}
 DROPPED = STRATEGIES["drop"][2].name
 # At the depth that Alg. 1 reaches by leaving layers out, operators are told apart by the best search.
-OPERATORS = [as_deep("greedy", operator, STRATEGIES["drop"][0]) for operator in ("slm", "mean")]
+OPERATORS = [as_deep("greedy", operator, STRATEGIES["drop"][0]) for operator in ("slm", "mean", "linear")]
 SUMMED = OPERATORS[0].name
 
 TABLE = Table(

@@ -19,6 +19,8 @@ from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from compress.stack import transformer_blocks
+
 LAYERS = ("linear", "addmm", "conv")  # operators of layers with weights
 PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "attention")  # those between activations
 PRODUCT_WORDS = ("mm", "attention", "conv", "linear")  # in the names of operators that are products of some kind
@@ -58,8 +60,8 @@ class Cost:
     params: int
     params_thop: int  # only of the linear, convolution and norm layers that run: no position embedding
     macs: Macs
-    layers: int
-    tokens: tuple[int, ...]  # after each block
+    layers: int  # blocks; a linear map in the place of some is none
+    tokens: tuple[int, ...]  # after each block, maps included
     parts: tuple[Part, ...]
 
 
@@ -82,7 +84,7 @@ def cost(model: Any, *inputs: Tensor, beside: Mapping[str, Tensor] | None = None
         params=sizes[""],
         params_thop=sum(sizes[name] for name in leaves if macs(counted[name]).thop),
         macs=macs(counted[""]),
-        layers=len(model.stack.blocks),
+        layers=len(transformer_blocks(model.stack)),
         tokens=tuple(model.schedule.counts(model.stack.embed(inputs[0]).x.shape[1], len(model.stack.blocks))),
         parts=tuple(parts(model, sizes, counted)),
     )
@@ -126,7 +128,7 @@ def operators(model: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
         found = analysis.by_module_and_operator()
     missed = [name for name in analysis.unsupported_ops() if any(word in name for word in PRODUCT_WORDS)]
     if missed:
-        raise NotImplementedError(f"compress.macs has no handle for {', '.join(missed)}, which would count as nothing")
+        raise NotImplementedError(f"there is no handle for {', '.join(missed)}, which would count as nothing")
     return {name.removeprefix("model").removeprefix("."): count for name, count in found.items() if name}
 
 

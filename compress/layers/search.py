@@ -1,8 +1,13 @@
 """Which layers to merge: searches under an error budget. Plain integers; nothing here knows a network.
 
 Blocks are numbered 0 to depth - 1 as in the original model. A window (low, high), both ends included, is a run of
-blocks that one block replaces. Every trial is a tuple of windows, that is a partition of the original blocks into runs:
+blocks that one block or one linear map replaces; every other block is left as it is. Every trial is a tuple of windows:
 it says how to build the trial from the original weights, whatever was tried before.
+
+`smallest` is the number of blocks in the smallest window: 2 where blocks are merged into one, 1 where a map, which is
+hardly a block, takes their place. A search chooses places, each of which leaves one block less: place p is the joint of
+blocks p and p + 1 where blocks are merged, block p itself where maps replace them. Places in a row make one window, so
+no map stands beside another: two in a row are one map, at twice the cost.
 """
 
 from __future__ import annotations
@@ -10,8 +15,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -35,7 +41,7 @@ class Evaluate(Protocol):
 class Step(NamedTuple):
     """A model that a search came through."""
 
-    depth: int  # blocks that are left
+    depth: int  # blocks that are left, maps not counted
     windows: Windows
     error: float
 
@@ -67,6 +73,7 @@ def error_constrained(
     layers: int | None = None,
     similarity: Sequence[float] = (),
     commit_open_window: bool = True,
+    smallest: int = 2,
     known: MutableMapping[Windows, float] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
@@ -86,85 +93,96 @@ def error_constrained(
         raise BadInput(f"no search is called {strategy!r}: choose one of {', '.join(get_args(Strategy))}")
     if layers is not None and not 1 <= layers <= depth:
         raise BadInput(f"layers: {layers} blocks cannot be left of {depth}")
-    least = 1 if layers is None else layers
-    total = trials(strategy, depth, least)
+    least = smallest - 1 if layers is None else layers
+    total = trials(strategy, depth, least, smallest)
     error = remembered(evaluate, {} if known is None else known, total, progress)
     if strategy == "window":
-        return window(error, depth, threshold or 0.0, commit_open_window)
-    path = greedy(error, depth, least) if strategy == "greedy" else cka(error, depth, similarity, least)
+        return window(error, depth, threshold or 0.0, commit_open_window, smallest)
+    if strategy == "greedy":
+        path = greedy(error, depth, least, smallest)
+    else:
+        path = cka(error, depth, similarity, least, smallest)
     chosen = path[-1] if layers is not None else shortest(path, threshold or 0.0)
     return Found(chosen.windows, chosen.error, path)
 
 
-def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bool = True) -> Found:
+def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bool = True, smallest: int = 2) -> Found:
     """FastHMR Algorithm 1: from the last block down, windows grow while the error rises by less than `threshold`.
 
     As printed, the loop ends without merging a window that is still open when it reaches block 0;
-    `commit_open_window` merges it. Makes `depth` evaluations, the original model's included.
+    `commit_open_window` merges it. A block that a window was refused is the first of the next one; a map would then
+    stand beside a map, so of these the next one begins below. Makes depth + 2 - smallest evaluations, the original
+    model's included.
     """
     base = error((), ())
     path, merged = [Step(depth, (), base)], ()  # type: tuple[list[Step], Windows]
-    high, low = depth - 1, depth - 2
+    high, low = depth - 1, depth - smallest
     while low >= 0:
         trial = ((low, high), *merged)
         found = error(trial, merged)
         if found - base < threshold:
-            path.append(Step(blocks_left(trial, depth), trial, found))
+            path.append(Step(blocks_left(trial, depth, smallest), trial, found))
             low -= 1
-        elif low + 1 != high:
+            continue
+        if high - low >= smallest:
             merged = ((low + 1, high), *merged)
-            high, low = low, low - 1
-        else:
-            high, low = high - 1, low - 1
-    if commit_open_window and high > 0:  # only an accepted trial brings `low` to -1 and leaves blocks below `high`
+        high, low = low - 2 + smallest, low - 1
+    if commit_open_window and high - low >= smallest:  # low is -1, and the window (0, high) was accepted
         merged = ((0, high), *merged)
     return Found(merged, next(step.error for step in path if step.windows == merged), tuple(path))
 
 
-def greedy(error: Evaluate, depth: int, layers: int = 1) -> tuple[Step, ...]:
-    """The path down to `layers` blocks that joins, each time, the two adjacent runs whose merge has the least error.
+def greedy(error: Evaluate, depth: int, layers: int = 1, smallest: int = 2) -> tuple[Step, ...]:
+    """The path down to `layers` blocks that takes, each time, the place whose window leaves the least error: the two
+    adjacent runs whose merge does, or the block whose replacement does.
 
-    A run that is joined again is rebuilt from all of its original blocks. Among equals the later blocks go first.
+    A window that grows is made again from all of its original blocks. Among equals the later blocks go first.
     """
-    runs = runs_of((), depth)
+    chosen: frozenset[int] = frozenset()
     path = [Step(depth, (), error((), ()))]
-    while len(runs) > layers:
-        settled = windows_of(runs)
-        trials = [joined(runs, place) for place in reversed(range(len(runs) - 1))]
-        least, runs = min(((error(windows_of(trial), settled), trial) for trial in trials), key=lambda found: found[0])
-        path.append(Step(len(runs), windows_of(runs), least))
+    while depth - len(chosen) > layers:
+        settled = windows_at(chosen, smallest)
+        trials = [chosen | {place} for place in reversed(range(depth + 1 - smallest)) if place not in chosen]
+        least, chosen = min(
+            ((error(windows_at(trial, smallest), settled), trial) for trial in trials), key=itemgetter(0)
+        )
+        path.append(Step(depth - len(chosen), windows_at(chosen, smallest), least))
     return tuple(path)
 
 
-def cka(error: Evaluate, depth: int, similarity: Sequence[float], layers: int = 1) -> tuple[Step, ...]:
-    """The path down to `layers` blocks that joins the most similar neighbours first; one evaluation a step.
+def cka(
+    error: Evaluate, depth: int, similarity: Sequence[float], layers: int = 1, smallest: int = 2
+) -> tuple[Step, ...]:
+    """The path down to `layers` blocks that takes the places of most similar layers first; one evaluation a step.
 
-    similarity (depth - 1): of block i and block i + 1, larger is more alike. Among equals the later blocks go first.
-    Raises BadInput for another number of similarities.
+    similarity (depth + 1 - smallest), larger is more alike: of the outputs of block i and block i + 1 (smallest 2), or
+    of what goes into block i and what comes out (1). Among equals the later blocks go first. Raises BadInput for
+    another number of similarities.
     """
-    if len(similarity) != max(0, depth - 1):
-        raise BadInput(f"{depth} blocks need {depth - 1} similarities, one per two neighbours, not {len(similarity)}")
-    order = sorted(range(depth - 1), key=lambda i: (-similarity[i], -i))
+    places = max(0, depth + 1 - smallest)
+    if len(similarity) != places:
+        each = "one per two neighbours" if smallest > 1 else "one each"
+        raise BadInput(f"{depth} blocks need {places} similarities, {each}, not {len(similarity)}")
+    order = sorted(range(places), key=lambda i: (-similarity[i], -i))
     path = [Step(depth, (), error((), ()))]
     for count in range(1, depth - layers + 1):
-        joints = set(order[:count])
-        starts = [i for i in range(depth) if i - 1 not in joints]
-        runs = [(a, b - 1) for a, b in zip(starts, [*starts[1:], depth], strict=True)]
-        merged = windows_of(runs)
-        path.append(Step(len(runs), merged, error(merged, path[-1].windows)))
+        windows = windows_at(order[:count], smallest)
+        path.append(Step(depth - count, windows, error(windows, path[-1].windows)))
     return tuple(path)
 
 
-def explicit(windows: Sequence[Sequence[int]], depth: int | None = None) -> Windows:
-    """`windows` as a tuple, where they are pairs (low < high), in rising order, disjoint and within `depth` blocks.
+def explicit(windows: Sequence[Sequence[int]], depth: int | None = None, smallest: int = 2) -> Windows:
+    """`windows` as a tuple, where they are pairs (low < high, or low <= high for maps), in rising order, disjoint and
+    within `depth` blocks.
 
     Without a depth, only what can be said without knowing the model is checked. Raises BadInput that names the window.
     """
     before = -1
     for given in windows:
         shown = f"window {list(given)}"
-        if len(given) != 2 or given[0] >= given[1]:
-            raise BadInput(f"{shown} is no pair [first, last] with first < last (both are merged, blocks count from 0)")
+        if len(given) != 2 or given[1] - given[0] < smallest - 1:
+            order = "first < last" if smallest > 1 else "first <= last"
+            raise BadInput(f"{shown} is no pair [first, last] with {order} (both are merged, blocks count from 0)")
         low, high = given
         if low < 0:
             raise BadInput(f"{shown} begins before block 0, the first")
@@ -185,20 +203,24 @@ def shortest(path: Sequence[Step], threshold: float) -> Step:
     return min(within, key=lambda step: step.depth, default=path[0])
 
 
-def spread(evaluate: Evaluate, settled: Windows, depth: int, known: MutableMapping[Windows, float]) -> None:
-    """Evaluate the joins of two neighbours of a settled model in an order of this process's own, so that processes on
-    one journal share them. NOTE: with a lock around the whole walk all others waited for one, and two workers did 1.4
-    times the trials of one."""
-    runs = runs_of(settled, depth)
-    for place in Random(os.getpid()).sample(range(len(runs) - 1), len(runs) - 1):
-        windows = windows_of(joined(runs, place))
+def spread(
+    evaluate: Evaluate, settled: Windows, depth: int, known: MutableMapping[Windows, float], smallest: int = 2
+) -> None:
+    """Evaluate what a greedy search tries from a settled model in an order of this process's own, so that processes on
+    one journal share the trials. NOTE: with a lock around the whole walk all others waited for one, and two workers did
+    1.4 times the trials of one."""
+    chosen = {place for low, high in settled for place in range(low, high + 2 - smallest)}
+    left = [place for place in range(depth + 1 - smallest) if place not in chosen]
+    for place in Random(os.getpid()).sample(left, len(left)):
+        windows = windows_at({*chosen, place}, smallest)
         if windows not in known:
             error = float(evaluate(windows, settled))
             known[windows] = error if math.isfinite(error) else math.inf
 
 
 def runs_of(windows: Windows, depth: int) -> list[Window]:
-    """The partition of blocks 0 to depth - 1 into runs (low, high): the windows, and every other block alone."""
+    """The partition of blocks 0 to depth - 1 into runs (low, high): the windows, and every other block alone. A run is
+    replaced where it is one of the windows."""
     ends = dict(windows)
     runs, low = [], 0
     while low < depth:
@@ -207,26 +229,24 @@ def runs_of(windows: Windows, depth: int) -> list[Window]:
     return runs
 
 
-def windows_of(runs: Sequence[Window]) -> Windows:
-    """The runs of more than one block."""
-    return tuple((low, high) for low, high in runs if low < high)
+def windows_at(places: Collection[int], smallest: int = 2) -> Windows:
+    """The windows that places make: places in a row are of one window."""
+    starts = sorted(place for place in places if place - 1 not in places)
+    ends = sorted(place for place in places if place + 1 not in places)
+    return tuple((low, high + smallest - 1) for low, high in zip(starts, ends, strict=True))
 
 
-def joined(runs: Sequence[Window], place: int) -> list[Window]:
-    """The runs with the one at `place` and the next made one."""
-    return [*runs[:place], (runs[place][0], runs[place + 1][1]), *runs[place + 2 :]]
+def blocks_left(windows: Windows, depth: int, smallest: int = 2) -> int:
+    """Blocks of a model of `depth` after merging `windows`, maps not counted."""
+    return depth - sum(high - low + 2 - smallest for low, high in windows)
 
 
-def blocks_left(windows: Windows, depth: int) -> int:
-    """Blocks of a model of `depth` after merging `windows`."""
-    return depth - sum(high - low for low, high in windows)
-
-
-def trials(strategy: Strategy, depth: int, layers: int = 1) -> int:
+def trials(strategy: Strategy, depth: int, layers: int = 1, smallest: int = 2) -> int:
     """Evaluations of a whole search, the original model's included."""
+    places = max(0, depth + 1 - smallest)
     if strategy == "greedy":
-        return 1 + sum(range(layers, depth))  # a model of d + 1 blocks has d neighbours
-    return max(1, depth) if strategy == "window" else 1 + depth - layers
+        return 1 + sum(range(places, places - depth + layers, -1))
+    return 1 + places if strategy == "window" else 1 + depth - layers
 
 
 def remembered(
@@ -287,7 +307,7 @@ class Journal(dict[Windows, float]):
         try:
             entry = json.loads(line)
             error = entry["error"]
-            return explicit(entry["windows"]), math.inf if error is None else float(error)
+            return explicit(entry["windows"], smallest=1), math.inf if error is None else float(error)
         except (ValueError, KeyError, TypeError) as problem:
             where = f"{self.path}, line {number}"
             raise BadInput(f"{where} is no trial of a layer search: delete the file to start over") from problem

@@ -19,20 +19,32 @@ MEMORY = 3 * 1024**3  # bytes: the tokens of six of HMR2.0's blocks for 512 fram
 Pair = tuple[int, int]
 
 
-def layer_similarity(stack: Stack, crops: Sequence[Tensor], *, band: int | None = None, memory: int = MEMORY) -> Tensor:
+def layer_similarity(
+    stack: Stack,
+    crops: Sequence[Tensor],
+    *,
+    band: int | None = None,
+    memory: int = MEMORY,
+    embedding: bool = False,
+) -> Tensor:
     """Linear CKA (L, L), float64, between the outputs of all L blocks over all tokens of crops, each (B, 3, H, W).
 
-    With a `band`, only layers at most so many apart are compared (1: neighbours), and the rest is NaN. Where the
-    covariances, 8 C^2 bytes for each pair of layers, do not fit in `memory` bytes, the crops run through the stack as
-    often as it takes. The stack has to be in evaluation mode. Raises BadInput as `cka`.
+    With `embedding`, what goes into the first block is one more layer, before them: (L + 1, L + 1). With a `band`, only
+    layers at most so many apart are compared (1: neighbours), and the rest is NaN. Where the covariances, 8 C^2 bytes
+    for each pair of layers, do not fit in `memory` bytes, the crops run through the stack as often as it takes. The
+    stack has to be in evaluation mode. Raises BadInput as `cka`.
     """
-    return cka(lambda: (outputs(stack, crop) for crop in crops), len(stack.blocks), band=band, memory=memory)
+    layers = len(stack.blocks) + embedding
+    return cka(lambda: (outputs(stack, crop, embedding) for crop in crops), layers, band=band, memory=memory)
 
 
 @torch.no_grad()
-def outputs(stack: Stack, crop: Tensor) -> Iterator[Tensor]:
-    """The tokens of a crop (B, 3, H, W) after each block, without prefix tokens: (B * N, C) each."""
+def outputs(stack: Stack, crop: Tensor, embedding: bool = False) -> Iterator[Tensor]:
+    """The tokens of a crop (B, 3, H, W) after each block, without prefix tokens: (B * N, C) each. With `embedding`,
+    those before the first block come first."""
     tokens = stack.embed(crop)
+    if embedding:
+        yield tokens.x[:, tokens.prefix :].flatten(0, 1)
     for block in stack.blocks:
         tokens = through(stack, [block], tokens)
         yield tokens.x[:, tokens.prefix :].flatten(0, 1)

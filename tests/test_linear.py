@@ -1,0 +1,420 @@
+"""Operator `linear`: blocks and runs replaced by maps, with every strategy, and what other policies make of maps."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from compress import artefact
+from compress.context import fingerprint
+from compress.errors import BadInput
+from compress.layers import trials as trials_module
+from compress.layers.least_squares import fitted
+from compress.layers.operators import first_weight
+from compress.layers.search import Strategy, Windows, error_constrained, runs_of
+from compress.layers.trials import Trials, frame_bytes
+from compress.policies.merge_layers import LayerPlan, MergeLayers
+from compress.policies.merge_tokens import MergeTokens, TokenPlan
+from compress.policies.precision import Int8Linear, Precision
+from compress.policies.prune_width import PruneWidth, WidthPlan
+from compress.policies.recover import training_above, untouched
+from compress.policy import MadeFor
+from compress.stack import LinearBlock, Schedule, Stack, encode, through
+from hmr.models.model import HMRModel, build
+from hmr.models.vit import ViT
+from tests import sizes
+from tests.planning import applied, context, planned, stepped
+from tests.test_merge_layers import Model, Ramps, Verdict
+from tests.test_stacks import FAMILIES, images, masks, network, own
+
+STRATEGIES: tuple[Strategy, ...] = ("window", "greedy", "cka")
+SIZES = {**sizes.TINY, "depth": 5}
+LINEAR = MergeLayers(strategy="explicit", operator="linear", windows=((1, 1), (3, 4)))
+
+
+def maps_by_hand(stack: Any, crops: Any, windows: Windows) -> list[nn.Module]:
+    """The blocks of a stack with maps for windows: all batches together, run by run from the lowest up."""
+    with torch.no_grad():
+        tokens, left = [stack.embed(crop) for crop in crops], []
+        for low, high in runs_of(windows, len(stack.blocks)):
+            run = list(stack.blocks)[low : high + 1]
+            if (low, high) in windows:
+                after = [through(stack, run, one) for one in tokens]
+                run = [fitted([(a.x, b.x) for a, b in zip(tokens, after, strict=True)], first_weight(run[0]))]
+            tokens = [through(stack, run, one) for one in tokens]
+            left += run
+    return left
+
+
+def error_by_hand(stack: Any, judge: Verdict, windows: Windows) -> float:
+    """The judge's error of the stack with these maps, run whole."""
+    trial = copy.copy(stack)
+    trial._modules = {**stack._modules, "blocks": nn.ModuleList(maps_by_hand(stack, judge.crops, windows))}
+    with torch.no_grad():
+        errors = [judge.errors(i, encode(trial, crop)) for i, crop in enumerate(judge.crops)]
+    return torch.cat(errors).double().mean().item()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(0, 9), st.sampled_from(STRATEGIES))
+def test_cached_search_decides_as_the_plain_one(seed, depth, rooms, strategy) -> None:
+    """Any error whatever (a hash of the tokens' bits), any memory, any strategy: the same windows and errors."""
+    stack, judge = Ramps(depth), Verdict(seed)
+    asked: dict[str, Any] = {"threshold": 0.2, "similarity": [(i * 7919 + seed) % 13 for i in range(depth)]}
+    memory = rooms * 8 * frame_bytes(stack.embed(judge.crops[0]))
+    trials = Trials(stack, judge, "linear", memory)
+    found = error_constrained(trials, depth, strategy, smallest=1, **asked)
+    plain = error_constrained(lambda w, _: error_by_hand(stack, judge, w), depth, strategy, smallest=1, **asked)
+    assert found == plain
+    assert trials.run <= trials.plain
+    assert sum(len(kept) for kept in trials.kept) <= rooms * 3
+
+
+def vit(seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    stack = ViT(16, 5, 2, 32, 0.0)
+    for parameter in stack.blocks.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return Model(stack, 16).eval()
+
+
+@pytest.mark.parametrize("windows", [((4, 4),), ((1, 2),), ((0, 0), (2, 4)), ((0, 4),)])
+def test_a_trial_is_judged_on_the_model_that_its_plan_makes(windows: Windows) -> None:
+    """To the bit, and the maps are those of all batches run together."""
+    model, judge = vit(), Verdict()
+    trials = Trials(model.stack, judge, "linear")
+    trials(())
+    error = trials(windows)
+    plan, made = stepped(
+        MergeLayers(strategy="explicit", operator="linear", windows=windows), copy.deepcopy(model), judge
+    )
+    with torch.no_grad():
+        errors = [judge.errors(i, encode(made.stack, crop)) for i, crop in enumerate(judge.crops)]
+    assert error == torch.cat(errors).double().mean().item()
+    by_hand = maps_by_hand(model.stack, judge.crops, windows)
+    maps = [
+        (block, hand) for block, hand in zip(made.stack.blocks, by_hand, strict=True) if isinstance(block, LinearBlock)
+    ]
+    assert len(maps) == len(windows) and all(torch.equal(block.weight, cast(Any, hand).weight) for block, hand in maps)
+    assert plan.maps == tuple(fingerprint(block) for block, _ in maps)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("rule", ["random", "always", "never"])
+def test_every_strategy_plans_maps(strategy: Strategy, rule: str) -> None:
+    """`always` accepts every trial: one map is left; `never` none: the model is as it was."""
+    model, judge = Model(Ramps(5)), Verdict(3, rule)
+    before, blocks = copy.deepcopy(model.state_dict()), model.stack.blocks
+    plan, made = stepped(
+        MergeLayers(strategy=strategy, operator="linear", threshold_mm=0.2), copy.deepcopy(model), judge
+    )
+    assert model.stack.blocks is blocks and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    if rule == "always":
+        assert plan.windows == ((0, 4),)
+    if rule == "never":
+        assert plan.empty and plan.maps == () and len(made.stack.blocks) == 5
+    assert [isinstance(block, LinearBlock) for block in made.stack.blocks] == [
+        run in plan.windows for run in runs_of(plan.windows, 5)
+    ]
+    assert plan.measured["error_mm"] == pytest.approx(error_by_hand(Ramps(5), judge, plan.windows), abs=1e-12)
+    text = plan.model_dump_json()
+    assert LayerPlan.model_validate_json(text) == plan and (rule == "never") == ("maps" not in json.loads(text))
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "cka"])
+def test_layers_counts_blocks_and_no_maps(strategy: Any) -> None:
+    plan, made = stepped(MergeLayers(strategy=strategy, operator="linear", layers=2), vit(), Verdict())
+    assert sum(not isinstance(block, LinearBlock) for block in made.stack.blocks) == 2
+    assert [step["layers"] for step in plan.measured["path"]] == [5, 4, 3, 2]
+
+
+def test_cka_replaces_the_block_that_changes_least() -> None:
+    model = vit()
+    for parameter in model.stack.blocks[0].parameters():  # adds next to nothing
+        nn.init.normal_(parameter, std=1e-3)
+    plan = planned(MergeLayers(strategy="cka", operator="linear", layers=4), model, Verdict())
+    assert plan.windows == ((0, 0),)
+
+
+def test_affine_blocks_are_found_again(monkeypatch) -> None:
+    """Every ramp is affine, alone and in a row: with next to no ridge nothing is lost."""
+    monkeypatch.setattr(trials_module, "fitted", partial(fitted, ridge=1e-10))
+    judge = Verdict()
+    wide = Varied(5)
+    wanted = [encode(wide, crop).x for crop in judge.crops]
+    model = stepped(LINEAR, Model(wide), judge)[1]
+    assert len(model.stack.blocks) == 4
+    for crop, one in zip(judge.crops, wanted, strict=True):
+        torch.testing.assert_close(encode(model.stack, crop).x, one, atol=1e-5, rtol=1e-5)
+    weight, bias = model.stack.blocks[1].weight, model.stack.blocks[1].bias
+    torch.testing.assert_close(weight.detach(), -torch.eye(4) / 8, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bias, wide.original[1].v, atol=1e-5, rtol=1e-5)
+
+
+class Varied(Ramps):
+    """Ramps on tokens whose channels are not all the same."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self.original = list(self.blocks)
+
+    def embed(self, crop: Tensor) -> Any:
+        tokens = super().embed(crop)
+        x = crop.flatten(1)[:, : 6 * 4].unflatten(1, (6, 4))  # (B, 6, 4)
+        return type(tokens).of(x, tokens.grid)
+
+
+def test_the_order_of_batches_does_not_matter() -> None:
+    model, one, two = vit(), Verdict(), Verdict()
+    two.crops = two.crops[::-1]
+    first, again = (stepped(LINEAR, copy.deepcopy(model), judge)[1] for judge in (one, two))
+    for a, b in zip(first.stack.blocks.parameters(), again.stack.blocks.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_no_windows_change_nothing_and_need_no_frames() -> None:
+    model = vit()
+    blocks = model.stack.blocks
+    plan, made = stepped(MergeLayers(strategy="explicit", operator="linear", windows=()), model)
+    assert plan.empty and made.stack.blocks is blocks
+
+
+def test_maps_need_frames_and_a_plan_its_own_maps() -> None:
+    model, judge = vit(), Verdict()
+    assert LINEAR.needs_calib and not MergeLayers(strategy="explicit", windows=((1, 2),)).needs_calib
+    with pytest.raises(BadInput, match="calibration frames"):
+        planned(LINEAR, model)
+    plan = planned(LINEAR, model, judge)
+    with pytest.raises(BadInput, match="calibration frames"):
+        applied(plan, copy.deepcopy(model))
+    again = plan.apply(copy.deepcopy(model), context(model, judge))  # fitted once more: no weights, but the same frames
+    assert tuple(fingerprint(b) for b in again.stack.blocks if isinstance(b, LinearBlock)) == plan.maps
+    with pytest.raises(BadInput, match="fitted on other frames"):
+        plan.apply(copy.deepcopy(model), context(model, Verdict(9)))
+
+
+def test_tokens_that_are_not_finite_are_refused() -> None:
+    model = vit()
+    model.stack.patch_embed.proj.bias.data[0] = torch.inf
+    with pytest.raises(BadInput, match=r"no linear map fits blocks \[1, 1\]"):
+        planned(LINEAR, model, Verdict())
+
+
+@pytest.mark.parametrize("maps", [(), ("a",), ("a", "b", "c")])
+def test_a_plan_names_a_map_for_each_window(maps: tuple[str, ...]) -> None:
+    made_for = MadeFor(depth=5, dim=16, grid=(2, 3))
+    with pytest.raises(ValidationError, match="2 windows of operator linear have"):
+        LayerPlan(made_for=made_for, windows=((1, 1), (3, 4)), operator="linear", maps=maps)
+    with pytest.raises(ValidationError, match="have 1 maps"):
+        LayerPlan(made_for=made_for, windows=((1, 2),), operator="drop", maps=("a",))
+    assert "maps" not in LayerPlan(made_for=made_for, windows=((1, 2),), operator="drop").decided()
+
+
+def test_single_blocks_are_windows_of_maps_alone() -> None:
+    with pytest.raises(ValidationError, match="first < last"):
+        MergeLayers(strategy="explicit", operator="drop", windows=((3, 3),))
+    with pytest.raises(ValidationError, match="first <= last"):
+        MergeLayers(strategy="explicit", operator="linear", windows=((3, 2),))
+
+
+# ---- with what comes after
+
+
+def hmr_model(*steps: Any, seed: int = 0) -> HMRModel:
+    torch.manual_seed(seed)
+    model = build("reference", SIZES).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "blocks" in name:
+            nn.init.normal_(parameter, std=0.1)
+    for step in steps:
+        model = stepped(step, model, CALIB)[1]
+    return model
+
+
+class Calib:
+    """A judge of noise, in two batches."""
+
+    def __init__(self) -> None:
+        crops = torch.randn(6, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+        self.crops, self.masks = crops.split(3), [PERSON, PERSON]
+
+    def errors(self, index: int, tokens: Any) -> Tensor:
+        return tokens.x.flatten(1).norm(dim=1)
+
+
+PERSON = torch.zeros(3, 256, 192)
+PERSON[:, 48:208, 64:128] = 1
+CALIB = Calib()
+
+
+def test_an_artefact_comes_back_equal_without_data(tmp_path) -> None:
+    model, plans = hmr_model(), []
+    for step in (LINEAR, MergeTokens(keep=90, per_layer=60), Precision(dtype="bfloat16")):
+        plan, model = stepped(step, model, CALIB)
+        plans.append(plan)
+    base = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256="0" * 64)
+    origin = artefact.Origin(base=base, seed=0, commit="none", versions={})
+    artefact.save(tmp_path / "out", model, plans, origin, "", "")
+    found = cast(HMRModel, artefact.load(tmp_path / "out", build))
+    assert {name for name in found.state_dict() if ".blocks.1." in name} == {
+        "backbone.blocks.1.weight",
+        "backbone.blocks.1.bias",
+    }
+    with torch.no_grad():
+        assert torch.equal(found(CALIB.crops[0], PERSON).features, model(CALIB.crops[0], PERSON).features)
+    said = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert [len(name) for name in said[0]["maps"]] == [64, 64]
+
+
+def test_maps_merge_no_tokens_and_do_not_count() -> None:
+    """Blocks 0, 2 and the maps at 1 and 3: two blocks merge, at their own places."""
+    model = hmr_model(LINEAR)
+    plan, merged = stepped(MergeTokens(keep=90, per_layer=60), copy.deepcopy(model))
+    assert plan.schedule == Schedule((60, 0, 42)) and plan.schedule.counts(192, 4) == [132, 132, 90, 90]
+    assert planned(MergeTokens(keep=150, per_layer=60, start=1), model).schedule.merges == (0, 0, 42)
+    with pytest.raises(BadInput, match=r"in block 2 with per_layer: 60 from block 1 on, .* last block is 1"):
+        planned(MergeTokens(keep=90, per_layer=60, start=1), model)
+    with torch.no_grad():
+        tokens = merged.encode(CALIB.crops[0], PERSON)
+        alone = merged.encode(CALIB.crops[0][:1], PERSON[:1])
+    assert tokens.x.shape[1] == 90 and (tokens.size.sum(1) == 192).all()
+    assert torch.equal(tokens.source[:1], alone.source)
+    torch.testing.assert_close(tokens.x[:1], alone.x, atol=1e-5, rtol=1e-5)
+
+
+def test_a_schedule_that_merges_in_a_map_names_the_block() -> None:
+    model = hmr_model(LINEAR)
+    plan = TokenPlan(made_for=MadeFor.of(model), schedule=Schedule((60, 42)), coverage=0.0)
+    with pytest.raises(BadInput, match="merges tokens in block 1, which is a linear map here"):
+        applied(plan, model)
+
+
+def test_width_is_pruned_around_maps() -> None:
+    model = hmr_model(LINEAR)
+    maps = [block for block in model.stack.blocks if isinstance(block, LinearBlock)]
+    before = [copy.deepcopy(block.state_dict()) for block in maps]
+    plan, made = stepped(PruneWidth(mlp_ratio=0.5, head_ratio=0.5), model, CALIB)
+    assert [block is None for block in plan.blocks] == [False, True, False, True]
+    assert "from 2 blocks" in plan.describe() and WidthPlan.model_validate_json(plan.model_dump_json()) == plan
+    assert [b for b in made.stack.blocks if isinstance(b, LinearBlock)] == maps
+    assert all(torch.equal(a[k], b.state_dict()[k]) for a, b in zip(before, maps, strict=True) for k in a)
+    other = hmr_model(MergeLayers(strategy="explicit", operator="linear", windows=((0, 0), (3, 4))))
+    with pytest.raises(BadInput, match="whose linear maps are elsewhere"):
+        applied(plan, other)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_precision_rounds_what_is_around_maps(dtype: Any) -> None:
+    plain = hmr_model(LINEAR)
+    rounded = applied(planned(Precision(dtype=dtype), plain), copy.deepcopy(plain))
+    for one, two in zip(plain.stack.blocks, rounded.stack.blocks, strict=True):
+        if isinstance(one, LinearBlock):
+            assert isinstance(two, LinearBlock) and torch.equal(one.weight.to(two.weight.dtype), two.weight)
+            assert two.weight.dtype == (torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    assert any(isinstance(module, Int8Linear) for module in rounded.modules()) == (dtype == "int8")
+    with torch.no_grad():
+        x, y = (m.encode(CALIB.crops[0]).x for m in (plain, rounded))
+    assert y.dtype == torch.float32 and 0 < (x - y).norm() / x.norm() < 0.05
+
+
+def test_recovery_trains_maps() -> None:
+    teacher, student = hmr_model(), hmr_model(LINEAR)
+    assert untouched(student, teacher) == 1
+
+    class Crops:
+        def __len__(self) -> int:
+            return 1
+
+        def read(self, indices: Any) -> tuple[Tensor]:
+            return (CALIB.crops[0][:1],)
+
+    with training_above(student, teacher, cast(Any, Crops())):
+        (student(CALIB.crops[0]).features.square().sum()).backward()
+        gradients = [p.grad for p in student.stack.blocks[1].parameters()]
+        assert len(gradients) == 2 and all(g is not None and g.abs().sum() > 0 for g in gradients)
+        assert all(p.grad is None for p in student.stack.blocks[0].parameters())
+
+
+def test_a_map_stands_in_export() -> None:
+    model = hmr_model(LINEAR, MergeTokens(keep=90, per_layer=60)).eval()
+
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, crop: Tensor, mask: Tensor) -> Tensor:
+            return self.model(crop, mask).features
+
+    batch = {0: torch.export.Dim("batch", min=2, max=64)}
+    exported = torch.export.export(Features(), (CALIB.crops[0], PERSON), dynamic_shapes=(batch, batch)).module()
+    crops, people = torch.cat(CALIB.crops), torch.cat(CALIB.masks)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(crops, people), Features()(crops, people), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_maps_stand_in_anyones_stack(family: str) -> None:
+    """Prefix tokens, RoPE, qk norms, LayerScale: the map takes all tokens, and the rest of the network stays theirs."""
+
+    class Judge:
+        crops, masks = (images(3), images(2)), None
+
+        def errors(self, index: int, tokens: Any) -> Tensor:
+            return tokens.x.flatten(1).norm(dim=1)
+
+    model = own(family)
+    step = MergeLayers(strategy="explicit", operator="linear", windows=((1, 1),))
+    model = stepped(step, model, Judge())[1]
+    module, place, prefix = network(family)
+    stack = own(family).stack
+    by_hand = maps_by_hand(stack, Judge.crops, ((1, 1),))
+    module.get_submodule(place)[1] = Alone(cast(LinearBlock, by_hand[1]))  # type: ignore[operator]
+    torch.testing.assert_close(model(images()).x, module(images()), rtol=1e-4, atol=2e-4)
+    merged = stepped(MergeTokens(keep=20, per_layer=16), model)[1]
+    tokens = merged(images(), masks())
+    assert merged.schedule.merges == (16, 0, 12) and tokens.x.shape[1] == prefix + 20
+    assert (tokens.size[:, :prefix] == 1).all() and tokens.to_grid().shape[-2:] == (8, 6)
+
+
+class Alone(nn.Module):
+    """A map as a block that is handed whatever blocks are."""
+
+    def __init__(self, block: LinearBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        return self.block(x)
+
+
+def test_a_stack_is_asked_for_transformer_blocks_alone() -> None:
+    """No stack has to know of maps: `attend` and `feed` never see one."""
+    model = vit()
+    seen: list[nn.Module] = []
+
+    class Watching:
+        blocks = model.stack.blocks
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model.stack, name)
+
+        def attend(self, block: nn.Module, *rest: Any) -> Any:
+            seen.append(block)
+            return model.stack.attend(block, *rest)
+
+    made = stepped(LINEAR, model, Verdict())[1]
+    stack = Watching()
+    stack.blocks = made.stack.blocks
+    encode(cast(Stack, stack), Verdict().crops[0])
+    assert seen == [block for block in made.stack.blocks if not isinstance(block, LinearBlock)] and len(seen) == 2
