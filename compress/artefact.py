@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress.atomic import atomic_folder, occupied
 from compress.errors import BadInput
-from compress.policy import Data, Plan
+from compress.policy import FrozenModel, Plan
 from compress.registry import plan_of
 
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 NEEDED = ("recipe.yaml", "plan.json", "model.safetensors", "card.md")
 
 
-class Base(Data):
+class Base(FrozenModel):
     """The model that was compressed."""
 
     name: str
@@ -36,7 +36,7 @@ class Base(Data):
     sha256: str  # of its weights
 
 
-class Origin(Data):
+class Origin(FrozenModel):
     """Where an artefact comes from."""
 
     base: Base
@@ -45,7 +45,7 @@ class Origin(Data):
     versions: dict[str, str]
 
 
-class Manifest(Data):
+class Manifest(FrozenModel):
     """What manifest.json says. Its own hash stands in it too, so that no byte of the folder goes unchecked."""
 
     schema_version: Literal[1] = 1
@@ -116,12 +116,12 @@ def save(
 def refuse_taken(folder: Path) -> None:
     """Raise BadInput where there is a file, or a folder with something in it, or nothing could be written."""
     if occupied(folder):
-        raise BadInput(f"{folder}: there is something already; name another folder")
+        raise BadInput(f"{folder}: already exists and is not empty; name another folder")
     if folder.exists():
         return
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise BadInput(f"{folder}: {above} is no folder that can be written to; name another one")
+        raise BadInput(f"{folder}: {above} is not a writable folder; name another one")
 
 
 def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
@@ -137,12 +137,13 @@ def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
         state = from_bytes(contents.pop("model.safetensors"))
     except SafetensorError as error:
         raise BadInput(f"{folder / 'model.safetensors'}: not a safetensors file ({error})") from error
+    base = manifest.origin.base
     if not isinstance(build, nn.Module):
         with torch.device("meta"):  # sizes that ask for a giant are found out before they take the memory
-            fit(folder, shaped(build(manifest.origin.base.architecture, manifest.origin.base.sizes), plans), state)
-        build = build(manifest.origin.base.architecture, manifest.origin.base.sizes)
+            require_state(folder, shaped(build(base.architecture, base.sizes), plans), state)
+        build = build(base.architecture, base.sizes)
     model = shaped(build, plans)
-    fit(folder, model, state)
+    require_state(folder, model, state)
     model.load_state_dict(state)
     for plan in plans:
         plan.verify(model)
@@ -155,13 +156,13 @@ def checked(folder: Path) -> tuple[Manifest, tuple[Plan, ...], dict[str, bytes]]
     contents = {}
     for name in (*NEEDED, *sorted(set(manifest.files) - set(NEEDED))):
         if name not in manifest.files or Path(name).name != name:
-            raise BadInput(f"{folder / MANIFEST}: no artefact's list of files: {name!r}")
+            raise BadInput(f"{folder / MANIFEST}: not the file list of an artefact: {name!r}")
         contents[name] = read(folder / name)
         if sha256(contents[name]) != manifest.files[name]:
             raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
     plans = read_plans(folder, contents["plan.json"])
     if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
-        raise BadInput(f"{folder / MANIFEST}: the id is not that of these plans and weights: the file was changed")
+        raise BadInput(f"{folder / MANIFEST}: the id does not match the plans and weights: the file was changed")
     return manifest, plans, contents
 
 
@@ -176,7 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: not the manifest of an artefact ({reason(error)})") from error
     if manifest.to_bytes() != content:
-        raise BadInput(f"{path}: it does not have the hash that it names: the file was damaged or changed")
+        raise BadInput(f"{path}: its hash does not match its content: the file was damaged or changed")
     return manifest
 
 
@@ -194,7 +195,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read, so this is no whole artefact ({error.strerror})") from error
+        raise BadInput(f"{path}: cannot be read, so this artefact is incomplete ({error.strerror})") from error
 
 
 def shaped(model: Any, plans: Sequence[Plan]) -> Any:
@@ -204,7 +205,7 @@ def shaped(model: Any, plans: Sequence[Plan]) -> Any:
     return model
 
 
-def fit(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+def require_state(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise BadInput where keys, shapes or types of `state` are not exactly the model's."""
     wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
     given = {name: (value.shape, value.dtype) for name, value in state.items()}

@@ -42,7 +42,7 @@ def occupied(path: Path) -> bool:
     try:
         return path.exists() and not (path.is_dir() and not any(path.iterdir()))
     except OSError as error:
-        raise BadInput(f"{path}: cannot be looked at ({error.strerror}); name another one") from error
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); name another one") from error
 
 
 def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:

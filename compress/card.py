@@ -69,7 +69,7 @@ def formatted(interval: Mapping[str, float | None] | None, form: str = ".1f") ->
 
 def counted(data: Mapping[str, Any]) -> str:
     """How many frames of a provenance's `data` a figure comes from and where their masks come from, for people."""
-    lost = f"; {data['left_out']} left out, in which nobody was found" if data.get("left_out") else ""
+    lost = f"; {data['left_out']} left out, in which no person was found" if data.get("left_out") else ""
     joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
     masks = f"; masks: {data['mask_source']}" if "mask_source" in data else ""
     return f"{data['frames']} frames of {data['clips']} recordings{lost}{masks}{joints}"

@@ -54,14 +54,14 @@ class Compressed:
         """
         origin = artefact.Origin(base=self.original.base, seed=self.context.seed, commit=commit(), versions=versions())
 
-        def beside(made: str) -> dict[str, bytes]:
-            result = {"artefact": {"path": str(folder), "id": made}, **self.result}
+        def beside(artefact_id: str) -> dict[str, bytes]:
+            result = {"artefact": {"path": str(folder), "id": artefact_id}, **self.result}
             return {"result.json": artefact.canonical(result), **(more or {})}
 
         text = card(self.recipe, self.rows, self.provenance)
-        made = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
+        artefact_id = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
         self.context.forget("searches", "recover")
-        return made
+        return artefact_id
 
 
 def compress(
@@ -80,42 +80,43 @@ def compress(
 
     Raises BadInput, before anything is measured, where the recipe does not fit the model or the frames.
     """
-    refuse(model, recipe.steps, calib, test)
+    refuse_misfit(model, recipe.steps, calib, test)
     context = Context(model, calib, observer)
     original = None if test is None else test.measure(model, "original", observer)
     rows = [row("original", None, model, original, None)]
-    made: Any = model
-    for made in worked_through(model, recipe.steps, context):
+    smaller: Any = model
+    for smaller in run_steps(model, recipe.steps, context):
         plan = context.plans[-1]
-        now = None if test is None else test.measure(made, plan.policy, observer)
-        rows.append(row(plan.policy, plan, made, now, original))
-    return Compressed(model, made, recipe, tuple(context.plans), tuple(rows), traced(context, test), context)
+        now = None if test is None else test.measure(smaller, plan.policy, observer)
+        rows.append(row(plan.policy, plan, smaller, now, original))
+    source = result_provenance(context, test)
+    return Compressed(model, smaller, recipe, tuple(context.plans), tuple(rows), source, context)
 
 
-def worked_through(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Iterator[Any]:
-    """The model after each step, each planned on the model before it and added to `context.plans`.
+def run_steps(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Iterator[Any]:
+    """Yield the model after each step, each planned on the model before it and added to `context.plans`.
 
     Where a plan stands in the place of a policy, what it decided is done again. `model` stays as it is. Raises
     RuntimeError where a plan is not empty and yet changed nothing.
     """
-    made = copy.deepcopy(model) if steps else model
+    smaller = copy.deepcopy(model) if steps else model
     for step in steps:
-        plan, before = step.plan(made, context), outline(made)
+        plan, before = step.plan(smaller, context), fingerprint(smaller)
         context.measured.clear()
-        made = plan.apply(made, context)
-        if not plan.empty and outline(made) == before:
+        smaller = plan.apply(smaller, context)
+        if not plan.empty and fingerprint(smaller) == before:
             raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
         context.plans.append(plan.model_copy(update={"measured": {**plan.measured, **context.measured}}))
-        yield made
+        yield smaller
 
 
-def applied(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Any:
-    """The model after all `steps`, as `worked_through`; `model` itself where there are none."""
-    return deque(worked_through(model, steps, context), maxlen=1).pop() if steps else model
+def run_all_steps(model: Any, steps: Sequence[Policy | Plan], context: Context) -> Any:
+    """The model after all `steps`, as `run_steps`; `model` itself where there are none."""
+    return deque(run_steps(model, steps, context), maxlen=1).pop() if steps else model
 
 
-def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Frames | None) -> None:
-    """Raise BadInput for what cannot come to a good end, before anything is measured."""
+def refuse_misfit(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Frames | None) -> None:
+    """Raise BadInput where recipe, model and frames do not fit each other, before anything is measured."""
     if model.compressed:
         raise BadInput(f"{model.encoder.name} was compressed already: merges start from the original, so name that")
     for step in steps:
@@ -125,12 +126,12 @@ def refuse(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Fram
         for frames in (calib if step.needs_calib else None, test):
             if step.needs_masks and frames is not None and not frames.has_masks:
                 raise BadInput(
-                    f"{step.policy} protects the person and these pictures have no masks: name some with --masks"
+                    f"{step.policy} protects the person and these pictures have no masks: give --masks, or masks="
                 )
 
 
-def outline(model: Any) -> tuple[object, ...]:
-    """What tells a model that was changed: its type, shapes and sums of its weights, schedule and mask threshold.
+def fingerprint(model: Any) -> tuple[object, ...]:
+    """By what a changed model is recognised: its type, shapes and sums of its weights, schedule and mask threshold.
 
     Weights on the meta device have no sums.
     """
@@ -154,7 +155,7 @@ def row(
     }
 
 
-def traced(context: Context, test: Frames | None) -> dict[str, Any]:
+def result_provenance(context: Context, test: Frames | None) -> dict[str, Any]:
     """Where the rows come from; calib and recovery's pictures stand there where they were looked at."""
     used = context.memory
     device = next(context.original.parameters()).device

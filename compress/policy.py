@@ -27,7 +27,7 @@ class Compressible(Protocol):
     grid: tuple[int, int]  # patches (rows, columns) of a crop
     head_needs: Literal["tokens", "grid"]
     schedule: Schedule  # what its forward pass hands to `encode`
-    protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is looked at
+    protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is used
 
     @property
     def stack(self) -> Stack: ...
@@ -58,13 +58,13 @@ def misuse(field: str, message: str, hint: str = "") -> PydanticCustomError:
     return PydanticCustomError("misuse", "{message}", {"field": field, "message": message, "hint": hint})
 
 
-class Data(BaseModel):
+class FrozenModel(BaseModel):
     """Frozen and strict: an unknown key, a number in quotes or an infinity is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class MadeFor(Data):
+class MadeFor(FrozenModel):
     """The model that a plan was made for."""
 
     depth: int = Field(ge=0)
@@ -77,7 +77,7 @@ class MadeFor(Data):
         return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
 
 
-class Plan(Data, ABC):
+class Plan(FrozenModel, ABC):
     """What was decided for one model; as JSON it is an entry of an artefact's plan.json.
 
     Subclasses name themselves in `policy: Literal[...]` and carry what was decided. Both `shape` and `apply` begin
@@ -139,12 +139,15 @@ class Plan(Data, ABC):
             )
 
 
-class Policy(Data, ABC):
+class Policy(FrozenModel, ABC):
     """What the user asked for: a step of a recipe. Subclasses name themselves in `policy: Literal[...]`."""
 
     # Its place in a recipe: 0 for layers, 1 for tokens and width, 2 for training, 3 for precision, 4 for what reads the
     # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
     stage: ClassVar[int] = 1
+
+    trains: ClassVar[bool] = False  # its `apply` trains the model: a search leaves it to the best recipes
+    model_specific: ClassVar[bool] = False  # it takes weights that were trained for the model of the steps before it
 
     policy: str
 

@@ -11,13 +11,13 @@ from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from compress import document
 from compress.choices import one_of
-from compress.policy import Data, misuse
+from compress.policy import FrozenModel, misuse
 from compress.registry import Step, policy_in, working
 
 SHIPPED = files("compress").joinpath("recipes")
 
 
-class Recipe(Data):
+class Recipe(FrozenModel):
     """Steps in their order."""
 
     schema_version: int = Field(ge=1, le=1)
@@ -33,8 +33,7 @@ class Recipe(Data):
         """
         if "/" in name or name.endswith(".yaml"):
             return cls.parse(document.read_text(name), name)
-        shipped = sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir() if path.name.endswith(".yaml"))
-        path = SHIPPED.joinpath(f"{one_of(name, shipped, 'recipe')}.yaml")
+        path = SHIPPED.joinpath(f"{one_of(name, shipped_recipes(), 'recipe')}.yaml")
         return cls.parse(path.read_text("utf-8"), path.name)
 
     @classmethod
@@ -68,6 +67,11 @@ class Recipe(Data):
         steps = [{"policy": step.policy, **step.model_dump(mode="json", exclude_defaults=True)} for step in self.steps]
         values = {"schema_version": self.schema_version, "name": self.name, "steps": steps}
         return self._text or document.to_yaml(values)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package, sorted."""
+    return sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir() if path.name.endswith(".yaml"))
 
 
 def schema() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def loaded(point: EntryPoint) -> type[Policy]:
     except Exception as error:  # a stranger's module may fail in any way
         raise BadInput(f"the policy '{point.name}' of {point.value} cannot be imported ({error})") from error
     if not (isinstance(found, type) and issubclass(found, Policy) and isinstance(getattr(found, "makes", None), type)):
-        raise BadInput(f"the policy '{point.name}' of {point.value} is no Policy that names the Plan it makes")
+        raise BadInput(f"the policy '{point.name}' of {point.value} is not a Policy that names the Plan it makes")
     return found
 
 

@@ -104,35 +104,35 @@ def encode(
     first. A schedule that dilates protects the rings around them too, and drops take those after the rest, the outer
     rings first. schedule: a `Schedule`, or the number of merges of each block. None: exactly the plain network.
     """
-    plan = schedule if isinstance(schedule, Schedule) else Schedule(tuple(schedule))
+    schedule = schedule if isinstance(schedule, Schedule) else Schedule(tuple(schedule))
     tokens = stack.embed(crop)
     if protected is not None:
         person = protected > 0
-        tokens = tokens.protecting(nearness(person, tokens.grid, plan.dilate) > 0 if plan.dilate else person)
-    if plan.drop:
-        tokens = tokens.kept(most_covered(tokens, protected, plan.drop, plan.dilate))
-    return stack.finish(through(stack, stack.blocks, tokens, plan))
+        tokens = tokens.protecting(nearness(person, tokens.grid, schedule.dilate) > 0 if schedule.dilate else person)
+    if schedule.drop:
+        tokens = tokens.kept(most_covered(tokens, protected, schedule.drop, schedule.dilate))
+    return stack.finish(through(stack, stack.blocks, tokens, schedule))
 
 
-def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, plan: Schedule = PLAIN) -> Tokens:
+def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule: Schedule = PLAIN) -> Tokens:
     """`tokens` after `blocks` of `stack`, the first of which is the schedule's block 0, and before the last norm.
 
     So whatever runs a few blocks (a search that starts in the middle, a look at each layer) runs them as `encode` does.
     A linear map takes every token, prefix tokens too; raises ValueError where it is to merge some, as it has no keys.
     """
     for i, block in enumerate(blocks):
-        r = plan.merges[i] if i < len(plan.merges) else 0
+        r = schedule.merges[i] if i < len(schedule.merges) else 0
         if isinstance(block, LinearBlock):
             if r:
                 raise ValueError(f"{r} tokens cannot merge in block {i}: it is a linear map and has no keys")
             tokens = replace(tokens, x=block(tokens.x))
             continue
         merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
-        bias = tokens.size.log() if plan.proportional_attention and merged and not tokens.dropped else None
+        bias = tokens.size.log() if schedule.proportional_attention and merged and not tokens.dropped else None
         update, keys = stack.attend(block, tokens, bias)
         tokens = replace(tokens, x=tokens.x + update)
         if r:
-            tokens = merge(tokens, keys, r, plan.partition)
+            tokens = merge(tokens, keys, r, schedule.partition)
         tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))
     return tokens
 

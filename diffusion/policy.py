@@ -24,6 +24,7 @@ class DiffusionDecoder(Policy):
     """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
 
     stage: ClassVar[int] = 4
+    model_specific: ClassVar[bool] = True
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
     weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote, or a shipped name")
@@ -115,7 +116,7 @@ def refuse_other_bodies(model: Any) -> None:
     """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
     joints = model.head.joints
     if joints != JOINTS:
-        raise BadInput(f"the motion decoder knows SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
+        raise BadInput(f"the motion decoder needs SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
 
 
 def refuse_other_width(decoder: LatentDiffusionDecoder, model: Any, name: str) -> None:

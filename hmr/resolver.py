@@ -72,7 +72,7 @@ def path_of(name: str, weightless: bool) -> Path | None:
         return path
     if name in ARCHITECTURES and name not in SHIPPED and not weightless:
         raise BadInput(
-            f"'{name}' is an architecture whose weights do not ship: name the checkpoint that its authors hand out, or "
+            f"'{name}' is an architecture whose weights are not included: name the checkpoint from its authors, or "
             f"a folder of `fasthmr convert`, as ./{name}"
         )
     if one_of(name, ARCHITECTURES if weightless else SHIPPED, "model") not in SHIPPED:

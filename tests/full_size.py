@@ -28,8 +28,9 @@ from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.data.datasets import DataSpec, open_data
 from hmr.data.masks import BlazePose
-from hmr.data.pictures import listed, read, spread
+from hmr.data.pictures import listed, read
 from hmr.evaluation.predict import batches
+from hmr.media.listing import spread
 from hmr.models.model import HMRModel, build
 
 log = logging.getLogger(__name__)

@@ -319,7 +319,7 @@ def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
         "weights.pkl": (changed(weights=np.zeros((6890, 24))), "rows of weights"),
         "strings.pkl": (changed(weights="yes"), "weights is not an array"),
         "sparse.pkl": (changed(J_regressor=sparse), "broken"),
-        "short_array.npz": (zipped(v_template=npy_header((10**9, 10**3))), "shorter than it says"),
+        "short_array.npz": (zipped(v_template=npy_header((10**9, 10**3))), "shorter than declared"),
         "bomb.npz": (bomb(), "unpacks to more"),
         "encrypted.npz": (npz(v_template=np.zeros(3)).replace(b"PK\x01\x02", b"PK\x01\x03"), "broken"),
     }
@@ -330,7 +330,7 @@ def test_no_room_is_made_for_what_a_file_only_claims(tmp_path):
     path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 2**30) + b".")
     tracemalloc.start()
     try:
-        with pytest.raises(BadInput, match="fewer bytes than it says"):
+        with pytest.raises(BadInput, match="fewer bytes than declared"):
             read_arrays(path)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:

@@ -262,8 +262,8 @@ def spoil_decoder(state):
     ("architecture", "spoil", "words"),
     [
         ("hmr2", spoil_integers, r"qkv\.weight' holds torch\.int8, which is no weight"),
-        ("tokenhmr", spoil_classes, "no whole tokenhmr: its shapes make no sizes"),
-        ("tokenhmr", spoil_decoder, "no whole tokenhmr: its shapes make no sizes"),
+        ("tokenhmr", spoil_classes, "not a complete tokenhmr: shapes give no sizes"),
+        ("tokenhmr", spoil_decoder, "not a complete tokenhmr: shapes give no sizes"),
     ],
 )
 def test_weights_that_make_no_model_are_one_sentence(architecture, spoil, words, tmp_path):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
+from compress.recipe import Recipe
 from experiments.cli import main as cli
 from experiments.cli import output
 from experiments.reports import preview
@@ -209,3 +212,39 @@ def test_a_bug_is_exit_code_1_with_its_traceback():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
+
+
+def test_version(fasthmr):
+    code, out, _ = fasthmr("--version")
+    assert code == 0 and out == f"fasthmr {version('fasthmr')}\n"
+
+
+def test_recipes_are_listed_and_shown(fasthmr, tmp_path):
+    """What `list` names, `show` prints, and what it prints is that very recipe."""
+    code, out, _ = fasthmr("recipe", "list", "--json")
+    recipes = json.loads(out)["recipes"]
+    assert code == 0 and [r["name"] for r in recipes] == sorted(r["name"] for r in recipes) and recipes
+    for recipe in recipes:
+        code, text, _ = fasthmr("recipe", "show", recipe["name"])
+        shown = Recipe.parse(text, "shown.yaml")
+        assert (code, shown.id, [step.policy for step in shown.steps]) == (0, recipe["id"], recipe["steps"])
+    assert all(recipe["name"] in fasthmr("recipe", "list")[1] for recipe in recipes)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda:99", "'cuda:99'"), ("tpu", "'tpu'"), ("meta", "no values")])
+def test_devices_that_are_not_there_are_refused(fasthmr, weights, monkeypatch, device, words):
+    monkeypatch.setenv("FASTHMR_DEVICE", "cpu")  # restored after the test
+    code, out, err = fasthmr("--device", device, "evaluate", weights, "--data", "synth:test", "--frames", 2)
+    assert code == 2 and not out and words in err and err.count("\n") == 1
+    assert fasthmr("--device", "cpu", "evaluate", weights, "--data", "synth:test", "--frames", 2)[0] == 0
+
+
+def test_threads_are_torchs():
+    """--threads reaches torch, which reads its number of threads once, when it is imported."""
+    code = (
+        "import sys; from experiments.cli import main as cli; sys.argv = 'fasthmr --threads 1 recipe list'.split()\n"
+        "try: cli.main()\nfinally: import torch; sys.stderr.write(str(torch.get_num_threads()))"
+    )
+    two = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=two)
+    assert done.stderr.split()[-1] == "1"

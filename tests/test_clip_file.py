@@ -134,7 +134,7 @@ def test_mistakes_are_named(drawn, tmp_path, change, message):
 
 
 def test_motion_with_pictures_teaches_no_vae(drawn):
-    with pytest.raises(BadInput, match="learns from clips without"):
+    with pytest.raises(BadInput, match="is trained on clips without"):
         motion_in(drawn[1], "train")
 
 

@@ -17,7 +17,7 @@ import torch
 import hmr
 from compress import Recipe, compress
 from compress.context import Context
-from compress.pipeline import applied
+from compress.pipeline import run_all_steps
 from compress.policy import MadeFor, Plan
 from hmr import load
 from hmr.checkpoints.files import save
@@ -165,7 +165,7 @@ def test_a_plan_that_changes_nothing_against_its_word_is_a_bug():
 
     model = build("reference", TINY)
     with pytest.raises(RuntimeError, match="as it was"):
-        applied(model, [Lying(policy="lying", made_for=MadeFor.of(model))], Context(model))
+        run_all_steps(model, [Lying(policy="lying", made_for=MadeFor.of(model))], Context(model))
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from compress import document
 from compress.document import LARGEST, InvalidDocument, Mistake, parse, read_text, read_values, to_yaml
 from compress.errors import BadInput
-from compress.policy import Data
+from compress.policy import FrozenModel
 
 
-class Part(Data):
+class Part(FrozenModel):
     width: float = 1.0
     words: tuple[str | int, ...] = ()
 
 
-class Whole(Data):
+class Whole(FrozenModel):
     name: str
     part: Part = Part()
     parts: tuple[Part, ...] | None = None

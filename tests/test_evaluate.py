@@ -261,7 +261,7 @@ def test_a_model_file_is_resolved_with_its_hash(tmp_path):
 
 @pytest.mark.parametrize(
     "name, hint",
-    [("refrence", "did you mean 'reference'"), ("a/b", "no such file"), ("camerahmr", "its authors hand out")],
+    [("refrence", "did you mean 'reference'"), ("a/b", "no such file"), ("camerahmr", "from its authors")],
 )
 def test_unknown_models_are_told(name, hint):
     with pytest.raises(BadInput, match=hint):

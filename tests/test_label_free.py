@@ -162,7 +162,7 @@ def test_models_that_these_pictures_do_not_suit_say_why(fasthmr, folder, tmp_pat
 def test_what_needs_a_mask_or_a_label_says_so(fasthmr, folder, tmp_path):
     data = f"frames@{folder}"
     for words, told in (
-        (asked(folder, tmp_path, "mask"), "no masks: name some with --masks"),
+        (asked(folder, tmp_path, "mask"), "no masks: give --masks"),
         (["evaluate", "reference-small", "--data", data], "--label-free"),
         (["evaluate", "reference-small", "--data", data, "--label-free"], "--against"),
         (["evaluate", "reference-small", "--data", "synth", "--masks", "blazepose"], "exact masks of its own"),

@@ -140,7 +140,7 @@ def test_an_artefact_comes_back_equal_after_token_merging_too(dtype, tmp_path):
 @both
 def test_weights_of_another_type_are_refused(dtype, tmp_path):
     with pytest.raises(BadInput, match="do not fit"):
-        artefact.fit(tmp_path, model(dtype), dict(model().state_dict()))
+        artefact.require_state(tmp_path, model(dtype), dict(model().state_dict()))
 
 
 def test_float32_is_an_empty_plan():

@@ -419,7 +419,7 @@ def test_a_table_on_emdb_decides_elsewhere_and_stands_beside_the_papers(fasthmr,
     assert "CameraHMR in" in printed and "73.3" in printed
     deep = save(build("reference-small", {"depth": 3}), tmp_path / "deep.safetensors")
     code, out, err = fasthmr("paper", "tab11", "--model", deep, *words[4:], "--calib", "synth")
-    assert (code, out) == (2, "") and "these pictures have no masks: name some with --masks" in err
+    assert (code, out) == (2, "") and "these pictures have no masks: give --masks" in err
 
 
 def test_a_table_on_3dpw_decides_on_its_training_sequences(fasthmr, home, weights, tmp_path):
@@ -471,7 +471,7 @@ def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeyp
     told("3dpw", "name the folder that 3dpw lies in")
     told(f"3dpw@{tmp_path}/nowhere", "no such folder")
     told(f"3dpw@{tmp_path}", "holds 3DPW's sequenceFiles and imageFiles")
-    told(f"3dpw:val@{root}", "sequenceFiles/validation is no folder")
+    told(f"3dpw:val@{root}", "sequenceFiles/validation is not a folder")
     told(f"emdb@{root}", "holds EMDB's P0 to P9")
     told(f"emdb:calib@{emdb}", "EMDB is a test set alone", "emdb:calib: choices are made on this split")
     told(f"3dpw:tset@{root}", "did you mean 'test'")

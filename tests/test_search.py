@@ -244,7 +244,7 @@ def test_explicit_takes_what_is_a_partition_and_nothing_else(
         ([[-1, 3]], r"\[-1, 3\] begins before block 0"),
         ([[5, 5]], "first < last"),
         ([[7, 5]], "first < last"),
-        ([[5]], "no pair"),
+        ([[5]], "not a pair"),
         ([[3, 6], [6, 9]], r"\[6, 9\] overlaps or precedes"),
         ([[8, 9], [2, 3]], r"\[2, 3\] overlaps or precedes"),
     ],

@@ -219,7 +219,7 @@ def test_what_compress_wrote_stands_in_a_report_alone_and_beside_a_study(done, r
     code, out, _ = run("report", "tiny.yaml", tmp_path / "same", "--out", tmp_path / "both", "--json")
     assert code == 0 and json.loads(out)["rivals"][-1]["test_values"] == said["trials"][1]["values"]
     code, _, err = run("report", "tiny.yaml", tmp_path / "fewer", "--out", tmp_path / "mixed")
-    assert code == 2 and "cannot stand in one front" in err and not (tmp_path / "mixed").exists()
+    assert code == 2 and "cannot be compared in one front" in err and not (tmp_path / "mixed").exists()
 
 
 def test_the_layer_search_is_walked_once(done, place):
@@ -299,7 +299,7 @@ def test_without_labels_the_original_is_right(place, monkeypatch):
 def test_acceleration_needs_videos(place, monkeypatch):
     monkeypatch.chdir(place)
     with pytest.raises(
-        BadInput, match="accel_mm_per_frame2 needs every frame of videos, and synth:val has single ones"
+        BadInput, match="accel_mm_per_frame2 needs videos, and synth:val has single ones"
     ):
         search.search(small("calm", ("space:", "objectives: [macs, mpjpe_mm, accel_mm_per_frame2]\nspace:")))
 

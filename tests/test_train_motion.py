@@ -21,10 +21,10 @@ from compress.training.task import Step, TrainConfig
 from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
+from diffusion.motion.camera_clips import Motion
 from diffusion.motion.features import cached_features, spans
-from diffusion.motion.seen import Motion
 from diffusion.training.decoder import DecoderTask, sizes_for, train_decoder
-from diffusion.training.vae import VAETask, gate, held, train_vae
+from diffusion.training.vae import VAETask, gate, held_out_clips, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay, share
 from hmr.body.files import load_body
 from hmr.data.crop import normalised
@@ -38,7 +38,7 @@ STEPS = 24
 
 
 def vae_task(batch: int = 4) -> VAETask:
-    return VAETask(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held(12, "val", BODY), batch)
+    return VAETask(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held_out_clips(12, "val", BODY), batch)
 
 
 def decoder_task(kind: str = "diffusion") -> DecoderTask:
@@ -234,21 +234,22 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
 
 def test_filters_leave_what_is_still_and_calm_what_shakes():
     still = video(20, 0)
-    still = features.Video(**{**vars(still), "said_rotations": still.rotations[:1].expand(20, -1, -1, -1)})
+    still = features.Video(**{**vars(still), "predicted_rotations": still.rotations[:1].expand(20, -1, -1, -1)})
     for found in (savitzky_golay(still, 30.0, 0.4), one_euro(still, 30.0, 1.0, 0.3)):
-        assert torch.allclose(found, still.said_rotations, atol=1e-5)
+        assert torch.allclose(found, still.predicted_rotations, atol=1e-5)
     torch.manual_seed(0)
-    shaky = features.Video(**{**vars(still), "said_rotations": still.said_rotations + 0.05 * torch.randn(20, 24, 3, 3)})
+    noise = 0.05 * torch.randn(20, 24, 3, 3)
+    shaky = features.Video(**{**vars(still), "predicted_rotations": still.predicted_rotations + noise})
     for found in (savitzky_golay(shaky, 30.0, 0.6), one_euro(shaky, 30.0, 1.0, 0.0)):
-        assert found.diff(2, 0).norm() < 0.5 * shaky.said_rotations.diff(2, 0).norm()
-    assert torch.equal(savitzky_golay(video(2, 0), 30.0, 0.4), video(2, 0).said_rotations)
+        assert found.diff(2, 0).norm() < 0.5 * shaky.predicted_rotations.diff(2, 0).norm()
+    assert torch.equal(savitzky_golay(video(2, 0), 30.0, 0.4), video(2, 0).predicted_rotations)
 
 
 def test_a_causal_filter_does_not_look_ahead():
     one, two = video(20, 0), video(20, 0)
-    changed = two.said_rotations.clone()
+    changed = two.predicted_rotations.clone()
     changed[12:] = torch.eye(3)
-    two = features.Video(**{**vars(two), "said_rotations": changed})
+    two = features.Video(**{**vars(two), "predicted_rotations": changed})
     assert torch.equal(one_euro(one, 30.0, 1.0, 0.5)[:12], one_euro(two, 30.0, 1.0, 0.5)[:12])
     # an RC low pass of cutoff f takes dt / (dt + RC), RC = 1 / (2 pi f)
     assert share(2.0, 30.0) == pytest.approx((1 / 30) / (1 / 30 + 1 / (2 * torch.pi * 2.0)))

@@ -101,7 +101,7 @@ def test_weights_come_back_in_half_precision(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     path = save(tmp_path / "vae.safetensors", MotionVAE(TINY), KIND, TINY, {})
-    with pytest.raises(BadInput, match="motion-vae weights, and these are to be diffusion-decoder"):
+    with pytest.raises(BadInput, match="motion-vae weights, expected diffusion-decoder"):
         read(path, "diffusion-decoder")
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     for name in ("cut.safetensors", "none.safetensors"):

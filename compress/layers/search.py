@@ -182,7 +182,7 @@ def explicit(windows: Sequence[Sequence[int]], depth: int | None = None, smalles
         shown = f"window {list(given)}"
         if len(given) != 2 or given[1] - given[0] < smallest - 1:
             order = "first < last" if smallest > 1 else "first <= last"
-            raise BadInput(f"{shown} is no pair [first, last] with {order} (both are merged, blocks count from 0)")
+            raise BadInput(f"{shown} is not a pair [first, last] with {order} (both are merged, blocks count from 0)")
         low, high = given
         if low < 0:
             raise BadInput(f"{shown} begins before block 0, the first")
@@ -310,7 +310,7 @@ class Journal(dict[Windows, float]):
             return explicit(entry["windows"], smallest=1), math.inf if error is None else float(error)
         except (ValueError, KeyError, TypeError) as problem:
             where = f"{self.path}, line {number}"
-            raise BadInput(f"{where} is no trial of a layer search: delete the file to start over") from problem
+            raise BadInput(f"{where} is not a trial of a layer search: delete the file to start over") from problem
 
     def __setitem__(self, windows: Windows, error: float) -> None:
         line = json.dumps({"windows": windows, "error": error if math.isfinite(error) else None}) + "\n"

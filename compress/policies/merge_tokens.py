@@ -57,7 +57,7 @@ class MergeTokens(Policy):
         elif self.protect == "none":
             for field in ONLY_MASK:
                 if self.turned(field):
-                    raise misuse(field, f"{field} has no meaning with protect: none, which looks at no mask")
+                    raise misuse(field, f"{field} has no meaning with protect: none, which uses no mask")
         return self
 
     def turned(self, field: str) -> bool:
@@ -123,7 +123,7 @@ class TokenPlan(Plan):
 
     policy: Literal["merge_tokens"] = "merge_tokens"
     schedule: Schedule
-    coverage: float | None = Field(ge=0, lt=1, description="None: no mask is looked at")
+    coverage: float | None = Field(ge=0, lt=1, description="None: no mask is used")
 
     @model_validator(mode="after")
     def _possible(self) -> TokenPlan:

@@ -145,7 +145,7 @@ def torchao() -> Any:
 def refuse_int8() -> None:
     """Raise BadInput where torchao is missing or its int8 layers do not run with this torch."""
     if importlib.util.find_spec("torchao") is None:
-        raise BadInput("precision: dtype: int8 needs torchao, which is not installed: install it, or take bfloat16")
+        raise BadInput("precision: dtype: int8 needs torchao, which is not installed: install it, or use bfloat16")
     try:
         Int8Linear.of(nn.Linear(16, 16))(torch.ones(2, 16))
     # A torchao that was built for another torch may fail in its import, in a layout or in a kernel.
@@ -153,5 +153,5 @@ def refuse_int8() -> None:
         found = version("torchao")  # from its metadata: to import it is what may have failed
         raise BadInput(
             f"precision: dtype: int8 does not run with torchao {found} and torch {torch.__version__} "
-            f"({error}): take bfloat16"
+            f"({error}): use bfloat16"
         ) from error

@@ -20,7 +20,7 @@ from compress.context import Context
 from compress.errors import BadInput
 from compress.frames import Judge
 from compress.policies.merge_layers import evaluating
-from compress.policy import Compressible, Data, MadeFor, Plan, Policy, knob
+from compress.policy import Compressible, FrozenModel, MadeFor, Plan, Policy, knob
 from compress.stack import LinearBlock, Stack, encode, transformer_blocks
 from compress.tokens import Tokens, coverage
 
@@ -54,7 +54,7 @@ class Layers(NamedTuple):
         return self.attention.heads, self.fc1.out_features
 
 
-class Kept(Data):
+class Kept(FrozenModel):
     """Which of `of` units are left."""
 
     of: int = Field(ge=1)
@@ -72,7 +72,7 @@ class Kept(Data):
         return sorted({*range(self.of)} - {*self.units})
 
 
-class BlockWidth(Data):
+class BlockWidth(FrozenModel):
     """What is left of a block."""
 
     heads: Kept

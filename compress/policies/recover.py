@@ -51,6 +51,7 @@ class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
     stage: ClassVar[int] = 2
+    trains: ClassVar[bool] = True
 
     policy: Literal["recover"] = "recover"
 
@@ -76,7 +77,7 @@ class RecoverPlan(Budget, Plan):
         if self.empty:
             return "Nothing had changed, so there was nothing to recover."
         if not self.measured:
-            return "The model learns to follow the original, without labels."
+            return "The model is trained to match the original, without labels."
         apart = "{before:.3f} to {after:.3f}".format(**self.measured["distance"])
         return (
             f"{self.measured['steps']} steps in {self.measured['seconds'] / 60:.1f} minutes brought the distance to "

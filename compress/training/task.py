@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.errors import BadInput
-from compress.policy import Data, misuse
+from compress.policy import FrozenModel, misuse
 
 Precision = Literal["float32", "bfloat16"]
 FLOOR = 0.01  # share of the learning rate that is left at the end
 
 
-class Budget(Data):
+class Budget(FrozenModel):
     """How long to train, for `minutes` of wall clock or a number of `steps`, and how fast."""
 
     minutes: float | None = Field(None, gt=0, description="wall clock to train for")

@@ -1,6 +1,6 @@
 """What takes the place of a model's pose head: features of a video's frames to SMPL rotations, a clip at a time.
 
-`LatentDiffusionDecoder` is the paper's. `Regressor` is a simpler baseline: the same transformer without
+`LatentDiffusionDecoder` is the paper's. `FeatureRegressor` is a simpler baseline: the same transformer without
 noise, into the same latent or straight to the numbers of a pose.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from diffusion.model.denoiser import Denoiser, Frames, Start
+from diffusion.model.denoiser import Denoiser, FrameEmbedding, Start
 from diffusion.model.representation import rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
 from diffusion.model.sizes import Sizes
@@ -28,16 +28,16 @@ from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 
 KIND = "diffusion-decoder"  # what a file of its weights says it is
-Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a Regressor to one of two targets
+Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a FeatureRegressor to one of two targets
 
 
-class Regressor(nn.Module):
+class FeatureRegressor(nn.Module):
     """Features of frames (B, F, W) -> latent (B, T, D), or the numbers of each frame (B, F, 133), without any noise."""
 
     def __init__(self, sizes: Sizes, target: Literal["latent", "numbers"]) -> None:
         super().__init__()
         self.target = target
-        self.frames = Frames(sizes)
+        self.frames = FrameEmbedding(sizes)
         self.queries = positions(sizes.tokens, sizes.dim, sizes.frames)
         shape = (sizes.denoiser_layers, sizes.dim, sizes.heads, sizes.hidden, sizes.denoiser_dropout)
         self.transformer = SkipTransformer(*shape, pre_norm=False)
@@ -51,9 +51,9 @@ class Regressor(nn.Module):
         return self.out(self.transformer(torch.cat((tokens, frames), 1))[:, : len(self.queries)])
 
 
-def predictor_of(kind: Predictor, sizes: Sizes) -> Denoiser | Regressor:
+def predictor_of(kind: Predictor, sizes: Sizes) -> Denoiser | FeatureRegressor:
     """An untrained network that reads features."""
-    return Denoiser(sizes) if kind == "diffusion" else Regressor(sizes, kind)
+    return Denoiser(sizes) if kind == "diffusion" else FeatureRegressor(sizes, kind)
 
 
 class LatentDiffusionDecoder(nn.Module):
@@ -177,5 +177,5 @@ def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusio
     try:
         decoder = LatentDiffusionDecoder(sizes, **facts, steps=steps, seed=seed)
     except TypeError as error:
-        raise BadInput(f"{path}: does not say what decoder it is ({error})") from error
+        raise BadInput(f"{path}: does not describe its decoder ({error})") from error
     return cast(LatentDiffusionDecoder, load_into(decoder, state, path))

@@ -15,7 +15,7 @@ SURE = 0.01  # of the one on true poses, which knows nearly all that it is asked
 REACH = 2  # tokens before and after that it reads: this is what calms the motion
 
 
-class Frames(nn.Module):
+class FrameEmbedding(nn.Module):
     """Features of frames (B, F, W), normalised, as tokens with a place (B, F, D).
 
     Buffers: mean and deviation (W,) of the features of the encoder that they come from.
@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         dim = sizes.dim
-        self.frames = Frames(sizes)
+        self.frames = FrameEmbedding(sizes)
         self.places = positions(sizes.tokens, dim, sizes.frames)
         self.time = TimestepEmbedding(dim, dim)
         shape = (sizes.denoiser_layers, dim, sizes.heads, sizes.hidden, sizes.denoiser_dropout)

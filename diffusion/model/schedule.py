@@ -60,8 +60,8 @@ def denoised(
     steps, latent = scheduler(objective), noise
     steps.set_timesteps(count)
     for time in steps.timesteps.tolist():
-        said = denoise(latent, torch.full((len(latent),), time, device=latent.device))
-        latent = steps.step(said, time, latent).prev_sample
+        predicted = denoise(latent, torch.full((len(latent),), time, device=latent.device))
+        latent = steps.step(predicted, time, latent).prev_sample
     return latent
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from compress.errors import BadInput
-from compress.policy import Data
+from compress.policy import FrozenModel
 from diffusion.model.representation import WIDTHS, Representation
 
 
-class Sizes(Data):
+class Sizes(FrozenModel):
     """One size of motion VAE and denoiser; the defaults are the paper's (FastHMR, Tab. 13, 14).
 
     NOTE: the paper gives its VAE nine layers, and what runs behind the encoder of pictures 29.5 M parameters and 6.8 G

@@ -136,10 +136,12 @@ class MotionDecoder(nn.Module):
         return self.out(found).unflatten(2, (self.stride, -1)).flatten(1, 2)  # (B, F / stride, ...) -> (B, F, 133)
 
 
-def vae_loss(said: Tensor, numbers: Tensor, mean: Tensor, log_variance: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+def vae_loss(
+    reconstructed: Tensor, numbers: Tensor, mean: Tensor, log_variance: Tensor, deviation: Tensor
+) -> dict[str, Tensor]:
     """Mean squared error in deviations (133,) and KL divergence to N(0, 1), per number: scalars of their own weight."""
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return {"mse": ((said - numbers) / deviation).square().mean(), "kl": divergence}
+    return {"mse": ((reconstructed - numbers) / deviation).square().mean(), "kl": divergence}
 
 
 def shipped_vae() -> Path:

@@ -24,24 +24,24 @@ def save(
 
     Returns `path`. Raises BadInput where a value does not fit.
     """
-    held = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
-    state = {name: value.detach().cpu().half().contiguous() for name, value in held.items()}
+    values = {name: value for name, value in module.state_dict().items() if not name.startswith(without)}
+    state = {name: value.detach().cpu().half().contiguous() for name, value in values.items()}
     unfit = [name for name, value in state.items() if not value.isfinite().all()]
     if unfit:
         raise BadInput(f"{path}: {unfit[0]} is not finite in half precision: train again with a lower lr")
-    said = {"kind": kind, "sizes": sizes.model_dump_json(), "facts": json.dumps(facts, sort_keys=True)}
-    return atomic_write(path, to_bytes(state, said))
+    metadata = {"kind": kind, "sizes": sizes.model_dump_json(), "facts": json.dumps(facts, sort_keys=True)}
+    return atomic_write(path, to_bytes(state, metadata))
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any]]:
     """The state in float32, the sizes and the facts that `save` wrote; raises BadInput for any other file."""
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
-        if said.get("kind") != kind:
-            raise BadInput(f"{path}: holds {said.get('kind', 'no')} weights, and these are to be {kind}")
-        return state, Sizes.model_validate_json(said["sizes"]), {**json.loads(said["facts"])}
+        if metadata.get("kind") != kind:
+            raise BadInput(f"{path}: holds {metadata.get('kind', 'no')} weights, expected {kind}")
+        return state, Sizes.model_validate_json(metadata["sizes"]), {**json.loads(metadata["facts"])}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, ValidationError) as error:
         if isinstance(error, BadInput):
             raise

@@ -31,8 +31,8 @@ def decode_video(decode: Decode, features: Tensor, betas: Tensor, frames: int, f
     for first in range(0, len(starts), BATCH):
         some = starts[first : first + BATCH]
         places = torch.tensor(some, device=features.device)[:, None] + torch.arange(frames, device=features.device)
-        said = decode(features[places], betas[places]) * weight[:, None, None, None]
-        total.index_add_(0, places.flatten(), said.flatten(0, 1))
+        decoded = decode(features[places], betas[places]) * weight[:, None, None, None]
+        total.index_add_(0, places.flatten(), decoded.flatten(0, 1))
         weights.index_add_(0, places.flatten(), weight.repeat(len(some)))
     return roma.special_procrustes(resampled(total / weights[:, None, None, None], count))
 

@@ -30,17 +30,23 @@ from hmr.data.sample import batch, known
 from hmr.models.model import HMRModel, HMROutput
 
 BATCH = 32
-FIELDS = {"features": (), "said_betas": (10,), "said_rotations": (24, 3, 3), "rotations": (24, 3, 3), "betas": (10,)}
+FIELDS = {
+    "features": (),
+    "predicted_betas": (10,),
+    "predicted_rotations": (24, 3, 3),
+    "rotations": (24, 3, 3),
+    "betas": (10,),
+}
 
 
 @dataclass(frozen=True)
 class Video:
-    """What the encoder says of a video's N frames, and what is true: features (N, W) as `read_off` has them,
-    said_betas (N, 10), said_rotations (N, 24, 3, 3) of its own head; rotations (N, 24, 3, 3) and betas (N, 10)."""
+    """Predictions for a video's N frames, and the truth: features (N, W) as `read_off` has them,
+    predicted_betas (N, 10), predicted_rotations (N, 24, 3, 3) of its head; rotations (N, 24, 3, 3), betas (N, 10)."""
 
     features: Tensor
-    said_betas: Tensor
-    said_rotations: Tensor
+    predicted_betas: Tensor
+    predicted_rotations: Tensor
     rotations: Tensor
     betas: Tensor
 
@@ -48,13 +54,13 @@ class Video:
         return len(self.features)
 
 
-def read_off(said: HMROutput, body: BodyModel) -> Tensor:
+def read_off(output: HMROutput, body: BodyModel) -> Tensor:
     """What a decoder reads of N frames (N, D + 133): the features, and the pose that the head made of them as numbers.
 
     The paper's decoder reads the features alone. NOTE: joints are no linear function of them; the head has learned from
     more poses than there are videos.
     """
-    return torch.cat((said.features.float(), encode(said.rotations.float(), said.betas.float(), body)), 1)
+    return torch.cat((output.features.float(), encode(output.rotations.float(), output.betas.float(), body)), 1)
 
 
 def at_thirty(video: Video, fps: float) -> Video:
@@ -63,7 +69,7 @@ def at_thirty(video: Video, fps: float) -> Video:
         return video
     count = round((len(video) - 1) * FPS / fps) + 1
     parts = {name: resampled(value, count) for name, value in vars(video).items()}
-    turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "said_rotations")}
+    turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "predicted_rotations")}
     return Video(**{**parts, **turned})
 
 
@@ -96,29 +102,29 @@ def cached_features(
     if videos.fps is None:
         raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
     if model.family.condition is not None and videos[0].bbox_info is None:
-        raise BadInput(f"{model.architecture} has to know each picture's focal length: say `focal` for each clip")
+        raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
     record_identity(folder / "cache.json", identity, "cache of features")
     found, body = [], load_body().to(next(model.parameters()).device)
     for i, frames in enumerate(spans(videos.recordings)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
-            said = vars(seen(model, videos, frames, body))
-            atomic_write(path, to_bytes({name: value.cpu() for name, value in said.items()}))
+            values = vars(predicted(model, videos, frames, body))
+            atomic_write(path, to_bytes({name: value.cpu() for name, value in values.items()}))
         found.append(read(path, len(frames)))
         tell(frames.stop)
     return found
 
 
-def seen(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Video:
-    """What a model says of the frames of one video."""
+def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Video:
+    """Predictions of a model for the frames of one video, beside their labels."""
     device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     for start in range(frames.start, frames.stop, BATCH):
         samples = [videos[i] for i in range(start, min(start + BATCH, frames.stop))]
         given = batch(samples, device)
-        said = model(*given.inputs)
+        output = model(*given.inputs)
         labels = known(given.rotations, "poses"), known(given.betas, "shapes")
-        found = (read_off(said, body), said.betas, said.rotations, *labels)
+        found = (read_off(output, body), output.betas, output.rotations, *labels)
         for name, value in zip(FIELDS, found, strict=True):
             parts[name].append(value.float().contiguous())
     return Video(**{name: torch.cat(values) for name, values in parts.items()})
@@ -127,13 +133,13 @@ def seen(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Vi
 def read(path: Path, frames: int) -> Video:
     """The video of a file that `cached_features` wrote; raises BadInput where it is damaged."""
     try:
-        held = load_file(path)
-        good = held.keys() == FIELDS.keys() and all(
-            len(held[name]) == frames and held[name].shape[1:] == (shape or held[name].shape[1:])
+        arrays = load_file(path)
+        good = arrays.keys() == FIELDS.keys() and all(
+            len(arrays[name]) == frames and arrays[name].shape[1:] == (shape or arrays[name].shape[1:])
             for name, shape in FIELDS.items()
         )
     except (OSError, SafetensorError, TypeError) as error:
         raise BadInput(f"{path}: cannot be read ({error}); remove it, and it is computed again") from error
-    if not good or not all(value.isfinite().all() for value in held.values()):
+    if not good or not all(value.isfinite().all() for value in arrays.values()):
         raise BadInput(f"{path}: not the features of {frames} frames; remove it, and it is computed again")
-    return Video(**held)
+    return Video(**arrays)

@@ -22,8 +22,8 @@ from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import Sizes
 from diffusion.model.vae import MotionVAE
+from diffusion.motion.camera_clips import at, warp
 from diffusion.motion.features import Video
-from diffusion.motion.seen import at, warp
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import accel, mpjpe
@@ -53,7 +53,7 @@ class DecoderLoss(nn.Module):
 
 
 class DecoderTask(TrainingTask):
-    """Training of a decoder on features of `videos`, validated on those of `held`."""
+    """Training of a decoder on features of `videos`, validated on those of `validation`."""
 
     noun = "training of a decoder"
 
@@ -62,13 +62,13 @@ class DecoderTask(TrainingTask):
         decoder: LatentDiffusionDecoder,
         vae: MotionVAE,
         videos: Sequence[Video],
-        held: Sequence[Video],
+        validation: Sequence[Video],
         batch: int,
         seed: int = 0,
     ) -> None:
         if not videos:
             raise BadInput("there are no videos to train a decoder on")
-        self.vae, self.videos, self.held, self.size, self.seed = vae.eval(), videos, held, batch, seed
+        self.vae, self.videos, self.validation, self.size, self.seed = vae.eval(), videos, validation, batch, seed
         self.decoder = decoder
         self.module: nn.Module = DecoderLoss(decoder)
         self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
@@ -120,7 +120,7 @@ class DecoderTask(TrainingTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
-        found = [errors(decoder, video, decoder.body) for video in self.held]
+        found = [errors(decoder, video, decoder.body) for video in self.validation]
         mean = torch.stack([torch.stack([part.mean() for part in both]) for both in found]).mean(0).tolist()
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
 
@@ -128,10 +128,10 @@ class DecoderTask(TrainingTask):
 def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
     """MPJPE (N,) mm and acceleration error (N - 2,) of what is decoded of a video, posed with the encoder's betas."""
     place = decoder.vae.mean.device
-    features, said, rotations, betas = (
-        part.to(place) for part in (video.features, video.said_betas, video.rotations, video.betas)
+    features, estimated, rotations, betas = (
+        part.to(place) for part in (video.features, video.predicted_betas, video.rotations, video.betas)
     )
-    joints = body.skeleton(decoder.video(features, said), said)
+    joints = body.skeleton(decoder.video(features, estimated), estimated)
     true = body.skeleton(rotations, betas)
     return mpjpe(joints, true), accel(joints, true)
 
@@ -139,7 +139,7 @@ def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tu
 def train_decoder(
     vae: MotionVAE,
     videos: Sequence[Video],
-    held: Sequence[Video],
+    validation: Sequence[Video],
     encoder: str,
     config: TrainConfig,
     predictor: Predictor = "diffusion",
@@ -152,7 +152,7 @@ def train_decoder(
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
     decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
-    task = DecoderTask(decoder, copy.deepcopy(vae), videos, held, config.batch, config.seed)
+    task = DecoderTask(decoder, copy.deepcopy(vae), videos, validation, config.batch, config.seed)
     trained: Any = train(task, config).weights
     return save_decoder(trained.decoder, config.out / "decoder.safetensors")
 

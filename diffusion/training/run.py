@@ -58,8 +58,8 @@ def reconstruction(path: Path | None) -> dict[str, Any]:
     """What `fasthmr reconstruct --json` prints: how far bodies that a VAE reconstructs are from the true ones."""
     path = path or shipped_vae()
     vae, body = load_vae(path), load_body()
-    held: tuple[Split, ...] = ("val", "test")
-    rows = {split: asdict(gate(vae, split, body)) for split in held}
+    splits: tuple[Split, ...] = ("val", "test")
+    rows = {split: asdict(gate(vae, split, body)) for split in splits}
     return {
         "weights": {"path": str(path), "sha256": digest(path)},
         "sizes": vae.sizes.model_dump(),
@@ -93,8 +93,8 @@ def decoder_training(
     model.to(best_device())
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
         train = features(model, data, "train", frames, mocap, observer)
-        held = features(model, data, "val", None, None, observer)
-    return train_decoder(prior, train, held, encoder_id(model), config, predictor, objective)
+        validation = features(model, data, "val", None, None, observer)
+    return train_decoder(prior, train, validation, encoder_id(model), config, predictor, objective)
 
 
 def features(

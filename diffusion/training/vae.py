@@ -18,7 +18,7 @@ from diffusion.model.representation import Representation, rotations_of
 from diffusion.model.sizes import Sizes
 from diffusion.model.vae import KIND, MotionVAE, vae_loss
 from diffusion.model.weights import save
-from diffusion.motion.seen import Motion, Seen
+from diffusion.motion.camera_clips import CameraClips, Motion
 from hmr.body.model import BodyModel
 from hmr.evaluation.intervals import Interval, interval
 from hmr.evaluation.metrics import mpjpe
@@ -29,7 +29,7 @@ from hmr.world.synthetic import generator
 KL = 1e-4  # weight of the divergence, MLD's
 PIECES = 2000  # of motion that training draws clips of
 STATISTICS = 512  # clips that means and deviations are taken over
-HELD = {"val": 32, "test": 96}  # pieces of motion that report, of families that training never sees
+HELD_OUT = {"val": 32, "test": 96}  # pieces of motion that report, of families that training never sees
 
 
 class VAELoss(nn.Module):
@@ -40,18 +40,18 @@ class VAELoss(nn.Module):
         self.vae = vae
 
     def forward(self, numbers: Tensor) -> dict[str, Tensor]:
-        said, mean, log_variance = (found.float() for found in self.vae(numbers))
-        parts = vae_loss(said, numbers, mean, log_variance, self.vae.deviation)
+        reconstructed, mean, log_variance = (found.float() for found in self.vae(numbers))
+        parts = vae_loss(reconstructed, numbers, mean, log_variance, self.vae.deviation)
         return {"loss": parts["mse"] + KL * parts["kl"], **parts}
 
 
 class VAETask(TrainingTask):
-    """Training of a VAE to reconstruct clips of `motion`, validated on `held`."""
+    """Training of a VAE to reconstruct clips of `motion`, validated on `validation`."""
 
     noun = "training of a motion VAE"
 
-    def __init__(self, sizes: Sizes, motion: Motion, held: Seen, batch: int, seed: int = 0) -> None:
-        self.sizes, self.motion, self.held, self.size, self.seed = sizes, motion, held, batch, seed
+    def __init__(self, sizes: Sizes, motion: Motion, validation: CameraClips, batch: int, seed: int = 0) -> None:
+        self.sizes, self.motion, self.validation, self.size, self.seed = sizes, motion, validation, batch, seed
         torch.manual_seed(seed)
         vae = MotionVAE(sizes)
         numbers = self.some(STATISTICS, "statistics")
@@ -68,7 +68,7 @@ class VAETask(TrainingTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         vae: MotionVAE = module.vae  # type: ignore[assignment]  # a Module forgets what its children are
-        return {"mpjpe_mm": reconstruction(vae, self.held, self.motion.body).mean().item()}
+        return {"mpjpe_mm": reconstruction(vae, self.validation, self.motion.body).mean().item()}
 
     @torch.no_grad()
     def some(self, count: int, *key: int | str) -> Tensor:
@@ -94,7 +94,7 @@ def train_vae(
     if not clips:
         raise BadInput("there is no motion of the split train to train on")
     motion = Motion([*clips, *map(mirrored, clips)], sizes.frames, pieces, body, seed=config.seed)
-    task = VAETask(sizes, motion, held(sizes.frames, "val", body), config.batch, config.seed)
+    task = VAETask(sizes, motion, held_out_clips(sizes.frames, "val", body), config.batch, config.seed)
     trained: Any = train(task, config).weights
     vae: MotionVAE = trained.vae.cpu()
     with torch.no_grad():
@@ -105,30 +105,30 @@ def train_vae(
 
 
 @torch.no_grad()
-def held(frames: int, split: Split, body: BodyModel, clips: list[MotionClip] | None = None) -> Seen:
+def held_out_clips(frames: int, split: Split, body: BodyModel, clips: list[MotionClip] | None = None) -> CameraClips:
     """The clips that report on a split: of the shipped recordings, so that they are the same on every machine."""
-    motion = Motion(clips or load_clips(split), frames, HELD[split], body, varied=False)
+    motion = Motion(clips or load_clips(split), frames, HELD_OUT[split], body, varied=False)
     return motion.draw(np.arange(len(motion)), generator("held", split))
 
 
 @torch.no_grad()
-def reconstruction(vae: MotionVAE, clips: Seen, body: BodyModel) -> Tensor:
+def reconstruction(vae: MotionVAE, clips: CameraClips, body: BodyModel) -> Tensor:
     """MPJPE (B, F) mm of the bodies that reconstructed numbers stand for, with the true betas, by forward
     kinematics."""
     kind = vae.sizes.representation
     betas = clips.betas[:, None].expand(-1, clips.rotations.shape[1], -1)
     numbers = numbers_in(clips, kind)
-    said = rotations_of(vae(numbers.to(vae.mean.device))[0].float().to(numbers.device), betas, body, kind)
-    joints, true = (body.skeleton(r.flatten(0, 1), betas.flatten(0, 1)) for r in (said, clips.rotations))
-    return mpjpe(joints, true).unflatten(0, said.shape[:2])
+    reconstructed = rotations_of(vae(numbers.to(vae.mean.device))[0].float().to(numbers.device), betas, body, kind)
+    joints, true = (body.skeleton(r.flatten(0, 1), betas.flatten(0, 1)) for r in (reconstructed, clips.rotations))
+    return mpjpe(joints, true).unflatten(0, reconstructed.shape[:2])
 
 
-def numbers_in(clips: Seen, kind: Representation) -> Tensor:
+def numbers_in(clips: CameraClips, kind: Representation) -> Tensor:
     """The numbers (B, F, ...) of clips in a representation."""
     return clips.numbers if kind == "hybrik" else sixd_from_rotations(clips.rotations).flatten(2)
 
 
 def gate(vae: MotionVAE, split: Split, body: BodyModel) -> Interval:
     """Reconstruction error in mm with its interval over pieces of motion of families that training never saw."""
-    errors = reconstruction(vae, held(vae.sizes.frames, split, body), body)
+    errors = reconstruction(vae, held_out_clips(vae.sizes.frames, split, body), body)
     return interval(errors.mean(1).cpu().numpy(), [str(piece) for piece in range(len(errors))])

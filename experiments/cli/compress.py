@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def compress(
     recipe: RecipeName,
-    model: Annotated[str, typer.Option(help="reference, reference-small or a .safetensors file of `fasthmr train`.")],
+    model: Annotated[
+        str, typer.Option(help="reference, reference-small, a checkpoint, or a folder written by `convert`.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
     frames: FrameCount = None,
@@ -27,18 +29,18 @@ def compress(
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compress MODEL by RECIPE: its error and cost after each step, and a folder that loads anywhere."""
+    """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
     from compress.recipe import Recipe
 
-    asked = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
+    steps = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
     refuse_existing(out)
     with progress_bar() as bar:
         counts = {"test": frames, "calib": calib_frames or frames}
-        result = compressed(asked, model, data, out, counts, label_free, masks, progress_callback(bar))
+        result = compress_and_save(steps, model, data, out, counts, label_free, masks, progress_callback(bar))
     print_result(result, as_json, steps_table)
 
 
-def compressed(
+def compress_and_save(
     recipe: Recipe,
     model: str,
     data: str,
@@ -48,15 +50,15 @@ def compressed(
     masks: str | None,
     observer: Observer,
 ) -> dict[str, Any]:
-    """What `compress --json` prints, after the artefact with its report was written to `out`.
+    """Compress, write the artefact with its report to `out`, and return what `compress --json` prints.
 
     counts: how many frames of `calib`, and of the split that reports, at most. Raises BadInput, before anything is
     drawn, where recipe, model and frames do not fit each other and where `out` cannot be written.
     """
     import hmr
     from compress.artefact import refuse_taken
-    from compress.pipeline import compress, refuse
-    from experiments.reports.compression import COMPARED, page
+    from compress.pipeline import compress, refuse_misfit
+    from experiments.reports.compression import CKA_FRAMES, page
     from hmr.data.datasets import reporting, with_split
     from hmr.models.device import best_device
 
@@ -64,14 +66,15 @@ def compressed(
     original = hmr.load(model).to(best_device())
     facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
     test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
-    chooses = any(step.needs_calib or step.policy == "recover" for step in recipe.steps)
-    calib = hmr.frames(with_split(data, "calib"), counts["calib"] if chooses else counts["calib"] or COMPARED, **facts)
-    refuse(original, recipe.steps, calib, test)
+    chooses = any(step.needs_calib or step.trains for step in recipe.steps)
+    count = counts["calib"] if chooses else counts["calib"] or CKA_FRAMES
+    calib = hmr.frames(with_split(data, "calib"), count, **facts)
+    refuse_misfit(original, recipe.steps, calib, test)
     test = test.drawn(observer)
-    made = compress(original, recipe, calib=calib, test=test, observer=observer)
-    html = page(made, test, calib, out)
-    artefact_id = made.save(out, {"report.html": html.encode()})
-    return {"artefact": {"path": str(out), "id": artefact_id}, **made.result}
+    compressed = compress(original, recipe, calib=calib, test=test, observer=observer)
+    html = page(compressed, test, calib, out)
+    artefact_id = compressed.save(out, {"report.html": html.encode()})
+    return {"artefact": {"path": str(out), "id": artefact_id}, **compressed.result}
 
 
 def steps_table(result: dict[str, Any]) -> Table:
@@ -79,13 +82,13 @@ def steps_table(result: dict[str, Any]) -> Table:
     from compress.card import counted
 
     source = result["provenance"]
-    data, calib, made = source["data"], source["calib"], result["artefact"]
+    data, calib, saved = source["data"], source["calib"], result["artefact"]
     chosen = f"choices made on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
     shown = Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
         caption=f"{counted(data)}; 95 % t intervals over recordings; {chosen}"
-        f"seed {source['seed']}, commit {source['commit'][:12]}\n{made['path']}: {made['id'][:12]}",
+        f"seed {source['seed']}, commit {source['commit'][:12]}\n{saved['path']}: {saved['id'][:12]}",
     )
     shown.add_column("after")
     for heading in ("layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):

@@ -12,24 +12,26 @@ from compress.errors import BadInput
 from experiments.cli.options import Data, FrameCount, Mocap
 from experiments.cli.output import progress_bar, refuse_existing
 
-data_app = typer.Typer(help="The data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 
 
 @data_app.command()
 def preview(
     data: Data,
     out: Annotated[Path, typer.Option(help="The .png file to write.")],
-    frames: Annotated[int, typer.Option(min=1, max=400, help="Number of frames, spread over the data set.")] = 24,
+    frames: Annotated[
+        int, typer.Option(min=1, max=400, help="Number of frames, evenly spread over the data set.")
+    ] = 24,
     mocap: Mocap = None,
 ) -> None:
-    """A contact sheet: pictures, their masks and their joints."""
+    """Draw a contact sheet: images with their masks and joints."""
     from compress.atomic import atomic_write
     from experiments.reports.preview import contact_sheet
     from hmr.data.datasets import open_data, parse
 
     spec = parse(data)
     if spec.root:
-        raise BadInput(f"preview draws what is rendered: {spec.name} lies in {spec.root} as pictures")
+        raise BadInput(f"preview is for rendered data, and {spec.name} is read from {spec.root}")
     refuse_unless_new_png(out)
     opened = open_data(spec, mocap=mocap)
     count = min(frames, len(opened))
@@ -39,7 +41,7 @@ def preview(
 
 @data_app.command()
 def motion(out: Annotated[Path, typer.Option(help="The .png file to write.")], mocap: Mocap = None) -> None:
-    """A sheet of motion clips, two of each file format in --mocap, or six of the shipped ones."""
+    """Draw a sheet of motion clips: two of each file format in --mocap, or six of the shipped ones."""
     from compress.atomic import atomic_write
     from experiments.reports.preview import clips_to_show, motion_sheet
 
@@ -50,18 +52,19 @@ def motion(out: Annotated[Path, typer.Option(help="The .png file to write.")], m
 @data_app.command()
 def clips(
     source: Annotated[
-        str, typer.Argument(help="A folder of AMASS .npz files, or synth-video: train and val, or its :split alone.")
+        str,
+        typer.Argument(help="A folder of AMASS .npz files, or synth-video[:split]; without a split, train and val."),
     ],
-    out: Annotated[Path, typer.Option(help="The .json file to write; what it names is written beside it.")],
+    out: Annotated[Path, typer.Option(help="The .json file to write; arrays and images go beside it.")],
     frames: FrameCount = None,
     mocap: Mocap = None,
 ) -> None:
-    """A file of clips to train on, as a user would write for data of their own."""
+    """Write a clip file, the format for training on your own videos or motion."""
     from hmr.data.datasets import open_data, parse
     from hmr.motion.clip_file import from_amass, from_videos
 
     if out.suffix != ".json":
-        raise BadInput(f"{out}: a file of clips ends in .json")
+        raise BadInput(f"{out}: the name of a clip file must end in .json")
     refuse_existing(out.parent)
     if Path(source).is_dir():
         typer.echo(from_amass(Path(source), out))

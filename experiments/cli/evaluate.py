@@ -23,13 +23,13 @@ def evaluate(
     frames: FrameCount = None,
     mocap: Mocap = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Also report by how much MODEL's error differs from this one's.")
+        str | None, typer.Option(metavar="MODEL", help="Another model, for the paired difference in error.")
     ] = None,
     label_free: LabelFree = False,
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Errors of MODEL, beside predictors that see no picture, and its frames/s."""
+    """Errors and speed of MODEL, next to baselines that see no image."""
     import hmr
 
     if label_free and against is None:
@@ -40,20 +40,20 @@ def evaluate(
 
 
 def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson = False) -> None:
-    """What each block of MODEL is worth: the error when that one is left out."""
+    """Importance of each block of MODEL: the error when that block is left out."""
     import hmr
 
     print_result(depth_of(hmr.load(model), data, frames), as_json, depth_table)
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="A MODEL as elsewhere, an architecture, as hmr2, or decoder-paper.")],
+    model: Annotated[str, typer.Argument(help="A model, the name of an architecture such as hmr2, or decoder-paper.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Count it after this recipe: one that needs no calibration frames.")
+        str | None, typer.Option(help="Count the model after this recipe, which must not need calibration frames.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters, multiply-accumulates, time and memory of MODEL per frame."""
+    """Parameters, multiply-accumulates, latency and memory of MODEL per frame."""
     from compress.recipe import Recipe
 
     if model.startswith(DECODER):
@@ -128,13 +128,13 @@ def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
     """
     import hmr
     from compress.context import Context
-    from compress.pipeline import applied
+    from compress.pipeline import run_all_steps
     from compress.provenance import provenance
     from hmr.models.cost import measured_cost
     from hmr.models.device import best_device
 
     original = hmr.load(name, weightless=True)
-    model = applied(original, steps, Context(original))
+    model = run_all_steps(original, steps, Context(original))
     timed = {"latency_ms": None, "peak_memory_bytes": None}
     if not original.encoder.is_meta:
         timed = measured_cost(model.to(best_device()))

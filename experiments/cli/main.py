@@ -5,7 +5,10 @@ What a command needs is imported inside it, so that `fasthmr --help` does not wa
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib.metadata import version as version_of
+from typing import Annotated
 
 import typer
 
@@ -35,6 +38,28 @@ for name, group in {
     "recipe": recipe_app,
 }.items():
     app.add_typer(group, name=name)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop, where --version is given."""
+    if wanted:
+        typer.echo(f"fasthmr {version_of('fasthmr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default cuda if available.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; by default one a core.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Settings of every command, left in the environment for torch and for the workers of a search."""
+    if device is not None:
+        os.environ["FASTHMR_DEVICE"] = device
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from rich.table import Table
 from experiments.cli.options import AsJson, CamModel, Checkpoint, Heads, Tokenizer
 from experiments.cli.output import print_result, refuse_existing
 
-body_app = typer.Typer(help="The body model that everything is posed on.", no_args_is_help=True)
-masks_app = typer.Typer(help="Networks that find the person.", no_args_is_help=True)
+body_app = typer.Typer(help="The body model.", no_args_is_help=True)
+masks_app = typer.Typer(help="Person segmentation networks.", no_args_is_help=True)
 
 
 def inspect(
@@ -24,7 +24,7 @@ def inspect(
     heads: Heads = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a checkpoint holds: its family, sizes, and what of it would be left out; runs nothing in it."""
+    """Show what a checkpoint contains: family, sizes and ignored keys; executes nothing in it."""
     from hmr.checkpoints.convert import inspection
 
     found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
@@ -39,7 +39,7 @@ def convert(
     heads: Heads = None,
     as_json: AsJson = False,
 ) -> None:
-    """A checkpoint as a folder that every command takes as MODEL."""
+    """Convert a checkpoint to a folder that every command accepts as MODEL."""
     from hmr.checkpoints.convert import convert
 
     refuse_existing(out)
@@ -49,15 +49,17 @@ def convert(
 
 @body_app.command("import")
 def body_import(path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")]) -> None:
-    """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without running anything in it."""
+    """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without executing anything in it."""
     from hmr.body.files import import_body
 
     typer.echo(import_body(path))
 
 
 @masks_app.command("import")
-def masks_import(path: Annotated[Path, typer.Argument(help="mediapipe's wheel 0.10.21, or a .tflite file.")]) -> None:
-    """Put BlazePose's networks into $FASTHMR_HOME for --masks blazepose; nothing in the wheel is run."""
+def masks_import(
+    path: Annotated[Path, typer.Argument(help="The wheel of mediapipe 0.10.21, or a .tflite file.")],
+) -> None:
+    """Import BlazePose's networks into $FASTHMR_HOME, for --masks blazepose; executes nothing in the wheel."""
     from hmr.data.masks import import_masks
 
     typer.echo("\n".join(map(str, import_masks(path))))

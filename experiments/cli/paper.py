@@ -9,30 +9,32 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from experiments.cli.options import AsJson, Batch, CalibFrames, Data, FrameCount, Masks, Mocap, Products
+from experiments.cli.options import AsJson, Batch, CalibFrames, Data, FrameCount, Masks, Mocap, Products, Vae
 from experiments.cli.output import ERRORS, cell, print_result, progress_bar, progress_callback, refuse_existing
 
 
 def paper(
     table: Annotated[
         str,
-        typer.Argument(help="all, one of the paper's (tab2, fig2, ...), or a sceptic's: operators, tokens, budgets."),
+        typer.Argument(help="all, a table of the paper (tab2, fig2, ...), or one of operators, tokens, budgets."),
     ],
     model: Annotated[str, typer.Option(help="reference, reference-small or a checkpoint.")],
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="The folder to write: the page and its figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write: a page with the tables.")] = None,
     frames: FrameCount = None,
     calib: Annotated[
-        str | None, typer.Option(metavar="DATA", help="What decides, for data that has a test split alone, as emdb.")
+        str | None,
+        typer.Option(metavar="DATA", help="Data to make choices on, where --data has only a test split, such as emdb."),
     ] = None,
     calib_frames: CalibFrames = None,
     masks: Masks = None,
     recover_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Also measure each row after so many minutes of label-free recovery.")
+        float | None,
+        typer.Option(min=0.01, help="Also measure each row after this many minutes of label-free recovery."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A table of the paper of MODEL, and whether what the paper finds holds in it; one that was killed goes on."""
+    """Measure a table of the FastHMR paper on MODEL and test its finding; resumes an interrupted run."""
     import hmr
     from experiments.paper import evidence
     from experiments.paper.ablation import Comparison
@@ -63,20 +65,22 @@ def decoders(
         ),
     ],
     model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every row that is trained.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every trained row.")],
     data: Data = "synth-video:test",
-    recipe: Annotated[str, typer.Option(help="Whose merge_layers and merge_tokens are used.")] = "fasthmr-reference",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe whose merge_layers and merge_tokens are used.")
+    ] = "fasthmr-reference",
     out: Annotated[Path | None, typer.Option(help="The .json file to write.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
-    vae_steps: Annotated[int, typer.Option(min=0, help="Train VAEs for the rows, this long; 0 takes --vae.")] = 0,
+    vae: Vae = None,
+    vae_steps: Annotated[int, typer.Option(min=0, help="Optimizer steps of a VAE for each row; 0 uses --vae.")] = 0,
     frames: FrameCount = None,
-    train_frames: Annotated[int | None, typer.Option(min=1, help="Train on no more than this many frames.")] = None,
+    train_frames: Annotated[int | None, typer.Option(min=1, help="Train on at most this many frames.")] = None,
     batch: Batch = 16,
     precision: Products = "float32",
     mocap: Mocap = None,
     as_json: AsJson = False,
 ) -> None:
-    """What each part of the decoder is worth, beside what a sceptic would try instead."""
+    """Measure what each part of the motion decoder contributes, next to simpler baselines."""
     from typing import get_args
 
     import hmr

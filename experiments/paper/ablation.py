@@ -23,7 +23,7 @@ from compress.context import Context, Observer, silent
 from compress.cost.macs import Cost
 from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.pipeline import applied, refuse, traced
+from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
 from compress.policies.recover import Recover
 from compress.policy import Plan, Policy
 from compress.provenance import commit
@@ -100,7 +100,7 @@ class Comparison:
         self.model, self.observer = model.to(best_device()), observer
         refuse_choosing_split(parse(data, masks=masks))
         self.opened = hmr.frames(data, frames, model=self.model, masks=masks)
-        refuse(self.model, (), None, self.opened)
+        refuse_misfit(self.model, (), None, self.opened)
         body_for(self.opened, self.model)  # a body file that is missing is reported before anything is measured
         self.calib_data = choosing(calib) if calib else with_split(data, "calib")
         self.calib_frames, self.masks = calib_frames, masks
@@ -149,7 +149,7 @@ class Comparison:
                 hmr.load(row.model, weightless=True)
                 continue
             needs_calib = any(step.needs_calib for step in row.steps)
-            refuse(self.model, row.steps, self.calib if needs_calib else None, self.opened)
+            refuse_misfit(self.model, row.steps, self.calib if needs_calib else None, self.opened)
 
     def measure(self, row: Row, model: Any, plans: Sequence[Plan]) -> dict[str, Any]:
         """The figures of a row's model, taken from an earlier row where that came to the same one."""
@@ -173,13 +173,13 @@ class Comparison:
         """A row's model; that of the row before, where the two differ in masks alone."""
         if row.model is not None:
             other = hmr.load(row.model, weightless=True)
-            other = applied(other, row.steps, Context(other))
+            other = run_all_steps(other, row.steps, Context(other))
             return other if other.is_meta else other.to(best_device()), []
         steps = self.steps(row)
         if steps != self.latest[0]:
             needs_frames = any(step.needs_calib or step.policy == "recover" for step in steps)
             context = self.context.fresh() if needs_frames else Context(self.model)
-            self.latest = steps, applied(self.model, steps, context), context.plans
+            self.latest = steps, run_all_steps(self.model, steps, context), context.plans
         return self.latest[1:]
 
     def steps(self, row: Row) -> tuple[Policy, ...]:
@@ -222,7 +222,7 @@ class Comparison:
     def source(self) -> dict[str, Any]:
         """Where the figures of all rows come from."""
         context = vars(self).get("context", Context(self.model))
-        return {**traced(context, vars(self).get("test")), "schema": "fasthmr.paper/1"}
+        return {**result_provenance(context, vars(self).get("test")), "schema": "fasthmr.paper/1"}
 
     def forget(self) -> None:
         """Remove what a run that is killed would have gone on from; searches stay, for other tables."""

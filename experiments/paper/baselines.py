@@ -1,4 +1,4 @@
-"""What a sceptic puts beside a decoder: the pose head itself, trained on, and filters that were never trained.
+"""Baselines for a motion decoder: the pose head itself, fine-tuned, and filters without training.
 
 Each gives rotations of a video's frames from what the encoder says of them.
 """
@@ -57,11 +57,11 @@ class HeadLoss(nn.Module):
 
     def forward(self, features: Tensor, rotations: Tensor, betas: Tensor) -> dict[str, Tensor]:
         """Clips of features (B, F, W), true rotations (B, F, 24, 3, 3) and betas (B, F, 10)."""
-        said, shape = self.head(features).flatten(0, 1), betas.flatten(0, 1)
+        predicted, shape = self.head(features).flatten(0, 1), betas.flatten(0, 1)
         true = rotations.flatten(0, 1)
-        body = self._body[0] = self._body[0].to(said.device)
-        joints = [body.skeleton(pose, shape) for pose in (said, true)]
-        turned, moved = (said - true).square().mean(), (joints[0] - joints[1]).abs().mean()
+        body = self._body[0] = self._body[0].to(predicted.device)
+        joints = [body.skeleton(pose, shape) for pose in (predicted, true)]
+        turned, moved = (predicted - true).square().mean(), (joints[0] - joints[1]).abs().mean()
         return {"loss": WEIGHTS["rotations"] * turned + WEIGHTS["joints"] * moved}
 
 
@@ -81,10 +81,10 @@ class HeadTask(DecoderTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         head = cast(FrameHead, module.head)
-        said = [head(video.features.to(head.init.device)).cpu() for video in self.held]
+        predicted = [head(video.features.to(head.init.device)).cpu() for video in self.validation]
         errors = [
-            mpjpe(self.body.skeleton(pose, v.said_betas), self.body.skeleton(v.rotations, v.betas)).mean()
-            for pose, v in zip(said, self.held, strict=True)
+            mpjpe(self.body.skeleton(pose, v.predicted_betas), self.body.skeleton(v.rotations, v.betas)).mean()
+            for pose, v in zip(predicted, self.validation, strict=True)
         ]
         return {"mpjpe_mm": torch.stack(errors).mean().item()}
 
@@ -93,8 +93,8 @@ def savitzky_golay(video: Video, fps: float, seconds: float, order: int = 2) -> 
     """The encoder's own rotations (N, 24, 3, 3), their first two columns smoothed over a window; looks ahead."""
     window = min(round(seconds * fps) // 2 * 2 + 1, (len(video) - 1) // 2 * 2 + 1)
     if window <= order:
-        return video.said_rotations
-    columns = sixd_from_rotations(video.said_rotations).numpy()
+        return video.predicted_rotations
+    columns = sixd_from_rotations(video.predicted_rotations).numpy()
     return rotations_from_6d(torch.from_numpy(savgol_filter(columns, window, order, axis=0)).float())
 
 
@@ -104,7 +104,7 @@ def one_euro(video: Video, fps: float, cutoff: float, speed: float) -> Tensor:
     Casiez et al., 1 € Filter (CHI 2012): a cutoff of `cutoff` Hz at rest, `speed` more for each unit a second. Every
     frame depends on what was said of the last one, so this goes frame by frame.
     """
-    columns = sixd_from_rotations(video.said_rotations).numpy()
+    columns = sixd_from_rotations(video.predicted_rotations).numpy()
     value, slope = columns[0], np.zeros_like(columns[0])
     out = [value]
     for new in columns[1:]:

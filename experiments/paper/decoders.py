@@ -1,4 +1,4 @@
-"""Tables of what each part of the decoder is worth: the paper's rows and a sceptic's, on the same frames.
+"""Tables of what each part of the decoder contributes, next to simpler baselines on the same frames.
 
 A table is data: ways to get rotations out of an encoder's features. What is trained is trained on the same features for
 the same steps and kept in $FASTHMR_HOME/decoders, so that tables share it and one that was killed goes on.
@@ -23,7 +23,7 @@ import hmr
 from compress.context import Context, Observer, silent
 from compress.cost.timing import timed
 from compress.errors import BadInput
-from compress.pipeline import applied
+from compress.pipeline import run_all_steps
 from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.provenance import provenance
@@ -162,7 +162,7 @@ class DecoderComparison:
     def encoder(self, form: Encoder) -> HMRModel:
         """The model after the steps that its form means."""
         if form not in self.encoders:
-            self.encoders[form] = applied(self.model, self.steps(form), self.context.fresh()).eval()
+            self.encoders[form] = run_all_steps(self.model, self.steps(form), self.context.fresh()).eval()
         return self.encoders[form]
 
     def steps(self, form: Encoder) -> list[Policy]:
@@ -190,7 +190,7 @@ class DecoderComparison:
         """The VAE of a row, and its hash."""
         if (entry.latent or entry.representation != "hybrik") and not self.budget.vae_steps:
             raise BadInput(
-                "representations and latents are compared by VAEs of equal training: say how long with --vae-steps"
+                "representations and latents are compared by VAEs of equal training: give --vae-steps"
             )
         if self.budget.vae_steps:
             latent = dict(zip(("tokens", "dim"), entry.latent or (), strict=False))
@@ -224,19 +224,19 @@ class DecoderComparison:
             decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
             task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
             if entry.head == "start":
-                return lambda video: decoder.video(video.features, video.said_betas)
+                return lambda video: decoder.video(video.features, video.predicted_betas)
             trained: Any = train(task.of(FrameHead(model.head)), config).weights
             head = trained.head.cpu()
             return lambda video: head(video.features)
         predictor: Predictor = entry.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, entry.objective)
         found = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
-        return lambda video: found.video(video.features, video.said_betas)
+        return lambda video: found.video(video.features, video.predicted_betas)
 
     def head(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
         """What a row's head does to a video."""
         if entry.head == "own":
-            return lambda video: video.said_rotations
+            return lambda video: video.predicted_rotations
         if entry.head not in FILTERS:
             return self.trained(entry)
         val = self.videos(entry.encoder, "val")
@@ -247,7 +247,8 @@ class DecoderComparison:
     def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
         """MPJPE in mm over videos."""
         pairs = [
-            (self.body.skeleton(head(v, FPS), v.said_betas), self.body.skeleton(v.rotations, v.betas)) for v in videos
+            (self.body.skeleton(head(v, FPS), v.predicted_betas), self.body.skeleton(v.rotations, v.betas))
+            for v in videos
         ]
         return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
 
@@ -257,7 +258,7 @@ class DecoderComparison:
         head, videos = self.head(entry), self.videos(entry.encoder, self.test.spec.split)
         self.heads[entry.name] = partial(head, max(videos, key=len))
         with torch.no_grad():
-            guesses = [PosedBodies(head(v), v.said_betas) for v in videos]
+            guesses = [PosedBodies(head(v), v.predicted_betas) for v in videos]
         found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
         errors = errors_row(entry.name, found, self.test)
         rise = paired(found, baseline or found, self.test.recordings)

@@ -36,8 +36,8 @@ def ablate_all(tables: Sequence[Table], comparison: Comparison, recover_minutes:
 
 def absent(table: Table, missing: str) -> dict[str, Any]:
     """A table of which nothing was measured."""
-    said = f"Nothing was measured: {table.finding.claim} {VERDICTS[None]}."
-    return {**named(table), "missing": missing, "holds": None, "sentence": said}
+    sentence = f"Nothing was measured: {table.finding.claim} {VERDICTS[None]}."
+    return {**named(table), "missing": missing, "holds": None, "sentence": sentence}
 
 
 def write(result: dict[str, Any], out: Path) -> None:
@@ -65,7 +65,7 @@ def page(result: dict[str, Any]) -> str:
     )
 
 
-COUNTED = {True: "findings hold here", False: "do not hold here", None: "cannot be told"}
+COUNTED = {True: "findings hold here", False: "do not hold here", None: "are inconclusive"}
 
 
 def section(table: dict[str, Any]) -> dict[str, Any]:

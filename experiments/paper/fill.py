@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.atomic import atomic_write
+from compress.card import formatted
 from experiments.paper.trained import RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +50,7 @@ def figure(key: str, value: Any) -> str:
     if not isinstance(value, dict):
         return "-" if value is None else f"{value:.0f}"
     sign = "+" if key in ("mpjpe_rise_mm", "over_decoder_mm") else ""
-    mean, lo, hi = (value[part] for part in ("mean", "lo", "hi"))
-    return "-" if sign and not (mean or lo or hi) else f"{mean:{sign}.1f} [{lo:{sign}.1f}, {hi:{sign}.1f}]"
+    return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.1f")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hmr.evaluation.intervals import Interval, interval
 
 Rows = Mapping[str, Mapping[str, Any]]  # measured rows by name; what was not measured is not there
 NEGLIGIBLE_MM = 1.0  # a rise below this is called none
-VERDICTS = {True: "holds here", False: "does not hold here", None: "cannot be told here"}
+VERDICTS = {True: "holds here", False: "does not hold here", None: "is inconclusive here"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def below(found: Interval | None, limit: float = 0.0) -> bool | None:
 
 
 def every(*answers: bool | None) -> bool | None:
-    """Whether all hold: one that does not decides, whatever cannot be told beside it."""
+    """Whether all hold: False where one does not, else None where one is inconclusive."""
     if False in answers:
         return False
     return None if None in answers else True

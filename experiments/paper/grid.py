@@ -70,7 +70,7 @@ def measured_on(source: dict[str, Any]) -> str:
     """The frames that report and those that decide, in words; nothing where none were looked at."""
     data, calib = source["data"], source["calib"]
     reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % t intervals over recordings"
-    decided = calib and f"decided on {calib['frames']} frames of {calib['name']}:{calib['split']}"
+    decided = calib and f"choices made on {calib['frames']} frames of {calib['name']}:{calib['split']}"
     found = [part for part in (reported, decided) if part]
     return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""
 

@@ -25,7 +25,7 @@ from hmr.evaluation.measure import body_for
 from hmr.evaluation.predict import outputs_at
 
 SHOWN = 6  # frames as pictures
-COMPARED = 64  # frames that the similarity of layers is taken over
+CKA_FRAMES = 64  # frames that the similarity of layers is taken over
 BATCH = 16
 COLUMNS = (
     *("after", "layers", "tokens", "M params", "GMACs", "frames/s"),
@@ -57,12 +57,12 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
         layers=plots.layer_map(depth, windows) if windows else "",
         path=path_of(plans),
         similarity=plots.similarity_map(similarity(made.original, calib), windows or ()),
-        calib=f"linear CKA over {min(len(calib), COMPARED)} frames of {calib.spec}",
+        calib=f"linear CKA over {min(len(calib), CKA_FRAMES)} frames of {calib.spec}",
         tokens=[(pictures.data_uri(drawn), words) for drawn, words in token_pictures(made.model, test, shown)],
         masked=test.has_masks,
         bodies=body_pictures(made, test, shown),
         command=f"fasthmr compress {folder}/recipe.yaml --model {source['model']['name']} "
-        f"--data {asked(data)} --frames {data['frames']}{' --label-free' if source['label_free'] else ''}"
+        f"--data {data_arguments(data)} --frames {data['frames']}{' --label-free' if source['label_free'] else ''}"
         f"{calibrated(source)} --out DIR",
         recipe=made.recipe.text,
         provenance=json.dumps(source, indent=1),
@@ -77,7 +77,7 @@ def decisions(plans: Sequence[Plan]) -> list[dict[str, Any]]:
 def similarity(model: Any, calib: Frames) -> Tensor:
     """CKA (L, L) of a model's layers over some frames."""
     device = next(model.parameters()).device
-    some = [calib[i] for i in range(min(len(calib), COMPARED))]
+    some = [calib[i] for i in range(min(len(calib), CKA_FRAMES))]
     crops = [batch(some[i : i + BATCH], device).crops for i in range(0, len(some), BATCH)]
     return layer_similarity(model.encoder.stack, crops)
 
@@ -116,7 +116,7 @@ def body_pictures(made: Compressed, frames: Frames, indices: Sequence[int]) -> l
     return list(zip(drawn["original"], drawn["compressed"], words, strict=True))
 
 
-def asked(data: dict[str, Any]) -> str:
+def data_arguments(data: dict[str, Any]) -> str:
     """The words of the command that name a data set and its masks."""
     place = f"@{data['path']}" if "path" in data else ""
     return f"{data['name']}:{data['split']}{place}" + (f" --masks {data['masks']}" if data.get("masks") else "")

@@ -45,7 +45,7 @@ def load_results(names: Sequence[str], storage: str | None = None) -> Results:
     in one front, because they are of different data, splits, bodies or mask sources."""
     studies = [name for name in names if name.endswith(".yaml")]
     if len(studies) > 1:
-        raise BadInput(f"{', '.join(studies)}: a front is of one study: report each in a folder of its own")
+        raise BadInput(f"{', '.join(studies)}: a front belongs to one study: report each study to a folder of its own")
     artefacts = {name: of_artefact(Path(name)) for name in names if name not in studies}
     results = study_results(studies[0], storage) if studies else folder_results(artefacts)
     if studies:
@@ -61,7 +61,7 @@ def study_results(path: str, storage: str | None) -> Results:
     study = loaded(spec, storage or default_storage(spec.name))
     trials = trials_of(study, spec)
     if not any(t.record for t in trials):
-        raise BadInput(f"the study '{spec.name}' has no trial that was measured: run `fasthmr search {path}` first")
+        raise BadInput(f"the study '{spec.name}' has no measured trial: run `fasthmr search {path}` first")
     stored: dict[str, Any] = study.user_attrs.get(ASKED, {})
     return Results(spec.name, trials, rivals_of(study, spec), spec.objectives, spec, **stored)
 
@@ -102,10 +102,10 @@ def refuse_mixture(results: Results) -> None:
             first, mine = frames_of(group[0][1]), frames_of(record)
             unlike = [f"{key} {mine[key]} and {first[key]}" for key in first if first[key] != mine[key]]
             if unlike:
-                raise BadInput(f"{name} cannot stand in one front with {group[0][0]}: {', '.join(unlike)}")
+                raise BadInput(f"{name} cannot be compared in one front with {group[0][0]}: {', '.join(unlike)}")
     for name, records in results.rivals.items():
         if not {"val", "test"} & {*records}:
-            raise BadInput(f"{name} was measured on {', '.join(records)}: a study shows val and test")
+            raise BadInput(f"{name} was measured on {', '.join(records)}: a study reports val and test")
 
 
 def labelled(rivals: dict[str, dict[str, Record]], split: str) -> list[tuple[str, Record]]:
@@ -129,7 +129,7 @@ def split_of(record: Record) -> str:
 
 
 def result(results: Results) -> dict[str, Any]:
-    """What `search --json` and front.json say, see contracts.md."""
+    """The JSON object of `search --json` and front.json."""
     feasible = [t.record.values(results.objectives) for t in results.trials if t.state == "complete" and t.record]
     reference = reference_point(feasible) if feasible else None
     rows = [t.record.values(results.objectives) if t.record and t.state == "complete" else None for t in results.trials]

@@ -228,7 +228,7 @@ def command(results: Results, record: Record, name: str) -> str:
     data, calib = source["data"], source.get("calib")
     words = [
         f"fasthmr compress {name}.yaml --model {source['model']['name']}",
-        f"--data {report.asked(data)} --frames {data['frames']}",
+        f"--data {report.data_arguments(data)} --frames {data['frames']}",
         *([f"--calib-frames {calib['frames']}"] if calib else []),
         *(["--label-free"] if results.label_free else []),
         f"--out {name}",

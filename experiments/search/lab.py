@@ -10,7 +10,7 @@ from typing import Any
 import hmr
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.pipeline import applied, refuse, traced
+from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
 from compress.recipe import Recipe
 from experiments.search.study import Study
 from experiments.search.trials import Interval, Macs, Part, Record, Worst
@@ -60,10 +60,10 @@ class Lab:
             for split in ("val", "test"):
                 if self.frames(split).fps is None:
                     raise BadInput(
-                        f"objectives: accel_mm_per_frame2 needs every frame of videos, and {self.frames(split).spec} "
+                        f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} "
                         "has single ones"
                     )
-        refuse(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
+        refuse_misfit(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
 
     def measure(self, recipe: Recipe) -> Record:
         """A recipe planned on calib and measured on val; raises BadInput where it cannot be done."""
@@ -74,7 +74,7 @@ class Lab:
     def made(self, steps: Sequence[Any]) -> tuple[Any, Context]:
         """The model after steps, of which those that are plans are done again without another look at frames."""
         context = self.context.fresh()
-        return applied(self.model, steps, context), context
+        return run_all_steps(self.model, steps, context), context
 
     def again(self, record: Record) -> dict[str, Record]:
         """The same model on test."""
@@ -133,7 +133,7 @@ class Lab:
             worst=worst(now.errors, original.errors, frames.recordings),
             protected_merged_share=figures["protected_merged_share"],
             provenance={
-                **traced(context, frames),
+                **result_provenance(context, frames),
                 "schema": "fasthmr.trial/1",
                 "calib": self.frames("calib").described(),
             },

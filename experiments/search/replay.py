@@ -24,10 +24,11 @@ from experiments.cli.output import progress_bar, progress_callback, refuse_exist
 from experiments.reports import plots
 from experiments.search.lab import Lab
 from experiments.search.pareto import Values, grown, hypervolume, reference_point
+from experiments.search.sampling import sampler, turned
 from experiments.search.storage import default_storage, quiet
 from experiments.search.study import Sampler, Study, read_study
 from experiments.search.trials import IMPOSSIBLE, Trial
-from experiments.search.workers import FAR_MM, Job, enqueue_baselines, opened, record_purpose, sampler, search, turned
+from experiments.search.workers import FAR_MM, Job, enqueue_baselines, opened, record_purpose, search
 
 Cell = tuple[float, ...]  # a value of each knob, as optuna has it
 Measured = dict[Cell, Values | None]  # None: impossible

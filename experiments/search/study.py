@@ -14,10 +14,9 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover
-from compress.policy import Data, Knob, Policy, misuse
+from compress.policy import FrozenModel, Knob, Policy, misuse
 from compress.recipe import Recipe
 from compress.registry import Step, policy_in
-from diffusion.policy import DiffusionDecoder
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
 Sampler = Literal["tpe", "nsga2", "random"]
@@ -25,7 +24,7 @@ COSTS = ("macs", "latency_ms")
 Span = tuple[float | str, ...]  # [low, high] or [low, high, step]
 
 
-class Split(Data):
+class Split(FrozenModel):
     """At most so many frames of each split: calib decides inside a trial, val between trials, test only reports."""
 
     calib: int | None = Field(None, ge=1)
@@ -33,7 +32,7 @@ class Split(Data):
     test: int | None = Field(None, ge=1)
 
 
-class Best(Data):
+class Best(FrozenModel):
     """What happens to the best points of the front: recovery, which no trial of the search has time for."""
 
     points: int = Field(2, ge=1, description="those that the front would lose most without (hypervolume)")
@@ -52,7 +51,7 @@ class Best(Data):
         return self
 
 
-class Study(Data):
+class Study(FrozenModel):
     """The space is that of the knobs of `steps`, `MODEL` and `DATA` as on the command line."""
 
     schema_version: int = Field(ge=1, le=1)
@@ -76,17 +75,18 @@ class Study(Data):
     def _consistent(self) -> Self:
         self._recipe()
         if len({*self.objectives}) < max(2, len(self.objectives)):
-            raise misuse("objectives", "objectives are two or more, each once")
+            raise misuse("objectives", "name two or more objectives, each once")
         if "mpjpe_mm" not in self.objectives or not {*COSTS} & {*self.objectives}:
-            raise misuse("objectives", "objectives are an error, mpjpe_mm, against a cost, macs or latency_ms")
+            raise misuse("objectives", "objectives need an error, mpjpe_mm, and a cost, macs or latency_ms")
         if ":" in self.data.partition("@")[0]:
-            raise misuse("data", f"'{self.data}' names a split: leave it out, each has its part in a study")
-        if any(isinstance(step, Recover) for step in self.steps):
-            raise misuse("steps", "a trial has no time to recover: write recover: beside steps, for the best points")
-        if any(isinstance(step, DiffusionDecoder) for step in self.steps):
-            raise misuse("steps", "a decoder knows one encoder, each trial makes another: leave diffusion_decoder out")
+            raise misuse("data", f"'{self.data}' names a split: leave it out, a study uses calib, val and test")
+        for step in self.steps:
+            if step.trains:
+                raise misuse("steps", f"trials do not train: leave {step.policy} out, or write it beside steps")
+            if step.model_specific:
+                raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
         if not self.knobs():
-            raise misuse("steps", "there is no knob in these steps, so there is nothing to search")
+            raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         for name, span in self.space.items():
             narrowed(name, span, self.knobs())
         return self
@@ -123,20 +123,20 @@ class Study(Data):
 
     def drawn(self, values: dict[str, Any]) -> Recipe:
         """The recipe of values by `policy.field`; raises BadInput where they contradict each other."""
-        said = words(values, self.ranges())
+        chosen = words(values, self.ranges())
         try:
-            steps = tuple(turned(step, said) for step in self.steps)
+            steps = tuple(turned(step, chosen) for step in self.steps)
             return Recipe(schema_version=1, name=self.name, steps=steps)
         except ValidationError as error:
-            raise BadInput(f"{said}: {error.errors()[0]['msg']}") from error
+            raise BadInput(f"{chosen}: {error.errors()[0]['msg']}") from error
 
     def made_by_hand(self) -> dict[str, Recipe]:
         """The baselines, that are measured before anything is drawn: by what they are."""
         alone = {f"{step.policy} alone": (step,) for step in self.steps}
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
-            if any(isinstance(step, DiffusionDecoder) for step in steps):
-                raise BadInput(f"baselines: {name} has a decoder, which a study does not train: name one without")
+            if specific := [step.policy for step in steps if step.model_specific]:
+                raise BadInput(f"baselines: {name} has {specific[0]}, trained for another model: name a recipe without")
         sets: dict[str, tuple[Policy, ...]] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER}
         sets |= named
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
@@ -176,7 +176,7 @@ def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob]) -> 
     inside = knob.low <= low <= high <= knob.high
     if not (on_grid and inside and step > 0 and (step / knob.step).is_integer() and ((high - low) / step).is_integer()):
         goes = ", ".join(knob.choices) if knob.choices else f"{knob.low} to {knob.high} in steps of {knob.step}"
-        raise misuse("space", f"{name}: {list(span)} is no part of the knob, which goes {goes}")
+        raise misuse("space", f"{name}: {list(span)} is not part of the knob's range, {goes}")
     kind = int if knob.whole else float
     return Knob(kind(low), kind(high), kind(step), knob.choices)
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from compress.artefact import checked
 from compress.errors import BadInput
-from compress.policy import Data, Plan
+from compress.policy import FrozenModel, Plan
 from compress.recipe import Recipe
 from compress.registry import AnyPlan
 from experiments.search.pareto import front
@@ -35,7 +35,7 @@ State = Literal["complete", "infeasible", "failed"]
 Later = Literal["front", "recovered", "rival"]
 
 
-class Macs(Data):
+class Macs(FrozenModel):
     """Multiply-accumulates per frame in three conventions, see `compress.cost.macs`."""
 
     true: int
@@ -43,7 +43,7 @@ class Macs(Data):
     thop: int
 
 
-class Part(Data):
+class Part(FrozenModel):
     """What a part of the network costs per frame."""
 
     name: str
@@ -51,7 +51,7 @@ class Part(Data):
     macs: Macs
 
 
-class Worst(Data):
+class Worst(FrozenModel):
     """The frame of a recording that compression harmed most."""
 
     clip: str
@@ -60,7 +60,7 @@ class Worst(Data):
     rise_mm: float
 
 
-class Record(Data):
+class Record(FrozenModel):
     """A recipe measured on one split: what became of the model, how wrong it is, and where the figures come from."""
 
     record: Literal["fasthmr.trial/1"] = "fasthmr.trial/1"
@@ -238,7 +238,7 @@ def of_artefact(folder: Path) -> tuple[Record, Record]:
         none = Recipe(schema_version=1, name=recipe.name, steps=())
         return of_row(first, none, (), stored["provenance"]), of_row(last, recipe, plans, stored["provenance"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{folder}: `fasthmr compress` has measured nothing there: {error}") from error
+        raise BadInput(f"{folder}: not a folder with measurements of `fasthmr compress`: {error}") from error
 
 
 def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: dict[str, Any]) -> Record:

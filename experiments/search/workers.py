@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import time
@@ -14,21 +13,18 @@ from functools import partial
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 from filelock import FileLock
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from compress.context import Observer, silent
 from compress.errors import BadInput
-from compress.recipe import Recipe
 from experiments.search.lab import Lab
 from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
+from experiments.search.sampling import sampler, suggested
 from experiments.search.storage import ASKED, MADE_FOR, asked_for, connected, reaching, refuse_other, revive
 from experiments.search.study import Study
 from experiments.search.trials import (
@@ -57,7 +53,6 @@ FAR_MM = 1000.0  # how far from feasible an impossible recipe is
 IN_VAIN = 100  # trials in a row that failed, after which a search gives up
 DEATHS = 20  # workers in a row that died without a finished trial, after which a search gives up
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
-POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
     else, a storage that cannot be reached or written, a recipe that does not fit the model, and where trials only fail.
     """
     if "latency_ms" in job.spec.objectives and job.workers > 1:
-        raise BadInput("workers beside each other disturb the measured latency: take --workers 1, or macs as objective")
+        raise BadInput("parallel workers disturb the measured latency: use --workers 1, or macs as objective")
     with reaching(job.storage):
         lab = Lab(job.spec, job.label_free, job.masks, observer)
         lab.refuse(job.spec.recipe)
@@ -128,57 +123,6 @@ def enqueue_baselines(study: optuna.Study, spec: Study) -> None:
     for name, recipe in spec.made_by_hand().items():
         if name not in there:
             study.enqueue_trial({}, user_attrs={BASELINE: name, RECIPE: recipe.model_dump(mode="json")})
-
-
-# ---- samplers
-
-
-def sampler(spec: Study, worker: int = 0, trials: int = 0) -> BaseSampler:
-    """The sampler of a study's name for it, seeded for this worker and this start."""
-    seed = int(np.random.SeedSequence([spec.seed, worker, trials]).generate_state(1)[0])
-    if spec.sampler == "tpe":
-        return TPESampler(seed=seed)
-    if spec.sampler == "nsga2":
-        return Evolution(spec.distributions(), seed)
-    return RandomSampler(seed=seed)
-
-
-class Evolution(NSGAIISampler):
-    """NSGA-II in a space that is known beforehand.
-
-    optuna takes the parameters that all trials share for the space, and baselines have none: it would draw at random
-    for ever. And baselines belong to no generation.
-    """
-
-    def __init__(self, space: dict[str, BaseDistribution], seed: int) -> None:
-        super().__init__(population_size=POPULATION, seed=seed)
-        self.space = {name: one for name, one in space.items() if not one.single()}  # no crossover of what is fixed
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {} if RECIPE in trial.user_attrs else self.space
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return super().sample_relative(study, trial, search_space) if search_space else {}
-
-
-def suggested(trial: optuna.Trial, spec: Study) -> Recipe:
-    """The recipe of a trial: the baseline that it is, or one drawn from the space."""
-    if RECIPE in trial.user_attrs:
-        return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    return spec.drawn(turned(trial, spec))
-
-
-def turned(trial: optuna.Trial, spec: Study) -> dict[str, float]:
-    """What a trial's sampler draws for each knob."""
-    values: dict[str, float] = {}
-    for name, knob in spec.ranges().items():
-        if knob.whole:
-            values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
-        else:
-            values[name] = trial.suggest_float(name, knob.low, knob.high, step=knob.step)
-    return values
 
 
 # ---- a worker
@@ -355,8 +299,8 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
                 if process.exitcode < 0:
                     deaths += 1
                     if deaths > DEATHS:
-                        raise BadInput(f"{deaths} workers in a row were killed before they finished a trial: is there "
-                                       "memory enough? take fewer --workers")  # fmt: skip
+                        raise BadInput(f"{deaths} workers in a row were killed before they finished a trial, perhaps "
+                                       "for lack of memory: use fewer --workers")  # fmt: skip
                     workers[i] = start(i)
                 elif process.exitcode:
                     raise BadInput(pipes[i][0].recv()) if pipes[i][0].poll() else RuntimeError(f"worker {i} failed")

@@ -32,7 +32,7 @@ BODIES = {"neutral": "smpl", "female": "smpl-female", "male": "smpl-male"}
 
 
 @dataclass(frozen=True)
-class Regressor:
+class JointRegressor:
     """A file of weights (R, V) that make positions of vertices; it comes with other people's code and not with ours."""
 
     file: str  # in $FASTHMR_HOME/regressors
@@ -40,8 +40,8 @@ class Regressor:
     source: str
 
 
-H36M = Regressor("J_regressor_h36m.npy", 17, "the body files of WHAM and the evaluation files of CameraHMR")
-J19 = Regressor("SMPL_to_J19.pkl", 19, "the data that 4D-Humans downloads")
+H36M = JointRegressor("J_regressor_h36m.npy", 17, "the body files of WHAM and the evaluation files of CameraHMR")
+J19 = JointRegressor("SMPL_to_J19.pkl", 19, "the data that 4D-Humans downloads")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Convention:
     used_by: str
     rows: tuple[int, ...]
     pelvis: tuple[int, ...]
-    regressor: Regressor | Literal["own", "neutral"]
+    regressor: JointRegressor | Literal["own", "neutral"]
     landmarks: bool = False
 
     def placed(self, positions: Tensor, vertices: Tensor | None) -> Positions:
@@ -92,7 +92,7 @@ class ConventionBody(BodyModel):
         self.convention = convention
         others = () if convention.landmarks else ("female", "male")
         self.gendered = nn.ModuleDict({gender: load_body(BODIES[gender]) for gender in others})
-        weights = read_regressor(convention.regressor) if isinstance(convention.regressor, Regressor) else None
+        weights = read_regressor(convention.regressor) if isinstance(convention.regressor, JointRegressor) else None
         self.register_buffer("regressor", weights)
 
     @property
@@ -126,7 +126,7 @@ class ConventionBody(BodyModel):
         return (own if self.regressor is None else self.regressor) @ vertices, vertices
 
 
-def read_regressor(regressor: Regressor) -> Tensor:
+def read_regressor(regressor: JointRegressor) -> Tensor:
     """Its weights (R, 6890). Raises BadInput with where the file was looked for and where it comes from."""
     path = fasthmr_home() / "regressors" / regressor.file
     if not path.is_file():

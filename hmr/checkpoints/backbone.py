@@ -137,13 +137,13 @@ def _from_graph(path: Path, graph: Any) -> dict[str, Tensor]:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
         raise BadInput(f"{path}: {ONNX} keeps weights outside of itself, which are not read")
     try:
-        held = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+        tensors = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path}: {ONNX} holds weights that cannot be read ({error})") from error
-    out = {key.removeprefix("backbone."): value for key, value in held.items() if key.startswith("backbone.")}
+    out = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
     positions: dict[str, Tensor] = {}
     for node in graph.node:
-        constants = [held[name] for name in node.input if name in held and not name.startswith("backbone.")]
+        constants = [tensors[name] for name in node.input if name in tensors and not name.startswith("backbone.")]
         if (found := MATMUL.fullmatch(node.name)) and constants:
             out[f"{found[1].replace('/', '.')}.weight"] = constants[0].T
         elif node.name.startswith("/backbone/embeddings/") and node.op_type in ("Concat", "Reshape"):

@@ -89,18 +89,16 @@ class Found:
 
     def outline(self, sizes: Mapping[str, Any]) -> tuple[HMRModel, list[str], list[str]]:
         """The model on the meta device, the keys it misses, and those that are too many or of another shape."""
-        asked = {name: value for name, value in sizes.items() if value is not None}
-        whole = {**self.sizes, **asked}
-        if "head_heads" in asked and "head_dim_head" not in asked and "head_heads" in self.sizes:
-            whole["head_dim_head"] *= (
-                self.sizes["head_heads"] / asked["head_heads"]
-            )  # their product is what shapes tell
-            whole["head_dim_head"] = int(whole["head_dim_head"])
+        given = {name: value for name, value in sizes.items() if value is not None}
+        whole = {**self.sizes, **given}
+        if "head_heads" in given and "head_dim_head" not in given and "head_heads" in self.sizes:
+            inner = whole["head_dim_head"] * self.sizes["head_heads"]  # this product is what shapes tell
+            whole["head_dim_head"] = int(inner / given["head_heads"])
         try:
             with torch.device("meta"):  # a file that asks for a giant is found out before it takes the memory
                 model = build(self.architecture, whole)
         except (BadInput, RuntimeError, OverflowError) as error:
-            what = "the sizes asked for make" if asked else "its header or its shapes describe"
+            what = "the sizes asked for make" if given else "its header or its shapes describe"
             raise BadInput(f"{self.source.path}: {what} no model: {error}") from error
         wanted = {key: value.shape for key, value in model.state_dict().items()}
         odd = [key for key, value in self.state.items() if wanted.get(key) != value.shape]
@@ -124,16 +122,16 @@ class Found:
             )
         if "heads" not in {**self.sizes, **{name: n for name, n in sizes.items() if n is not None}}:
             log.warning("%s: no shape tells how many attention heads there are; say heads=N", self.source.path)
-        held: set[int] = set()
+        used: set[int] = set()
         for key, wanted in model.state_dict().items():
             if wanted.is_floating_point() and not self.state[key].is_floating_point():
                 raise BadInput(f"{self.source.path}: {key!r} holds {self.state[key].dtype}, which is no weight")
-        state = {key: self.weight(key, value, held) for key, value in self.state.items()}
+        state = {key: self.weight(key, value, used) for key, value in self.state.items()}
         model.load_state_dict(state, assign=True)
         return model.eval()
 
-    def weight(self, key: str, value: Tensor, held: set[int]) -> Tensor:
-        """A tensor as the model takes it: finite, in float32 where it is a float, and on memory `held` by no other."""
+    def weight(self, key: str, value: Tensor, used: set[int]) -> Tensor:
+        """A tensor as the model takes it: finite, in float32 where it is a float, on memory not in `used`."""
         if reason := unfit(value):
             raise BadInput(f"{self.source.path}: {key[:100]!r} is {reason}{self.source.named}")
         if not finite(value):
@@ -141,8 +139,8 @@ class Found:
         if value.is_floating_point():
             value = value.float()
         memory = value.untyped_storage()
-        own = value.is_contiguous() and memory.nbytes() == value.nbytes and memory.data_ptr() not in held
-        held.add(memory.data_ptr())
+        own = value.is_contiguous() and memory.nbytes() == value.nbytes and memory.data_ptr() not in used
+        used.add(memory.data_ptr())
         return value if own else value.clone(memory_format=torch.contiguous_format)
 
     def report(self) -> None:
@@ -173,8 +171,8 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
             other, found = part_of(Path(file), part)
             state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in found.items()}
             ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(found.values())}
-    told = _sizes(path, source.header) if "sizes" in source.header else sizes_of(source, name, family, state)
-    return Found(source, name, state, tuple(sorted(ignored)), told)
+    sizes = _sizes(path, source.header) if "sizes" in source.header else sizes_of(source, name, family, state)
+    return Found(source, name, state, tuple(sorted(ignored)), sizes)
 
 
 def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
@@ -216,15 +214,15 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
     except BadInput:
         raise
     except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(f"{source.path}: no whole {name}: its shapes make no sizes ({error}){source.named}") from error
+        raise BadInput(f"{source.path}: not a complete {name}: shapes give no sizes ({error}){source.named}") from error
     except (KeyError, IndexError, TypeError) as error:
         raise BadInput(
-            f"{source.path}: no whole {name}: {error} is missing or of another shape{source.named}"
+            f"{source.path}: not a complete {name}: {error} is missing or of another shape{source.named}"
         ) from error
-    told = configured(source, family)
-    heads = told.pop("head_heads", HEAD_HEADS)
+    configuration = configured(source, family)
+    heads = configuration.pop("head_heads", HEAD_HEADS)
     known = {"heads": family.heads[dim]} if dim in family.heads else {}
-    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **known, **told}
+    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **known, **configuration}
 
 
 def configured(source: Source, family: Family) -> dict[str, int]:

@@ -103,7 +103,7 @@ def _read_npy(content: bytes, path: Path) -> Any:
     if dtype.hasobject:
         return _plain(_load(stream, path), path)
     if math.prod(shape) * dtype.itemsize > len(content):  # else numpy makes room for it before it looks
-        raise BadInput(f"{path}: an array is shorter than it says")
+        raise BadInput(f"{path}: an array is shorter than declared")
     return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
@@ -271,7 +271,7 @@ class GuardedUnpickler(pickle._Unpickler):
         (size,) = struct.unpack("<Q", self.read(8))
         content = self.read(min(size, MAX_BYTES))
         if len(content) != size:
-            raise EOFError("fewer bytes than it says")
+            raise EOFError("fewer bytes than declared")
         self.append(bytearray(content))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

@@ -286,7 +286,7 @@ class _Unpickler(GuardedUnpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype) or record is None or count < 0:
             raise BadInput(f"{self.path}: a tensor's storage {_short(str(key))} is not in the file")
         if count * dtype.itemsize > record.size:
-            raise BadInput(f"{self.path}: storage {_short(str(key))} is shorter than it says: truncated")
+            raise BadInput(f"{self.path}: storage {_short(str(key))} is shorter than declared: truncated")
         if self.mapped is None:
             self.mapped = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
         return _Storage(self.mapped[record.offset : record.offset + count * dtype.itemsize], dtype)

@@ -21,6 +21,13 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 MAX_INDEX = 64 << 20  # bytes
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+OTHERS = {  # how files begin that people have in the place of weights
+    b"\x80": "a plain pickle, which is not read; save the model's state_dict with torch.save",
+    b"version https://git-lfs": "a pointer of Git LFS in the place of the weights; get them by `git lfs pull`",
+    b"<!doctype html": "a web page, not weights; sign in where they are given out and download them again",
+    b"<html": "a web page, not weights; sign in where they are given out and download them again",
+}
 
 
 @dataclass(frozen=True)
@@ -72,16 +79,29 @@ def read(path: Path) -> Source:
         if not path.is_file():
             raise BadInput(f"{path}: there is no such file of weights")
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(64)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-    if path.name.endswith(".json"):
-        return sharded(path)
-    if start.startswith(ZIP) or start.startswith(LEGACY):
+    if begins_safetensors(start):
+        return of_safetensors(path)
+    if start.startswith((ZIP, LEGACY)):
         return of_torch(path)
-    if start.startswith(b"\x80"):
-        raise BadInput(f"{path}: a plain pickle, which is not read; save the model's state_dict with torch.save")
+    if start.lstrip().startswith(b"{"):
+        return sharded(path)
+    for begins, what in OTHERS.items():
+        if start.lstrip().lower().startswith(begins):
+            raise BadInput(f"{path}: {what}")
+    if not start:
+        raise BadInput(f"{path}: the file is empty; get it again")
     return of_safetensors(path)
+
+
+def begins_safetensors(start: bytes) -> bool:
+    """Whether a file begins as the format has it: the length of a JSON object, in 8 bytes, and that object.
+
+    The length alone may begin as a pickle (0x80), a zip file or text does.
+    """
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER
 
 
 def of_torch(path: Path) -> Source:
@@ -89,8 +109,8 @@ def of_torch(path: Path) -> Source:
     source = Source(path, {}, content=found.content, stubbed=found.stubbed)
     if not isinstance(found.content, dict):
         raise BadInput(f"{path}: holds no dict of tensors; save a model's state_dict{source.named}")
-    held = weights_in(found.content)
-    state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    weights = weights_in(found.content)
+    state = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, Tensor)}
     memory = [value.untyped_storage() for value in state.values() if value.layout == torch.strided]
     stored = {storage.data_ptr(): storage.nbytes() for storage in memory}
     if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more

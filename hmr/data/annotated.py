@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
 from hmr.data.dataset import Frames
-from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, picture, seen_by
+from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, seen_by
 from hmr.data.sample import Sample
+from hmr.media.picture import picture
 
 Doubles = NDArray[np.float64]
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": "neutral", "neutral": "neutral"}
@@ -138,8 +139,8 @@ def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> 
     """`found[key]` as floats of `shape`, where None is any length. Raises BadInput naming file and key."""
     value = found.get(key) if isinstance(found, dict) else None
     if value is None:
-        held = ", ".join(sorted(found)[:20]) if isinstance(found, dict) else "no names"
-        raise BadInput(f"{path}: '{key}' is missing, so this is no annotation file of the version that is read: {held}")
+        names = ", ".join(sorted(found)[:20]) if isinstance(found, dict) else "no names"
+        raise BadInput(f"{path}: '{key}' is missing, so this is not a supported annotation file: {names}")
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
@@ -188,8 +189,8 @@ def refuse_missing(root: Path, names: Sequence[str], path: Path) -> None:
     if outside := next((name for name, at in lies.items() if at.is_absolute() or ".." in at.parts), None):
         raise BadInput(f"{path}: names the picture {outside}, which is outside the data set")
     folders = {at.parent: root / at.parent for at in lies.values()}
-    held = {parent: {file.name for file in at.iterdir()} if at.is_dir() else set() for parent, at in folders.items()}
-    lost = [name for name, at in lies.items() if at.name not in held[at.parent]]
+    present = {parent: {file.name for file in at.iterdir()} if at.is_dir() else set() for parent, at in folders.items()}
+    lost = [name for name, at in lies.items() if at.name not in present[at.parent]]
     if lost:
         raise BadInput(
             f"{path}: {len(lost)} of the {len(lies)} pictures that it annotates are missing, such as {root / lost[0]}: "

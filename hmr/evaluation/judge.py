@@ -37,7 +37,7 @@ class JointJudge:
         size: int = BATCH,
     ) -> None:
         if not len(frames):
-            raise BadInput("a judge needs frames to decide on: there are none")
+            raise BadInput("a judge needs frames, and there are none")
         device = next(model.parameters()).device
         self.head, self.body = model.head, body.to(device)
         starts = range(0, len(frames), size)

@@ -111,8 +111,9 @@ def layout_of(block: nn.Module) -> Layout:
     missed = {name: unaccounted(block, layout) for name, layout in LAYOUTS.items()}
     nearest = min(missed, key=lambda name: len(missed[name]))
     if missed[nearest]:
-        told = "; ".join(missed[nearest][:6])
-        raise BadInput(f"{type(block).__name__} blocks are of no layout known here. Nearest is {nearest}: {told}")
+        differences = "; ".join(missed[nearest][:6])
+        kind = type(block).__name__
+        raise BadInput(f"{kind} blocks are of no layout known here. Nearest is {nearest}: {differences}")
     return LAYOUTS[nearest]
 
 
@@ -123,5 +124,5 @@ def unaccounted(block: nn.Module, layout: Layout) -> list[str]:
     if not parts.heads(layout):
         lacks.append(f"no {layout.attention}.{HEADS[0]}")
     known = tuple(f"{name}." for name in (*layout.needed, *layout.maybe))
-    held = [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
-    return lacks + [f"{name} has no place" for name in held if not name.startswith(known)]
+    names = [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
+    return lacks + [f"{name} has no place" for name in names if not name.startswith(known)]

@@ -126,7 +126,7 @@ def stack_from(
     except AttributeError as error:
         raise BadInput(f"{type(module).__name__} has no {blocks!r} ({error}): name its list of blocks") from error
     if not isinstance(found, nn.ModuleList) or not len(found):
-        raise BadInput(f"{blocks!r} of {type(module).__name__} is no ModuleList of blocks but {type(found).__name__}")
+        raise BadInput(f"{blocks!r} of {type(module).__name__} is not a list of blocks but {type(found).__name__}")
     if len({type(block) for block in found}) > 1:
         names = ", ".join(sorted({type(block).__name__ for block in found}))
         raise BadInput(f"the blocks of {type(module).__name__} are of several kinds, which cannot merge: {names}")

@@ -136,7 +136,7 @@ def parse_amc(path: Path, bones: dict[str, Bone]) -> dict[str, np.ndarray]:
     if first is None:
         raise BadInput(f"{path}: no frame 1; is this an AMC file?")
     if ":RADIANS" in lines[:first]:
-        raise BadInput(f"{path}: angles are in radians; CMU's files say :DEGREES")
+        raise BadInput(f"{path}: angles are in radians; CMU's files have :DEGREES")
     words = " ".join(lines[first:]).split()
     layout = _layout(path, lines, first, bones)
     width = 1 + sum(1 + count for _, count in layout)

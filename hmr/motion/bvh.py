@@ -41,7 +41,7 @@ def parse_bvh(path: Path) -> tuple[Skeleton, np.ndarray, float]:
     width = sum(map(len, skeleton.channels))
     rows = [(number, line) for number, line in enumerate(lines[start + 3 :], start + 4) if line.strip()]
     if len(rows) != count:
-        raise BadInput(f"{path}, line {start + 2}: says {count} frames, {len(rows)} follow")
+        raise BadInput(f"{path}, line {start + 2}: declares {count} frames, {len(rows)} follow")
     return skeleton, _rows(path, rows, width), fps
 
 

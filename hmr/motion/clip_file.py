@@ -24,8 +24,10 @@ from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec, Frames
-from hmr.data.pictures import Side, picture
+from hmr.data.pictures import Side
 from hmr.data.sample import Place, Sample, known
+from hmr.media.mask import person
+from hmr.media.picture import picture
 from hmr.motion.amass import betas_of, read_amass
 from hmr.motion.clip import MotionClip, family_of
 from hmr.motion.recordings import split_of
@@ -84,15 +86,15 @@ def arrays_of(path: Path, entry: Entry, wanted: Sequence[str]) -> dict[str, NDAr
     """The arrays of a clip of a file `path`; raises BadInput where one that is wanted is missing or odd."""
     file = path.parent / entry.arrays
     try:
-        held = load_file(file)
+        arrays = load_file(file)
     except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not know
         raise BadInput(f"{file}: not a file of arrays that can be read ({error})") from error
-    count = len(entry.frames) or (*held.get("rotations", np.zeros(0)).shape, 0)[0]
-    for name in sorted({*wanted, *(held.keys() & SHAPES.keys())}):
-        shape = held[name].shape if name in held else None
-        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(held[name]).all():
+    count = len(entry.frames) or (*arrays.get("rotations", np.zeros(0)).shape, 0)[0]
+    for name in sorted({*wanted, *(arrays.keys() & SHAPES.keys())}):
+        shape = arrays[name].shape if name in arrays else None
+        if shape != (count, *SHAPES[name]) or not count or not np.isfinite(arrays[name]).all():
             raise BadInput(f"{file}: {name} has to be finite, of shape {(count, *SHAPES[name])}; it is {shape}")
-    return {name: held[name].astype(np.float32) for name in wanted}
+    return {name: arrays[name].astype(np.float32) for name in wanted}
 
 
 def contents(path: Path) -> bytes:
@@ -108,7 +110,7 @@ def motion_in(path: Path, split: str) -> list[MotionClip]:
     found = []
     for entry in (entry for entry in read_file(path).clips if entry.split == split):
         if entry.frames:
-            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE learns from clips without")
+            raise BadInput(f"{path}: {entry.name} has pictures: a motion VAE is trained on clips without")
         arrays = arrays_of(path, entry, ("rotations", "translation"))
         family = family_of(entry.name)
         where, fps = str(path), entry.fps
@@ -157,10 +159,10 @@ def cut_out(
     centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
     mask = None
     if entry.masks:
-        person = picture(path.parent / entry.masks[frame])[..., 0]
-        if person.shape != image.shape[:2]:
+        visible = person(path.parent / entry.masks[frame])
+        if visible.shape != image.shape[:2]:
             raise BadInput(f"{path}: {entry.masks[frame]} is of another size than {entry.frames[frame]}")
-        mask = cut(person, centre, square, size) > 127
+        mask = cut(visible.astype(np.uint8) * 255, centre, square, size) > 127
     place = Place(centre, square, image.shape[:2], entry.focal)
     labels = {name: arrays[name][frame] for name in ("rotations", "betas")}
     return Sample(cut(image, centre, square, size), entry.name, mask, place, **labels)
@@ -235,6 +237,6 @@ def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder
     height, width = samples[0].image.shape[:2]
     arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
     arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
-    held = f"{place}.safetensors"
-    atomic_write(folder / held, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
-    return Entry(name=name, split=split, fps=fps, arrays=held, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name
+    file = f"{place}.safetensors"
+    atomic_write(folder / file, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+    return Entry(name=name, split=split, fps=fps, arrays=file, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name

@@ -37,7 +37,6 @@ class HMRTrainConfig(TrainConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     val_frames: int = Field(300, ge=1)
     workers: int = Field(1, ge=0, exclude=True)  # processes that draw
-    threads: int | None = Field(None, ge=1, exclude=True)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -48,8 +48,6 @@ def train(config: HMRTrainConfig) -> Path:
     Writes model.safetensors (averaged weights, half precision, no auxiliary heads) beside what
     `compress.training.loop.train` writes. Raises as that, and BadInput for a backbone that is none.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     with torch.random.fork_rng():  # the caller's random numbers stay the caller's
         trained = loop.train(HMRTask(config), config).weights
     path = config.out / "model.safetensors"

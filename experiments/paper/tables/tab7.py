@@ -11,7 +11,7 @@ ROWS = {"HybrIK": {"3dpw": {"mpjpe_mm": 62.1}}, "6D rotations": {"3dpw": {"mpjpe
 
 TABLE = Table(
     name="tab7",
-    title="Tab. 7, how a pose is said",
+    title="Tab. 7, how a pose is represented",
     question="Joints and twists, from which kinematics find the rotations, or the rotations themselves?",
     finding=Finding(
         claim="the paper's finding that joints and twists are decoded better than rotations",

@@ -30,7 +30,7 @@ SPEEDS = 3  # of a warp, spread over the clip; between them speed changes linear
 DISTANCE = (3.5, 6.0)  # m from the camera, as of a synthetic video
 
 
-class Seen(NamedTuple):
+class CameraClips(NamedTuple):
     """Clips of one camera each: numbers (B, F, 133), local rotations (B, F, 24, 3, 3), the root in crop-camera axes,
     and betas (B, 10)."""
 
@@ -62,7 +62,7 @@ class Motion:
     def __len__(self) -> int:
         return len(self.quaternions)
 
-    def draw(self, which: Sequence[int] | NDArray[np.int64], rng: np.random.Generator) -> Seen:
+    def draw(self, which: Sequence[int] | NDArray[np.int64], rng: np.random.Generator) -> CameraClips:
         """A clip of each of the pieces `which`, its camera and its person drawn from `rng`."""
         count, device = len(which), self.travel.device
         chosen = torch.as_tensor(np.asarray(which), device=device)
@@ -73,9 +73,9 @@ class Motion:
         rotations = roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=-1))
         if self.varied:
             rotations = tilted(rotations, rng)
-        return self.seen(rotations, travel, rng)
+        return self.through_cameras(rotations, travel, rng)
 
-    def seen(self, rotations: Tensor, travel: Tensor, rng: np.random.Generator) -> Seen:
+    def through_cameras(self, rotations: Tensor, travel: Tensor, rng: np.random.Generator) -> CameraClips:
         """Local rotations (B, F, 24, 3, 3) in a world of y up and the pelvis's place (B, F, 3) m, each by a camera."""
         count, worlds = len(rotations), [SYNTH if rng.random() < 0.5 else SHIFT for _ in range(len(rotations))]
         turns = [yaw(rng.uniform(0, 2 * np.pi)) for _ in worlds]
@@ -97,7 +97,7 @@ class Motion:
         axes = crop_turn(points, jitter) @ view[:, None]  # (B, F, 3, 3) world -> crop camera
         joints = joints @ axes.mT
         rotations = torch.cat((axes[:, :, None] @ world[:, :, :1], world[:, :, 1:]), 2)
-        return Seen(torch.cat((joints.flatten(2), numbers[..., 3 * JOINTS :]), -1), rotations, betas)
+        return CameraClips(torch.cat((joints.flatten(2), numbers[..., 3 * JOINTS :]), -1), rotations, betas)
 
 
 def crop_turn(points: Tensor, jitter: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation, Slerp
 
 from diffusion.model.representation import encode
-from diffusion.motion.seen import FASTEST, Motion, at, crop_turn, mixed, warp
+from diffusion.motion.camera_clips import FASTEST, Motion, at, crop_turn, mixed, warp
 from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import generator, open_world

@@ -1,0 +1,66 @@
+"""What a trial of a study draws: optuna's samplers over the knobs of its recipe, and the recipe of what they draw."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from compress.recipe import Recipe
+from experiments.search.study import Study
+from experiments.search.trials import RECIPE
+
+POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
+
+
+def sampler(spec: Study, worker: int = 0, trials: int = 0) -> BaseSampler:
+    """The sampler of a study's name for it, seeded for this worker and this start."""
+    seed = int(np.random.SeedSequence([spec.seed, worker, trials]).generate_state(1)[0])
+    if spec.sampler == "tpe":
+        return TPESampler(seed=seed)
+    if spec.sampler == "nsga2":
+        return Evolution(spec.distributions(), seed)
+    return RandomSampler(seed=seed)
+
+
+class Evolution(NSGAIISampler):
+    """NSGA-II in a space that is known beforehand.
+
+    optuna takes the parameters that all trials share for the space, and baselines have none: it would draw at random
+    for ever. And baselines belong to no generation.
+    """
+
+    def __init__(self, space: dict[str, BaseDistribution], seed: int) -> None:
+        super().__init__(population_size=POPULATION, seed=seed)
+        self.space = {name: one for name, one in space.items() if not one.single()}  # no crossover of what is fixed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {} if RECIPE in trial.user_attrs else self.space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(study, trial, search_space) if search_space else {}
+
+
+def suggested(trial: optuna.Trial, spec: Study) -> Recipe:
+    """The recipe of a trial: the baseline that it is, or one drawn from the space."""
+    if RECIPE in trial.user_attrs:
+        return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
+    return spec.drawn(turned(trial, spec))
+
+
+def turned(trial: optuna.Trial, spec: Study) -> dict[str, float]:
+    """What a trial's sampler draws for each knob."""
+    values: dict[str, float] = {}
+    for name, knob in spec.ranges().items():
+        if knob.whole:
+            values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
+        else:
+            values[name] = trial.suggest_float(name, knob.low, knob.high, step=knob.step)
+    return values

@@ -1,0 +1,49 @@
+"""A mask file as the pixels of the person, in whatever way people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compress.errors import BadInput
+from hmr.media.picture import LARGEST, say_once
+
+SOFT = 32  # values in a mask of fewer are labels; with more, edges are soft
+
+
+def person(path: Path) -> NDArray[np.bool_]:
+    """A mask file as (H, W): True is the person.
+
+    That is where an alpha channel that varies is opaque, where an index is not 0, where a colour is not black. Soft
+    edges and JPEG's noise are cut at half of the brightest value; soft edges are logged, once for a folder. Raises
+    BadInput where the file is no picture or is too large.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise BadInput(f"{path}: not a mask: {image.width} x {image.height} pixels are too many")
+            values = brightness(image)
+            if image.format not in ("JPEG", "MPO") and len(np.unique(values)) <= SOFT:
+                return values > 0
+            if image.format not in ("JPEG", "MPO"):
+                say_once(path.parent, "masks have soft edges: they are cut at half of the brightest value")
+            return values > values.max() / 2
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not a mask that can be read ({error})") from error
+
+
+def brightness(image: Image.Image) -> NDArray[np.float64]:
+    """(H, W): how much each pixel is the person's, from 0, in a unit of the file's own."""
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if alpha.min() < alpha.max():
+            return alpha.astype(np.float64)
+    if image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16"):
+        image = image.convert("RGB")
+    values = np.asarray(image).astype(np.float64)
+    return values.max(-1) if values.ndim == 3 else values

@@ -1,0 +1,100 @@
+"""A video as the frames that a player shows: those that decode, upright, each at its own time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+STEADY = 0.1  # of a frame's duration, by which times may lie beside a steady rate: containers round to milliseconds
+WHOLE = 0.98  # of the packets that a file announces: their count is an estimate in some containers
+
+
+@dataclass(frozen=True)
+class Video:
+    """times: of each frame that decodes, in seconds. share: how much of what the file announces could be read."""
+
+    times: tuple[float, ...]
+    share: float
+
+
+def video(path: Path) -> Video:
+    """Decode a video once, to know its frames. Packets that an edit list hides are no frames.
+
+    A video that breaks off counts as far as it goes, which is logged. Raises BadInput where no frame can be read.
+    """
+    av, times, packets, reason = pyav(), [], 0, ""
+    try:
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            stream.thread_type = "AUTO"
+            announced = stream.frames
+            try:
+                for packet in file.demux(stream):
+                    packets += packet.size > 0
+                    times += [frame.time for frame in packet.decode()]
+            except av.FFmpegError as error:
+                reason = f" ({error})"
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise BadInput(f"{path}: not a video that can be read ({error})") from error
+    if not times:
+        raise BadInput(f"{path}: not a video that can be read{reason}: it has no frame")
+    share = min(1.0, packets / announced) if announced else 1.0
+    if reason or share < WHOLE:
+        log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reason, len(times), 100 * share)
+    return Video(tuple(float(t if t is not None else i) for i, t in enumerate(times)), share)
+
+
+def rate_of(times: list[float]) -> float | None:
+    """Frames per second of frames at `times`; None where their rate varies, or there is one alone."""
+    if len(times) < 2:
+        return None
+    gap = (times[-1] - times[0]) / (len(times) - 1)
+    expected = times[0] + gap * np.arange(len(times))
+    steady = gap > 0 and np.abs(expected - times).max() <= STEADY * gap
+    return round(1 / gap, 6) if steady else None
+
+
+def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The numbers and pictures (H, W, 3) RGB of the frames that are `wanted`, in order; decodes up to the last one.
+
+    Raises BadInput where the video breaks off before it.
+    """
+    av, last = pyav(), max(wanted, default=-1)
+    try:
+        with av.open(str(path)) as file:
+            file.streams.video[0].thread_type = "AUTO"
+            for i, frame in enumerate(file.decode(video=0)):
+                if i in wanted:
+                    yield i, upright(frame, path)
+                if i >= last:
+                    return
+    except (av.FFmpegError, OSError) as error:
+        raise BadInput(f"{path}: the video breaks off ({error})") from error
+
+
+def upright(frame: Any, path: Path) -> NDArray[np.uint8]:
+    """A frame as (H, W, 3) RGB, turned as its display matrix says. Raises BadInput for a matrix of other angles."""
+    if frame.rotation % 90:
+        raise BadInput(f"{path}: its frames are to be shown at {frame.rotation} degrees: re-encode it upright")
+    turned: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return np.ascontiguousarray(turned)
+
+
+def pyav() -> Any:
+    """PyAV, or BadInput."""
+    try:
+        import av
+    except ImportError as error:
+        raise BadInput("videos are read by PyAV, which is not installed: pip install 'fasthmr[video]'") from error
+    return av

@@ -1,0 +1,225 @@
+"""Pictures, masks and videos as they show: every kind of file against the pixels it was made from."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.errors import BadInput
+from hmr.data.masks import MaskFiles, at_size
+from hmr.data.pictures import Photo, listed, open_pictures, read
+from hmr.media.listing import part_of, pictures_in, recording_of
+from hmr.media.mask import person
+from hmr.media.picture import GREY, picture, say_once
+from hmr.media.video import rate_of, video
+from hmr.models.families import FAMILIES
+
+SIDE = FAMILIES["hmr2"].box.side
+ROWS, COLUMNS = np.mgrid[:64, :48]
+COLOUR = np.stack([ROWS * 4, COLUMNS * 5, 255 - ROWS * 2], -1).astype(np.uint8)  # (64, 48, 3), no symmetry
+LUMA = np.asarray(Image.fromarray(COLOUR).convert("L"))
+GREYS = np.repeat(LUMA[..., None], 3, 2)
+INSIDE = (ROWS > 10) & (ROWS < 50) & (COLUMNS > 15) & (COLUMNS < 30)
+
+
+def png16(colour: np.ndarray) -> bytes:
+    """A png with 16 bits a channel, which PIL does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = colour.shape
+    lines = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in colour)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+RGB = Image.fromarray(COLOUR)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+CLEAR = Image.fromarray(np.dstack([COLOUR, np.where(INSIDE, 255, 0).astype(np.uint8)]))
+KINDS = {
+    "grey.png": (saved(RGB.convert("L"), "png"), GREYS, 0),
+    "grey16.png": (saved(Image.fromarray(LUMA.astype(np.uint16) * 257), "png"), GREYS, 0),
+    "grey16.tif": (saved(Image.fromarray(LUMA.astype(np.uint16) * 257), "tiff"), GREYS, 0),
+    "integers.tif": (saved(Image.fromarray(LUMA.astype(np.int32) * 257), "tiff"), GREYS, 0),
+    "floats.tif": (saved(Image.fromarray(LUMA.astype(np.float32) / 255), "tiff"), GREYS, 0),
+    "floats255.tif": (saved(Image.fromarray(LUMA.astype(np.float32)), "tiff"), GREYS, 0),
+    "rgb16.png": (png16(COLOUR), COLOUR, 1),
+    "one.png": (saved(Image.fromarray(INSIDE), "png"), np.repeat(INSIDE[..., None] * np.uint8(255), 3, 2), 0),
+    "palette.gif.png": (saved(RGB.quantize(256), "png"), COLOUR, 12),
+    "cmyk.jpg": (saved(RGB.convert("CMYK"), "jpeg", quality=95), COLOUR, 6),
+    "turned.jpg": (saved(RGB.transpose(Image.Transpose.ROTATE_90), "jpeg", exif=TURNED, quality=95), COLOUR, 6),
+    "clear.png": (saved(CLEAR, "png"), np.where(INSIDE[..., None], COLOUR, np.uint8(GREY[0])), 0),
+    "la.png": (saved(CLEAR.convert("LA"), "png"), np.where(INSIDE[..., None], GREYS, np.uint8(GREY[0])), 0),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_is_read_as_it_shows(tmp_path, name):
+    content, true, near = KINDS[name]
+    (tmp_path / name).write_bytes(content)
+    found = picture(tmp_path / name)
+    assert found.shape == true.shape and np.abs(found.astype(int) - true).mean() <= near
+
+
+def test_what_is_done_to_a_folder_is_said_once(tmp_path, caplog):
+    for i in range(3):
+        CLEAR.save(tmp_path / f"{i}.png")
+        picture(tmp_path / f"{i}.png")
+    assert caplog.text.count("transparent pixels are shown on mid grey") == 1 and str(tmp_path) in caplog.text
+    say_once.cache_clear()
+
+
+@pytest.mark.parametrize("value", [-1.0, 1e6, float("nan"), float("inf")])
+def test_grey_of_no_known_range_is_refused(tmp_path, value):
+    Image.fromarray(np.where(INSIDE, value, 0).astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(BadInput, match=r"a\.tif: grey values .*: save it as 0 to 1"):
+        picture(tmp_path / "a.tif")
+
+
+def test_folders_are_in_natural_order_without_what_systems_put_there(tmp_path):
+    for name in ("10.png", "2.png", "1.PNG", "._1.png", ".hidden.jpg", "b/9.jpg", "b/11.jpg", "__MACOSX/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        RGB.save(tmp_path / name, "png")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    assert pictures_in(tmp_path) == ["1.PNG", "2.png", "10.png", "b/9.jpg", "b/11.jpg"]
+
+
+def test_one_picture_alone(tmp_path):
+    RGB.save(tmp_path / "me.png")
+    found = open_pictures(tmp_path / "me.png", "test", None, SIDE, (256, 192))
+    assert len(found) == 1 and found.recordings == ["me.png"]
+    assert listed(tmp_path / "me.png") == (["me.png"], [])
+    with pytest.raises(BadInput, match="no picture of split calib"):
+        open_pictures(tmp_path / "me.png", "calib", None, SIDE, (256, 192))
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for i in range(4):
+        RGB.save(folder / f"{i}.png")
+    found = open_pictures(tmp_path, "test", None, SIDE, (256, 192))
+    assert found.recordings == [f"{tmp_path.name}/caf\\xe9"] * len(found)
+    assert recording_of(tmp_path, "a/b.png") == f"{tmp_path.name}/a"
+
+
+VOC = Image.fromarray(INSIDE.astype(np.uint8))
+VOC.putpalette([0, 0, 0, 128, 0, 0] + [0] * 762)
+SOFT = np.clip(255 - 4 * np.hypot(ROWS - 30, COLUMNS - 22), 0, 255).astype(np.uint8)
+MASKS = {
+    "255": Image.fromarray(INSIDE * np.uint8(255)),
+    "labels": Image.fromarray(INSIDE * np.uint8(1)),
+    "palette": VOC,
+    "65535": Image.fromarray(INSIDE * np.uint16(65535)),
+    "16 bit labels": Image.fromarray(INSIDE * np.uint16(1)),
+    "1 bit": Image.fromarray(INSIDE),
+    "red": Image.fromarray(np.dstack([INSIDE * np.uint8(255), 0 * ROWS, 0 * ROWS]).astype(np.uint8)),
+    "alpha": Image.fromarray(np.dstack([np.full((64, 48, 3), 255), INSIDE * 255]).astype(np.uint8)),
+    "opaque": Image.fromarray(np.dstack([np.repeat(INSIDE[..., None] * 255, 3, 2), 0 * ROWS + 255]).astype(np.uint8)),
+    "floats": Image.fromarray(INSIDE.astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_is_the_person_however_it_is_written(tmp_path, name):
+    kind = "tiff" if name == "floats" else "png"
+    MASKS[name].save(tmp_path / "a.png", kind)
+    assert np.array_equal(person(tmp_path / "a.png"), INSIDE)
+
+
+def test_jpeg_and_soft_masks_are_cut_at_half(tmp_path):
+    Image.fromarray(INSIDE * np.uint8(255)).save(tmp_path / "a.jpg", quality=60)
+    assert (person(tmp_path / "a.jpg") != INSIDE).sum() < 4
+    Image.fromarray(SOFT).save(tmp_path / "b.png")
+    assert np.array_equal(person(tmp_path / "b.png"), SOFT.max() / 2 < SOFT)
+
+
+def test_a_mask_at_another_scale_is_scaled_and_one_of_another_shape_refused(tmp_path):
+    MASKS["labels"].resize((24, 32), Image.Resampling.NEAREST).save(tmp_path / "a.png")
+    found = MaskFiles(tmp_path).mask(Photo("a.png", COLOUR), None)
+    assert found is not None and found.shape == INSIDE.shape and (found != INSIDE).mean() < 0.05
+    with pytest.raises(BadInput, match="48 x 32 pixels, its picture has 48 x 64"):
+        at_size(INSIDE[:32], (64, 48), tmp_path / "a.png")
+
+
+def written(path: Path, count: int = 24, shift: int = 0, times: list[int] | None = None, turn: int = 0) -> Path:
+    """A video whose frame i is COLOUR turned by `turn` quarters and darkened by 2 i; its packets moved by `shift`."""
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled", "movflags": "faststart"}) as file:
+        stream = file.add_stream("mpeg4", rate=30)
+        stream.height, stream.width = np.rot90(COLOUR, turn).shape[:2]
+        stream.pix_fmt, stream.bit_rate, stream.codec_context.time_base = "yuv420p", 4_000_000, Fraction(1, 30)
+        for i in range(count + 1):
+            given = np.ascontiguousarray(np.rot90(COLOUR // 2 + np.uint8(2 * i), turn))
+            frame = av.VideoFrame.from_ndarray(given, format="rgb24") if i < count else None
+            if frame:
+                frame.pts, frame.time_base = (times or range(count))[i], Fraction(1, 30)
+            for packet in stream.encode(frame):
+                packet.pts, packet.dts = (packet.pts or 0) - shift, (packet.dts or 0) - shift
+                file.mux(packet)
+    return path
+
+
+def shown_at(path: Path, matrix: tuple[int, ...]) -> Path:
+    """The mp4 with another display matrix, as a phone writes it."""
+    content = bytearray(path.read_bytes())
+    place = content.find(b"tkhd") + 44  # size and kind, version, times, track, duration, layer, volume before it
+    content[place : place + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_phones_video_is_upright(tmp_path):
+    lying = shown_at(written(tmp_path / "a.mp4", turn=1), (0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000))
+    (first,) = read(lying, ["0"])
+    assert first.image.shape == COLOUR.shape and np.abs(first.image.astype(int) - COLOUR // 2).mean() < 6
+    (upright,) = read(written(tmp_path / "b.mp4"), ["0"])
+    assert np.abs(upright.image.astype(int) - first.image).mean() < 4
+
+
+def test_packets_that_are_never_shown_are_no_frames(tmp_path):
+    """An edit list hides the first 12 of 24 packets: every split has frames, and they are those that decode."""
+    path = written(tmp_path / "edited.mp4", shift=12)
+    with av.open(str(path)) as file:
+        decoded = [frame.to_ndarray(format="rgb24").mean() for frame in file.decode(video=0)]
+    names, times = listed(path)
+    assert b"elst" in path.read_bytes() and len(names) == len(times) == len(decoded) < 24
+    for split in ("calib", "val", "test"):
+        part = part_of(names, split)
+        assert part and [p.image.mean() for p in read(path, part)] == [decoded[int(i)] for i in part]
+
+
+def test_each_part_of_a_video_has_its_own_rate(tmp_path):
+    """A phone in the dark: 30 frames/s, then 15. A part in which the rate changes has none."""
+    path = written(tmp_path / "dark.mp4", 24, times=[*range(12), *range(12, 36, 2)])
+    rates = {split: open_pictures(path, split, None, SIDE, (256, 192)).fps for split in ("calib", "val", "test")}
+    assert rates == {"calib": pytest.approx(30), "val": pytest.approx(15), "test": pytest.approx(15)}
+    assert rate_of(listed(path)[1]) is None and rate_of([0.0]) is None
+    assert rate_of([0.0, 0.033, 0.067, 0.1, 0.133]) == pytest.approx(30, rel=0.01)  # rounded to milliseconds
+
+
+def test_a_video_that_breaks_off_counts_as_far_as_it_goes(tmp_path, caplog):
+    path = written(tmp_path / "whole.mp4", 24)
+    assert video(path).share == 1 and not caplog.text
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found = video(path)
+    assert 0 < len(found.times) < 24 and "the video breaks off" in caplog.text
+    assert found.share == pytest.approx(len(found.times) / 24, abs=0.1)
