@@ -36,15 +36,22 @@ def hmr(
     workers: Annotated[int, typer.Option(min=0, help="Processes that render frames while this one trains.")] = 1,
     lr: Rate = 5e-4,
     batch: Batch = 32,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")
+    ] = "auto",
 ) -> None:
     """Train an HMR model on synth:train from a pretrained backbone; prints the path of the weights."""
     from accelerate import PartialState
 
+    from compress.choices import one_of
+    from hmr.models.model import ARCHITECTURES, family_of
     from hmr.training.config import HMRTrainConfig
     from hmr.training.train import train
 
     log_to_stderr()
+    one_of(
+        architecture, [a for a in ARCHITECTURES if family_of(a).name == "dinov2"], "architecture that is trained here"
+    )
     if backgrounds is not None:
         os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # where the rendering processes look
     sizes: dict[str, Any] = {"drop_path": drop_path, **({"depth": depth} if depth else {})}

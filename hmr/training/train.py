@@ -19,7 +19,7 @@ from compress.errors import BadInput
 from compress.stack import most_covered, through
 from compress.tokens import Tokens, coverage
 from compress.training import loop
-from compress.training.checkpoint import checkpoints
+from compress.training.checkpoint import checkpoints, reserve_folder
 from compress.training.task import Step, TrainingTask, linear
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
@@ -48,6 +48,8 @@ def train(config: HMRTrainConfig) -> Path:
     Writes model.safetensors (averaged weights, half precision, no auxiliary heads) beside what
     `compress.training.loop.train` writes. Raises as that, and BadInput for a backbone that is none.
     """
+    with PartialState().main_process_first():  # before frames are drawn
+        reserve_folder(config, identity_of(config), HMRTask.noun)
     with torch.random.fork_rng():  # the caller's random numbers stay the caller's
         trained = loop.train(HMRTask(config), config).weights
     path = config.out / "model.safetensors"
@@ -55,6 +57,14 @@ def train(config: HMRTrainConfig) -> Path:
         save(cast(HMRLoss, trained).model, path, {"config": config.model_dump_json()}, torch.float16)
     PartialState().wait_for_everyone()
     return path
+
+
+def identity_of(config: HMRTrainConfig) -> dict[str, Any]:
+    """The hash of the pretrained weights. Not the pictures: a world may be refined while a long training is stopped."""
+    path = config.backbone
+    if path is not None and not path.is_file():
+        raise BadInput(f"{path}: there is no such file of pretrained weights")
+    return {"backbone": "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 class HMRLoss(nn.Module):
@@ -128,10 +138,7 @@ class HMRTask(TrainingTask):
         start_from_mean(model, [labels_of(self.frames[ENDLESS - 1 - i]) for i in range(MEAN_OF)])
 
     def identity(self) -> dict[str, Any]:
-        """What the first weights were. Not the pictures: a world may be refined while a long training is stopped."""
-        path = self.config.backbone
-        digest = "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
-        return {"backbone": digest}
+        return identity_of(self.config)
 
     def stage(self, step: Step) -> Stage:
         return next((stage for stage in self.stages if step.fraction < stage.until), self.stages[-1])
