@@ -14,6 +14,7 @@ from compress.errors import BadInput
 from experiments.cli.options import AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
 from experiments.cli.output import ERRORS, cell, measurement_table, print_result, progress_bar
 
+REAL = {"disagreement_mm": "views apart mm", "keypoint_error_share": "2D of box"}  # on people by several cameras
 DECODER = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`
 
 
@@ -174,15 +175,26 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     if "paired" in result:
         name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
         found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"
-    found.add_column("predictor")
-    for heading in ERRORS.values():
+    views = "view" in result["rows"][0]
+    for heading in ("predictor", *(["view"] if views else [])):
+        found.add_column(heading)
+    for heading in (*ERRORS.values(), "MPJPE, true root", "root °", *(REAL.values() if views else ())):
         found.add_column(heading, justify="right")
     for row in result["rows"]:
-        found.add_row(row["name"], *(cell(row[key]) for key in ERRORS))
+        names = [row["name"], *([row["view"] or "all"] if views else [])]
+        root = cell(row["mpjpe_true_root_mm"]), number(row["root_error_deg"])
+        seen = (number(row[key], form) for key, form in zip(REAL, (".1f", ".2%"), strict=True)) if views else ()
+        found.add_row(*names, *(cell(row[key]) for key in ERRORS), *root, *seen)
         if means := row["frames_mean"]:
-            cells = ("-" if means[key] is None else f"{means[key]:.1f}" for key in ERRORS)
-            found.add_row(f"{row['name']}, mean over frames", *cells)
+            found.add_row(f"{row['name']}, mean over frames", *(number(means[key]) for key in ERRORS))
+    if any(row.get("favoured") for row in result["rows"]):
+        found.caption = f"{found.caption}\nblazepose is favoured: truth is made of its landmarks in the other views"
     return found
+
+
+def number(value: float | None, form: str = ".1f") -> str:
+    """A figure without an interval."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def depth_table(result: dict[str, Any]) -> Table:
