@@ -49,7 +49,7 @@ def precision_of(model: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Version of Python and of each package that a figure depends on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
 
 
 def commit(root: Path = ROOT) -> str:
@@ -58,12 +58,13 @@ def commit(root: Path = ROOT) -> str:
     try:
         answer = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
-        return _version("fasthmr")
+        return package_version("fasthmr")
     # another project's repository may hold the environment that this package is installed in
-    return answer[1] if Path(answer[0]) == root else _version("fasthmr")
+    return answer[1] if Path(answer[0]) == root else package_version("fasthmr")
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
+    """The version of an installed package, or that it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from compress.atomic import atomic_folder
 from compress.context import Observer, silent
 from compress.errors import BadInput
+from compress.provenance import package_version
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
 from hmr.data.real_people.camera import Camera, read_qualisys
 from hmr.data.real_people.people import followed, people_in
@@ -146,7 +146,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
         "schema": SCHEMA,
         **facts,
         "networks": {path.name: digest(path) for path in sorted(networks.glob("pose_*.tflite"))},
-        "versions": {package: version(package) for package in RUNS},
+        "versions": {package: package_version(package) for package in RUNS},
         "files": files,
     }
     (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
