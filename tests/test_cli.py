@@ -144,6 +144,9 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
+TRAIN_HMR = ["train", "hmr", "--out", "run", "--minutes", "1", "--backbone", "missing.safetensors"]
+
+
 @pytest.mark.parametrize(
     "words, hint",
     [
@@ -158,48 +161,9 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
         (["depth", "refrence", "--data", "synth"], "did you mean 'reference'"),
         (["evaluate", "./a.safetensors", "--data", "synth", "--against", "refrence"], "did you mean 'reference'"),
         (["body", "import", "nowhere.pkl"], "nowhere.pkl"),
-        (
-            [
-                "train",
-                "hmr",
-                "--out",
-                "run",
-                "--minutes",
-                "1",
-                "--backbone",
-                "b.safetensors",
-                "--architecture",
-                "dinov",
-            ],
-            "train",
-            "hmr",
-            *["--out", "run", "--minutes", "1", "--backbone", "b.safetensors", "--architecture", "dinov"],
-            [
-                "train",
-                "hmr",
-                "--out",
-                "run",
-                "--minutes",
-                "1",
-                "--backbone",
-                "b.safetensors",
-                "--architecture",
-                "hamer",
-            ],
-            "did you mean",
-        ),
-        (
-            [
-                "train",
-                "hmr",
-                *["--out", "run", "--minutes", "1", "--backbone", "b.safetensors", "--architecture", "hamer"],
-            ],
-            "trained here",
-        ),
-        (
-            ["train", "hmr", *["--out", "run", "--minutes", "1", "--backbone", "b.safetensors"]],
-            "no such file of pretrained weights",
-        ),
+        ([*TRAIN_HMR, "--architecture", "dinov"], "did you mean"),
+        ([*TRAIN_HMR, "--architecture", "hamer"], "that is trained here"),
+        (TRAIN_HMR, "no such file of pretrained weights"),
     ],
 )
 def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
