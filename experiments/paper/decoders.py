@@ -189,9 +189,7 @@ class DecoderComparison:
     def vae(self, entry: DecoderRow) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
         if (entry.latent or entry.representation != "hybrik") and not self.budget.vae_steps:
-            raise BadInput(
-                "representations and latents are compared by VAEs of equal training: give --vae-steps"
-            )
+            raise BadInput("representations and latents are compared by VAEs of equal training: give --vae-steps")
         if self.budget.vae_steps:
             latent = dict(zip(("tokens", "dim"), entry.latent or (), strict=False))
             sizes = sizes_of("reference", representation=entry.representation, **latent)
