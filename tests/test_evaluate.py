@@ -308,3 +308,15 @@ def test_commit_is_the_checkouts_and_nobody_elses(tmp_path):
     git("commit", "--allow-empty", "-m", "first")
     assert provenance.commit(tmp_path.resolve()) == git("rev-parse", "HEAD") != version
     assert provenance.commit(inside) == version  # the repository around an environment is not ours
+
+
+def test_the_root_is_measured_by_its_angle_and_taken_out():
+    """Under the true root a body errs as one whose root was right."""
+    data = Labels()
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.5, 0.0]))
+    row = rows(Oracle(data, lambda r: torch.cat((turn @ r[:, :1], r[:, 1:]), 1)), data)["model"]
+    assert row["root_error_deg"] == pytest.approx(np.degrees(0.5), abs=0.01)
+    assert row["mpjpe_true_root_mm"]["mean"] < 0.01 < 20 < row["mpjpe_mm"]["mean"]
+    bent = rows(Oracle(data, lambda r: torch.cat((turn @ r[:, :1], r[:, 1:] @ turn), 1)), data)["model"]
+    straight = rows(Oracle(data, lambda r: torch.cat((r[:, :1], r[:, 1:] @ turn), 1)), data)["model"]
+    assert bent["mpjpe_true_root_mm"]["mean"] == pytest.approx(straight["mpjpe_mm"]["mean"], rel=1e-4)

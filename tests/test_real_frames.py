@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_labels_are_in_the_axes_of_the_crop(name, person):
         focal = found[index].focal
         drawn = focal * seen[:, :2] / seen[:, 2:] + torch.tensor([84.0, 112.0])
         assert drawn == pytest.approx(keypoints.places[index], abs=0.5)
+        assert truth.places[index] == pytest.approx(keypoints.places[index], abs=0.5)
         assert truth.blazepose[index] == pytest.approx(truth.joints[index], abs=0.01)
         assert truth.rotations[index].mT @ truth.joints[index].mT == pytest.approx(
             (limbs - limbs[:2].mean(0)).mT, abs=0.01
@@ -143,3 +145,18 @@ def test_a_changed_recording_is_noticed(home, monkeypatch, tmp_path):
     (tmp_path / "real" / "real-cam03.mp4").write_bytes(b"other")
     with pytest.raises(BadInput, match="damaged or changed"):
         open_real(parse("real"), None, max, SIZE)
+
+
+def test_a_model_is_evaluated_on_each_view(fasthmr, home, monkeypatch):
+    monkeypatch.setenv("FASTHMR_HOME", str(home))
+    code, out, _ = fasthmr("evaluate", "reference", "--data", "real:test", "--frames", "4", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["provenance"]["data"]["clips"] == 1
+    assert found["provenance"]["data"]["silver"]["frames"] == FRAMES
+    names = [(row["name"], row["view"]) for row in found["rows"]]
+    views = [None, "cam01", "cam02", "cam03", "cam04"]
+    assert names == [(name, view) for name in ("model", "blazepose", "mean_pose_true_root") for view in views]
+    code, out, _ = fasthmr("evaluate", "reference", "--data", "real:test", "--frames", "4")
+    assert code == 0 and "truth is silver" in out and "one recording: no intervals" in out and "cam03" in out
+    code, _, err = fasthmr("compress", "quickstart", "--model", "reference", "--data", "real", "--out", home / "no")
+    assert code == 2 and "test set alone" in err

@@ -12,7 +12,8 @@ import torch
 
 from compress.errors import BadInput
 from hmr.body.limbs import LIMBS
-from hmr.data.real_people.importing import CALIBRATION, VIDEOS, import_pose2sim, read_manifest, replaced_folder
+from hmr.data.real_people.importing import CALIBRATION, VIDEOS, import_pose2sim
+from hmr.data.real_people.manifest import read_manifest, replaced_folder
 from hmr.data.real_people.offsets import LIMB_LANDMARKS
 from hmr.data.real_people.people import LOST, followed, matched, people_in
 from hmr.data.real_people.recording import load_recording

@@ -518,8 +518,8 @@ def test_worst_frames_are_those_of_the_worst_recordings():
     joints = torch.zeros(6, 24, 3)
     zeros = torch.zeros(6)
     rise = torch.tensor([1.0, 3.0, 9.0, 0.0, 5.0, 6.0])
-    now = Errors(rise[:, None].expand(6, 24) + 10, zeros, zeros, joints, joints)
-    original = Errors(torch.full((6, 24), 10.0), zeros, zeros, joints, joints)
+    now = Errors(rise[:, None].expand(6, 24) + 10, zeros, zeros, joints, joints, zeros, zeros)
+    original = Errors(torch.full((6, 24), 10.0), zeros, zeros, joints, joints, zeros, zeros)
     clips = ["a", "a", "b", "b", "c", "c"]
     found = lab.worst(now, original, clips)
     assert [(w.clip, w.frame, w.rise_mm) for w in found] == [("c", 5, 6.0), ("b", 2, 9.0), ("a", 1, 3.0)]

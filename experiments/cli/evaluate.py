@@ -14,6 +14,7 @@ from compress.errors import BadInput
 from experiments.cli.options import AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
 from experiments.cli.output import ERRORS, cell, measurement_table, print_result, progress_bar
 
+ROOT = ("true root mm", "root °")  # headings: MPJPE under the true root, and how far the root is off
 DECODER = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`
 
 
@@ -168,21 +169,58 @@ def decoder_cost(name: str) -> dict[str, Any]:
 def evaluation_table(result: dict[str, Any]) -> Table:
     """The rows of an evaluation."""
     speed = f"{result['frames_per_s']:.1f} frames/s, "
+    if "view" in result["rows"][0]:
+        return views_table(result, speed)
     found = measurement_table(result["provenance"], speed)
     if original := result["provenance"]["label_free"]:
         found.caption = f"errors are distances to the joints of {original}, not to labels\n{found.caption}"
+    add_difference(found, result)
+    found.add_column("predictor")
+    for heading in (*ERRORS.values(), *ROOT):
+        found.add_column(heading, justify="right")
+    for row in result["rows"]:
+        root = cell(row["mpjpe_true_root_mm"]), number(row["root_error_deg"])
+        found.add_row(row["name"], *(cell(row[key]) for key in ERRORS), *root)
+        if means := row["frames_mean"]:
+            found.add_row(f"{row['name']}, mean over frames", *(number(means[key]) for key in ERRORS))
+    return found
+
+
+def views_table(result: dict[str, Any], speed: str) -> Table:
+    """The rows of an evaluation on people by several cameras: all views, then each."""
+    found = measurement_table(result["provenance"], speed, "one recording: no intervals")
+    errors = result["provenance"]["data"]["silver"]["error_mm"].values()
+    found.caption = (
+        f"truth is silver: BlazePose in the other views, with an error of {min(errors):.0f} to {max(errors):.0f} mm by "
+        f"the jackknife;\nblazepose itself is favoured by that\n{found.caption}"
+    )
+    add_difference(found, result)
+    shown = {key: heading for key, heading in ERRORS.items() if key != "pve_mm"}
+    for heading in ("predictor", "view"):
+        found.add_column(heading)
+    for heading in (*shown.values(), *ROOT, "views apart mm", "2D of box"):
+        found.add_column(heading, justify="right")
+    for row in result["rows"]:
+        found.add_row(
+            row["name"],
+            row["view"] or "all",
+            *(cell(row[key]) for key in (*shown, "mpjpe_true_root_mm")),
+            *(number(row[key]) for key in ("root_error_deg", "disagreement_mm")),
+            number(row["keypoint_error_share"], ".1%"),
+        )
+    return found
+
+
+def add_difference(found: Table, result: dict[str, Any]) -> None:
+    """Put the paired difference from another model, where there is one, into the caption."""
     if "paired" in result:
         name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
         found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"
-    found.add_column("predictor")
-    for heading in ERRORS.values():
-        found.add_column(heading, justify="right")
-    for row in result["rows"]:
-        found.add_row(row["name"], *(cell(row[key]) for key in ERRORS))
-        if means := row["frames_mean"]:
-            cells = ("-" if means[key] is None else f"{means[key]:.1f}" for key in ERRORS)
-            found.add_row(f"{row['name']}, mean over frames", *cells)
-    return found
+
+
+def number(value: float | None, form: str = ".1f") -> str:
+    """A figure without an interval."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def depth_table(result: dict[str, Any]) -> Table:

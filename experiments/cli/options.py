@@ -14,7 +14,8 @@ Model = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="synth, synth-shift, synth-video or synth-shift-video, with :split; or 3dpw, emdb or frames[:split]@PATH."
+        help="synth, synth-shift, synth-video or synth-shift-video, with :split; real or real-avatar; "
+        "or 3dpw, emdb or frames[:split]@PATH."
     ),
 ]
 LabelFree = Annotated[

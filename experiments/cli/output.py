@@ -35,14 +35,16 @@ def print_result(result: dict[str, Any], as_json: bool, table: Callable[[dict[st
     Console(width=None if sys.stdout.isatty() else 140).print(table(result))
 
 
-def measurement_table(source: dict[str, Any], speed: str = "") -> Table:
+def measurement_table(
+    source: dict[str, Any], speed: str = "", intervals: str = "95 % t intervals over recordings"
+) -> Table:
     """A table without rows, whose title and caption name what was measured."""
     from compress.card import counted
 
     data = source["data"]
     return Table(
         title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{counted(data)}; 95 % t intervals over recordings\n"
+        caption=f"{counted(data)}; {intervals}\n"
         f"{speed}{source['device']}, {source['threads']} threads, "
         f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby, islice
 from pathlib import Path
@@ -11,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hmr.body.limbs import BONES as LIMB_BONES
+from hmr.body.limbs import LIMBS
 from hmr.body.model import JOINT_NAMES, PARENTS
+from hmr.data.dataset import Frames
+from hmr.data.real_people.dataset import RealFrames
 from hmr.data.sample import Sample, known
 from hmr.motion.clip import clip_name
 from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
@@ -21,16 +26,27 @@ from hmr.world.view import posed
 
 SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
 SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
+WHITE = (255, 255, 255)
 SIDE_COLOURS = {"left": (255, 80, 60), "right": (60, 140, 255)}
 
 
-def contact_sheet(samples: Sequence[Sample], columns: int = 8) -> bytes:
-    """PNG of samples, three rows a line: picture, picture with the mask tinted, picture with the skeleton."""
+@dataclass(frozen=True)
+class Skeleton:
+    """Joints in a picture: points (J, 2) in pixels, their names, and pairs of them with a bone between."""
+
+    points: NDArray[np.floating]
+    names: Sequence[str]
+    bones: Sequence[tuple[int, int]]
+
+
+def contact_sheet(frames: Frames, indices: Sequence[int], columns: int = 8) -> bytes:
+    """PNG of some frames, three rows a line: picture, picture with the mask tinted, picture with the skeleton."""
     lines = []
-    for start in range(0, len(samples), columns):
-        line = samples[start : start + columns]
-        for panel in (lambda s: s.image, tinted, with_skeleton):
-            row = [panel(s) for s in line]
+    for start in range(0, len(indices), columns):
+        line = [(frames[i], i) for i in indices[start : start + columns]]
+        pictures = [sample.image for sample, _ in line]
+        skeletons = [with_skeleton(sample.image, skeleton(frames, sample, i)) for sample, i in line]
+        for row in (pictures, [tinted(sample) for sample, _ in line], skeletons):
             row += [np.full_like(row[0], 255)] * (columns - len(row))
             lines.append(np.concatenate(row, 1))
     stream = BytesIO()
@@ -44,15 +60,23 @@ def tinted(sample: Sample) -> NDArray[np.uint8]:
     return np.where(known(sample.mask, "person masks")[..., None], sample.image, faded)
 
 
-def with_skeleton(sample: Sample) -> NDArray[np.uint8]:
-    """The picture (H,W,3) with bones between projected joints: left red, right blue, middle white."""
+def skeleton(frames: Frames, sample: Sample, index: int) -> Skeleton:
+    """The true joints of a frame and the bones between them."""
+    if isinstance(frames, RealFrames):
+        return Skeleton(known(frames.truth, "true joints").places[index].numpy(), LIMBS, LIMB_BONES)
     height, width = sample.image.shape[:2]
     points = (known(sample.keypoints, "keypoints") + 0.5) * (width, height)
-    image = Image.fromarray(sample.image // 2 + 64)
+    return Skeleton(points, JOINT_NAMES, [(PARENTS[j], j) for j in range(1, len(JOINT_NAMES))])
+
+
+def with_skeleton(picture: NDArray[np.uint8], joints: Skeleton) -> NDArray[np.uint8]:
+    """A picture (H,W,3) with bones between projected joints: left red, right blue, middle white."""
+    image = Image.fromarray(picture // 2 + 64)
     pen = ImageDraw.Draw(image)
-    for j in range(1, len(JOINT_NAMES)):
-        colour = SIDE_COLOURS.get(JOINT_NAMES[j].split("_")[0], (255, 255, 255))
-        pen.line([tuple(points[PARENTS[j]]), tuple(points[j])], fill=colour, width=2)
+    for start, end in joints.bones:
+        across = joints.names[start].startswith("left") and joints.names[end].startswith("right")
+        colour = WHITE if across else SIDE_COLOURS.get(joints.names[end].split("_")[0], WHITE)
+        pen.line([tuple(joints.points[start]), tuple(joints.points[end])], fill=colour, width=2)
     return np.asarray(image)
 
 

@@ -17,6 +17,7 @@ LIMBS = (
 )  # fmt: skip
 ROWS = tuple(JOINT_NAMES.index(name) for name in LIMBS)  # of the body's 24 joints
 HIPS, SHOULDERS = (0, 1), (6, 7)
+BONES = (HIPS, SHOULDERS, (0, 6), (1, 7), *((i - 2, i) for i in range(12) if i % 6 > 1))  # and the sides of the trunk
 
 
 def trunk(joints: Tensor) -> Tensor:

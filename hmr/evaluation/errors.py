@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import roma
 import torch
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class Errors:
     pve_mm: Tensor  # (N,), or (0,) where the true vertices are unknown
     joints: Tensor  # (N, J, 3) m from the pelvis
     true_joints: Tensor  # (N, J, 3) m from the pelvis
+    true_root_mm: Tensor  # (N,) MPJPE where the predicted body is turned to the true root
+    root_deg: Tensor  # (N,) between the predicted root and the true one
 
 
 def predicted(output: HMROutput) -> PosedBodies:
@@ -59,12 +62,16 @@ def errors(body: BodyModel, guess: PosedBodies, truth: PosedBodies) -> Errors:
     pve = posed.pelvis.new_zeros(0)
     if posed.vertices is not None and true.vertices is not None:
         pve = metrics.pve(posed.vertices, true.vertices, posed.pelvis, true.pelvis)
+    root, true_root = guess.rotations[:, 0], truth.rotations[:, 0]
+    turned = posed.joints @ (true_root @ root.mT).mT
     return Errors(
         metrics.joint_errors(posed.joints, true.joints, aligned=True),
         metrics.pa_mpjpe(posed.joints, true.joints),
         pve,
         posed.joints,
         true.joints,
+        metrics.mpjpe(turned, true.joints, aligned=True),
+        torch.rad2deg(roma.rotmat_geodesic_distance(root, true_root)),
     )
 
 
@@ -85,7 +92,8 @@ def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
     """A predictor's row of the report: means over recordings with their intervals, means of each joint and recording.
 
     Only the frames of a video follow each other, so only there is an acceleration; what is unknown is None. On data of
-    a published convention `frames_mean` has the means over all frames, as papers print them; elsewhere it is None.
+    a published convention `frames_mean` has the means over all frames, as papers print them; elsewhere it is None. The
+    error of the root is a median over frames.
     """
     recordings = list(frames.recordings)
     members = {one: np.flatnonzero(np.asarray(recordings) == one) for one in dict.fromkeys(recordings)}
@@ -104,6 +112,8 @@ def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
     return {
         "name": name,
         **{key: asdict(interval(each, of)) if len(each) else None for key, (each, of) in values.items()},
+        "mpjpe_true_root_mm": asdict(interval(found.true_root_mm.numpy(), recordings)),
+        "root_error_deg": found.root_deg.median().item(),
         "frames_mean": {key: mean(each) for key, (each, _) in values.items()} if published else None,
         "per_joint_mm": dict(zip(NAMES[found.joints.shape[1]], joint_means(found, recordings), strict=True)),
         "per_clip": [

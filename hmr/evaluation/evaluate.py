@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from hmr.data.dataset import Frames
+from hmr.data.real_people.dataset import RealFrames
+from hmr.data.real_people.sports2d import beside
 from hmr.data.sample import known
 from hmr.evaluation.errors import Errors, PosedBodies, all_errors, labelled, paired, predicted, row
 from hmr.evaluation.measure import body_for
+from hmr.evaluation.multiview import evaluate_real
 from hmr.evaluation.predict import predict
 
 POSES = 1000  # training frames that the mean pose is taken over
@@ -33,6 +36,8 @@ def evaluate(
     much `model` errs more than `against` on the same frames. Raises BadInput where the true poses are unknown, and
     where a model predicts a value that is not finite.
     """
+    if isinstance(frames, RealFrames):
+        return evaluate_real(model, frames, beside(frames), mean, against, progress)
     truths: list[PosedBodies] = []
     models = [model] if against is None else [model, against]
     found, *others = predict(models, frames, lambda seen: truths.append(labelled(seen)), progress)

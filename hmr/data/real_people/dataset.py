@@ -18,7 +18,8 @@ from hmr.body.limbs import HIPS
 from hmr.data.dataset import DataSpec, Frames
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import Side, places_in, taken, toward, turned
-from hmr.data.real_people.importing import VIDEOS, read_manifest, video_name
+from hmr.data.real_people.importing import VIDEOS, video_name
+from hmr.data.real_people.manifest import read_manifest
 from hmr.data.real_people.offsets import LIMB_LANDMARKS, joints_of, read_offsets
 from hmr.data.real_people.recording import Recording, load_recording
 from hmr.data.real_people.silver import LIMB_POINTS, VISIBLE
@@ -38,6 +39,7 @@ class Keypoints:
     places: Tensor  # (N, 12, 2)
     visible: Tensor  # (N, 12) bool
     box: Tensor  # (N,) longer side of the box around all landmarks
+    focal: Tensor  # (N,) of the crop's camera, infinite where it is unknown
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Truth:
     moments: tuple[int, ...]  # (N,) number of the frame in its video
     rotations: Tensor  # (N, 3, 3) world to crop camera
     joints: Tensor  # (N, 12, 3) m, silver truth from the other views
+    places: Tensor  # (N, 12, 2) pixels, where the crops show them
     error: Tensor  # (N, 12) m, its estimated error
     blazepose: Tensor  # (N, 12, 3) m, BlazePose's single-view landmarks as joints
 
@@ -61,6 +64,8 @@ class RealFrames(Frames):
     """Frames of people whom BlazePose sees; by several cameras, view after view, each view's in the order of its video,
     or by one, where there is no truth in space."""
 
+    size: tuple[int, int] = (256, 192)  # height and width of the crops
+    side: Side = max  # how their squares follow from boxes
     keypoints: Keypoints | None = None
     truth: Truth | None = None
 
@@ -106,6 +111,8 @@ def open_real(spec: DataSpec, frames: int | None, side: Side, size: tuple[int, i
         notes=notes(spec, manifest),
         spec=spec,
         identity={"wheel": manifest["source"]["sha256"], "size": list(size)},
+        size=size,
+        side=side,
         keypoints=keypoints,
         truth=truth,
     )
@@ -133,6 +140,7 @@ def known(recording: Recording, view: int, moments: Sequence[int], crops: Sequen
         moments=tuple(picked),
         rotations=rotations,
         joints=from_hips(truth @ rotations.mT),
+        places=torch.stack([crop.project(each) for crop, each in zip(crops, truth, strict=True)]),
         error=recording.error[picked][:, LIMB_POINTS],
         blazepose=from_hips(joints_of(own @ turn.mT, offsets)),
     )
@@ -143,13 +151,13 @@ def seen(recording: Recording, view: int, moments: Sequence[int], crops: Sequenc
     picked, camera = list(moments), recording.cameras[view]
     pixels = recording.pixels[view, picked]
     places = torch.stack([places_in(crop, camera, each) for crop, each in zip(crops, pixels, strict=True)])
-    return keypoints_of(places, recording.visibility[view, picked])
+    return keypoints_of(places, recording.visibility[view, picked], torch.stack([crop.focal[0] for crop in crops]))
 
 
-def keypoints_of(places: Tensor, visibility: Tensor) -> Keypoints:
-    """Of all landmarks (N, 33, 2) in pixels of crops that are visible (N, 33) 0..1."""
+def keypoints_of(places: Tensor, visibility: Tensor, focal: Tensor) -> Keypoints:
+    """Of all landmarks (N, 33, 2) in pixels of crops by cameras of focal length (N,), visible (N, 33) 0..1."""
     box = (places.amax(1) - places.amin(1)).amax(-1)
-    return Keypoints(places[:, LIMB_LANDMARKS], visibility[:, LIMB_LANDMARKS] > VISIBLE, box)
+    return Keypoints(places[:, LIMB_LANDMARKS], visibility[:, LIMB_LANDMARKS] > VISIBLE, box, focal)
 
 
 def from_hips(joints: Tensor) -> Tensor:
@@ -167,6 +175,7 @@ def concatenated(parts: Sequence[Part]) -> Part:
 def notes(spec: DataSpec, manifest: dict[str, Any]) -> dict[str, Any]:
     """What reports tell of these frames."""
     return {
+        "clips": 1,
         "mask_source": "blazepose",
         "boxes": "BlazePose's landmarks",
         "convention": CONVENTION,

@@ -6,11 +6,7 @@ rendered woman in it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.atomic import atomic_folder
 from compress.context import Observer, silent
 from compress.errors import BadInput
-from compress.provenance import package_version
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
 from hmr.data.real_people.camera import Camera, read_qualisys
+from hmr.data.real_people.manifest import digest, replaced_folder, write_manifest
 from hmr.data.real_people.people import followed, people_in
 from hmr.data.real_people.recording import Recording, stacked
 from hmr.data.real_people.silver import LIMB_POINTS, silver
@@ -33,12 +28,10 @@ from hmr.data.wheel import described, members
 from hmr.home import fasthmr_home
 from hmr.media.video import frames_of_video, rate_of, video
 
-SCHEMA = "fasthmr.real/1"
 DEMOS = {"real": "Pose2Sim/Demo_SinglePerson", "real-avatar": "Pose2Sim/Demo_MultiPerson"}
 CALIBRATION = "calibration/Calib.qca.txt"
 VIDEOS = tuple(f"videos/cam0{view}.mp4" for view in (1, 2, 3, 4))
 HINT = "take the wheel of pose2sim 0.10.49 (pip download --no-deps pose2sim==0.10.49)"
-RUNS = ("ai-edge-litert", "av", "numpy", "pillow", "torch")  # packages that the numbers depend on
 AWAY = 0.5  # m between two people's hips
 
 
@@ -122,56 +115,3 @@ def together(videos: Sequence[Path], count: int) -> Iterator[list[Pixels]]:
     """The first pictures of V videos, moment by moment."""
     for views in zip(*(frames_of_video(path, set(range(count))) for path in videos), strict=True):
         yield [image for _, image in views]
-
-
-@contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to write files into, which takes the place of `path` when the block ends well."""
-    new, old = (path.with_name(f".{path.name}.{age}") for age in ("new", "old"))
-    for left in (new, old):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with atomic_folder(new) as folder:
-        yield folder
-    if path.exists():
-        path.replace(old)
-    new.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """`manifest.json`: what made the files of a folder, and their hashes."""
-    files = {path.name: digest(path) for path in sorted(folder.iterdir())}
-    networks = fasthmr_home() / "masks"
-    found = {
-        "schema": SCHEMA,
-        **facts,
-        "networks": {path.name: digest(path) for path in sorted(networks.glob("pose_*.tflite"))},
-        "versions": {package: package_version(package) for package in RUNS},
-        "files": files,
-    }
-    (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-def read_manifest(folder: Path, command: str) -> dict[str, Any]:
-    """The manifest of an imported folder, whose files are those that were imported. Raises BadInput where there is none
-    (with the `command` that makes it), for another version's, and where a file has changed."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise BadInput(f"{folder} is missing: make it by {command}")
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        files, schema = dict(found["files"]), found["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not a manifest that can be read ({error!r}); import again: {command}") from error
-    if schema != SCHEMA:
-        raise BadInput(f"{path}: of another version of fasthmr; import again: {command}")
-    for name, wanted in files.items():
-        if not (folder / name).is_file() or digest(folder / name) != wanted:
-            raise BadInput(f"{folder / name}: was damaged or changed since it was imported; import again: {command}")
-    return found
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
