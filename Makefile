@@ -46,6 +46,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
 	$(BIN)/python -m pytest -m slow
 
 check: $(INSTALLED)

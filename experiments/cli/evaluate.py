@@ -189,7 +189,8 @@ def evaluation_table(result: dict[str, Any]) -> Table:
 def views_table(result: dict[str, Any], speed: str) -> Table:
     """The rows of an evaluation on people by several cameras: all views, then each."""
     found = measurement_table(result["provenance"], speed, "one recording: no intervals")
-    errors = result["provenance"]["data"]["silver"]["error_mm"].values()
+    told = result["provenance"]["data"]["silver"]["error_mm"]
+    errors = [told[joint] for joint in result["rows"][0]["per_joint_mm"]]
     found.caption = (
         f"truth is silver: BlazePose in the other views, with an error of {min(errors):.0f} to {max(errors):.0f} mm by "
         f"the jackknife;\nblazepose itself is favoured by that\n{found.caption}"
