@@ -10,29 +10,21 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
-import struct
-import tokenize
 import zipfile
-import zlib
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from compress.errors import BadInput
+from hmr.checkpoints.unpickler import MAX_BYTES, GuardedUnpickler, refused_if_broken
 
-MAX_BYTES = 1 << 30  # an SMPL file with 300 betas is a quarter of this
-MAX_KEY = 60  # bits of a number that is a key
 _NUMERIC = re.compile(r"[biufc?SUV]\d*")
 _NUMPY = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
 _PYTHON_2 = {"copy_reg": "copyreg", "__builtin__": "builtins"}
-_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError,
-           ImportError, UnicodeError, OverflowError, MemoryError, RecursionError, struct.error,
-           tokenize.TokenError)  # fmt: skip
 
 
 def read_arrays(path: Path, only: Container[str] | None = None) -> dict[str, Any]:
@@ -43,7 +35,7 @@ def read_arrays(path: Path, only: Container[str] | None = None) -> dict[str, Any
     Raises: BadInput naming the file and the reason: missing, empty, too large, broken, or wanting to run code.
     """
     content = _content(path)
-    with _told(path):
+    with refused_if_broken(path):
         return _read_npz(content, path, only) if content[:2] == b"PK" else _read_pickle(content, path)
 
 
@@ -53,7 +45,7 @@ def read_pickle(path: Path) -> Any:
     Raises: BadInput as `read_arrays`.
     """
     content = _content(path)
-    with _told(path):
+    with refused_if_broken(path):
         return _nested(_load(io.BytesIO(content), path), path, {})[0]
 
 
@@ -65,17 +57,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turns what a broken file raises into BadInput."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except (*_BROKEN, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise BadInput(f"{path}: broken or truncated ({type(error).__name__}: {error})") from error
 
 
 def _read_pickle(content: bytes, path: Path) -> dict[str, Any]:
@@ -195,92 +176,10 @@ def _stand_in(module: str, name: str) -> Callable[..., object] | None:
     return None
 
 
-def hashed(key: Any, kinds: tuple[type, ...]) -> Any:
-    """A key whose hash is quickly made, and is nobody else's: those of large integers go round every 61 bits, and a
-    tuple of tuples can double sixty times. Raises ValueError for others."""
-    if isinstance(key, int) and key.bit_length() > MAX_KEY:
-        raise ValueError(f"a number of more than {MAX_KEY} bits as a key")
-    if key is not None and not isinstance(key, kinds):
-        raise ValueError(f"a {type(key).__name__} as a key")
-    return key
-
-
-class GuardedUnpickler(pickle._Unpickler):
-    """Python's own unpickler, not the C one, which makes room for as large a memo as the file asks for: gigabytes.
-
-    Whatever hashes a key, and whatever makes room for what the file only claims, is overridden here. `kinds` may be
-    keys, `hashed`.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-    kinds: ClassVar[tuple[type, ...]] = (int, str, bytes, float)
-    # the base class has these, and the standard library's types leave them out
-    stack: list[Any]
-    append: Callable[[Any], None]
-    read: Callable[[int], bytes]
-    pop_mark: Callable[[], list[Any]]
-
-    def load_setitem(self) -> None:
-        """SETITEM and SETITEMS write to whatever comes first, a tensor too: here only to a dict."""
-        value, key = self.stack.pop(), self.stack.pop()
-        self.put([key, value])
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        self.put(self.pop_mark())
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def put(self, entries: list[Any]) -> None:
-        """Keys and values, in turn, into the dict on the stack."""
-        target = self.stack[-1]
-        if not isinstance(target, dict):
-            raise ValueError(f"entries for a {type(target).__name__}")
-        target.update(self.entries(entries))
-
-    def entries(self, found: list[Any]) -> dict[Any, Any]:
-        """Keys and values, in turn, as a dict."""
-        return {hashed(key, self.kinds): value for key, value in zip(found[::2], found[1::2], strict=True)}
-
-    def load_dict(self) -> None:
-        """DICT, which only protocol 0 writes."""
-        found = self.pop_mark()  # first: it changes what `append` is
-        self.append(self.entries(found))
-
-    dispatch[pickle.DICT[0]] = load_dict
-
-    def items(self) -> set[Any]:
-        return {hashed(value, self.kinds) for value in self.pop_mark()}
-
-    def load_frozenset(self) -> None:
-        items = self.items()
-        self.append(frozenset(items))
-
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
-
-    def load_additems(self) -> None:
-        items, target = self.items(), self.stack[-1]
-        if isinstance(target, set):
-            target.update(items)
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-
-    def load_bytearray8(self) -> None:
-        """BYTEARRAY8 makes as many zeros as the file claims, and reads into them."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        content = self.read(min(size, MAX_BYTES))
-        if len(content) != size:
-            raise EOFError("fewer bytes than declared")
-        self.append(bytearray(content))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-
 class _Unpickler(GuardedUnpickler):
     """What a body or an annotation file holds, by the stand-ins above."""
 
-    def __init__(self, stream: BinaryIO | io.BytesIO, path: Path) -> None:
+    def __init__(self, stream: io.BytesIO, path: Path) -> None:
         super().__init__(stream, encoding="latin1")
         self.path = path
 
@@ -353,18 +252,14 @@ def _selected(base: Any, indices: Any, shape: object) -> Any:
 
 
 def _dense(state: dict[str, Any], kind: str) -> np.ndarray:
-    """scipy's csc or csr matrix from its arrays, each index checked by numpy."""
+    """scipy's csc or csr matrix from its arrays, checked by scipy."""
     shape = tuple(int(length) for length in state.get("_shape") or state["shape"])
-    data, indices, indptr = (_array(state[key]) for key in ("data", "indices", "indptr"))
-    if len(shape) != 2 or math.prod(shape) * 8 > MAX_BYTES or min(indices.min(initial=0), indptr.min(initial=0)) < 0:
-        raise ValueError("a sparse matrix with impossible indices")
-    lengths = np.diff(indptr)
-    if lengths.min(initial=0) < 0 or lengths.sum() != len(indices):
-        raise ValueError("a sparse matrix whose rows do not add up")
-    along = np.repeat(np.arange(len(lengths)), lengths)
-    dense = np.zeros(shape, np.float64)
-    np.add.at(dense, (indices, along) if kind.startswith("csc") else (along, indices), data)
-    return dense
+    if len(shape) != 2 or math.prod(shape) * 8 > MAX_BYTES:
+        raise ValueError("a sparse matrix of an impossible shape")
+    made = scipy.sparse.csc_array if kind.startswith("csc") else scipy.sparse.csr_array
+    matrix = made(tuple(_array(state[key]) for key in ("data", "indices", "indptr")), shape=shape)
+    matrix.check_format(full_check=True)  # before anything follows its indices
+    return matrix.toarray()
 
 
 def _array(value: object) -> np.ndarray:

@@ -1,56 +1,31 @@
 """Files of `torch.save` from strangers, read without running them.
 
-Of plain tensors in plain containers, what torch's own `weights_only` reader says counts. Whatever holds more (a
-Lightning checkpoint with its configuration) is read by a restricted unpickler: tensors are rebuilt from the mapped
-file, and every other global that the pickle names becomes an inert stub, whatever it is called with, and is reported.
-There is no third way.
-
-The restricted one goes over every file before torch's sees it, because that never ends on some: it takes the hash of
-any key, be it a tuple of tuples that doubles sixty times, and fills a tensor that claims a million million places.
+A restricted unpickler reads them: tensors are rebuilt on the mapped file, and every global that is none of tensors and
+plain containers becomes an inert stub, whatever it is called with, and is reported. torch's own `weights_only` reader
+would not do: it ends at the first global it does not know, takes the hash of any key, be it a tuple of tuples that
+doubles sixty times, and maps whatever a storage claims. It reads files from before torch 1.6, after a rehearsal.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import stat
-import struct
 import warnings
-import zipfile
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from compress.errors import BadInput
-from hmr.checkpoints.safe_pickle import GuardedUnpickler, hashed
+from hmr.checkpoints.archive import ZIP, Record, checked_records, short
+from hmr.checkpoints.unpickler import BROKEN, GuardedUnpickler, hashed, refused_if_broken
 
-ZIP = b"PK\x03\x04"  # how files of torch.save begin
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # those from before torch 1.6
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files from before torch 1.6 begin
 MAX_PICKLE = 32 << 20  # bytes; that of a Lightning file with its optimiser is a thousandth of it
-MAX_RECORDS = 200_000
 MAX_GLOBALS = 1000
-_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError,
-           UnicodeError, OverflowError, MemoryError, RecursionError, struct.error, OSError, zipfile.BadZipFile,
-           NotImplementedError, AssertionError, ImportError)  # fmt: skip
-_DTYPES = {
-    f"{name}Storage": dtype
-    for name, dtype in (
-        ("Float", torch.float32), ("Double", torch.float64), ("Half", torch.float16), ("BFloat16", torch.bfloat16),
-        ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8),
-        ("Byte", torch.uint8), ("Bool", torch.bool), ("Untyped", torch.uint8),
-        ("ComplexFloat", torch.complex64), ("ComplexDouble", torch.complex128),
-    )
-}  # fmt: skip
-
-
-_DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
 
 
 @dataclass(frozen=True)
@@ -70,106 +45,17 @@ def read_torch(path: Path) -> Read:
     with path.open("rb") as file:
         start = file.read(len(LEGACY))
     if start.startswith(ZIP):
-        # torch maps whatever a storage claims, were it the bytes of another: this reader holds them against the records
-        found = _restricted(path, checked_records(path))
-        if found.stubbed:
-            return found
-        try:
-            return Read(_weights_only(path, mapped=True))
-        except _BROKEN:
-            return found
+        return _restricted(path, checked_records(path))
     if start != LEGACY:
         raise BadInput(f"{path}: not a file of torch.save")
     if named := _rehearsed(path):
         raise BadInput(f"{path}: of before version 1.6 of torch, with more than tensors: {named}, which was not run")
     try:
-        return Read(_weights_only(path, mapped=False))
-    except _BROKEN as refusal:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats; nothing the user could do about it
+            return Read(torch.load(path, map_location="cpu", weights_only=True))
+    except BROKEN as refusal:
         raise BadInput(f"{path}: a broken file of before version 1.6 of torch") from refusal
-
-
-def _weights_only(path: Path, mapped: bool) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old formats; nothing the user could do about it
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-
-
-# ---- the archive
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where a record's bytes lie in the file."""
-
-    offset: int
-    size: int
-
-
-def checked_records(path: Path) -> dict[str, Record]:
-    """The records of a torch archive, by name below its one folder; BadInput for what torch.save never writes."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            file.seek(-22, io.SEEK_END)
-            if file.read(4) != b"PK\x05\x06":  # readers disagree about what follows the table of contents
-                raise BadInput(f"{path}: bytes after the end of the archive; not read")
-            members = archive.infolist()
-            _refuse_odd(path, members, size)
-            return {
-                str(PurePosixPath(*PurePosixPath(m.filename).parts[1:])): _place(path, file, m, size) for m in members
-            }
-    except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{path}: a broken or truncated archive ({error})") from error
-
-
-def _refuse_odd(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
-    names = [member.filename for member in members]
-    common, times = Counter(names).most_common(1)[0] if names else ("", 0)
-    if times > 1:
-        raise BadInput(f"{path}: {times} records are called {_short(common)}; not read")
-    for member in members:
-        if reason := _odd(member):
-            raise BadInput(f"{path}: record {_short(member.filename)} {reason}; not read")
-    if len(names) > MAX_RECORDS or sum(member.file_size for member in members) > size:
-        raise BadInput(f"{path}: a zip bomb: its records claim more bytes than the file has")
-    for before, after in pairwise(sorted(members, key=lambda member: member.header_offset)):
-        if before.header_offset + before.file_size > after.header_offset:
-            raise BadInput(
-                f"{path}: a zip bomb: records {_short(before.filename)} and {_short(after.filename)} overlap"
-            )
-    roots = {PurePosixPath(name).parts[0] for name in names}
-    inner = {PurePosixPath(name).parts[1] for name in names if len(PurePosixPath(name).parts) > 1}
-    if inner & {"code", "constants.pkl"}:
-        raise BadInput(f"{path}: a TorchScript archive, which holds code; save the model's state_dict with torch.save")
-    if len(roots) != 1 or f"{next(iter(roots))}/data.pkl" not in names:
-        raise BadInput(f"{path}: a zip file without one data.pkl, so not one of torch.save")
-
-
-def _odd(member: zipfile.ZipInfo) -> str:
-    """What is wrong with a record, or nothing."""
-    name, parts = member.filename, PurePosixPath(member.filename).parts
-    if name.startswith("/") or "\\" in name or ".." in parts or ":" in name or len(parts) < 2:
-        return "has a name that leads out of the archive"
-    if stat.S_ISLNK(member.external_attr >> 16):
-        return "is a symbolic link"
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-        return f"is compressed, {member.compress_size} bytes to {member.file_size}: torch.save compresses nothing"
-    return "is encrypted" if member.flag_bits & 1 else ""
-
-
-def _place(path: Path, file: Any, member: zipfile.ZipInfo, size: int) -> Record:
-    file.seek(member.header_offset)
-    header = file.read(30)
-    name, extra = struct.unpack("<26x2H", header)
-    offset = member.header_offset + 30 + name + extra
-    if not header.startswith(ZIP) or offset + member.file_size > size:
-        raise BadInput(f"{path}: record {_short(member.filename)} lies beyond the end of the file: truncated")
-    return Record(offset, member.file_size)
-
-
-# ---- the restricted unpickler
 
 
 class Stub(dict[Any, Any]):
@@ -200,11 +86,10 @@ def _restricted(path: Path, records: dict[str, Record]) -> Read:
     if place.size > MAX_PICKLE:
         raise BadInput(f"{path}: its data.pkl has {place.size} bytes, more than {MAX_PICKLE >> 20} MiB; not read")
     stubbed: dict[str, type[Stub]] = {}
-    with _refusing(path, stubbed), path.open("rb") as file:
+    with refused_if_broken(path, partial(_listed, stubbed)), path.open("rb") as file:
         file.seek(place.offset)
         stream = io.BytesIO(file.read(place.size))
-        order = records.get("byteorder", Record(0, 6)).size
-        if order != len("little"):
+        if records.get("byteorder", Record(0, 6)).size != len("little"):
             raise ValueError("written on a big-endian machine")
         return Read(_Unpickler(stream, path, records, stubbed).load(), tuple(stubbed))
 
@@ -213,28 +98,16 @@ def _rehearsed(path: Path) -> str:
     """The globals in the pickles at the start of a file from before torch 1.6 (its mark, its version, the machine, the
     content, and the names of its storages, which follow) that are none of tensors. Raises BadInput for a broken one."""
     stubbed: dict[str, type[Stub]] = {}
-    with _refusing(path, stubbed), path.open("rb") as file:
+    with refused_if_broken(path, partial(_listed, stubbed)), path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_PICKLE))
         for _ in range(5):
             _Unpickler(stream, path, None, stubbed).load()
-    return _listed(stubbed)
+    return ", ".join(list(stubbed)[:5])
 
 
-@contextmanager
-def _refusing(path: Path, stubbed: dict[str, type[Stub]]) -> Iterator[None]:
-    """BadInput with the globals seen so far for whatever a broken file does to its reader."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except _BROKEN as error:
-        named = f"; it names {_listed(stubbed)}, which was not run" if stubbed else ""
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise BadInput(f"{path}: broken, truncated or no checkpoint ({reason}){named}") from error
-
-
-def _listed(names: dict[str, type[Stub]]) -> str:
-    return ", ".join(list(names)[:5])
+def _listed(stubbed: dict[str, type[Stub]]) -> str:
+    """The globals seen so far, for the end of a message."""
+    return f"; it names {', '.join(list(stubbed)[:5])}, which was not run" if stubbed else ""
 
 
 KEYS = (*GuardedUnpickler.kinds, Stub, torch.dtype)
@@ -255,9 +128,8 @@ class _Unpickler(GuardedUnpickler):
         self.mapped: Any = None  # torch's storage of all the file's bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _known(module, name)
-        if known is not None:
-            return known
+        if (module, name) in GLOBALS:
+            return GLOBALS[module, name]
         full = f"{module}.{name}"[:200]
         if full not in self.stubbed:
             if len(self.stubbed) == MAX_GLOBALS:
@@ -284,9 +156,9 @@ class _Unpickler(GuardedUnpickler):
             raise ValueError("a storage without a name")
         record = self.records.get(f"data/{key}")
         if kind != "storage" or not isinstance(dtype, torch.dtype) or record is None or count < 0:
-            raise BadInput(f"{self.path}: a tensor's storage {_short(str(key))} is not in the file")
+            raise BadInput(f"{self.path}: a tensor's storage {short(str(key))} is not in the file")
         if count * dtype.itemsize > record.size:
-            raise BadInput(f"{self.path}: storage {_short(str(key))} is shorter than declared: truncated")
+            raise BadInput(f"{self.path}: storage {short(str(key))} is shorter than declared: truncated")
         if self.mapped is None:
             self.mapped = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
         return _Storage(self.mapped[record.offset : record.offset + count * dtype.itemsize], dtype)
@@ -313,28 +185,6 @@ def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int
     return torch.empty(0, dtype=storage.dtype).set_(storage.bytes, offset, tuple(size), tuple(stride))
 
 
-def _known(module: str, name: str) -> Any:
-    """What a global that tensors and plain containers need becomes; None for all others."""
-    if module in ("torch", "torch.storage") and name in _DTYPES:
-        return _DTYPES[name]
-    if (module, name) == ("torch.storage", "UntypedStorage"):
-        return torch.uint8
-    if module == "torch" and name in _DTYPE_NAMES:
-        return _DTYPE_NAMES[name]
-    return {
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
-        ("torch._utils", "_rebuild_tensor"): _rebuilt,
-        ("torch._utils", "_rebuild_parameter"): _parameter,
-        ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-        ("torch._tensor", "_rebuild_from_type_v2"): _typed,
-        ("torch", "Size"): _tuple,
-        ("collections", "OrderedDict"): _dict,
-        ("builtins", "dict"): _dict,
-        ("builtins", "set"): _set,
-        ("__builtin__", "set"): _set,
-    }.get((module, name))
-
-
 def _parameter(data: object, *_: object) -> object:
     return data
 
@@ -358,11 +208,25 @@ def _set(values: Any = ()) -> set[Any]:
     return {hashed(value, KEYS) for value in values}
 
 
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 100 else f"{name[:100]}…")
-
-
-# ---- configurations
+_STORAGES = {  # torch.FloatStorage -> the type of its numbers
+    **{"Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16},
+    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
+    **{"Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128, "Untyped": torch.uint8},
+}
+GLOBALS: dict[tuple[str, str], Any] = {  # all that tensors and plain containers need
+    **{(module, f"{k}Storage"): dtype for module in ("torch", "torch.storage") for k, dtype in _STORAGES.items()},
+    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+    ("torch._utils", "_rebuild_tensor"): _rebuilt,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _typed,
+    ("torch", "Size"): _tuple,
+    ("collections", "OrderedDict"): _dict,
+    ("builtins", "dict"): _dict,
+    ("builtins", "set"): _set,
+    ("__builtin__", "set"): _set,
+}
 
 
 def entry(value: Any, *keys: str) -> Any:

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from compress.errors import BadInput
-from hmr.checkpoints.safe_torch import LEGACY, ZIP, read_torch
+from hmr.checkpoints.archive import ZIP
+from hmr.checkpoints.safe_torch import LEGACY, read_torch
 
 EMA = ("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema")  # averaged weights are those to use
 CONTAINERS = (*EMA, "state_dict", "model_state_dict", "network", "net", "model", "module", "params", "weights")
