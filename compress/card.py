@@ -67,6 +67,12 @@ def formatted(interval: Mapping[str, float | None] | None, form: str = ".1f") ->
     return mean if interval["lo"] is None else f"{mean} [{interval['lo']:{form}}, {interval['hi']:{form}}]"
 
 
+def machine(provenance: Mapping[str, Any]) -> str:
+    """Where figures were measured, for people: `cpu, 1 thread, float32`."""
+    threads = provenance["threads"]
+    return f"{provenance['device']}, {threads} thread{'s' * (threads != 1)}, {provenance['precision']}"
+
+
 def counted(data: Mapping[str, Any]) -> str:
     """How many frames of a provenance's `data` a figure comes from and where their masks come from, for people."""
     lost = f"; {data['left_out']} left out, in which no person was found" if data.get("left_out") else ""

@@ -150,7 +150,7 @@ def test_a_table_that_was_killed_goes_on():
     table = Table("t", "", "", OPEN, (MERGED, Row("exact", TOKENS)))
     begun = comparison()
     before = [begun.measure(way, *begun.made(way)) for way in (table.original, MERGED)]
-    with begun.known.path.open("a") as file:
+    with begun.journal.open("a") as file:
         file.write('\n["torn", {"mpj')
     told: list[str] = []
     resumed = comparison(lambda *said: told.append(said[0]))
@@ -161,7 +161,7 @@ def test_a_table_that_was_killed_goes_on():
         "measuring original",
     ]
     resumed.forget()
-    assert not resumed.known.path.exists()
+    assert not resumed.journal.exists()
 
 
 def test_a_row_that_the_search_left_no_room_for_says_so():

@@ -179,7 +179,8 @@ class LayerPlan(Plan):
         if not self.measured:
             return merged
         before, after, depths = (self.measured[key] for key in ("original_mm", "error_mm", "path"))
-        return f"{merged} On calib the error went from {before:.1f} to {after:.1f} mm, by {len(depths)} depths."
+        error = f"On calib the error went from {before:.1f} to {after:.1f} mm"
+        return f"{merged} {error}; the search tried {len(depths)} depths."
 
     def shape(self, model: Any) -> Any:
         """Leave as many blocks and maps as planned, of any weights. Raises as `check`."""

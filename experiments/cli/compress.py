@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from experiments.cli.options import AsJson, CalibFrames, Data, FrameCount, LabelFree, Masks, RecipeName
-from experiments.cli.output import cell, print_result, progress_bar, progress_callback, refuse_existing
+from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing, result_table
 
 if TYPE_CHECKING:
     from compress.context import Observer
@@ -80,30 +80,18 @@ def compress_and_save(
 def steps_table(result: dict[str, Any]) -> Table:
     """The row of each step, for people."""
     from compress.card import counted
+    from experiments.reports.compression import cells
 
     source = result["provenance"]
     data, calib, saved = source["data"], source["calib"], result["artefact"]
     chosen = f"choices made on {calib['name']}:{calib['split']}, {calib['frames']} frames; " if calib else ""
-    shown = Table(
-        title=f"{source['model']['name']} on {data['name']}:{data['split']}"
+    rows = [cells(row) for row in result["rows"]]
+    shown = [name for name in rows[0] if not name.startswith(("PA-", "PVE", "Accel"))]  # as many as a terminal takes
+    return result_table(
+        f"{source['model']['name']} on {data['name']}:{data['split']}"
         + (", errors as distance to the original model" if source["label_free"] else ""),
-        caption=f"{counted(data)}; 95 % t intervals over recordings; {chosen}"
+        f"{counted(data)}; 95 % t intervals over recordings; {chosen}"
         f"seed {source['seed']}, commit {source['commit'][:12]}\n{saved['path']}: {saved['id'][:12]}",
+        shown,
+        [[row[name] for name in shown] for row in rows],
     )
-    shown.add_column("after")
-    for heading in ("layers", "tokens", "M params", "GMACs", "frames/s", "MPJPE mm", "rise mm", "person merged"):
-        shown.add_column(heading, justify="right")
-    for row in result["rows"]:
-        share = row["protected_merged_share"]
-        shown.add_row(
-            row["step"] + ("" if row["changed"] or row["mpjpe_rise_mm"] is None else ": changed nothing"),
-            str(row["layers"]),
-            str(row["tokens"][-1] if row["tokens"] else "-"),
-            f"{row['params'] / 1e6:.2f}",
-            f"{row['macs']['true'] / 1e9:.3f}",
-            f"{row['frames_per_s']:.1f}",
-            cell(row["mpjpe_mm"]),
-            cell(row["mpjpe_rise_mm"]),
-            "-" if share is None else f"{share:.1%}",
-        )
-    return shown

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from compress.errors import BadInput
 from experiments.cli.options import AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
-from experiments.cli.output import ERRORS, cell, measurement_table, print_result, progress_bar
+from experiments.cli.output import ERRORS, measurement_table, print_result, progress_bar, result_table
 
 ROOT = ("true root mm", "root °")  # headings: MPJPE under the true root, and how far the root is off
+CONVENTIONS = ("MACs", "linear, conv", "thop")
 DECODER = "decoder-"  # of a size's name: `fasthmr cost decoder-paper`
 
 
@@ -168,54 +169,61 @@ def decoder_cost(name: str) -> dict[str, Any]:
 
 def evaluation_table(result: dict[str, Any]) -> Table:
     """The rows of an evaluation."""
-    speed = f"{result['frames_per_s']:.1f} frames/s, "
+    from compress.card import formatted
+
     if "view" in result["rows"][0]:
-        return views_table(result, speed)
-    found = measurement_table(result["provenance"], speed)
-    if original := result["provenance"]["label_free"]:
-        found.caption = f"errors are distances to the joints of {original}, not to labels\n{found.caption}"
-    add_difference(found, result)
-    found.add_column("predictor")
-    for heading in (*ERRORS.values(), *ROOT):
-        found.add_column(heading, justify="right")
+        return views_table(result)
+    original, rows = result["provenance"]["label_free"], []
     for row in result["rows"]:
-        root = cell(row["mpjpe_true_root_mm"]), number(row["root_error_deg"])
-        found.add_row(row["name"], *(cell(row[key]) for key in ERRORS), *root)
+        root = formatted(row["mpjpe_true_root_mm"]), number(row["root_error_deg"])
+        rows.append((row["name"], *(formatted(row[key]) for key in ERRORS), *root))
         if means := row["frames_mean"]:
-            found.add_row(f"{row['name']}, mean over frames", *(number(means[key]) for key in ERRORS))
-    return found
-
-
-def views_table(result: dict[str, Any], speed: str) -> Table:
-    """The rows of an evaluation on people by several cameras: all views, then each."""
-    found = measurement_table(result["provenance"], speed, "one recording: no intervals")
-    errors = result["provenance"]["data"]["silver"]["error_mm"].values()
-    found.caption = (
-        f"truth is silver: BlazePose in the other views, with an error of {min(errors):.0f} to {max(errors):.0f} mm by "
-        f"the jackknife;\nblazepose itself is favoured by that\n{found.caption}"
+            rows.append((f"{row['name']}, mean over frames", *(number(means[key]) for key in ERRORS)))
+    return measurement_table(
+        result["provenance"],
+        ("predictor", *ERRORS.values(), *ROOT),
+        rows,
+        above=difference(result)
+        + (f"errors are distances to the joints of {original}, not to labels\n" if original else ""),
+        speed=f"{result['frames_per_s']:.1f} frames/s, ",
     )
-    add_difference(found, result)
+
+
+def views_table(result: dict[str, Any]) -> Table:
+    """The rows of an evaluation on people by several cameras: all views, then each."""
+    from compress.card import formatted
+
+    errors = result["provenance"]["data"]["silver"]["error_mm"].values()
     shown = {key: heading for key, heading in ERRORS.items() if key != "pve_mm"}
-    for heading in ("predictor", "view"):
-        found.add_column(heading)
-    for heading in (*shown.values(), *ROOT, "views apart mm", "2D of box"):
-        found.add_column(heading, justify="right")
-    for row in result["rows"]:
-        found.add_row(
+    rows = [
+        (
             row["name"],
             row["view"] or "all",
-            *(cell(row[key]) for key in (*shown, "mpjpe_true_root_mm")),
+            *(formatted(row[key]) for key in (*shown, "mpjpe_true_root_mm")),
             *(number(row[key]) for key in ("root_error_deg", "disagreement_mm")),
             number(row["keypoint_error_share"], ".1%"),
         )
-    return found
+        for row in result["rows"]
+    ]
+    return measurement_table(
+        result["provenance"],
+        ("predictor", "view", *shown.values(), *ROOT, "views apart mm", "2D of box"),
+        rows,
+        above=f"{difference(result)}truth is silver: BlazePose in the other views, with an error of {min(errors):.0f} "
+        f"to {max(errors):.0f} mm by the jackknife;\nblazepose itself is favoured by that\n",
+        speed=f"{result['frames_per_s']:.1f} frames/s, ",
+        intervals="one recording: no intervals",
+    )
 
 
-def add_difference(found: Table, result: dict[str, Any]) -> None:
-    """Put the paired difference from another model, where there is one, into the caption."""
-    if "paired" in result:
-        name, rise = result["paired"]["against"], cell(result["paired"]["mpjpe_mm"])
-        found.caption = f"MPJPE minus that of {name}, on the same frames: {rise} mm\n{found.caption}"
+def difference(result: dict[str, Any]) -> str:
+    """The line of the paired difference from another model, where there is one."""
+    from compress.card import formatted
+
+    if "paired" not in result:
+        return ""
+    name, rise = result["paired"]["against"], formatted(result["paired"]["mpjpe_mm"])
+    return f"MPJPE minus that of {name}, on the same frames: {rise} mm\n"
 
 
 def number(value: float | None, form: str = ".1f") -> str:
@@ -225,41 +233,40 @@ def number(value: float | None, form: str = ".1f") -> str:
 
 def depth_table(result: dict[str, Any]) -> Table:
     """The whole model's error, and by how much it rises without each block."""
-    found = measurement_table(result["provenance"])
-    found.add_column("blocks")
-    found.add_column("MPJPE mm", justify="right")
-    found.add_row("all", cell(result["mpjpe_mm"]), end_section=True)
-    for row in result["rows"]:
-        found.add_row(f"without {row['block']}", cell(row["rise_mm"], "+.1f"))
-    return found
+    from compress.card import formatted
+
+    rows = [(f"without {row['block']}", formatted(row["rise_mm"], "+.1f")) for row in result["rows"]]
+    whole = ("all", formatted(result["mpjpe_mm"]))
+    return measurement_table(result["provenance"], ("blocks", "MPJPE mm"), [whole, *rows])
 
 
 def cost_table(result: dict[str, Any]) -> Table:
     """The costs as people read them."""
+    from compress.card import machine
+
     latency, memory = result["latency_ms"], result["peak_memory_bytes"]
     tokens = " → ".join(str(n) for n, _ in groupby(result["tokens"]))
     caption = f"per frame; {result['layers']} layers; tokens {tokens}"
     if latency:
         caption += f"\n{latency['median']:.1f} ms (median of {latency['runs']}; 95th percentile {latency['p95']:.1f})"
-        caption += f", {result['provenance']['device']}, {result['provenance']['threads']} threads"
+        caption += f", {machine(result['provenance'])}"
     if memory:
         caption += f"; peak memory {memory / 2**20:.0f} MiB"
-    shown = Table(title=f"cost of {result['provenance']['model']['name']}", caption=caption)
-    shown.add_column("part")
-    for heading in ("parameters", "MACs", "linear, conv", "thop"):
-        shown.add_column(heading, justify="right")
     whole = {"name": "whole model", "params": result["params"], "macs": result["macs"]}
-    for part in (*result["parts"], whole):
-        shown.add_row(part["name"], f"{part['params']:,}", *(f"{n:,}" for n in part["macs"].values()))
-    return shown
+    rows = [
+        (part["name"], f"{part['params']:,}", *(f"{n:,}" for n in part["macs"].values()))
+        for part in (*result["parts"], whole)
+    ]
+    title = f"cost of {result['provenance']['model']['name']}"
+    return result_table(title, caption, ("part", "parameters", *CONVENTIONS), rows)
 
 
 def decoder_table(result: dict[str, Any]) -> Table:
     """The cost of a decoder as people read it."""
     parts = ", ".join(f"{part['name']} {part['params']:,}" for part in result["parts"])
-    shown = Table(title=f"cost of {result['name']}", caption=f"parameters {result['params']:,}: {parts}")
-    for heading in ("", "MACs", "linear, conv", "thop"):
-        shown.add_column(heading, justify="right")
-    shown.add_row(f"clip of {result['frames']}", *(f"{n:,}" for n in result["macs_clip"].values()))
-    shown.add_row("frame", *(f"{n:,.0f}" for n in result["macs"].values()))
-    return shown
+    rows = [
+        (name, *(f"{n:,}" for n in macs.values()))
+        for name, macs in ((f"clip of {result['frames']}", result["macs_clip"]), ("frame", result["macs"]))
+    ]
+    caption = f"parameters {result['params']:,}: {parts}"
+    return result_table(f"cost of {result['name']}", caption, ("", *CONVENTIONS), rows)

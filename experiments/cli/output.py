@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +35,32 @@ def print_result(result: dict[str, Any], as_json: bool, table: Callable[[dict[st
     Console(width=None if sys.stdout.isatty() else 140).print(table(result))
 
 
+def result_table(title: str, caption: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table for people: the first column left, the others right; brackets are no markup."""
+    shown = Table(title=title, caption=escape(caption))
+    for i, heading in enumerate(headings):
+        shown.add_column(heading, justify="right" if i else "left")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
 def measurement_table(
-    source: dict[str, Any], speed: str = "", intervals: str = "95 % t intervals over recordings"
+    source: dict[str, Any],
+    headings: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    above: str = "",
+    speed: str = "",
+    intervals: str = "95 % t intervals over recordings",
 ) -> Table:
-    """A table without rows, whose title and caption name what was measured."""
-    from compress.card import counted
+    """A table whose title and caption name what was measured, the lines of `above` first."""
+    from compress.card import counted, machine
 
     data = source["data"]
-    return Table(
-        title=f"{source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{counted(data)}; {intervals}\n"
-        f"{speed}{source['device']}, {source['threads']} threads, "
-        f"{source['precision']}; seed {source['seed']}, commit {source['commit'][:12]}",
-    )
-
-
-def cell(value: dict[str, float | None] | None, form: str = ".1f") -> str:
-    """An interval, escaped for rich."""
-    from compress.card import formatted
-
-    return escape(formatted(value, form))
+    caption = f"{above}{counted(data)}; {intervals}\n{speed}{machine(source)}; seed {source['seed']}, "
+    title = f"{source['model']['name']} on {data['name']}:{data['split']}"
+    return result_table(title, f"{caption}commit {source['commit'][:12]}", headings, rows)
 
 
 def progress_bar() -> Progress:

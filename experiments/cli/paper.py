@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.cli.options import AsJson, Batch, CalibFrames, Data, FrameCount, Masks, Mocap, Products, Vae
-from experiments.cli.output import ERRORS, cell, print_result, progress_bar, progress_callback, refuse_existing
+from experiments.cli.output import (
+    ERRORS,
+    print_result,
+    progress_bar,
+    progress_callback,
+    refuse_existing,
+    result_table,
+)
 
 
 def paper(
@@ -87,25 +95,15 @@ def decoders(
     from compress.atomic import atomic_write
     from compress.choices import one_of
     from compress.training.task import Precision
-    from experiments.paper.decoders import TABLES, Budget, compared
+    from experiments.paper.decoders import TABLES, Budget, DecoderComparison
 
     name = one_of(table, TABLES, "table")
     budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
-        result = compared(
-            name,
-            hmr.load(model),
-            recipe,
-            data,
-            budget,
-            vae,
-            frames,
-            train_frames,
-            mocap,
-            progress_callback(bar),
-        )
+        sources = hmr.load(model), recipe, data, budget, vae, frames, train_frames, mocap
+        result = DecoderComparison(*sources, progress_callback(bar)).table(name)
     if out is not None:
         atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode())
     print_result(result, as_json, decoders_table)
@@ -113,22 +111,22 @@ def decoders(
 
 def decoders_table(result: dict[str, Any]) -> Table:
     """The rows of a table, for people."""
+    from compress.card import formatted
+
     source, budget = result["provenance"], result["budget"]
     data = source["data"]
-    found = Table(
-        title=f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
-        caption=f"{data['frames']} frames of {data['clips']} videos, 95 % t intervals over videos, rise over "
-        f"the baseline paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
-    )
-    found.add_column("row")
     columns = {**ERRORS, "mpjpe_rise_mm": "rise mm", "over_decoder_mm": "over the decoder mm"}
     columns = {key: heading for key, heading in columns.items() if key in result["rows"][0]}
-    for heading in (*columns.values(), "frames/s"):
-        found.add_column(heading, justify="right")
-    for row in result["rows"]:
-        cells = [cell(row[key]) for key in columns]
-        found.add_row(row["name"], *cells, f"{row['frames_per_s']:.1f}")
-    return found
+    rows = [
+        (row["name"], *(formatted(row[key]) for key in columns), f"{row['frames_per_s']:.1f}") for row in result["rows"]
+    ]
+    return result_table(
+        f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
+        f"{data['frames']} frames of {data['clips']} videos, 95 % t intervals over videos, rise over the baseline "
+        f"paired; {budget['steps']} steps for each trained row; commit {source['commit'][:12]}",
+        ("row", *columns.values(), "frames/s"),
+        rows,
+    )
 
 
 def paper_table(result: dict[str, Any]) -> Table:
@@ -138,29 +136,25 @@ def paper_table(result: dict[str, Any]) -> Table:
     trained = result["trained"]
     lines = [result["question"], measured_on(result["provenance"])]
     lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
-    if trained:
-        lines.append(trained_on(trained))
-    found = Table(title=f"{result['title']}: {result['provenance']['model']['name']}", caption_justify="left")
-    found.caption = "\n".join(filter(None, [*lines, result["sentence"]])).replace("[", "\\[")
+    lines += [trained_on(trained)] if trained else []
     rows = [*result["rows"], *(trained["rows"] if trained else ())]
     columns = result["columns"] if result["rows"] or not trained else trained["columns"]
-    headings, rows_of_cells = grid(columns, rows, result["paper_model"])
-    for heading in headings:
-        found.add_column(heading, justify="left" if heading == "row" else "right")
-    for line in rows_of_cells:
-        found.add_row(*(text.replace("[", "\\[") for text in line))
-    return found
+    title = f"{result['title']}: {result['provenance']['model']['name']}"
+    caption = "\n".join(filter(None, [*lines, result["sentence"]]))
+    shown = result_table(title, caption, *grid(columns, rows, result["paper_model"]))
+    shown.caption_justify = "left"
+    return shown
 
 
 def summary_table(result: dict[str, Any]) -> Table:
     """A line for each table, for people."""
     from experiments.paper.grid import measured_on
 
-    found = Table(title=f"the paper's tables: {result['provenance']['model']['name']}", show_lines=True)
-    found.caption = measured_on(result["provenance"])
-    found.add_column("table")
-    found.add_column("what it shows")
+    shown = Table(title=f"the paper's tables: {result['provenance']['model']['name']}", show_lines=True)
+    shown.caption = measured_on(result["provenance"])
+    shown.add_column("table")
+    shown.add_column("what it shows")
     for table in result["tables"]:
         lines = (table["sentence"], table.get("missing"))
-        found.add_row(table["table"], "\n".join(filter(None, lines)).replace("[", "\\["))
-    return found
+        shown.add_row(table["table"], escape("\n".join(filter(None, lines))))
+    return shown

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from experiments.cli.options import AsJson, LabelFree, Masks, Storage, StudyFile
-from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing
+from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing, result_table
 
 if TYPE_CHECKING:
     from experiments.reports.front import Results
@@ -67,14 +67,11 @@ def front_table(results: Results) -> Table:
     first = results.original
     data = first.provenance["data"]
     states = {state: sum(t.state == state for t in results.trials) for state in ("complete", "infeasible", "failed")}
-    shown = Table(
-        title=f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
-        caption=f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
+    return result_table(
+        f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
+        f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
         f"{found_on(results)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
         + "".join(f"\n{line}" for line in beaten(results)),
+        COLUMNS,
+        rows(results),
     )
-    for heading in COLUMNS:
-        shown.add_column(heading, justify="left" if heading == "point" else "right")
-    for row in rows(results):
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-    return shown

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from compress.errors import BadInput
 from experiments.cli.options import AsJson, Batch, FrameCount, Minutes, Mocap, Products, Rate, Steps, Vae
-from experiments.cli.output import cell, print_result, progress_bar, progress_callback
+from experiments.cli.output import print_result, progress_bar, progress_callback, result_table
 
 if TYPE_CHECKING:
     from compress.training.task import TrainConfig
@@ -131,11 +131,10 @@ def log_to_stderr() -> None:
 
 def reconstruction_table(result: dict[str, Any]) -> Table:
     """The gate, for people."""
+    from compress.card import formatted
+
+    rows = [(split, formatted(error)) for split, error in result["mpjpe_mm"].items()]
+    rows.append((f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed"))
+    title = f"MPJPE of what {Path(result['weights']['path']).name} reconstructs"
     caption = "motion families held out of training, 95 % t intervals over pieces"
-    shown = Table(title=f"MPJPE of what {Path(result['weights']['path']).name} reconstructs", caption=caption)
-    shown.add_column("split")
-    shown.add_column("MPJPE mm", justify="right")
-    for split, found in result["mpjpe_mm"].items():
-        shown.add_row(split, cell(found))
-    shown.add_row(f"gate: {result['gate_mm']:g} mm on test", "passed" if result["passes"] else "not passed")
-    return shown
+    return result_table(title, caption, ("split", "MPJPE mm"), rows)

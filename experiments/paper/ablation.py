@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -137,10 +138,25 @@ class Comparison:
         return self.model.cost()
 
     @cached_property
-    def known(self) -> Known:
-        """Rows by what was done, of this code, these frames and this model."""
+    def journal(self) -> Path:
+        """JSON lines of the rows that this code measured of this model on these frames, by what was done."""
         facts = (commit(), self.model.sha256, self.test.content, torch.__version__)
-        return Known(fasthmr_home() / "tables" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.jsonl")
+        return fasthmr_home() / "tables" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.jsonl"
+
+    @cached_property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Those rows; a line that a crash tore is not there."""
+        rows = {}
+        for line in self.journal.read_text().splitlines() if self.journal.is_file() else ():
+            with suppress(ValueError):
+                key, rows[key] = json.loads(line)
+        return rows
+
+    def remember(self, key: str, row: dict[str, Any]) -> None:
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        with self.journal.open("a") as file:
+            file.write("\n" + json.dumps([key, row]))  # begun on a new line, for the one before may be torn
+        self.known[key] = row
 
     def refuse(self, rows: Sequence[Row]) -> None:
         """Raise BadInput, before anything is measured, where a row cannot be done."""
@@ -158,7 +174,7 @@ class Comparison:
         done = [plan.decided() for plan in plans if not plan.empty]
         key = json.dumps([done, row.masks, row.model and [row.model, recipe.id]])
         if key not in self.known:
-            self.known[key] = self.counted(model) | self.errors(row, model)
+            self.remember(key, self.counted(model) | self.errors(row, model))
         return {
             "name": row.name,
             "masks": row.masks,
@@ -191,15 +207,10 @@ class Comparison:
 
     def counted(self, model: Any) -> dict[str, Any]:
         """What a model costs a frame."""
-        found = model.cost()
-        return {
-            "layers": found.layers,
-            "tokens": list(found.tokens),
-            "params": found.params,
-            "params_thop": found.params_thop,
-            "macs": asdict(found.macs),
-            "macs_share": None if model.is_meta else found.macs.true / self.cost.macs.true,
-        }
+        cost = asdict(model.cost())
+        cost.pop("parts")
+        share = None if model.is_meta else cost["macs"]["true"] / self.cost.macs.true
+        return {**cost, "tokens": list(cost["tokens"]), "macs_share": share}
 
     def errors(self, row: Row, model: Any) -> dict[str, Any]:
         """How wrong and how fast a model is; unknown of one without weights."""
@@ -207,8 +218,7 @@ class Comparison:
             return dict.fromkeys(("frames_per_s", "times_faster", *KEYS, "mpjpe_rise_mm", "protected_merged_share"))
         seen = with_masks(self.test, row.masks)
         now = self.original if model is self.model else seen.measure(model, row.name, self.observer)
-        found = now.row(self.original)
-        return {**found, "times_faster": self.times_faster(model)}
+        return {**now.row(self.original), "times_faster": self.times_faster(model)}
 
     def times_faster(self, model: Any) -> float:
         """Time of the original over that of a model, side by side: frames/s of rows are minutes apart, and a machine
@@ -228,42 +238,20 @@ class Comparison:
         """Remove what a run that is killed would have gone on from; searches stay, for other tables."""
         if "context" in vars(self):
             self.context.forget("recover")
-        if "known" in vars(self):
-            self.known.path.unlink(missing_ok=True)
-
-
-class Known(dict[str, dict[str, Any]]):
-    """Rows that were measured, kept in a file of JSON lines; a line that a crash tore is not there."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            try:
-                super().__setitem__(*json.loads(line))
-            except ValueError:
-                continue
-
-    def __setitem__(self, key: str, row: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write("\n" + json.dumps([key, row]))  # begun on a new line, for the one before may be torn
-        super().__setitem__(key, row)
+        if "journal" in vars(self):
+            self.journal.unlink(missing_ok=True)
 
 
 def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
     """`rows` and, after those of the same steps, the same once more with label-free recovery at the end."""
     step = Recover(minutes=minutes, precision="bfloat16")
-    found: list[Row] = []
-    for _, group in groupby(rows, key=lambda entry: (entry.steps, entry.as_deep_as)):
+    every: list[Row] = []
+    for _, group in groupby(rows, key=lambda row: (row.steps, row.as_deep_as)):
         alike = list(group)
-        found += alike
-        found += [
-            replace(w, name=f"{w.name}, recovered", steps=(*w.steps, step), paper={})
-            for w in alike
-            if w.steps and w.model is None
-        ]
-    return found
+        some = [row for row in alike if row.steps and row.model is None]
+        every += alike
+        every += [replace(r, name=f"{r.name}, recovered", steps=(*r.steps, step), paper={}) for r in some]
+    return every
 
 
 def ablate(table: Table, comparison: Comparison, recover_minutes: float | None = None) -> dict[str, Any]:

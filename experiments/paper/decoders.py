@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -125,33 +125,33 @@ class Budget:
     precision: Precision = "float32"  # of products
 
 
+@dataclass
 class DecoderComparison:
-    """An encoder in its forms, the videos of three splits, and the budget of all that is trained."""
+    """An encoder in its forms, the videos of three splits, and the budget of all that is trained.
 
-    def __init__(
-        self,
-        model: Any,
-        recipe: str,
-        data: str,
-        budget: Budget,
-        vae: Path | None,
-        frames: int | None,
-        train_frames: int | None,
-        mocap: Path | None,
-        observer: Observer,
-    ) -> None:
-        refuse_other_bodies(model)
-        self.test = hmr.frames(data, frames, model=model)
+    Raises BadInput for data and recipes that no row can be measured with.
+    """
+
+    model: Any
+    recipe: str
+    data: str
+    budget: Budget
+    vae_path: Path | None = None
+    frames: int | None = None
+    train_frames: int | None = None
+    mocap: Path | None = None
+    observer: Observer = silent
+    encoders: dict[Encoder, HMRModel] = field(default_factory=dict)
+    heads: dict[str, partial[Tensor]] = field(default_factory=dict)  # of the rows that were measured, on a video
+
+    def __post_init__(self) -> None:
+        refuse_other_bodies(self.model)
+        self.test, self.body = hmr.frames(self.data, self.frames, model=self.model), load_body()
         if self.test.spec.split != "test":
-            raise BadInput(f"{data}: results are reported on test, and choices are made on the other splits")
-        self.model, self.budget, self.mocap, self.observer = model, budget, mocap, observer
-        self.policies = {step.policy: step for step in Recipe.load(recipe).steps}
+            raise BadInput(f"{self.data}: results are reported on test, and choices are made on the other splits")
+        self.policies = {step.policy: step for step in Recipe.load(self.recipe).steps}
         if "merge_tokens" not in self.policies:
-            raise BadInput(f"recipe {recipe} has no step merge_tokens, which every row is about")
-        self.frames, self.train_frames, self.vae_path = frames, train_frames, vae
-        self.body = load_body()
-        self.encoders: dict[Encoder, HMRModel] = {}
-        self.heads: dict[str, partial[Tensor]] = {}  # of the rows that were measured, on a video
+            raise BadInput(f"recipe {self.recipe} has no step merge_tokens, which every row is about")
 
     @cached_property
     def context(self) -> Context:
@@ -189,9 +189,7 @@ class DecoderComparison:
     def vae(self, entry: DecoderRow) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
         if (entry.latent or entry.representation != "hybrik") and not self.budget.vae_steps:
-            raise BadInput(
-                "representations and latents are compared by VAEs of equal training: give --vae-steps"
-            )
+            raise BadInput("representations and latents are compared by VAEs of equal training: give --vae-steps")
         if self.budget.vae_steps:
             latent = dict(zip(("tokens", "dim"), entry.latent or (), strict=False))
             sizes = sizes_of("reference", representation=entry.representation, **latent)
@@ -211,15 +209,10 @@ class DecoderComparison:
         """What a row's head does to a video, trained if it has to be."""
         model, (vae, sha256) = self.encoder(entry.encoder), self.vae(entry)
         videos, val = (self.videos(entry.encoder, split) for split in ("train", "val"))
-        encoder = encoder_id(model)
+        encoder, budget = encoder_id(model), asdict(self.budget)
+        budget.pop("vae_steps")
         out = self.place(encoder, entry.head, entry.objective, sha256, self.train_frames)
-        config = TrainConfig(
-            out=out,
-            steps=self.budget.steps,
-            batch=self.budget.batch,
-            lr=self.budget.lr,
-            precision=self.budget.precision,
-        )
+        config = TrainConfig(out=out, **budget)
         if entry.head in ("head", "start"):
             decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
             task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
@@ -230,8 +223,8 @@ class DecoderComparison:
             return lambda video: head(video.features)
         predictor: Predictor = entry.head  # type: ignore[assignment]  # the other heads are not trained
         path = train_decoder(vae, videos, val, encoder, config, predictor, entry.objective)
-        found = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
-        return lambda video: found.video(video.features, video.predicted_betas)
+        trained = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
+        return lambda video: trained.video(video.features, video.predicted_betas)
 
     def head(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
         """What a row's head does to a video."""
@@ -259,17 +252,15 @@ class DecoderComparison:
         self.heads[entry.name] = partial(head, max(videos, key=len))
         with torch.no_grad():
             guesses = [PosedBodies(head(v), v.predicted_betas) for v in videos]
-        found = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
-        errors = errors_row(entry.name, found, self.test)
-        rise = paired(found, baseline or found, self.test.recordings)
+        errors = all_errors(self.body, guesses, [PosedBodies(v.rotations, v.betas) for v in videos])
+        figures = errors_row(entry.name, errors, self.test)
         row = {
             **asdict(entry),
-            **{key: errors[key] for key in KEYS},
-            "per_clip": errors["per_clip"],
-            "mpjpe_rise_mm": rise,
+            **{key: figures[key] for key in (*KEYS, "per_clip")},
+            "mpjpe_rise_mm": paired(errors, baseline or errors, self.test.recordings),
             "vae_mm": asdict(gate(self.vae(entry)[0], "test", self.body)) if entry.latent else None,
         }
-        return row, found
+        return row, errors
 
     def time(self, rows: list[dict[str, Any]]) -> None:
         """Add each row's frames/s, of encoder and head together: the longest video's head runs behind the encoder, its
@@ -286,38 +277,24 @@ class DecoderComparison:
             row["encoder_frames_per_s"] = 1 / before
             row["head_frames_per_s"] = 1 / behind if row["head"] != "own" else None
 
-
-def compared(
-    table: str,
-    model: Any,
-    recipe: str,
-    data: str,
-    budget: Budget,
-    vae: Path | None = None,
-    frames: int | None = None,
-    train_frames: int | None = None,
-    mocap: Path | None = None,
-    observer: Observer = silent,
-) -> dict[str, Any]:
-    """Every row of a table, measured on `data`; differences are paired, to the baseline and to the paper's decoder."""
-    heads = DecoderComparison(model, recipe, data, budget, vae, frames, train_frames, mocap, observer)
-    first, baseline = heads.measure(BASELINE, None)
-    measured = {
-        BASELINE.name: (first, baseline),
-        **{entry.name: heads.measure(entry, baseline) for entry in TABLES[table]},
-    }
-    if DECODER.name in measured:
-        for row, found in measured.values():
-            row["over_decoder_mm"] = paired(found, measured[DECODER.name][1], heads.test.recordings)
-    rows = [row for row, _ in measured.values()]
-    heads.time(rows)
-    run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return {
-        "table": table,
-        "run": {"id": run[:12], "date": datetime.now(UTC).date().isoformat()},
-        "rows": rows,
-        "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
-        "budget": asdict(budget),
-        "train_frames": train_frames,
-        "provenance": {**provenance("decoders", model, CPU, **heads.test.provenance(model)), "recipe": recipe},
-    }
+    def table(self, name: str) -> dict[str, Any]:
+        """Every row of a table, measured; differences are paired, to the baseline and to the paper's decoder."""
+        first, baseline = self.measure(BASELINE, None)
+        measured = {BASELINE.name: (first, baseline)}
+        measured |= {entry.name: self.measure(entry, baseline) for entry in TABLES[name]}
+        if DECODER.name in measured:
+            for row, errors in measured.values():
+                row["over_decoder_mm"] = paired(errors, measured[DECODER.name][1], self.test.recordings)
+        rows = [row for row, _ in measured.values()]
+        self.time(rows)
+        run = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        source = provenance("decoders", self.model, CPU, **self.test.provenance(self.model))
+        return {
+            "table": name,
+            "run": {"id": run[:12], "date": datetime.now(UTC).date().isoformat()},
+            "rows": rows,
+            "spread_mm": float(np.ptp([row["mpjpe_mm"]["mean"] for row in rows[1:]])),
+            "budget": asdict(self.budget),
+            "train_frames": self.train_frames,
+            "provenance": {**source, "recipe": self.recipe},
+        }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from compress.atomic import atomic_folder
+from compress.card import machine
 from compress.errors import BadInput
 from experiments.paper.ablation import Comparison, Table, ablate, named
 from experiments.paper.finding import VERDICTS
@@ -58,7 +59,7 @@ def page(result: dict[str, Any]) -> str:
     return rendered(
         "paper.html",
         title=f"FastHMR's tables, of {source['model']['name']}",
-        subtitle=f"{measured_on(source)}; {source['device']}, {source['threads']} threads, {source['precision']}",
+        subtitle=f"{measured_on(source)}; {machine(source)}",
         headline=[(str(verdicts.count(verdict)), f"of {len(tables)} {words}") for verdict, words in COUNTED.items()],
         tables=[section(table) for table in tables],
         provenance=json.dumps(source, indent=1),

@@ -22,6 +22,17 @@ class Finding:
     shows: Callable[[Rows], str]
 
 
+def lower(claim: str, shows: str, *pairs: tuple[str, str] | tuple[str, str, float]) -> Finding:
+    """The claim that in each pair of rows (name, other) the first errs less in MPJPE, or (name, other, mm) by less than
+    so many mm more. `shows` has a {} for the difference of each pair."""
+    limits = [(name, over, *(limit or (0.0,))) for name, over, *limit in pairs]
+    return Finding(
+        claim,
+        holds=lambda rows: every(*(below(rise(rows, name, over), limit) for name, over, limit in limits)),
+        shows=lambda rows: shows.format(*(difference(rise(rows, name, over)) for name, over, _ in limits)),
+    )
+
+
 def sentence(finding: Finding, rows: Rows) -> str:
     """What a table shows, and whether the claim holds in it."""
     shown = finding.shows(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
-from compress.card import counted, formatted
+from compress.card import counted, formatted, machine
 from compress.layers.similarity import layer_similarity
 from compress.pipeline import Compressed
 from compress.policy import Plan
@@ -27,10 +27,6 @@ from hmr.evaluation.predict import outputs_at
 SHOWN = 6  # frames as pictures
 CKA_FRAMES = 64  # frames that the similarity of layers is taken over
 BATCH = 16
-COLUMNS = (
-    *("after", "layers", "tokens", "M params", "GMACs", "frames/s"),
-    *("MPJPE mm", "rise mm", "PA-MPJPE mm", "PVE mm", "Accel mm/frame²", "person merged"),
-)
 TOKENS = "Tokens: pixels where a patch has its own, one outlined colour where patches share one"
 
 
@@ -47,10 +43,10 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
         "report.html",
         title=f"{source['model']['name']} after {made.recipe.name}",
         subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
-        f"{source['device']}, {source['threads']} threads, {source['precision']}",
+        f"{machine(source)}",
         headline=headline(rows[0], rows[-1]),
-        columns=COLUMNS,
-        rows=[cells(i, row) for i, row in enumerate(rows)],
+        columns=[*cells(rows[0])],
+        rows=[numbered(i, cells(row).values()) for i, row in enumerate(rows)],
         label_free=source["label_free"],
         decisions=[(plan.policy, plan.describe()) for plan in plans],
         plot=plots.error_against_macs(changed),
@@ -138,22 +134,30 @@ def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str
     ]
 
 
-def cells(i: int, row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """A step's figures for people, by their headings."""
     share, accel = row["protected_merged_share"], row["accel_mm_per_frame2"]
-    return (
-        f"{i}  {row['step']}" + ("" if row["changed"] or i == 0 else " (changed nothing)"),
-        str(row["layers"]),
-        str(row["tokens"][-1] if row["tokens"] else "-"),
-        f"{row['params'] / 1e6:.2f}",
-        f"{row['macs']['true'] / 1e9:.3f}",
-        f"{row['frames_per_s']:.1f}",
-        formatted(row["mpjpe_mm"]),
-        formatted(row["mpjpe_rise_mm"], "+.1f"),
-        f"{row['pa_mpjpe_mm']['mean']:.1f}",
-        f"{row['pve_mm']['mean']:.1f}",
-        "-" if accel is None else f"{accel['mean']:.1f}",
-        "-" if share is None else f"{share:.1%}",
-    )
+    unchanged = row["step"] != "original" and not row["changed"]
+    return {
+        "after": row["step"] + (" (changed nothing)" if unchanged else ""),
+        "layers": str(row["layers"]),
+        "tokens": str(row["tokens"][-1] if row["tokens"] else "-"),
+        "M params": f"{row['params'] / 1e6:.2f}",
+        "GMACs": f"{row['macs']['true'] / 1e9:.3f}",
+        "frames/s": f"{row['frames_per_s']:.1f}",
+        "MPJPE mm": formatted(row["mpjpe_mm"]),
+        "rise mm": formatted(row["mpjpe_rise_mm"], "+.1f"),
+        "PA-MPJPE mm": f"{row['pa_mpjpe_mm']['mean']:.1f}",
+        "PVE mm": f"{row['pve_mm']['mean']:.1f}",
+        "Accel mm/frame²": "-" if accel is None else f"{accel['mean']:.1f}",
+        "person merged": "-" if share is None else f"{share:.1%}",
+    }
+
+
+def numbered(i: int, texts: Iterable[str]) -> list[str]:
+    """Cells of a row, the first with its number, by which the plot names it."""
+    first, *rest = texts
+    return [f"{i}  {first}", *rest]
 
 
 def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from compress.atomic import atomic_folder
+from compress.card import machine
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.policy import Plan
@@ -76,7 +77,7 @@ def page(results: Results, summary: dict[str, Any], shown: Any, on_test: Any, ob
         title=f"Front of {results.title}",
         subtitle=f"{source['model']['name']}, {data['name']}: {found_on(results)}, {data['frames']} frames"
         f"{shown_on} of {split['clips']} recordings; masks: {data['mask_source']}; "
-        f"{source['device']}, {source['threads']} threads"
+        f"{machine(source)}"
         + ("; errors are distances to the original model" if results.label_free else ""),
         headline=headline(results),
         beaten=summary["beaten"],

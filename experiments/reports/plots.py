@@ -43,8 +43,7 @@ class Point:
 
 def error_against_macs(points: Sequence[Point]) -> str:
     """Error over cost of the steps of one recipe, each under its number."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 3.6)
     axes.axhline(points[0].mm, color=BLUE, lw=1, ls=":", zorder=1)
     axes.plot([p.gmacs for p in points], [p.mm for p in points], color=GREY, lw=1, zorder=1)
     for i, p in enumerate(points):
@@ -65,8 +64,7 @@ def error_against_macs(points: Sequence[Point]) -> str:
 def layer_map(depth: int, windows: Sequence[tuple[int, int]]) -> str:
     """The blocks of the original, numbered, and under them those that are left; a merged run is one wide box, and a
     map in the place of one block has the colour of merged ones."""
-    figure = Figure(figsize=(9.6, 1.3), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(9.6, 1.3)
     for i in range(depth):
         box(axes, i, i, 1.1, str(i), BLUE)
     replaced = {(low, high) for low, high in windows}
@@ -89,8 +87,7 @@ def box(axes: matplotlib.axes.Axes, first: int, last: int, bottom: float, text: 
 
 def similarity_map(similarity: Tensor, windows: Sequence[tuple[int, int]] = ()) -> str:
     """Linear CKA (L, L) of the blocks' outputs, a frame around each run that was merged."""
-    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(5.6, 4.4)
     values = similarity.clamp(0, 1).numpy()
     low = min(0.9, math.floor(10 * float(values.min())) / 10)  # of a trained transformer, most lie near 1
     image = axes.imshow(values, cmap="cividis", vmin=low, vmax=1, origin="lower")
@@ -109,17 +106,17 @@ def error_against_depth(path: Sequence[tuple[int, float | None]], chosen: int) -
 
     The axis ends at one and a half times the original's error: beyond, a model is broken, and how much does not matter.
     """
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 3.6)
     original = path[0][1] or 0.0
     finite = {n: mm for n, mm in path if mm is not None}
     errors = list(finite.values())
     axes.axhline(original, color=BLUE, lw=1, ls=":")
     axes.plot(list(finite), errors, "o-", color=GREY, ms=4, lw=1)
     axes.plot(chosen, finite[chosen], "s", color=ORANGE, ms=10, mec="white")
+    shown = [n for n, mm in finite.items() if mm <= 1.5 * original]
     axes.set(xlabel="layers left", ylabel="MPJPE on calib, mm", ylim=(0.97 * min(errors), 1.5 * original))
+    axes.set_xlim(max(shown) + 0.5, max(1, min(shown) - 1) - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.invert_xaxis()
     bare(axes)
     return svg(figure)
 
@@ -147,8 +144,7 @@ KINDS = {
 
 def trades(groups: Mapping[str, Sequence[Point]], cost: str, error: str) -> Figure:
     """Error over cost of points of each of KINDS; names stand where there is room for them."""
-    figure = Figure(figsize=(WIDE, 4.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 4.4)
     for kind, points in groups.items():
         look = KINDS[kind]
         x, y = [p.gmacs for p in points], [p.mm for p in points]
@@ -222,8 +218,7 @@ def name(axes: matplotlib.axes.Axes, points: Sequence[Point], line: Sequence[Poi
 
 def growth(volumes: Sequence[float]) -> Figure:
     """Hypervolume after each trial, as a share of the last."""
-    figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 2.6)
     axes.step(range(1, len(volumes) + 1), [v / (volumes[-1] or 1) for v in volumes], where="post", color=BLUE)
     axes.set(xlabel="trials", ylabel="hypervolume", ylim=(0, 1.05))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -233,8 +228,7 @@ def growth(volumes: Sequence[float]) -> Figure:
 
 def bands(curves: Mapping[str, np.ndarray]) -> Figure:
     """Hypervolume (repeats, trials) of each sampler: the median, and a band from the lowest to the highest tenth."""
-    figure = Figure(figsize=(WIDE, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 3.6)
     looks = ((GREY, ":"), (BLUE, "-"), (ORANGE, "--"))
     for (sampler, values), (colour, dash) in zip(curves.items(), looks, strict=False):
         low, median, high = np.percentile(values, [10, 50, 90], axis=0)
@@ -247,55 +241,61 @@ def bands(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+LOOKS = ((BLUE, ""), (YELLOW, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "--"), (GREY, "++"))  # of bars
+
+
 def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     """How much each knob decides about each objective: a bar for each, adding up to 1 in an objective."""
     knobs = list(dict.fromkeys(knob for share in shares.values() for knob in share))
-    figure = Figure(figsize=(WIDE, 0.9 + 0.45 * len(knobs)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 0.9 + 0.45 * len(knobs))
     high = 0.8 / len(shares)
-    looks = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"))
-    for i, ((objective, share), (colour, hatch)) in enumerate(zip(shares.items(), looks, strict=False)):
+    for i, ((objective, share), (colour, hatch)) in enumerate(zip(shares.items(), LOOKS, strict=False)):
         places = [j + (i - (len(shares) - 1) / 2) * high for j in range(len(knobs))]
         axes.barh(places, [share.get(k, 0) for k in knobs], high, color=colour, hatch=hatch, edgecolor="white",
                   label=objective)  # fmt: skip
-    axes.set(xlabel="share of what it decides", xlim=(0, 1))
-    axes.set_yticks(range(len(knobs)), knobs)
-    axes.invert_yaxis()
-    bare(axes)
-    figure.legend(loc="outside lower center", ncols=len(shares), frameon=False)
+    axes.set_xlim(0, 1)
+    rows_named(figure, axes, knobs, "share of what it decides", len(shares))
     return figure
 
 
 def split(rows: Mapping[str, Mapping[str, float]], unit: str) -> Figure:
     """What each part costs: a bar for each row, stacked of its parts."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    figure = Figure(figsize=(WIDE, 1.0 + 0.26 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    looks = ((BLUE, ""), (YELLOW, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "--"), (GREY, "++"))
-    left = [0.0] * len(rows)
-    for part, (colour, hatch) in zip(parts, looks, strict=False):
-        values = [row.get(part, 0.0) for row in rows.values()]
+    figure, axes = framed(WIDE, 1.0 + 0.26 * len(rows))
+    left = np.zeros(len(rows))
+    for part, (colour, hatch) in zip(parts, LOOKS, strict=False):
+        values = np.array([row.get(part, 0.0) for row in rows.values()])
         axes.barh(range(len(rows)), values, 0.75, left, color=colour, hatch=hatch, edgecolor="white", label=part)
-        left = [a + b for a, b in zip(left, values, strict=True)]
+        left += values
+    rows_named(figure, axes, list(rows), unit, 3)
+    return figure
+
+
+def rows_named(figure: Figure, axes: matplotlib.axes.Axes, names: Sequence[str], unit: str, columns: int) -> None:
+    """Names of horizontal bars, the first at the top, and the legend below."""
     axes.set(xlabel=unit)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     bare(axes)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
 
 
 def joints(rows: Mapping[str, Mapping[str, float]], label: str) -> Figure:
     """A value (mm) of each joint in each row, as a map with a joint in each line."""
     names = list(next(iter(rows.values())))
     values = np.array([[row[joint] for row in rows.values()] for joint in names])
-    figure = Figure(figsize=(WIDE, 0.9 + 0.2 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = framed(WIDE, 0.9 + 0.2 * len(names))
     image = axes.imshow(values, cmap="cividis", aspect="auto")
     axes.set_xticks(range(len(rows)), list(rows), rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), [joint.replace("_", " ") for joint in names], fontsize=8)
     figure.colorbar(image, label=label, location="bottom", shrink=0.6)
     return figure
+
+
+def framed(width: float, height: float) -> tuple[Figure, matplotlib.axes.Axes]:
+    """An empty figure of so many inches, and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def bare(axes: matplotlib.axes.Axes) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 from compress.layers.search import Strategy
 from compress.policies.merge_layers import MergeLayers, Operator
 from experiments.paper.ablation import Row, Table
-from experiments.paper.finding import Finding, below, difference, rise
+from experiments.paper.finding import lower
 
 THRESHOLD_MM = 1.0
 
@@ -35,9 +35,9 @@ TABLE = Table(
     title="Strategies and operators at equal depth",
     question="Which search finds the layers that cost least, and which operator merges them best?",
     rows=(*(row for rows in STRATEGIES.values() for row in rows), *OPERATORS),
-    finding=Finding(
-        claim="the paper's choice, that a run is merged better by slm than by leaving all but its lowest layer out,",
-        holds=lambda rows: below(rise(rows, SUMMED, DROPPED)),
-        shows=lambda rows: f"at equal depth slm is {difference(rise(rows, SUMMED, DROPPED))} from drop in MPJPE",
+    finding=lower(
+        "the paper's choice, that a run is merged better by slm than by leaving all but its lowest layer out,",
+        "at equal depth slm is {} from drop in MPJPE",
+        (SUMMED, DROPPED),
     ),
 )
