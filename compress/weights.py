@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,3 +37,9 @@ def safetensors(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ite
     for name in names:
         flat = state[name].detach().cpu().contiguous().reshape(-1)  # (elements,)
         yield flat.view(torch.uint8).numpy().data
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

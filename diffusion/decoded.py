@@ -17,6 +17,7 @@ from compress.stack import Schedule, Stack
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import read_off
+from hmr.evaluation.predict import joined
 from hmr.models.head import HMROutput
 from hmr.models.model import HMRModel
 
@@ -64,7 +65,7 @@ class DecodedModel(nn.Module):
             self.encoder(*(None if value is None else value[i : i + BATCH] for value in (crops, masks, condition)))
             for i in range(0, len(crops), BATCH)
         ]
-        return self.decoded(HMROutput(*(torch.cat(values) for values in zip(*map(fields_of, parts), strict=True))), fps)
+        return self.decoded(joined(parts), fps)
 
     def decoded(self, output: HMROutput, fps: float | None) -> HMROutput:
         """The encoder's output on the N frames of one clip, with the decoder's rotations.
@@ -106,11 +107,6 @@ class DecodedModel(nn.Module):
         features = torch.zeros(frames, self.decoder.sizes.features, device=device)
         decode = partial(self.decoder.video, features, torch.zeros(frames, 10, device=device), FPS)
         return {**self.encoder.calls(), "decoder": (frames, decode)}
-
-
-def fields_of(output: HMROutput) -> tuple[Tensor, ...]:
-    """The tensors of an output in their order."""
-    return output.global_orient, output.body_pose, output.betas, output.camera, output.features
 
 
 def encoder_id(encoder: HMRModel) -> str:

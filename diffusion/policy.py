@@ -11,12 +11,12 @@ from pydantic import Field
 from compress.context import Context
 from compress.errors import BadInput
 from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.weights import digest
 from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
 from diffusion.model.representation import WIDTH
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import Sizes
-from diffusion.model.weights import digest
 from hmr.models.head import JOINTS
 
 

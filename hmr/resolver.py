@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import artefact
+from compress import artefact, weights
 from compress.artefact import MANIFEST, read_manifest
 from compress.choices import one_of
 from compress.errors import BadInput
@@ -97,8 +96,7 @@ def converted(folder: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, or of the weights or their index in a folder; read piece by piece."""
+    """sha256 of a file, or of the weights or their index in a folder."""
     if path.is_dir():
         path = path / (INDEX if (path / INDEX).is_file() else WEIGHTS)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights.digest(path)

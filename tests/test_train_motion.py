@@ -22,12 +22,13 @@ from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
 from diffusion.motion.camera_clips import Motion
-from diffusion.motion.features import cached_features, spans
+from diffusion.motion.features import cached_features
 from diffusion.training.decoder import DecoderTask, sizes_for, train_decoder
 from diffusion.training.vae import VAETask, gate, held_out_clips, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay, share
 from hmr.body.files import load_body
 from hmr.data.crop import normalised
+from hmr.evaluation.predict import recording_spans
 from hmr.models.model import build
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import open_world
@@ -210,7 +211,7 @@ def test_pictures_are_no_videos(tmp_path):
     data.fps = None
     with pytest.raises(BadInput, match="pictures"):
         cached_features(small_model(), data, tmp_path / "cache", {})
-    assert [list(s) for s in spans(["a", "a", "b", "a"])] == [[0, 1], [2], [3]]
+    assert [list(s) for s in recording_spans(["a", "a", "b", "a"])] == [[0, 1], [2], [3]]
 
 
 # ---- simpler baselines

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.weights import digest
 from diffusion.model.denoiser import Denoiser, FrameEmbedding, Start
 from diffusion.model.representation import rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
 from diffusion.model.sizes import Sizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
-from diffusion.model.weights import digest, load_into, read, save
+from diffusion.model.weights import load_into, read, save
 from diffusion.motion.clips import FPS, decode_video
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel

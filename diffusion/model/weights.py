@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,9 +57,3 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Mod
     if odd:
         raise BadInput(f"{path}: {odd[0]} holds a value that is not finite")
     return module.eval()
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,9 +5,8 @@ One safetensors file per video, whole or not there, so that a run that was kille
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.data.dataset import Dataset
 from hmr.data.sample import batch, known
+from hmr.evaluation.predict import recording_spans
 from hmr.models.model import HMRModel, HMROutput
 
 BATCH = 32
@@ -73,13 +73,6 @@ def at_thirty(video: Video, fps: float) -> Video:
     return Video(**{**parts, **turned})
 
 
-def spans(names: Sequence[str]) -> Iterator[range]:
-    """Which frames each video has, from the name of the video of each frame."""
-    for _, group in groupby(range(len(names)), lambda i: names[i]):
-        frames = list(group)
-        yield range(frames[0], frames[-1] + 1)
-
-
 def cache_bytes(model: HMRModel, videos: Dataset) -> int:
     """What `cached_features` will write."""
     numbers = sum(int(np.prod(shape)) for shape in FIELDS.values() if shape)
@@ -105,7 +98,7 @@ def cached_features(
         raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
     record_identity(folder / "cache.json", identity, "cache of features")
     found, body = [], load_body().to(next(model.parameters()).device)
-    for i, frames in enumerate(spans(videos.recordings)):
+    for i, frames in enumerate(recording_spans(videos.recordings)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
             values = vars(predicted(model, videos, frames, body))

@@ -18,12 +18,12 @@ from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.provenance import provenance
 from compress.training.task import TrainConfig
+from compress.weights import digest
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
-from diffusion.model.weights import digest
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
 from diffusion.policy import refuse_other_bodies

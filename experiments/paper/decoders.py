@@ -30,12 +30,12 @@ from compress.provenance import provenance
 from compress.recipe import Recipe
 from compress.training.loop import train
 from compress.training.task import Precision, TrainConfig
+from compress.weights import digest
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor, load_decoder
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
-from diffusion.model.weights import digest
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video
 from diffusion.policy import refuse_other_bodies

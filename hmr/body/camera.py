@@ -9,13 +9,6 @@ import torch
 from torch import Tensor
 
 FOCAL = 5000.0  # pixels of a 256 pixel crop: what HMR2.0, HaMeR and TokenHMR take as given
-CROP = 256  # pixels: the height of HMR2.0's crops
-
-
-def crop_translation(camera: Tensor, focal: float = FOCAL, crop: int = CROP) -> Tensor:
-    """camera (B, 3) = (s, tx, ty) -> translation (B, 3) in m as seen by the crop's own camera (4D-Humans)."""
-    scale, x, y = camera.unbind(1)
-    return torch.stack((x, y, 2 * focal / (crop * scale + 1e-9)), 1)
 
 
 def full_translation(camera: Tensor, center: Tensor, side: Tensor, image: Tensor, focal: Tensor) -> Tensor:

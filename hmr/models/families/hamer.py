@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
-from torch import Tensor
-
 from hmr.models.families.family import Box, Family
-from hmr.models.head import HMROutput, SMPLHead
+from hmr.models.head import SMPLHead
 
 JOINTS = 16  # wrist and three of each finger
 
@@ -18,23 +13,6 @@ class MANOHead(SMPLHead):
 
     joints = JOINTS
     pose_buffer = "init_hand_pose"
-
-
-def unmirrored(output: HMROutput, left: Tensor) -> HMROutput:
-    """Outputs of pictures that were flipped because they show left hands, left (B,) bool, as those of left hands.
-
-    A reflection in x turns a rotation R into MRM with M = diag(-1, 1, 1), and the camera's tx around. Pose a left MANO
-    by them, or the right one and turn its x around.
-    """
-    mirror = torch.where(left[:, None], output.camera.new_tensor([-1.0, 1, 1]), 1.0)  # (B, 3)
-    both = mirror[:, None, :, None] * mirror[:, None, None, :]  # (B, 1, 3, 3)
-    sign = torch.where(left[:, None], output.camera.new_tensor([1.0, -1, 1]), 1.0)  # (B, 3) of (s, tx, ty)
-    return replace(
-        output,
-        global_orient=output.global_orient * both,
-        body_pose=output.body_pose * both,
-        camera=output.camera * sign,
-    )
 
 
 FAMILY = Family(
