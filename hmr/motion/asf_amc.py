@@ -11,37 +11,19 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.motion.clip import MotionClip, clip_name, family_of, without_reference_pose
-from hmr.motion.retarget import CHILD, JOINT, hinge, limb_alignment, local_rotations, pelvis_path
+from hmr.motion.clip import MotionClip
+from hmr.motion.retarget import CHILD, JOINT, bone_names, clip_of, hinge, limb_alignment
 
 CMU_SOURCE = "CMU Graphics Lab Motion Capture Database, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
 CMU_LICENCE = "CMU: free for all uses, may not be resold"
 METRES = 0.056444  # one ASF unit of CMU: inches / 0.45
 _FPS = 120.0
 # The ASF bone that moves each SMPL joint; SMPL has one neck joint, between the two of ASF.
-_BONE = {
-    "pelvis": "root",
-    "spine1": "lowerback",
-    "spine2": "upperback",
-    "spine3": "thorax",
-    "neck": "lowerneck",
-    "head": "head",
-    **{
-        f"{side}_{joint}": f"{side[0]}{bone}"
-        for side in ("left", "right")
-        for joint, bone in (
-            ("hip", "femur"),
-            ("knee", "tibia"),
-            ("ankle", "foot"),
-            ("foot", "toes"),
-            ("collar", "clavicle"),
-            ("shoulder", "humerus"),
-            ("elbow", "radius"),
-            ("wrist", "hand"),
-            ("hand", "fingers"),
-        )
-    },
-}
+_BONE = bone_names(
+    "root lowerback upperback thorax lowerneck head",
+    "femur tibia foot toes clavicle humerus radius hand fingers",
+    lambda side, bone: f"{side[0]}{bone}",
+)
 # Ends of limbs stay as they are in relation to the bone before them.
 _FOLLOWS = {"ankle": "knee", "foot": "knee", "wrist": "elbow", "hand": "elbow"}
 
@@ -61,7 +43,7 @@ def parse_asf(path: Path) -> dict[str, Bone]:
     bones: dict[str, Bone] = {"root": Bone(None, np.zeros(3), np.eye(3), ("tx", "ty", "tz", "rx", "ry", "rz"))}
     entries: dict[str, Bone] = {}
     section, entry, begun = "", dict[str, list[str]](), 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines_of(path), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -85,7 +67,8 @@ def parse_asf(path: Path) -> dict[str, Bone]:
     return bones
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; raises BadInput where it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -131,7 +114,7 @@ def _euler(degrees: np.ndarray) -> np.ndarray:
 
 def parse_amc(path: Path, bones: dict[str, Bone]) -> dict[str, np.ndarray]:
     """Channel values (T, channels) of each bone that moves. Raises BadInput naming the file and line."""
-    lines = _lines(path)
+    lines = lines_of(path)
     first = next((number for number, line in enumerate(lines) if line.strip() == "1"), None)
     if first is None:
         raise BadInput(f"{path}: no frame 1; is this an AMC file?")
@@ -231,14 +214,4 @@ def read_asf_amc(path: Path) -> MotionClip:
     for joint, index in JOINT.items():
         globals_[:, index] = rotations[_BONE[joint]] @ _alignment(joint, bones)
     hips = (ends["lhipjoint"] + ends["rhipjoint"]) / 2 * METRES
-    name = clip_name(path)
-    clip = MotionClip(
-        rotations=local_rotations(globals_),
-        translation=pelvis_path(globals_[:, 0], hips),
-        fps=_FPS,
-        name=name,
-        family=family_of(name),
-        source=CMU_SOURCE,
-        licence=CMU_LICENCE,
-    )
-    return without_reference_pose(clip)
+    return clip_of(path, globals_, hips, _FPS, source=CMU_SOURCE, licence=CMU_LICENCE)

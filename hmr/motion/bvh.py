@@ -10,9 +10,9 @@ import roma
 import torch
 
 from compress.errors import BadInput
-from hmr.motion.asf_amc import CMU_LICENCE, CMU_SOURCE
-from hmr.motion.clip import MotionClip, clip_name, family_of, without_reference_pose
-from hmr.motion.retarget import CHILD, JOINT, limb_alignment, local_rotations, pelvis_path
+from hmr.motion.asf_amc import CMU_LICENCE, CMU_SOURCE, lines_of
+from hmr.motion.clip import MotionClip, clip_name
+from hmr.motion.retarget import CHILD, JOINT, bone_names, clip_of, limb_alignment
 
 _CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 
@@ -29,10 +29,7 @@ class Skeleton:
 
 def parse_bvh(path: Path) -> tuple[Skeleton, np.ndarray, float]:
     """Skeleton, channel values (T, C) as in the file, and frames per second. Raises BadInput naming file and line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable BVH file ({error})") from error
+    lines = lines_of(path)
     start = next((number for number, line in enumerate(lines) if line.strip() == "MOTION"), None)
     if start is None or not lines[0].strip() == "HIERARCHY":
         raise BadInput(f"{path}: not a BVH file: needs a line HIERARCHY first and a line MOTION")
@@ -163,29 +160,11 @@ def _joint_pose(kinds: list[str], part: np.ndarray, offset: np.ndarray, is_root:
 
 
 # The CC_Base bone that moves each SMPL joint.
-_BONE = {
-    "pelvis": "Hip",
-    "spine1": "Waist",
-    "spine2": "Spine01",
-    "spine3": "Spine02",
-    "neck": "NeckTwist02",
-    "head": "Head",
-    **{
-        f"{side}_{joint}": f"{side[0].upper()}_{bone}"
-        for side in ("left", "right")
-        for joint, bone in (
-            ("hip", "Thigh"),
-            ("knee", "Calf"),
-            ("ankle", "Foot"),
-            ("foot", "ToeBase"),
-            ("collar", "Clavicle"),
-            ("shoulder", "Upperarm"),
-            ("elbow", "Forearm"),
-            ("wrist", "Hand"),
-            ("hand", "Hand"),
-        )
-    },
-}
+_BONE = bone_names(
+    "Hip Waist Spine01 Spine02 NeckTwist02 Head",
+    "Thigh Calf Foot ToeBase Clavicle Upperarm Forearm Hand Hand",
+    lambda side, bone: f"{side[0].upper()}_{bone}",
+)
 # World turns (Z, Y, X in degrees) of bones in the T-pose of the character, which frame 0 of CMU's 07_03 to 07_12 shows;
 # right ones are the mirror images of left ones.
 _T_POSE = {
@@ -230,15 +209,6 @@ def read_bvh(path: Path) -> MotionClip:
     for joint, number in JOINT.items():
         globals_[:, number] = rotations[_PREFIX + _BONE[joint]] @ _alignment(joint, offsets)
     hips = (positions[f"{_PREFIX}L_Thigh"] + positions[f"{_PREFIX}R_Thigh"]) / 2 * _CENTIMETRE
-    name = clip_name(path)
-    cmu = name.startswith("cmu_")
-    clip = MotionClip(
-        rotations=local_rotations(globals_),
-        translation=pelvis_path(globals_[:, 0], hips),
-        fps=fps,
-        name=name,
-        family=family_of(name),
-        source=CMU_SOURCE if cmu else path.name,
-        licence=CMU_LICENCE if cmu else "unknown",
-    )
-    return without_reference_pose(clip)
+    cmu = clip_name(path).startswith("cmu_")
+    source, licence = (CMU_SOURCE, CMU_LICENCE) if cmu else (path.name, "unknown")
+    return clip_of(path, globals_, hips, fps, source=source, licence=licence)

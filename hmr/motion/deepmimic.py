@@ -10,6 +10,7 @@ import roma
 import torch
 
 from compress.errors import BadInput
+from hmr.body.model import JOINT_NAMES
 from hmr.motion.clip import MotionClip, clip_name, family_of, slerp
 
 # A row: seconds to the next frame, root position, then these joints, quaternions w first, hinges as angles about z.
@@ -26,21 +27,7 @@ _QUATERNIONS = {
 }
 _HINGES = {"right_knee": 20, "right_elbow": 29, "left_knee": 34, "left_elbow": 43}
 _COLUMNS = 44
-_SMPL_JOINT = {
-    "root": 0,
-    "chest": 6,
-    "neck": 12,
-    "left_hip": 1,
-    "right_hip": 2,
-    "left_knee": 4,
-    "right_knee": 5,
-    "left_ankle": 7,
-    "right_ankle": 8,
-    "left_shoulder": 16,
-    "right_shoulder": 17,
-    "left_elbow": 18,
-    "right_elbow": 19,
-}
+_SMPL_NAMES = {"root": "pelvis", "chest": "spine2"}  # the other joints are called as SMPL's
 # DeepMimic's humanoid looks along +x, SMPL's along +z.
 _TO_SMPL = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
 # DeepMimic's arms hang in the zero pose, SMPL's are spread: this turns the spread arm down.
@@ -103,14 +90,14 @@ def _source_rotation(path_frames: np.ndarray, joint: str) -> np.ndarray:
 
 def _local_rotations(frames: np.ndarray) -> np.ndarray:
     local = np.tile(np.eye(3), (len(frames), 24, 1, 1))
-    for joint, index in _SMPL_JOINT.items():
+    for joint in (*_QUATERNIONS, *_HINGES):
         rotation = _source_rotation(frames, joint)
         if joint.endswith("_shoulder"):
             rotation = rotation @ _ARM_DOWN[joint.split("_")[0]]
         if joint.endswith("_elbow"):
             down = _ARM_DOWN[joint.split("_")[0]]
             rotation = down.T @ rotation @ down
-        local[:, index] = rotation
+        local[:, JOINT_NAMES.index(_SMPL_NAMES.get(joint, joint))] = rotation
     return local
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from hmr.body.files import load_body
 from hmr.body.model import JOINT_NAMES, PARENTS
+from hmr.motion.clip import MotionClip, clip_name, family_of, without_reference_pose
 
 JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
+SIDES = ("left", "right")
+TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "head")
+LIMBS = ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist", "hand")  # of each side
 # The limb joints and the joint their bone leads to; the trunk keeps the pose of the source instead.
 CHILD = {
     f"{side}_{joint}": f"{side}_{child}"
-    for side in ("left", "right")
+    for side in SIDES
     for joint, child in (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist"))
 }
 # Legs bend about SMPL's x axis. Arms in the T-pose bend about y: the left one about -y, the right one about +y.
@@ -24,6 +30,13 @@ HINGE = {
     "shoulder": np.array([0.0, -1, 0]),
     "elbow": np.array([0.0, -1, 0]),
 }
+
+
+def bone_names(trunk: str, limbs: str, on_side: Callable[[str, str], str]) -> dict[str, str]:
+    """By SMPL's joints, the bones of another skeleton: its words for TRUNK, and for LIMBS with their side."""
+    named = dict(zip(TRUNK, trunk.split(), strict=True))
+    sided = [(side, *pair) for side in SIDES for pair in zip(LIMBS, limbs.split(), strict=True)]
+    return named | {f"{side}_{joint}": on_side(side, bone) for side, joint, bone in sided}
 
 
 @cache
@@ -75,3 +88,11 @@ def pelvis_path(root: np.ndarray, hips: np.ndarray) -> np.ndarray:
     rest = rest_joints()
     above = rest[JOINT["pelvis"]] - (rest[JOINT["left_hip"]] + rest[JOINT["right_hip"]]) / 2
     return (hips + root @ above).astype(np.float32)
+
+
+def clip_of(path: Path, globals_: np.ndarray, hips: np.ndarray, fps: float, *, source: str, licence: str) -> MotionClip:
+    """The clip of a file: rotations (T, 24, 3, 3) in the world, the middle of the hips (T, 3) in metres."""
+    name = clip_name(path)
+    rotations, translation = local_rotations(globals_), pelvis_path(globals_[:, 0], hips)
+    clip = MotionClip(rotations, translation, fps, name, family_of(name), source=source, licence=licence)
+    return without_reference_pose(clip)
