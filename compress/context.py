@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.frames import Frames, Judge, Pictures
+from compress.frames import FrameSet, Judge, Pictures
 from compress.policy import Plan
 
 Observer = Callable[[str, str, int, int], None]  # (what is being done, a detail, how much of it is done, of how much)
@@ -36,7 +36,7 @@ class Context:
     """
 
     original: Any
-    calib: Frames | None = None
+    calib: FrameSet | None = None
     observer: Observer = silent
     seed: int = 0
     shared: bool = False
@@ -56,7 +56,7 @@ class Context:
         """Pictures to learn from without labels; raises BadInput where there are none."""
         return self._shared("pictures", lambda calib: calib.pictures(self.original))
 
-    def _shared(self, name: str, make: Callable[[Frames], Made]) -> Made:
+    def _shared(self, name: str, make: Callable[[FrameSet], Made]) -> Made:
         """What is made of `calib` once, for all recipes."""
         if name not in self.memory:
             if self.calib is None:

@@ -45,7 +45,7 @@ class Pictures(Protocol):
         that its `read` asks for."""
 
 
-class Measurement(Protocol):
+class Scores(Protocol):
     """How wrong and how fast a model was on some frames."""
 
     def row(self, original: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Measurement(Protocol):
         frames, is what errors rose from. None: this is the original."""
 
 
-class Frames(Protocol):
+class FrameSet(Protocol):
     """Frames that choices are made on, or that results are reported on."""
 
     @property
@@ -74,7 +74,7 @@ class Frames(Protocol):
     def judge(self, model: Any) -> Judge:
         """These frames as what choices are made on."""
 
-    def measure(self, model: Any, name: str, observer: Callable[[str, str, int, int], None]) -> Measurement:
+    def measure(self, model: Any, name: str, observer: Callable[[str, str, int, int], None]) -> Scores:
         """How wrong and how fast `model` is on these frames; `name` is what an observer is told."""
 
     def pictures(self, model: Any) -> Pictures:

@@ -20,7 +20,7 @@ from compress import artefact
 from compress.card import card
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.frames import Frames, Measurement
+from compress.frames import FrameSet, Scores
 from compress.policy import Plan, Policy
 from compress.provenance import commit, provenance, versions
 from compress.recipe import Recipe
@@ -68,8 +68,8 @@ def compress(
     model: Any,
     recipe: Recipe,
     *,
-    calib: Frames | None = None,
-    test: Frames | None = None,
+    calib: FrameSet | None = None,
+    test: FrameSet | None = None,
     observer: Observer = silent,
 ) -> Compressed:
     """Do what `recipe` asks for to a copy of `model`.
@@ -115,7 +115,7 @@ def run_all_steps(model: Any, steps: Sequence[Policy | Plan], context: Context) 
     return deque(run_steps(model, steps, context), maxlen=1).pop() if steps else model
 
 
-def refuse_misfit(model: Any, steps: Sequence[Policy], calib: Frames | None, test: Frames | None) -> None:
+def refuse_misfit(model: Any, steps: Sequence[Policy], calib: FrameSet | None, test: FrameSet | None) -> None:
     """Raise BadInput where recipe, model and frames do not fit each other, before anything is measured."""
     if model.compressed:
         raise BadInput(f"{model.encoder.name} was compressed already: merges start from the original, so name that")
@@ -142,7 +142,7 @@ def fingerprint(model: Any) -> tuple[object, ...]:
 
 
 def row(
-    step: str, plan: Plan | None, model: Any, now: Measurement | None, original: Measurement | None
+    step: str, plan: Plan | None, model: Any, now: Scores | None, original: Scores | None
 ) -> dict[str, Any]:
     """The figures after a step as JSON values; cost is per frame."""
     cost = asdict(model.cost())
@@ -155,7 +155,7 @@ def row(
     }
 
 
-def result_provenance(context: Context, test: Frames | None) -> dict[str, Any]:
+def result_provenance(context: Context, test: FrameSet | None) -> dict[str, Any]:
     """Where the rows come from; calib and recovery's pictures stand there where they were looked at."""
     used = context.memory
     device = next(context.original.parameters()).device

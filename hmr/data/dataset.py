@@ -103,8 +103,7 @@ class Frames:
     def recordings(self) -> list[str]:
         return [self.recording_of(i) for i in range(self.count)]
 
-    # ---- what `compress` is handed frames for (`compress.frames.Frames`); evaluation stands on data, so it is imported
-    # when it is asked for
+    # ---- as `compress.frames.FrameSet`; evaluation stands on data, so it is imported when it is asked for
 
     @property
     def has_masks(self) -> bool:

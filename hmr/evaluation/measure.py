@@ -26,7 +26,7 @@ RECOVERY_FRAMES = 4096  # rendered pictures that recovery learns from: each is d
 
 @dataclass(frozen=True)
 class Measurement:
-    """A `compress.frames.Measurement`: a model's errors on frames, its speed, and the share of persons merged.
+    """A `compress.frames.Scores`: a model's errors on frames, its speed, and the share of persons merged.
 
     person_merged (N,): see `hmr.evaluation.predict.person_merged`; None where no token is reduced or no mask is known.
     """
