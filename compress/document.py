@@ -153,7 +153,7 @@ def located(error: ErrorDetails, values: Any) -> tuple[Place, int]:
         if isinstance(values, dict) and part in values:
             line = values.lc.key(part)[0]  # type: ignore[attr-defined]  # ruamel.yaml's mappings know it
         elif isinstance(values, list) and part in range(len(values)):
-            line = values.lc.item(part)[0]  # type: ignore[attr-defined]
+            line = values.lc.item(part)[0]  # type: ignore[attr-defined]  # and its lists
         else:
             break
         values, depth = values[part], depth + 1

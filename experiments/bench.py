@@ -5,6 +5,7 @@ Weights are random: time does not depend on them. What matching and merging cost
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.atomic import atomic_write
 from compress.choices import one_of
@@ -24,7 +25,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.provenance import provenance
-from compress.stack import Schedule, Stack, encode, merge
+from compress.stack import Schedule, encode, merge
 from compress.tokens import Tokens
 from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build
@@ -36,28 +37,21 @@ PROTECTED = 0.35  # of the tokens, about what a person takes of a crop
 PRECISIONS = (torch.float32, torch.bfloat16)
 
 
-@dataclass
-class Shortened:
-    """A ViT with the first few of its blocks, which it shares; which ones are left makes no difference to time."""
-
-    vit: Backbone
-    blocks: nn.ModuleList
-
-    def embed(self, crop: Tensor) -> Tokens:
-        return self.vit.embed(crop)
-
-    def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.vit.attend(block, tokens, bias)
-
-    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
-        return self.vit.feed(block, x)
-
-    def finish(self, tokens: Tokens) -> Tokens:
-        return self.vit.finish(tokens)
+def shortened(vit: Backbone, blocks: int) -> Any:
+    """`vit` with the first few of its blocks, which it shares; which ones are left makes no difference to time."""
+    short = copy.copy(vit)
+    short._modules = {**vit._modules, "blocks": vit.blocks[:blocks]}
+    return short
 
 
-class Upstream(Shortened):
-    """The same with attention as 4D-Humans has it: two products around a softmax, nothing fused, and no keys."""
+class Upstream:
+    """A ViT with attention as 4D-Humans has it: two products around a softmax, nothing fused, and no keys."""
+
+    def __init__(self, vit: Backbone) -> None:
+        self.vit = vit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vit, name)
 
     def attend(self, block: Any, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         layer = block.attn
@@ -71,7 +65,7 @@ class Upstream(Shortened):
 class Case:
     """A way to run the model."""
 
-    stack: Stack
+    stack: Any  # a Stack
     schedule: Schedule
     macs: int  # true ones of a frame
 
@@ -83,13 +77,13 @@ def cases_of(model: HMRModel, steps: Mapping[str, Policy]) -> dict[str, Case]:
         bare = build(model.architecture, model.sizes.model_dump()).eval()
     macs = bare.cost().macs.true
     found = {
-        "upstream": Case(Upstream(vit, vit.blocks), Schedule(), macs),
-        BASELINE: Case(Shortened(vit, vit.blocks), Schedule(), macs),
+        "upstream": Case(Upstream(vit), Schedule(), macs),
+        BASELINE: Case(vit, Schedule(), macs),
     }
     for name, step in steps.items():
         bare = step.plan(bare, Context(bare)).shape(bare)
         macs = bare.cost().macs.true
-        found[name] = Case(Shortened(vit, vit.blocks[: len(bare.stack.blocks)]), bare.schedule, macs)
+        found[name] = Case(shortened(vit, len(bare.stack.blocks)), bare.schedule, macs)
     return found
 
 

@@ -13,9 +13,7 @@ from PIL import Image
 import hmr
 from compress.atomic import atomic_write
 from experiments.reports import pictures, plots
-from experiments.reports.compression import token_pictures
-from hmr.evaluation.measure import body_for
-from hmr.evaluation.predict import outputs_at
+from experiments.reports.compression import bodies_drawn, token_pictures
 
 SIDE = 1.35  # inches of a crop's width
 ROWS = ("picture", "tokens", "original", "compressed")
@@ -51,13 +49,11 @@ def main(
     """Draw frames, their tokens, and the body that each of two models sees in them."""
     models = {"original": hmr.load(original), "compressed": hmr.load(artefact)}
     opened = hmr.frames(data, model=models["original"])
-    body, shown = body_for(opened, models["original"]), pictures.spread(len(opened), frames)
-    samples = [opened[i] for i in shown]
+    shown = pictures.spread(len(opened), frames)
+    crops = [opened[i].image for i in shown]
     tokens = [picture for picture, _ in token_pictures(models["compressed"], opened, shown)]
-    rows = [[sample.image for sample in samples], tokens or [sample.image for sample in samples]]
-    for who, model in models.items():
-        output = outputs_at(model, opened, shown)
-        rows.append([pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)])
+    bodies, _ = bodies_drawn(models, opened, shown)
+    rows = [crops, tokens or crops, *bodies.values()]
     atomic_write(out, small(plots.png(drawn(rows))))
 
 

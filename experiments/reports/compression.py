@@ -23,6 +23,7 @@ from hmr.evaluation.depth import mpjpe
 from hmr.evaluation.errors import labelled, predicted
 from hmr.evaluation.measure import body_for
 from hmr.evaluation.predict import outputs_at
+from hmr.models.head import HMROutput
 
 SHOWN = 6  # frames as pictures
 CKA_FRAMES = 64  # frames that the similarity of layers is taken over
@@ -42,8 +43,7 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
     return rendered(
         "report.html",
         title=f"{source['model']['name']} after {made.recipe.name}",
-        subtitle=f"{data['name']}:{data['split']}, {counted(data)}; "
-        f"{machine(source)}",
+        subtitle=f"{data['name']}:{data['split']}, {counted(data)}; {machine(source)}",
         headline=headline(rows[0], rows[-1]),
         columns=[*cells(rows[0])],
         rows=[numbered(i, cells(row).values()) for i, row in enumerate(rows)],
@@ -96,20 +96,29 @@ def token_pictures(model: Any, frames: Frames, indices: Sequence[int]) -> list[t
     return found
 
 
-def body_pictures(made: Compressed, frames: Frames, indices: Sequence[int]) -> list[tuple[str, str, str]]:
-    """(the original's mesh over the picture, the compressed model's, their errors) of some frames."""
-    body = body_for(frames, made.original)
-    samples = [frames[i] for i in indices]
-    truth = labelled(batch(samples, body.v_template.device))
-    models = {"original": made.original, "compressed": made.model}
+Seen = dict[str, list[pictures.Picture]]
+
+
+def bodies_drawn(models: dict[str, Any], frames: Frames, indices: Sequence[int]) -> tuple[Seen, dict[str, HMROutput]]:
+    """By model, the pictures of some frames with the body it predicts, and its output; `models` begin with the
+    original."""
+    body, samples = body_for(frames, next(iter(models.values()))), [frames[i] for i in indices]
     outputs = {who: outputs_at(model, frames, indices) for who, model in models.items()}
-    errors = {who: mpjpe(body, [predicted(output)], [truth]) for who, output in outputs.items()}
     drawn = {
-        who: [pictures.data_uri(pictures.body_drawn(one, body, output, i, who)) for i, one in enumerate(samples)]
+        who: [pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)]
         for who, output in outputs.items()
     }
-    words = [f"MPJPE {one:.0f} mm → {two:.0f} mm" for one, two in zip(*errors.values(), strict=True)]
-    return list(zip(drawn["original"], drawn["compressed"], words, strict=True))
+    return drawn, outputs
+
+
+def body_pictures(made: Compressed, frames: Frames, indices: Sequence[int]) -> list[tuple[str, str, str]]:
+    """(the original's mesh over the picture, the compressed model's, their errors) of some frames."""
+    drawn, outputs = bodies_drawn({"original": made.original, "compressed": made.model}, frames, indices)
+    body = body_for(frames, made.original)
+    truth = labelled(batch([frames[i] for i in indices], body.v_template.device))
+    errors = [mpjpe(body, [predicted(output)], [truth]) for output in outputs.values()]
+    words = [f"MPJPE {one:.0f} mm → {two:.0f} mm" for one, two in zip(*errors, strict=True)]
+    return list(zip(*(map(pictures.data_uri, some) for some in drawn.values()), words, strict=True))
 
 
 def data_arguments(data: dict[str, Any]) -> str:

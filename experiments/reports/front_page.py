@@ -23,8 +23,6 @@ from experiments.search.lab import Lab
 from experiments.search.storage import quiet
 from experiments.search.study import Objective, Study
 from experiments.search.trials import Record, Trial, csv, parquet, table
-from hmr.evaluation.measure import body_for
-from hmr.evaluation.predict import outputs_at
 
 NEAR_MM = 3.0  # a rise on test that the headline allows
 UNITS = {
@@ -77,8 +75,7 @@ def page(results: Results, summary: dict[str, Any], shown: Any, on_test: Any, ob
         title=f"Front of {results.title}",
         subtitle=f"{source['model']['name']}, {data['name']}: {found_on(results)}, {data['frames']} frames"
         f"{shown_on} of {split['clips']} recordings; masks: {data['mask_source']}; "
-        f"{machine(source)}"
-        + ("; errors are distances to the original model" if results.label_free else ""),
+        f"{machine(source)}" + ("; errors are distances to the original model" if results.label_free else ""),
         headline=headline(results),
         beaten=summary["beaten"],
         searched=results.spec is not None,
@@ -250,17 +247,13 @@ def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:
     split = record.provenance["data"]["split"]
     frames = lab.opened(split)
     worst = [bad.frame for bad in record.worst]
-    samples = [frames[i] for i in worst]
     model, _ = lab.made(record.plans)
     words = [f"{bad.clip}, frame {bad.frame}: {bad.mpjpe_mm:.0f} mm, {bad.rise_mm:+.0f}" for bad in record.worst]
     found = []
     if tokens := report.token_pictures(model, frames, worst):
         found.append((report.TOKENS, [picture for picture, _ in tokens]))
-    body = body_for(frames, lab.model)
-    for who, which in (("original", lab.model), ("compressed", model)):
-        output = outputs_at(which, frames, worst)
-        meshes = [pictures.body_drawn(sample, body, output, i, who) for i, sample in enumerate(samples)]
-        found.append((f"Body that the {who} model sees", meshes))
+    bodies, _ = report.bodies_drawn({"original": lab.model, "compressed": model}, frames, worst)
+    found += [(f"Body that the {who} model predicts", drawn) for who, drawn in bodies.items()]
     return [
         (name, [(pictures.data_uri(picture, "jpeg"), summary) for picture, summary in zip(row, words, strict=True)])
         for name, row in found

@@ -235,7 +235,7 @@ def bands(curves: Mapping[str, np.ndarray]) -> Figure:
         x = np.arange(1, values.shape[1] + 1)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(x, median, dash, color=colour, label=sampler)
-    axes.set(xlabel="trials", ylabel="hypervolume, of all recipes'")
+    axes.set(xlabel="trials", ylabel="share of all recipes' hypervolume")
     axes.legend(loc="lower right", frameon=False)
     bare(axes)
     return figure
