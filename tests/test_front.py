@@ -21,6 +21,7 @@ SOURCE: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
     "threads": 1,
+    "precision": "float32",
     "label_free": False,
     "body": {"name": "open", "sha256": "b" * 64},
     "model": {"name": "<i>tiny</i>", "architecture": "reference", "sha256": "m" * 64},

@@ -286,43 +286,36 @@ def inspect(
     """
     source = read(path)
     names = source.unwrapped(ANCHOR)
+    unknown = {
+        "family": None,
+        "architecture": None,
+        "sizes": {},
+        "prefixes": sorted({key.split(".")[0] + "." for key in source.state}),
+        "tokens": None,
+        "head_needs": None,
+        "unknown_globals": list(source.stubbed),
+        "licence": None,
+        "missing": [],
+        "unexpected": [],
+        "ignored_keys": sorted(source.state),
+    }
     if not any(family.mark in names for family in FAMILIES.values()):
-        starts = sorted({key.split(".")[0] + "." for key in source.state})
-        return _inspection(source, None, None, {}, starts, [], sorted(source.state))
+        return unknown
     found = find(path, architecture, files)
     model, missing, odd = found.outline({"heads": heads})
     sizes = model.sizes.model_dump(mode="json")
     if heads is None and "heads" not in found.sizes:
         sizes["heads"] = None  # not known
-    return _inspection(
-        source, model, found.architecture, sizes, list(model.family.prefixes), missing, found.ignored, odd
-    )
-
-
-def _inspection(
-    source: Source,
-    model: HMRModel | None,
-    architecture: str | None,
-    sizes: dict[str, Any],
-    prefixes: list[str],
-    missing: list[str],
-    ignored: Iterable[str],
-    odd: Iterable[str] = (),
-) -> dict[str, Any]:
-    family = model.family if model else None
-    return {
-        "family": family and family.name,
-        "architecture": architecture,
+    return unknown | {
+        "family": model.family.name,
+        "architecture": found.architecture,
         "sizes": sizes,
-        "prefixes": prefixes,
-        "tokens": model and model.grid[0] * model.grid[1],
-        "head_needs": model and model.head_needs,
-        "unknown_globals": list(source.stubbed),
-        "licence": family and family.licence,
+        "prefixes": list(model.family.prefixes),
+        "tokens": model.grid[0] * model.grid[1],
+        "head_needs": model.head_needs,
+        "unknown_globals": list(found.source.stubbed),
+        "licence": model.family.licence,
         "missing": missing,
-        "unexpected": list(odd),
-        "ignored_keys": list(ignored),
+        "unexpected": odd,
+        "ignored_keys": list(found.ignored),
     }
-
-
-# ---- files
