@@ -286,7 +286,7 @@ def inspect(
     """
     source = read(path)
     names = source.unwrapped(ANCHOR)
-    unknown = {
+    unknown: dict[str, Any] = {
         "family": None,
         "architecture": None,
         "sizes": {},
