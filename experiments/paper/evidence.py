@@ -58,7 +58,7 @@ def page(result: dict[str, Any]) -> str:
     verdicts = [table["holds"] for table in tables]
     return rendered(
         "paper.html",
-        title=f"FastHMR's tables, of {source['model']['name']}",
+        title=f"FastHMR's tables on {source['model']['name']}",
         subtitle=f"{measured_on(source)}; {machine(source)}",
         headline=[(str(verdicts.count(verdict)), f"of {len(tables)} {words}") for verdict, words in COUNTED.items()],
         tables=[section(table) for table in tables],
