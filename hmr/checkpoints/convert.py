@@ -9,7 +9,7 @@ import torch
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
 from compress.atomic import atomic_folder, atomic_write
-from compress.provenance import commit, versions
+from compress.provenance import provenance
 from compress.weights import safetensors
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import WEIGHTS
@@ -28,18 +28,8 @@ def inspection(path: Path, heads: int | None = None, **files: Any) -> dict[str, 
 
 def provenance_of(command: str, path: Path, architecture: str | None) -> dict[str, Any]:
     """Where what a command says of a checkpoint comes from: no body and no data."""
-    return {
-        "schema": f"fasthmr.{command}/1",
-        "commit": commit(),
-        "seed": None,
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "precision": None,
-        "versions": versions(),
-        "body": None,
-        "model": {"name": str(path), "architecture": architecture, "sha256": digest(path)},
-        "data": None,
-    }
+    model = {"name": str(path), "architecture": architecture, "sha256": digest(path)}
+    return provenance(command, None, torch.device("cpu"), seed=None, precision=None, model=model)
 
 
 def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> dict[str, Any]:
