@@ -13,7 +13,6 @@ from PIL import Image
 from rich.progress import Progress
 
 from compress.recipe import Recipe
-from experiments.cli import main as cli
 from experiments.cli import output
 from experiments.reports import preview
 from hmr.checkpoints.files import save
@@ -22,19 +21,10 @@ from hmr.models.model import build
 
 
 @pytest.fixture
-def fasthmr(monkeypatch, capsys, tmp_path):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("FASTHMR_MOCAP", raising=False)
+def fasthmr(fasthmr, monkeypatch):
+    """The command, whose trivial predictors look at few poses."""
     monkeypatch.setattr(evaluate, "POSES", 20)
-
-    def run(*words: object) -> tuple[int | str | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    return fasthmr
 
 
 @pytest.fixture

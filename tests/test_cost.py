@@ -18,7 +18,6 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
 from compress.stack import Schedule
-from experiments.cli import main as cli
 from hmr.checkpoints.files import save
 from hmr.models.model import HMRModel, Sizes, build
 from tests.planning import planned
@@ -199,19 +198,6 @@ def test_peak_memory_sees_what_a_call_takes():
         assert much - nothing > 150e6  # 200 MB were asked for
     else:
         assert nothing is None and much is None
-
-
-@pytest.fixture
-def fasthmr(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int | str | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_command_counts_an_architecture_without_weights(fasthmr):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.recipe import Recipe
 from experiments.reports import front, front_page, plots
 from experiments.search.trials import Interval, Macs, Part, Record, Trial, Worst, front_of
+from tests.links import Links
 
 SOURCE: dict[str, Any] = {
     "commit": "c" * 40,
@@ -163,17 +163,6 @@ def test_an_objective_without_a_value_is_told():
     assert record(100, 90.0).values(("macs", "mpjpe_mm")) == (100.0, 90.0)
     with pytest.raises(BadInput, match="objectives: accel_mm_per_frame2 could not be measured"):
         record(100, 90.0).value("accel_mm_per_frame2")
-
-
-class Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.found += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
 
 
 def test_the_page_is_one_file_and_says_what_front_json_says(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from hmr.checkpoints.files import save
 from hmr.data.datasets import choosing
 from hmr.evaluation.intervals import Interval, interval, paired_interval
 from hmr.models.model import build
+from tests.links import Links
 
 SIZES = {"dim": 16, "depth": 14, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
 CLIPS = {"walk": 3, "sit": 5, "jump": 2}  # recordings, by their frames
@@ -343,19 +343,6 @@ def test_a_table_is_filled_and_keeps_its_words():
 
 
 # ---- one page
-
-
-class Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.found += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
-        self.ids += [value for name, value in attributes if name == "id" and value]
 
 
 def test_every_table_is_on_one_page_or_says_what_is_missing(fasthmr, records, weights, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import BytesIO
 from xml.etree import ElementTree
 
@@ -29,6 +28,7 @@ from hmr.body.files import load_body
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
+from tests.links import Links
 from tests.planning import planned
 
 SIZES = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
@@ -61,17 +61,6 @@ def made(tmp_path_factory):
     out = folder / "out"
     compressed.save(out, {"report.html": report.page(compressed, test, calib, out).encode()})
     return out, compressed.result, (out / "report.html").read_text("utf-8")
-
-
-class Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.found += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
 
 
 def test_a_page_asks_for_nothing_from_anywhere(made):
