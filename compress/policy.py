@@ -7,6 +7,7 @@ to come back: no data and no search. Both are handed one `Context`, which holds 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -162,6 +163,13 @@ class Policy(FrozenModel, ABC):
     def needs_masks(self) -> bool:
         """Whether the compressed model needs a person mask with every crop."""
         return False
+
+    def refuse_changed(self, fields: Iterable[str], where: str) -> None:
+        """For validators: raise `misuse` where a field that has no meaning `where` is not at its default. A step that
+        comes back from JSON names them all."""
+        for field in fields:
+            if getattr(self, field) != type(self).model_fields[field].default:
+                raise misuse(field, f"{field} has no meaning {where}")
 
     def knobs(self) -> dict[str, Knob]:
         """What a search can turn: by field, those that have a meaning in this policy as it stands."""

@@ -48,17 +48,16 @@ class MergeLayers(Policy):
     def _consistent(self) -> Self:
         if self.strategy == "explicit" and self.windows is None:
             raise misuse("strategy", "strategy: explicit needs windows")
-        for field, strategies in {
+        of_strategy = {
             "windows": ("explicit",),
             "layers": ("greedy", "cka"),
             "threshold_mm": ("window", "greedy", "cka"),
             "commit_open_window": ("window",),
-        }.items():
-            default = type(self).model_fields[field].default
-            if self.strategy not in strategies and getattr(self, field) != default:
-                raise misuse(field, f"{field} has no meaning with strategy: {self.strategy}")
-        if self.layers is not None and self.threshold_mm != type(self).model_fields["threshold_mm"].default:
-            raise misuse("threshold_mm", "threshold_mm has no meaning beside layers, which takes its place")
+        }
+        idle = [field for field, strategies in of_strategy.items() if self.strategy not in strategies]
+        self.refuse_changed(idle, f"with strategy: {self.strategy}")
+        if self.layers is not None:
+            self.refuse_changed(("threshold_mm",), "beside layers, which takes its place")
         try:
             search.explicit(self.windows or (), smallest=smallest_window(self.operator))
         except BadInput as wrong:

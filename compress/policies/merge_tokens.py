@@ -49,20 +49,10 @@ class MergeTokens(Policy):
         if self.mode == "drop":
             if self.protect == "none":
                 raise misuse("protect", "mode: drop removes background by the mask: protect has to be mask")
-            for field in ONLY_MERGE:
-                if self.turned(field):
-                    raise misuse(
-                        field, f"{field} has no meaning in mode: drop, which removes tokens at the input alone"
-                    )
+            self.refuse_changed(ONLY_MERGE, "in mode: drop, which removes tokens at the input alone")
         elif self.protect == "none":
-            for field in ONLY_MASK:
-                if self.turned(field):
-                    raise misuse(field, f"{field} has no meaning with protect: none, which uses no mask")
+            self.refuse_changed(ONLY_MASK, "with protect: none, which uses no mask")
         return self
-
-    def turned(self, field: str) -> bool:
-        """Whether a field is not as it is by itself: a step that comes back from JSON names them all."""
-        return getattr(self, field) != type(self).model_fields[field].default
 
     def knobs(self) -> dict[str, Knob]:
         idle = {*(ONLY_MERGE if self.mode == "drop" else ())}
