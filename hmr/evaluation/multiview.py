@@ -60,7 +60,8 @@ def evaluate_real(
         for name, each in guesses.items()
         for view in (None, *dict.fromkeys(truth.views))
     ]
-    result: dict[str, Any] = {"rows": rows + flat_rows(model, flat), "frames_per_s": len(frames) / found.seconds}
+    rows += flat_rows(model, flat, rows[0])
+    result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / found.seconds}
     for other in others:
         theirs = guessed(against, other.outputs, frames)
         result["paired"] = {"mpjpe_mm": alone(mpjpe(guess, truth) - mpjpe(theirs, truth))}
@@ -136,21 +137,14 @@ def row(name: str, guess: Guess, model: Guess | None, frames: RealFrames, view: 
     }
 
 
-def flat_rows(model: Any, frames: RealFrames | None) -> list[dict[str, Any]]:
-    """The row of people of whom only BlazePose's keypoints are known."""
+def flat_rows(model: Any, frames: RealFrames | None, like: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row of people of whom only BlazePose's keypoints are known, with the keys of other rows."""
     if frames is None:
         return []
     (found,) = predict([model], frames)
     shares = known(guessed(model, found.outputs, frames).keypoint_share, "keypoints")
-    unknown = dict.fromkeys(UNKNOWN_WITHOUT_TRUTH)
-    share = shares.nanmedian().item()
-    return [{"name": "model", "view": frames.spec.name, **unknown, "favoured": False, "keypoint_error_share": share}]
-
-
-UNKNOWN_WITHOUT_TRUTH = (
-    "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "accel_mm_per_frame2", "mpjpe_true_root_mm", "root_error_deg",
-    "disagreement_mm", "paired_mpjpe_mm", "frames_mean", "per_joint_mm", "per_clip",
-)  # fmt: skip
+    known_here = {"name": "model", "view": frames.spec.name, "favoured": False}
+    return [{**dict.fromkeys(like), **known_here, "keypoint_error_share": shares.nanmedian().item()}]
 
 
 def disagreement(joints: Tensor, truth: Truth) -> float:
