@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from hmr.data.dataset import DataSpec, Frames, frames_of
 from hmr.data.datasets import open_data, parse
 from hmr.data.sample import Sample
 from hmr.evaluation.depth import depth
+from hmr.evaluation.errors import Errors, row
 from hmr.evaluation.evaluate import evaluate, mean_rotations
 from hmr.models.head import HMROutput
 from hmr.models.model import build
@@ -139,6 +141,23 @@ def test_each_recording_counts_once_and_only_papers_conventions_have_a_mean_over
     found = rows(Oracle(data, lambda r: r @ r[:, :1]), data)["model"]
     assert found["frames_mean"]["mpjpe_mm"] == pytest.approx((39 * long + short) / 40)
     assert found["frames_mean"]["accel_mm_per_frame2"] is None
+
+
+def test_acceleration_by_each_frames_own_time():
+    """One joint of 24 with 24 m/s^2 in two recordings: second differences over frames as long as their mean."""
+    times = torch.tensor([[0.0, 0.03, 0.1, 0.11, 0.3], [0.0, 0.1, 0.15, 0.3, 0.4]], dtype=torch.float64)
+    joints = torch.zeros(10, 24, 3, dtype=torch.float64)
+    joints[:, 3, 0] = 0.5 * 24 * times.flatten() ** 2
+    none, still = torch.zeros(10), torch.zeros_like(joints)
+    errors = Errors(torch.zeros(10, 24), none, none, joints, still, none, none)
+    names = ["a"] * 5 + ["b"] * 5
+    every, seconds = [Sample(np.zeros((), np.uint8), name) for name in names], tuple(times.flatten().tolist())
+    frames = Frames(every.__getitem__, names.__getitem__, 10, times=seconds)
+    found = row("model", errors, frames)
+    wanted = [1000 * 0.075**2, 1000 * 0.1**2]
+    assert [clip["accel_mm_per_frame2"] for clip in found["per_clip"]] == pytest.approx(wanted)
+    assert found["accel_mm_per_frame2"]["mean"] == pytest.approx(sum(wanted) / 2)
+    assert row("model", errors, replace(frames, times=None))["accel_mm_per_frame2"] is None
 
 
 def test_of_one_recording_means_have_no_interval():

@@ -100,6 +100,21 @@ def test_accel_of_a_parabola():
     assert torch.allclose(metrics.accel(y, x), torch.full((7,), 0.5, dtype=torch.float64))
 
 
+def test_accel_of_a_parabola_at_any_times():
+    """A movement a t^2 / 2 has the acceleration a between any three moments; frames last as long as their mean."""
+    times = torch.tensor([0.0, 0.03, 0.1, 0.11, 0.3, 0.34, 0.41], dtype=torch.float64)
+    x = joints(9).expand(7, -1, -1).clone()
+    y = x.clone()
+    y[:, 3, 0] += 0.5 * 24.0 * times**2  # 24 m/s^2 on one of 24 joints
+    wanted = 1000 * (times[-1] / 6).square()
+    assert torch.allclose(metrics.accel(y, x, times=times), wanted.expand(5))
+    steady = torch.arange(7.0, dtype=torch.float64) / 30
+    assert torch.allclose(metrics.accel(y, x, times=steady), metrics.accel(y, x))
+    assert metrics.accel(x + times[:, None, None], x, times=times).max() < 1e-9
+    with pytest.raises(BadInput, match="have to grow"):
+        metrics.accel(y, x, times=times.flip(0))
+
+
 def test_accel_ignores_constant_velocity_and_short_clips():
     x = joints(10, 5)
     assert metrics.accel(x + 0.1 * torch.arange(5.0)[:, None, None], x).max() < 1e-9

@@ -103,6 +103,8 @@ def refuse_frames(model: Any, frames: Any) -> None:
     name = model.encoder.name
     if not frames.has_masks and model.encoder.protect is not None:
         raise BadInput(f"{name} needs person masks and these pictures have none: name some with --masks")
+    if frames.times is not None and model.takes_clips:
+        raise BadInput(f"{name} decodes motion at one rate, and these frames have several: re-encode the video at one")
     if frames.fps is None and model.takes_clips:
         raise BadInput(f"{name} decodes motion, and these frames do not follow each other: name synth-video")
 

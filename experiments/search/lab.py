@@ -58,7 +58,7 @@ class Lab:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
         if "accel_mm_per_frame2" in self.study.objectives:
             for split in ("val", "test"):
-                if self.frames(split).fps is None:
+                if not self.frames(split).follow:
                     raise BadInput(
                         f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} "
                         "has single ones"

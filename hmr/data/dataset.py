@@ -70,6 +70,9 @@ class DataSpec:
 class Frames:
     """A `Dataset` of `count` samples that are drawn when they are asked for.
 
+    `fps` is None where frames do not follow each other, or do so at a rate that varies: then `times` has each frame's
+    own, in seconds.
+
     `draw(i)` is sample i, `recording_of(i)` the name of its recording, without drawing it. `identity` is what the
     pictures depend on beside `spec`, as JSON values. `drawn_before` keeps each sample that was drawn: 0.2 MB.
     """
@@ -83,6 +86,7 @@ class Frames:
     identity: dict[str, Any] = field(default_factory=dict)
     drawn_before: dict[int, Sample] | None = None
     label_free: bool = False  # labels are what a model predicted
+    times: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -102,6 +106,11 @@ class Frames:
     @cached_property
     def recordings(self) -> list[str]:
         return [self.recording_of(i) for i in range(self.count)]
+
+    @property
+    def follow(self) -> bool:
+        """Whether each frame follows the one before it, so that movement can be measured."""
+        return self.fps is not None or self.times is not None
 
     # ---- as `compress.frames.FrameSet`; evaluation stands on data, so it is imported when it is asked for
 

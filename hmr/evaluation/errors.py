@@ -102,7 +102,7 @@ def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
         "pa_mpjpe_mm": found.pa_mpjpe_mm.numpy(),
         "pve_mm": found.pve_mm.numpy(),
     }
-    accel = {one: np.zeros(0) if frames.fps is None else accelerations(found, i) for one, i in members.items()}
+    accel = {one: accelerations(found, i, frames) for one, i in members.items()}
     values = {key: (each, recordings) for key, each in per_frame.items()}
     values["accel_mm_per_frame2"] = (
         np.concatenate(list(accel.values())),
@@ -139,6 +139,10 @@ def joint_means(found: Errors, recordings: Sequence[str]) -> list[float]:
     return means
 
 
-def accelerations(found: Errors, frames: np.ndarray) -> np.ndarray:
-    """Acceleration errors (T - 2,) in mm per frame squared over one recording's `frames` (T,)."""
-    return metrics.accel(found.joints[frames], found.true_joints[frames], aligned=True).numpy()
+def accelerations(found: Errors, members: np.ndarray, frames: Frames) -> np.ndarray:
+    """Acceleration errors (T - 2,) in mm per frame squared over one recording's `members` (T,); none where frames do
+    not follow each other."""
+    if not frames.follow:
+        return np.zeros(0)
+    times = None if frames.times is None else torch.tensor(frames.times, dtype=torch.float64)[members]
+    return metrics.accel(found.joints[members], found.true_joints[members], aligned=True, times=times).numpy()

@@ -48,14 +48,15 @@ def pve(predicted: Tensor, target: Tensor, predicted_pelvis: Tensor, target_pelv
     return _distances(predicted - predicted_pelvis[..., None, :], target - target_pelvis[..., None, :]).mean(-1)
 
 
-def accel(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
+def accel(predicted: Tensor, target: Tensor, aligned: bool = False, times: Tensor | None = None) -> Tensor:
     """Acceleration error of one recording, from second differences of pelvis-aligned joints.
 
-    predicted, target (T, J, 3) m of consecutive frames -> (T - 2,) mm per frame squared; nothing where T < 3.
-    Raises BadInput for unlike shapes or values that are not finite.
+    predicted, target (T, J, 3) m of consecutive frames, at one rate or at `times` (T,) in s -> (T - 2,) mm per frame
+    squared, where a frame lasts as long as their mean; nothing where T < 3. Raises BadInput for unlike shapes, values
+    that are not finite or times that do not grow.
     """
     _check(predicted, target)
-    moves = (_second_difference(_from_pelvis(joints, aligned)) for joints in (predicted, target))
+    moves = (_second_difference(_from_pelvis(joints, aligned), times) for joints in (predicted, target))
     return _distances(*moves).mean(-1)
 
 
@@ -90,5 +91,16 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).norm(dim=-1) * MM
 
 
-def _second_difference(joints: Tensor) -> Tensor:
-    return joints[:-2] - 2 * joints[1:-1] + joints[2:] if len(joints) > 2 else joints[:0]
+def _second_difference(joints: Tensor, times: Tensor | None) -> Tensor:
+    """(T, J, 3) -> (T - 2, J, 3); with times, the second divided difference, which is exact for a constant
+    acceleration, over mean frames."""
+    if len(joints) < 3:
+        return joints[:0]
+    if times is None:
+        return joints[:-2] - 2 * joints[1:-1] + joints[2:]
+    steps = times.double().diff()
+    if not (steps > 0).all():
+        raise BadInput("the times of frames have to grow from one to the next")
+    slopes = joints.double().diff(dim=0) / steps[:, None, None]  # (T - 1, J, 3) m/s
+    second = 2 * slopes.diff(dim=0) / (steps[1:] + steps[:-1])[:, None, None]  # (T - 2, J, 3) m/s^2
+    return second * steps.mean() ** 2

@@ -68,6 +68,6 @@ def grey(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
 
 
 @cache
-def say_once(folder: Path, what: str) -> None:
-    """Log what is done to pictures of a folder, once for all of them."""
-    log.warning("%s: %s", folder, what)
+def say_once(place: Path, what: str) -> None:
+    """Log what is done to a file, or to the pictures of a folder, once for all of them."""
+    log.warning("%s: %s", place, what)

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from compress.errors import BadInput
+from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 STEADY = 0.1  # of a frame's duration, by which times may lie beside a steady rate: containers round to milliseconds
+WIDEST = 4.0  # pixels, in their heights, or the other way round
 WHOLE = 0.98  # of the packets that a file announces: their count is an estimate in some containers
 
 
@@ -73,22 +76,38 @@ def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray
     av, last = pyav(), max(wanted, default=-1)
     try:
         with av.open(str(path)) as file:
-            file.streams.video[0].thread_type = "AUTO"
+            stream = file.streams.video[0]
+            stream.thread_type = "AUTO"
+            aspect = float(stream.sample_aspect_ratio or 1)  # width over height of a pixel; None: not told
             for i, frame in enumerate(file.decode(video=0)):
                 if i in wanted:
-                    yield i, upright(frame, path)
+                    yield i, upright(frame, aspect, path)
                 if i >= last:
                     return
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: the video breaks off ({error})") from error
 
 
-def upright(frame: Any, path: Path) -> NDArray[np.uint8]:
-    """A frame as (H, W, 3) RGB, turned as its display matrix says. Raises BadInput for a matrix of other angles."""
+def upright(frame: Any, aspect: float, path: Path) -> NDArray[np.uint8]:
+    """A frame as (H, W, 3) RGB, in square pixels where its own are `aspect` times as wide as high, and turned as its
+    display matrix says. Raises BadInput for a matrix of other angles and for pixels of an absurd shape."""
     if frame.rotation % 90:
         raise BadInput(f"{path}: its frames are to be shown at {frame.rotation} degrees: re-encode it upright")
-    turned: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    image = frame.to_ndarray(format="rgb24")
+    turned: NDArray[np.uint8] = np.rot90(square(image, aspect, path), frame.rotation // 90)
     return np.ascontiguousarray(turned)
+
+
+def square(image: NDArray[np.uint8], aspect: float, path: Path) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) as wide as it is shown, which is logged where that is another width."""
+    height, width = image.shape[:2]
+    wide = round(width * aspect)
+    if wide == width:
+        return image
+    if not 1 / WIDEST <= aspect <= WIDEST:
+        raise BadInput(f"{path}: its pixels are {aspect:g} times as wide as high: re-encode it in square pixels")
+    say_once(path, f"its {width} x {height} pixels are not square: it is read as {wide} x {height}, as players show it")
+    return np.asarray(Image.fromarray(image).resize((wide, height), Image.Resampling.BILINEAR))
 
 
 def pyav() -> Any:
