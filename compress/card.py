@@ -7,6 +7,17 @@ from typing import Any
 
 from compress.recipe import Recipe
 
+COUNTS = {  # of pictures, by their names in a provenance's `data`
+    "left_out": "people left out",
+    "without_mask": "without a mask",
+    "empty_masks": "with an empty mask",
+    "full_masks": "that are masked altogether",
+    "boxes_outside": "boxes outside of their picture",
+    "rows_without_picture": "boxes without a picture",
+    "rows_left_out": "boxes that do not count",
+    "pictures_without_row": "pictures without a box",
+}
+
 
 def card(recipe: Recipe, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
     """Markdown of a compression's rows and where they come from."""
@@ -75,7 +86,7 @@ def machine(provenance: Mapping[str, Any]) -> str:
 
 def counted(data: Mapping[str, Any]) -> str:
     """How many frames of a provenance's `data` a figure comes from and where their masks come from, for people."""
-    lost = f"; {data['left_out']} left out, in which no person was found" if data.get("left_out") else ""
+    lost = "".join(f"; {data[key]} {words}" for key, words in COUNTS.items() if data.get(key))
     joints = f"; joints and pelvis: {data['convention']}" if "convention" in data else ""
     masks = f"; masks: {data['mask_source']}" if "mask_source" in data else ""
     return f"{data['frames']} frames of {data['clips']} recordings{lost}{masks}{joints}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,11 +15,11 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
-from hmr.data import crop
-from hmr.data.blazepose import DETECTION, LANDMARKS
+from hmr.data import blazepose, crop
+from hmr.data.blazepose import DETECTION, LANDMARKS, Output, Square
 from hmr.data.crop import cut
 from hmr.data.masks import INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
-from hmr.data.pictures import Photo, listed, open_pictures, read
+from hmr.data.pictures import Photo, Segmenter, listed, open_pictures, read
 from hmr.media.listing import part_of, recording_of, spread
 from hmr.models.families import FAMILIES
 
@@ -52,6 +54,12 @@ def video(tmp_path):
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
+
+
+def boxed(video: Path, frames: Iterable[int]) -> None:
+    """Write one box for each of the frames."""
+    rows = [f"{frame},10,5,40,45\n" for frame in frames]
+    video.with_name(f"{video.name}.boxes.csv").write_text("name,left,top,right,bottom\n" + "".join(rows))
 
 
 def test_a_crop_shows_the_pixels_that_its_box_says():
@@ -124,24 +132,87 @@ def test_video_frames_come_in_order_with_their_rate(video):
     photos = list(read(video, ["3", "7"]))
     assert [p.name for p in photos] == ["3", "7"]
     assert [int(p.image.mean()) for p in photos] == pytest.approx([70, 150], abs=4)
+    boxed(video, range(12))
     assert open_pictures(video, "test", None, SIDE, (256, 192)).fps == 25.0
     assert open_pictures(video, "test", 2, SIDE, (256, 192)).fps is None  # frames no longer follow each other
+    boxed(video, [*range(10), 11])
+    assert open_pictures(video, "test", None, SIDE, (256, 192)).fps is None
 
 
-def test_boxes_name_people(folder):
-    (folder / "boxes.csv").write_text("name,left,top,right,bottom\n0.png,0,0,30,40\n0.png,40,0,80,40\n2.png,0,0,9,12\n")
+def test_a_video_is_not_measured_on_a_guess(video, caplog):
+    """Without boxes somebody has to look for people: a frame without them is left out, and half of all may be."""
+    with pytest.raises(BadInput, match=r"nothing tells where people are in this video: write walk\.mp4\.boxes\.csv"):
+        open_pictures(video, "calib", None, SIDE, (256, 192))
+
+    class Finder(Segmenter):
+        name = "finder"
+
+        def mask(self, photo, box):
+            mask = np.zeros(photo.image.shape[:2], bool)
+            mask[10:30, 20 * int(photo.name in others) : 10 + 20 * int(photo.name in others)] = True
+            return mask if photo.name in there else None
+
+    there, others = list("024"), []
+    found = open_pictures(video, "calib", None, SIDE, (256, 192), Finder())
+    assert (len(found), found.notes["left_out"], found.notes["without_mask"], found.follow) == (3, 3, 3, False)
+    assert "3 people of split calib are left out: 3 have no mask: 1, 3, 5" in caplog.text
+    assert "no file has boxes: of several people, finder takes the surest or largest one" in caplog.text
+    there.pop()
+    with pytest.raises(BadInput, match=r"in 4 of 6 places nobody is seen for sure .* bring boxes or masks"):
+        open_pictures(video, "calib", None, SIDE, (256, 192), Finder())
+    there += [str(i) for i in range(12)]
+    assert open_pictures(video, "calib", None, SIDE, (256, 192), Finder()).fps == 25
+    others.append("3")
+    assert not open_pictures(video, "calib", None, SIDE, (256, 192), Finder()).follow
+    assert "2 times the next frame shows another person" in caplog.text
+
+
+def test_boxes_that_miss_their_picture_or_are_of_another_size(folder, caplog):
+    table, beside = "0.png,60,-9,90,1\n2.png,-5,-5,0,20\n3.png,3,60,9,70\n", "1.png,80,0,99,60\n"
+    (folder / "boxes.csv").write_text(table + "1.png,79,0,99,60\n")  # a column of one picture, a row of another
     found = open_pictures(folder, "calib", None, SIDE, (256, 192))
-    assert len(found) == 3 and found.notes["boxes"] == "boxes.csv"
-    for bad in ("0.png,5,0,5,9", "0.png,1,2,3", "0.png,a,b,c,d", "0.png,0,0,inf,3"):
-        (folder / "boxes.csv").write_text(f"name,left,top,right,bottom\n{bad}\n")
-        with pytest.raises(BadInput, match=r"boxes\.csv, line 2"):
-            open_pictures(folder, "calib", None, SIDE, (256, 192))
-
-
-def test_a_quote_that_never_ends_is_told(folder):
-    (folder / "boxes.csv").write_text('"' + "x" * 200_000)
-    with pytest.raises(BadInput, match=r"boxes\.csv, line 1: "):
+    assert (len(found), found.notes["boxes_outside"], found.notes["pictures_without_row"]) == (2, 2, 4)
+    assert "2 have their box outside of the picture: 2.png, 3.png" in caplog.text
+    (folder / "boxes.csv").write_text(table + beside)
+    with pytest.raises(BadInput, match=r"in 3 of 4 places nobody is seen"):
         open_pictures(folder, "calib", None, SIDE, (256, 192))
+    (folder / "boxes.csv").unlink()
+    images = [{"id": 1, "file_name": "0.png", "width": 160, "height": 120}]
+    people = [{"image_id": 1, "bbox": [1, 2, 30, 40]}]
+    (folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": people}))
+    with pytest.raises(BadInput, match=r"0\.png: 80 x 60 pixels, and its boxes are for 160 x 120"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192))
+
+
+@pytest.mark.parametrize("kind", ["frame_{:05d}.png", "{:05d}.jpg", "{}.png", "0.jpg_{}.png"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_masks_of_a_video_by_number(video, tmp_path, caplog, kind, first):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(12):
+        person = np.zeros((48, 64), np.uint8)
+        person[8:40, 2 * i : 2 * i + 16] = 255
+        Image.fromarray(person).save(masks / kind.format(i + first))
+    found = open_pictures(video, "calib", None, SIDE, (256, 192), MaskFiles(masks))
+    centres = [sample.place and sample.place.centre[0] for sample in found]
+    assert centres == pytest.approx([2 * i + 8 for i in range(6)], abs=0.6) and found.fps == 25
+    assert f"masks: masks are matched to pictures by number, frames counted from {first}" in caplog.text
+
+
+def test_masks_that_fit_no_picture_or_one_twice(folder, tmp_path, caplog):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    person = Image.fromarray(np.full((60, 80), 255, np.uint8))
+    person.save(masks / "other.png")
+    with pytest.raises(BadInput, match=r"masks are other\.png, pictures 0\.png, 1\.png, 2\.png and 5 more: name them"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
+    for i in range(8):
+        person.save(masks / f"{i}.bmp")
+    open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
+    assert "1 of 9 masks are of no picture that is there: other.png" in caplog.text
+    person.save(masks / "3.tif")
+    with pytest.raises(BadInput, match=r"3\.bmp and 3\.tif are both masks of 3\.png"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
 
 
 def test_how_a_crop_lies_before_the_camera(folder):
@@ -153,7 +224,7 @@ def test_how_a_crop_lies_before_the_camera(folder):
     assert open_pictures(folder, "calib", None, side, (256, 192))[0].bbox_info is None
 
 
-def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path):
+def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_path, caplog):
     masks = tmp_path / "masks"
     masks.mkdir()
     person = np.zeros((60, 80), np.uint8)
@@ -162,9 +233,17 @@ def test_mask_files_give_boxes_too_and_leave_out_who_is_not_there(folder, tmp_pa
         Image.fromarray(person).save(masks / f"{i}.png")
     found = open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
     assert (len(found), found.notes["left_out"], found.notes["boxes"], found.fps) == (2, 2, "mask", None)
+    assert "2 people of split calib are left out: 2 have no mask: 1.png, 3.png" in caplog.text
     # a box of 20 x 40 pixels becomes 30 x 40: the person is the middle two thirds of the crop
     mask = found[0].mask
     assert mask is not None and mask[:, 34:158].all() and not mask[:, :30].any() and not mask[:, 162:].any()
+    Image.fromarray(0 * person).save(masks / "1.png")  # now the mask of one is missing, and another's is empty
+    Image.fromarray(0 * person + 255).save(masks / "0.png")
+    counts = open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks)).notes
+    assert (counts["left_out"], counts["without_mask"], counts["empty_masks"], counts["full_masks"]) == (2, 1, 1, 1)
+    Image.fromarray(0 * person).save(masks / "2.png")
+    with pytest.raises(BadInput, match=r"in 3 of 4 places .* \(1 have no mask: 3\.png; 2 have an empty mask: 1\.png"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
     Image.fromarray(person[:, :40]).save(masks / "2.png")
     with pytest.raises(BadInput, match="40 x 60 pixels, its picture has 80 x 60"):
         open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
@@ -187,7 +266,7 @@ def test_broken_pictures_and_videos_are_named(folder, tmp_path, content):
 def test_what_is_not_there_is_said(tmp_path, folder):
     empty = tmp_path / "empty"
     empty.mkdir()
-    for path, words in ((empty, "no pictures"), (tmp_path / "x", "no such folder"), (folder / "boxes.txt", "such")):
+    for path, words in ((empty, "no pictures"), (tmp_path / "x", "no such folder"), (folder / "boxes", "such")):
         with pytest.raises(BadInput, match=words):
             open_pictures(path, "calib", None, SIDE, (256, 192))
     with pytest.raises(BadInput, match="no split 'train'"):
@@ -258,9 +337,34 @@ def test_blazepose_has_no_mask_below_its_score(litert, tmp_path):
     litert["score"] = 0.03
     assert BlazePose(file).mask(photo, (40, 20, 80, 80)) is None
     litert["score"] = float("nan")
-    assert BlazePose(file).mask(photo, None) is None
+    assert BlazePose(file).mask(photo, (40, 20, 80, 80)) is None
     with pytest.raises(BadInput, match=r"mediapipe 0\.10\.21"):
         BlazePose(tmp_path / "missing.tflite")
+
+
+def test_blazepose_looks_for_the_surest_person_where_there_is_no_box(monkeypatch):
+    """The detector's square is rough: the person's is where the landmarks that are seen in it say."""
+    monkeypatch.setattr(blazepose, "interpreter", lambda name, file: None)
+    finder, squares = BlazePose(), [Square((50.0, 60.0), 80.0), Square((9.0, 9.0), 9.0)]
+    places = np.full((39, 5), 128.0)
+    places[33], places[34] = (153.6, 128, 0, 0, 0), (153.6, 51.2, 0, 0, 0)  # right of the middle; three tenths above
+    mask = np.full((256, 256), -9.0, np.float32)
+    mask[:, :128] = 9
+    cold = np.full((64, 64, 39), -20.0, np.float32)
+    scores = [0.9, 0.9]
+    saw = lambda square: Output(places, np.zeros((39, 3)), scores.pop(), mask, cold)  # noqa: E731
+    monkeypatch.setattr(finder.network, "run", saw)
+    monkeypatch.setattr(finder, "detector", SimpleNamespace(people=lambda image, least: squares))
+    found = finder.mask(Photo("a", ramp(120, 160)), None)
+    # 8 pixels to the right of (50, 60), 2.5 * 0.3 as high as the square of 80: half of it is the person
+    true = np.zeros((120, 160), bool)
+    true[30:90, 28:58] = True
+    assert found is not None and (found != true).sum() < 60
+    for pair in ((0.9, 0.4), (0.4, 0.9), (float("nan"), 0.9)):
+        scores[:] = pair
+        assert finder.mask(Photo("a", ramp(120, 160)), None) is None
+    squares.clear()
+    assert finder.mask(Photo("a", ramp(120, 160)), None) is None
 
 
 def test_blazepose_comes_out_of_the_wheel(fasthmr, tmp_path):
@@ -311,8 +415,8 @@ def test_detectors_find_people_among_what_they_find(monkeypatch, caplog, tmp_pat
         def numpy(self):
             return np.asarray(self)
 
-    def yolo(image, classes, retina_masks, verbose):
-        assert classes == [0] and (image[..., 2] == ramp(20, 20)[..., 0]).all()
+    def yolo(image, classes, conf, retina_masks, verbose):
+        assert classes == [0] and conf == 0.5 and (image[..., 2] == ramp(20, 20)[..., 0]).all()
         result = SimpleNamespace(xyxy=boxes.view(OnCPU)), SimpleNamespace(data=mask.astype(np.float32).view(OnCPU))
         return [SimpleNamespace(boxes=result[0], masks=result[1])]
 

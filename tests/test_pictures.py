@@ -22,6 +22,7 @@ from hmr.media.mask import person
 from hmr.media.picture import GREY, picture, say_once
 from hmr.media.video import rate_of, video
 from hmr.models.families import FAMILIES
+from tests.test_media import boxed
 
 SIDE = FAMILIES["hmr2"].box.side
 ROWS, COLUMNS = np.mgrid[:64, :48]
@@ -124,6 +125,7 @@ def test_names_that_are_no_utf8(tmp_path):
 VOC = Image.fromarray(INSIDE.astype(np.uint8))
 VOC.putpalette([0, 0, 0, 128, 0, 0] + [0] * 762)
 SOFT = np.clip(255 - 4 * np.hypot(ROWS - 30, COLUMNS - 22), 0, 255).astype(np.uint8)
+ONE = Fraction(1)
 MASKS = {
     "255": Image.fromarray(INSIDE * np.uint8(255)),
     "labels": Image.fromarray(INSIDE * np.uint8(1)),
@@ -154,17 +156,20 @@ def test_jpeg_and_soft_masks_are_cut_at_half(tmp_path):
 
 def test_a_mask_at_another_scale_is_scaled_and_one_of_another_shape_refused(tmp_path):
     MASKS["labels"].resize((24, 32), Image.Resampling.NEAREST).save(tmp_path / "a.png")
-    found = MaskFiles(tmp_path).mask(Photo("a.png", COLOUR), None)
+    found = MaskFiles(tmp_path).among(["a.png"]).mask(Photo("a.png", COLOUR), None)
     assert found is not None and found.shape == INSIDE.shape and (found != INSIDE).mean() < 0.05
     with pytest.raises(BadInput, match="48 x 32 pixels, its picture has 48 x 64"):
         at_size(INSIDE[:32], (64, 48), tmp_path / "a.png")
 
 
-def written(path: Path, count: int = 24, shift: int = 0, times: list[int] | None = None, turn: int = 0) -> Path:
+def written(
+    path: Path, count: int = 24, shift: int = 0, times: list[int] | None = None, turn: int = 0, aspect: Fraction = ONE
+) -> Path:
     """A video whose frame i is COLOUR turned by `turn` quarters and darkened by 2 i; its packets moved by `shift`."""
     with av.open(str(path), "w", options={"avoid_negative_ts": "disabled", "movflags": "faststart"}) as file:
         stream = file.add_stream("mpeg4", rate=30)
         stream.height, stream.width = np.rot90(COLOUR, turn).shape[:2]
+        stream.codec_context.sample_aspect_ratio = aspect
         stream.pix_fmt, stream.bit_rate, stream.codec_context.time_base = "yuv420p", 4_000_000, Fraction(1, 30)
         for i in range(count + 1):
             given = np.ascontiguousarray(np.rot90(COLOUR // 2 + np.uint8(2 * i), turn))
@@ -194,6 +199,25 @@ def test_a_phones_video_is_upright(tmp_path):
     assert np.abs(upright.image.astype(int) - first.image).mean() < 4
 
 
+@pytest.mark.parametrize("aspect", [Fraction(3, 2), Fraction(1, 2)])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_pixels_that_are_not_square_are_shown_as_players_do(tmp_path, caplog, aspect, turn):
+    """A ramp over the columns of a stored frame reaches as far over the columns, or rows, that are shown."""
+    path = written(tmp_path / "wide.mkv", 2, aspect=aspect)
+    if turn:
+        shown_at(written(path := tmp_path / "wide.mp4", 2, aspect=aspect),
+                 (0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000))  # fmt: skip
+    (found,) = read(path, ["0"])
+    wide = int(48 * aspect)
+    assert found.image.shape[:2] == ((64, wide), (wide, 64))[turn]
+    stored = np.rot90(found.image, turn)
+    true = (np.arange(wide) + 0.5) / float(aspect) - 0.5  # column that it was
+    assert np.abs(stored[20:44, 4:-4, 1].mean(0) - (true * 5 / 2)[4:-4]).max() < 5
+    assert f"its 48 x 64 pixels are not square: it is read as {wide} x 64" in caplog.text
+    with pytest.raises(BadInput, match="pixels are 40 times as wide as high"):
+        next(read(written(tmp_path / "absurd.mkv", 2, aspect=Fraction(40)), ["0"]))
+
+
 def test_packets_that_are_never_shown_are_no_frames(tmp_path):
     """An edit list hides the first 12 of 24 packets: every split has frames, and they are those that decode."""
     path = written(tmp_path / "edited.mp4", shift=12)
@@ -209,8 +233,15 @@ def test_packets_that_are_never_shown_are_no_frames(tmp_path):
 def test_each_part_of_a_video_has_its_own_rate(tmp_path):
     """A phone in the dark: 30 frames/s, then 15. A part in which the rate changes has none."""
     path = written(tmp_path / "dark.mp4", 24, times=[*range(12), *range(12, 36, 2)])
+    boxed(path, range(24))
     rates = {split: open_pictures(path, split, None, SIDE, (256, 192)).fps for split in ("calib", "val", "test")}
     assert rates == {"calib": pytest.approx(30), "val": pytest.approx(15), "test": pytest.approx(15)}
+    written(path, 24, times=[*range(20), *range(20, 32, 3)])  # 30 frames/s, then 10, within `test`
+    found = open_pictures(path, "test", None, SIDE, (256, 192))
+    assert found.fps is None and found.follow and found.notes["mean_fps"] == pytest.approx(5 * 30 / 11)
+    assert found.times == pytest.approx([18 / 30, 19 / 30, 20 / 30, 23 / 30, 26 / 30, 29 / 30])
+    boxed(path, [18, 19, 21, 22, 23])
+    assert not open_pictures(path, "test", None, SIDE, (256, 192)).follow  # one is left out
     assert rate_of(listed(path)[1]) is None and rate_of([0.0]) is None
     assert rate_of([0.0, 0.033, 0.067, 0.1, 0.133]) == pytest.approx(30, rel=0.01)  # rounded to milliseconds
 

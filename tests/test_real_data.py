@@ -435,18 +435,42 @@ def test_a_table_on_3dpw_decides_on_its_training_sequences(fasthmr, home, weight
     assert found["rows"][0]["mpjpe_mm"]["mean"] > 0 and found["sentence"]
 
 
+def masks_of(root: Path, missing: Iterable[str]) -> Path:
+    """Masks of all pictures of an EMDB folder but those whose paths begin so."""
+    person, folder = np.zeros((HEIGHT, WIDTH), np.uint8), root / "masks"
+    person[20:50, 12:26] = 255
+    for picture in sorted(root.glob("P*/*/images/*.jpg")):
+        name = picture.relative_to(root)
+        if not name.as_posix().startswith(tuple(missing)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(person).save((folder / name).with_suffix(".png"))
+    return folder
+
+
 def test_masks_are_cut_out_with_their_pictures(home, tmp_path):
     write_emdb(tmp_path)
-    person = np.zeros((HEIGHT, WIDTH), np.uint8)
-    person[20:50, 12:26] = 255
-    folder = tmp_path / "masks" / "P0" / "01_walk" / "images"
-    folder.mkdir(parents=True)
-    for i in range(4):
-        Image.fromarray(person).save(folder / f"{i:05d}.png")
-    data = open_data(parse(f"emdb@{tmp_path}", masks=str(tmp_path / "masks")))
+    folder = masks_of(tmp_path, ("P0/00_walk", "P1/02_walk/images/00000"))
+    Image.new("L", (WIDTH, HEIGHT)).save(folder / "P8" / "16_walk" / "images" / "00003.png")
+    data = open_data(parse(f"emdb@{tmp_path}", masks=str(folder)))
     seen = [data[i] for i in range(8)]
     assert [bool(known(sample.mask, "masks").any()) for sample in seen] == [False] * 3 + [True] * 4 + [False]
-    assert data.notes["without_mask"] == 4 and data.notes["mask_source"] == "files in masks"
+    assert data.notes["without_mask"] is None and data.notes["mask_source"] == "files in masks"
+    for _ in range(2):  # a frame that is drawn again is counted once
+        assert len(list(data)) == 67
+        assert (data.notes["without_mask"], data.notes["empty_masks"], data.notes["full_masks"]) == (4, 1, 0)
+
+
+def test_more_than_half_of_all_masks_have_to_be_there(home, tmp_path):
+    write_emdb(tmp_path)
+    folder = masks_of(tmp_path, [f"P{i}" for i in range(5)])
+    with pytest.raises(BadInput, match=r"in 39 of 67 places nobody is seen for sure \(39 have no mask: P0/00_walk"):
+        open_data(parse(f"emdb@{tmp_path}", masks=str(folder)))
+    for picture in sorted(tmp_path.glob("P[0-4]/*/images/*.jpg")):
+        mask = (folder / picture.relative_to(tmp_path)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (WIDTH, HEIGHT)).save(mask)
+    with pytest.raises(BadInput, match=r"in 34 of 67 places .* \(34 have an empty mask"):  # as soon as it is known
+        list(open_data(parse(f"emdb@{tmp_path}", masks=str(folder))))
 
 
 def test_the_camera_of_a_data_set_tells_how_a_crop_lies(home, tmp_path):

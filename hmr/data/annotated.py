@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
 from hmr.data.dataset import Frames
-from hmr.data.pictures import LIMITS, Focal, Photo, Segmenter, Side, seen_by
+from hmr.data.pictures import LIMITS, Cutter, Focal, Photo, Segmenter, Side, Tally
 from hmr.data.sample import Sample
+from hmr.media.boxes import Corners
 from hmr.media.picture import picture
 
 Doubles = NDArray[np.float64]
@@ -74,7 +75,8 @@ def open_annotated(
 
     `focal` is how a model that has to know the focal length finds it itself, which is how CameraHMR is evaluated; where
     it is None the camera's own counts. A frame in which the segmenter finds nobody stays, with an empty mask, and is
-    counted in the notes once it is drawn. Raises BadInput where no frame is valid.
+    counted in the notes, where the counts are None until every frame was drawn. Raises BadInput where no frame is
+    valid, and, at the latest while they are drawn, where more than half of them are such.
     """
     every = [(i, j) for i, recording in enumerate(found.recordings) for j in range(len(recording))]
     if not every:
@@ -82,57 +84,63 @@ def open_annotated(
     limit = len(every) if split == "test" else LIMITS.get(split, len(every))
     count = min(frames or limit, len(every))
     places = [every[k * len(every) // count] for k in range(count)]
-    notes = {
+    notes: dict[str, Any] = {
         "mask_source": segmenter.name if segmenter else "none",
         "boxes": found.boxes,
         "convention": found.convention,
         "convention_used_by": CONVENTIONS[found.convention].used_by,
         "invalid_frames": found.invalid,
-        **({"without_mask": 0} if segmenter else {}),
+        **(dict.fromkeys(Tally().notes) if segmenter else {}),
     }
-    unmasked: set[int] = set()
+    pictures = [name for recording in found.recordings for name in recording.pictures]
+    cutter = Cutter(side, size, segmenter.among(pictures) if segmenter else None)
+    refuse_few_masks(found, places, cutter)
+    tally, drawn = Tally(), set[int]()
 
     def draw(index: int) -> Sample:
         i, j = places[index]
-        sample, masked = cut_out(found.root, found.recordings[i], j, side, segmenter, size, focal)
-        if not masked:
-            unmasked.add(index)
-            notes["without_mask"] = len(unmasked)
+        sample = cut_out(found.root, found.recordings[i], j, cutter, focal, tally)
+        drawn.add(index)
+        if segmenter:
+            tally.refuse_most(found.root, count)
+            notes.update(tally.notes if len(drawn) == count else {})
         return sample
 
     names = [found.recordings[i].name for i, _ in places]
     return Frames(draw, names.__getitem__, count, found.fps if count == len(every) else None, notes)
 
 
-def cut_out(
-    root: Path,
-    of: Recording,
-    frame: int,
-    side: Side,
-    segmenter: Segmenter | None,
-    size: tuple[int, int],
-    focal: Focal | None,
-) -> tuple[Sample, bool]:
-    """One frame of a recording, and whether the segmenter, where there is one, found its person."""
+def refuse_few_masks(found: Annotations, places: Sequence[tuple[int, int]], cutter: Cutter) -> None:
+    """Raise BadInput where it is known, before a picture is read, that most frames have no mask."""
+    names = [found.recordings[i].pictures[j] for i, j in places]
+    boxes = [box_of(found.recordings[i], j) for i, j in places]
+    bare = [cutter.segmenter is not None and cutter.segmenter.lacks(name) for name in names]
+    keys = [key for key, lacking in zip(zip(names, boxes, strict=True), bare, strict=True) if lacking]
+    Tally(dict.fromkeys(keys, "without_mask")).refuse_most(found.root, len(places))
+
+
+def box_of(recording: Recording, frame: int) -> Corners:
+    left, top, right, bottom = map(float, recording.boxes[frame])
+    return left, top, right, bottom
+
+
+def cut_out(root: Path, of: Recording, frame: int, cutter: Cutter, focal: Focal | None, tally: Tally) -> Sample:
+    """One frame of a recording; its mask is empty where a segmenter does not find its person, which is counted."""
     photo = Photo(of.pictures[frame], picture(root / of.pictures[frame]))
     own = float(of.focal[frame])
     length = focal(photo.image) if focal else own if math.isfinite(own) else None
-    left, top, right, bottom = map(float, of.boxes[frame])
-    given = (photo, (left, top, right, bottom), side)
-    seen = seen_by(*given, segmenter, of.name, size, length)
-    masked = seen is not None
+    given = photo, box_of(of, frame)
+    seen = cutter.see(*given, of.name, length, tally) if cutter.segmenter else None
     if seen is None:
-        seen = seen_by(*given, None, of.name, size, length)
-        assert seen is not None  # nobody is lost where nobody is looked for
-        seen = replace(seen, mask=np.zeros(size, np.bool_))
-    labelled = replace(
+        mask = np.zeros(photo.image.shape[:2], np.bool_) if cutter.segmenter else None
+        seen = cutter.cut(*given, mask, of.name, length)
+    return replace(
         seen,
         rotations=of.rotations[frame].astype(np.float32),
         betas=of.betas[frame].astype(np.float32),
         gender=of.genders[frame],
         landmarks=None if of.landmarks is None else of.landmarks[frame].astype(np.float32),
     )
-    return labelled, masked
 
 
 def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> Doubles:

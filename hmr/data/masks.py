@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ from scipy.special import expit
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, LandmarkNetwork
+from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, Detector, LandmarkNetwork
 from hmr.data.crop import cut
-from hmr.data.pictures import Corners, Photo, Segmenter
+from hmr.data.pictures import Mask, Photo, Segmenter
 from hmr.data.wheel import members
 from hmr.home import fasthmr_home
+from hmr.media.boxes import SURE, Corners
+from hmr.media.listing import pictures_in, spelt
 from hmr.media.mask import person
+from hmr.media.matching import match, some
 from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
 
-Mask = NDArray[np.bool_]
 INSIDE = {  # of mediapipe's wheel 0.10.21
     LANDMARKS: f"mediapipe/modules/pose_landmark/{LANDMARKS}",
     DETECTION: f"mediapipe/modules/pose_detection/{DETECTION}",
@@ -34,25 +37,41 @@ INSIDE = {  # of mediapipe's wheel 0.10.21
 LARGEST = 64 * 1024**2  # bytes of a tflite file; those above have 6.4 and 3 MB
 
 
-class MaskFiles:
-    """Masks beside the pictures: the same name with .png, in another folder, read as `hmr.media.mask.person` does."""
+class MaskFiles(Segmenter):
+    """Masks beside the pictures, in a folder of their own, read as `hmr.media.mask.person` does."""
 
-    needs_box = False
+    everybody = True
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, f"files in {folder.name}"
+    def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
+        self.folder, self.name, self.files = folder, f"files in {folder.name}", files or {}
+
+    def among(self, pictures: Sequence[str]) -> MaskFiles:
+        """Those of these pictures, see `hmr.media.matching`; the rule is logged, and what has no counterpart. Raises
+        BadInput where there are none, or two masks of one picture."""
+        names = pictures_in(self.folder)
+        found = match(names, pictures, own_names=False)
+        if not found.pictures:
+            raise BadInput(f"{self.folder}: masks are {some(names, 3)}, pictures {some(pictures, 3)}: name them alike")
+        files: dict[str, str] = {}
+        for name, picture in found.pictures.items():
+            if (other := files.setdefault(picture, name)) != name:
+                raise BadInput(f"{self.folder}: {other} and {name} are both masks of {picture} ({found.rule})")
+        picture, name = next(iter(files.items()))
+        say_once(self.folder, f"masks are matched to pictures {found.rule}: {spelt(name)} is of {spelt(picture)}")
+        if lost := [name for name in names if name not in found.pictures]:
+            say_once(self.folder, f"{len(lost)} of {len(names)} masks are of no picture that is there: {some(lost)}")
+        return MaskFiles(self.folder, files)
+
+    def lacks(self, name: str) -> bool:
+        return name not in self.files
 
     def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
-        """None where there is no file. Raises BadInput for one that is not a picture or of another shape."""
-        file = (self.folder / photo.name).with_suffix(".png") if Path(photo.name).suffix else self.frame(photo.name)
-        if not file.is_file():
+        """Of everybody; None where there is no file. Raises BadInput for one that is not a picture or of another
+        shape."""
+        if self.lacks(photo.name):
             return None
-        found = at_size(person(file), photo.image.shape[:2], file)
-        return within(found, box) if box else found
-
-    def frame(self, number: str) -> Path:
-        """Of a video: the frame's number, from 0, with or without zeros before it."""
-        return next((p for p in self.folder.glob(f"*{number}.png") if p.stem.lstrip("0") == number.lstrip("0")), Path())
+        file = self.folder / self.files[photo.name]
+        return at_size(person(file), photo.image.shape[:2], file)
 
 
 def at_size(mask: Mask, size: tuple[int, int], file: Path) -> Mask:
@@ -66,25 +85,40 @@ def at_size(mask: Mask, size: tuple[int, int], file: Path) -> Mask:
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-class BlazePose:
-    """MediaPipe's pose network, which draws a mask of one person in a square crop. A score below `least` says that
-    there is no whole person: then there is no mask."""
+class BlazePose(Segmenter):
+    """MediaPipe's pose network, which draws a mask of one person in a square: around the box, or else where MediaPipe's
+    detector is surest of a person. A score below `least` says that there is no whole person: then there is no mask."""
 
     name = "blazepose"
-    needs_box = True
 
-    def __init__(self, file: Path | None = None, least: float = 0.5) -> None:
+    def __init__(self, file: Path | None = None, least: float = 0.5, detector: Path | None = None) -> None:
         self.network = LandmarkNetwork(file)
-        self.least = least
+        self.least, self.detector_file = least, detector
+
+    @cached_property
+    def detector(self) -> Detector:
+        return Detector(self.detector_file)
 
     def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
-        """The person in the middle of `box`, or of the whole picture."""
+        """The person in the middle of `box`, or the one that is surest to be there."""
         height, width = photo.image.shape[:2]
-        left, top, right, bottom = box or (0, 0, width, height)
+        if box is None:
+            return self.surest(photo.image)
+        left, top, right, bottom = box
         side = 1.25 * max(right - left, bottom - top)  # as MediaPipe, whose network wants some air around the person
         centre = (left + right) / 2, (top + bottom) / 2
         found = self.run(cut(photo.image, centre, side, (INPUT, INPUT)))
         return None if found is None else pasted(found, centre, side, (height, width))
+
+    def surest(self, image: NDArray[np.uint8]) -> Mask | None:
+        """The person (H, W) of a picture (H, W, 3) of whom the detector is surest; None where it finds nobody."""
+        squares = self.detector.people(image, self.least)
+        if not squares:
+            return None
+        rough = self.network.see(image, squares[0])  # a detector's square is rough, see `LandmarkNetwork.track`
+        found = self.network.see(image, rough.next)
+        sure = rough.score >= self.least and found.score >= self.least
+        return found.square.pasted(found.mask * np.uint8(255), image.shape[:2]) > 127 if sure else None
 
     def run(self, square: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Probability (256, 256) of person in a picture (256, 256, 3); None below the least score."""
@@ -92,10 +126,8 @@ class BlazePose:
         return expit(out.mask) if out.score >= self.least else None
 
 
-class Detections:
+class Detections(Segmenter):
     """Masks by a detector of all people: the one whose box overlaps most with the box asked for, or the largest."""
-
-    needs_box = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -131,7 +163,7 @@ def at_home() -> Iterator[None]:
 
 def rfdetr_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
     """Boxes and masks of everybody; class 1 is COCO's person."""
-    found = network.predict(Image.fromarray(photo.image), threshold=0.5)
+    found = network.predict(Image.fromarray(photo.image), threshold=SURE)
     if found.mask is None:
         return []
     people = zip(found.xyxy, found.mask, found.class_id, strict=True)
@@ -154,7 +186,8 @@ def ultralytics_network() -> Any:
 
 def yolo_people(network: Any, photo: Photo) -> list[tuple[Corners, Mask]]:
     """Boxes and masks of everybody; class 0 is its person, and arrays are taken for BGR."""
-    result = network(np.ascontiguousarray(photo.image[..., ::-1]), classes=[0], retina_masks=True, verbose=False)[0]
+    image = np.ascontiguousarray(photo.image[..., ::-1])
+    result = network(image, classes=[0], conf=SURE, retina_masks=True, verbose=False)[0]
     if result.masks is None:
         return []
     people = zip(result.boxes.xyxy.cpu().numpy(), result.masks.data.cpu().numpy(), strict=True)
@@ -184,14 +217,6 @@ def overlap(one: Corners, other: Corners) -> float:
         return 0.0
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
     return across * down / (sum(areas) - across * down)
-
-
-def within(mask: Mask, box: Corners) -> Mask:
-    """The part of a mask (H, W) that lies in a box: another box of the same picture is another person's."""
-    left, top, right, bottom = (max(0, round(value)) for value in box)
-    out = np.zeros_like(mask)
-    out[top:bottom, left:right] = mask[top:bottom, left:right]
-    return out
 
 
 def pasted(share: NDArray[np.float32], centre: tuple[float, float], side: float, size: tuple[int, int]) -> Mask:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -16,15 +18,25 @@ from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import Place, Sample
+from hmr.media.boxes import Boxes, Corners, read_boxes
 from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, spread
-from hmr.media.picture import IMAGES, picture
+from hmr.media.matching import of_video, some
+from hmr.media.picture import IMAGES, picture, say_once
 from hmr.media.video import VIDEOS, frames_of_video, rate_of, video
 
-LIMITS = {"calib": 512, "val": 1000, "test": 2000}  # pictures, as many as the synthetic splits have
+log = logging.getLogger(__name__)
 
-Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+LIMITS = {"calib": 512, "val": 1000, "test": 2000}  # pictures, as many as the synthetic splits have
+FINDERS = "--masks blazepose, rfdetr, ultralytics or a folder of masks"
+WHY = {  # people are left out, by the name of their number in reports
+    "without_mask": "have no mask",
+    "empty_masks": "have an empty mask",
+    "boxes_outside": "have their box outside of the picture",
+}
+
 Side = Callable[[float, float], float]  # a family's rule: width and height of a box -> side of its square
 Focal = Callable[[NDArray[np.uint8]], float]  # a whole picture (H, W, 3) -> focal length of its camera in pixels
+Mask = NDArray[np.bool_]  # (H, W)
 
 
 @dataclass(frozen=True)
@@ -38,15 +50,91 @@ class Photo:
 class Segmenter(Protocol):
     """Whatever finds the pixels of a person; `hmr.data.masks` has those there are."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    everybody: bool = False  # whether a mask may show other people too, so that it is cut to one's box
+
+    def among(self, pictures: Sequence[str]) -> Segmenter:
+        """The same for these pictures, and no others; raises BadInput where it has nothing for any of them."""
+        return self
+
+    def lacks(self, name: str) -> bool:
+        """Whether it is known, before the picture is looked at, that it has no mask of it."""
+        return False
+
+    def mask(self, photo: Photo, box: Corners | None) -> Mask | None:
+        """The person (H, W) in `box`, or the largest or surest one without; None where there is nobody."""
+
+
+@dataclass
+class Tally:
+    """Which people are left out, each by its picture and box, and why; and pictures that are the person altogether."""
+
+    lost: dict[tuple[str, Corners | None], str] = field(default_factory=dict)  # a name in `WHY`
+    full: set[str] = field(default_factory=set)
 
     @property
-    def needs_box(self) -> bool:
-        """Whether it has to be told where the person is: a picture without a box is then taken whole."""
+    def notes(self) -> dict[str, int]:
+        """Counts by their names in reports."""
+        return {**dict.fromkeys(WHY, 0), **Counter(self.lost.values()), "full_masks": len(self.full)}
 
-    def mask(self, photo: Photo, box: Corners | None) -> NDArray[np.bool_] | None:
-        """The person (H, W) in `box`, or the largest one without; None where there is nobody."""
+    @property
+    def reasons(self) -> str:
+        """Why people are left out, for people."""
+        names = {why: [name for (name, _), one in self.lost.items() if one == why] for why in WHY}
+        return "; ".join(f"{len(found)} {WHY[why]}: {some(found, 5)}" for why, found in names.items() if found)
+
+    def refuse_most(self, path: Path, total: int) -> None:
+        """Raise BadInput where more than half of all people are left out: the rest would be measured on a guess."""
+        if 2 * len(self.lost) > total:
+            raise BadInput(
+                f"{path}: in {len(self.lost)} of {total} places nobody is seen for sure ({self.reasons}), and what is "
+                f"measured would be a guess: bring boxes or masks of the others (docs/your-own-videos.md), or find "
+                f"people by {FINDERS}"
+            )
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How a person is cut out of a picture."""
+
+    side: Side
+    size: tuple[int, int]  # (height, width) of crops
+    segmenter: Segmenter | None = None
+
+    def see(
+        self, photo: Photo, box: Corners | None, recording: str, focal: float | None, tally: Tally
+    ) -> Sample | None:
+        """The crop around one person, by a camera of `focal` pixels; None where nobody is there, which is counted."""
+        if box is not None and not overlaps(box, photo.image.shape[:2]):
+            tally.lost[photo.name, box] = "boxes_outside"
+            return None
+        person = self.segmenter.mask(photo, box) if self.segmenter else None
+        if self.segmenter and person is None:
+            tally.lost[photo.name, box] = "without_mask"
+            return None
+        if person is not None:
+            refuse_other_shape(photo, person)
+            tally.full |= {photo.name} if person.all() else set()
+            if box and self.segmenter and self.segmenter.everybody:
+                person = within(person, box)
+            if person.any() and box is None:
+                box = around(person)
+        sample = self.cut(photo, box, person, recording, focal)
+        if sample.mask is not None and not sample.mask.any():
+            tally.lost[photo.name, box] = "empty_masks"
+            return None
+        return sample
+
+    def cut(
+        self, photo: Photo, box: Corners | None, person: Mask | None, recording: str, focal: float | None
+    ) -> Sample:
+        """The crop around a box, or of the whole picture."""
+        height, width = photo.image.shape[:2]
+        left, top, right, bottom = box or (0, 0, width, height)
+        centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
+        place = Place(centre, square, (height, width), focal)
+        mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, self.size) > 127
+        return Sample(cut(photo.image, centre, square, self.size), recording, mask, place)
 
 
 def open_pictures(
@@ -62,65 +150,121 @@ def open_pictures(
     `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
     not see what reports.
 
-    At most `frames` pictures, spread evenly, in crops of `size` (height, width). Boxes come from `boxes.csv` in the
-    folder or `NAME.boxes.csv` beside the video (name,left,top,right,bottom; several lines for several people), else
-    from masks of whole pictures, else the box is the whole picture. Pictures in which the segmenter finds nobody are
-    left out and counted. Where the model asks how its crops lie before the camera, `focal` says how long that is.
-    Raises BadInput where nothing is left or something cannot be read.
+    At most `frames` pictures, spread evenly, in crops of `size` (height, width). Boxes come from a file of boxes (see
+    `hmr.media.boxes`), else from masks of whole pictures; else a picture is taken whole, which is logged. People of
+    whom nothing is seen are left out, counted and named. Where the model asks how its crops lie before the camera,
+    `focal` says how long that is. Raises BadInput where nothing is left, nobody is known to be in more than half of the
+    pictures, a video comes without boxes and masks, or something cannot be read.
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
     names, times = listed(path)
-    mine, boxes = part_of(names, split), read_boxes(path)
-    if boxes is not None:
-        mine = [name for name in mine if name in boxes]
+    boxes = read_boxes(path, names)
+    if boxes is None:
+        refuse_guess(path, names, segmenter)
+    every = part_of(names, split)
+    mine = [name for name in every if boxes is None or name in boxes.of]
     chosen = spread(mine, min(frames or LIMITS[split], LIMITS[split]))
-    found: list[Sample] = []
-    lost = 0
+    if not chosen:
+        raise BadInput(f"{path}: no picture of split {split} is there, or none with a box: {len(names)} in all splits")
+    tally = Tally()
+    cutter = Cutter(side, size, segmenter.among(names) if segmenter else None)
+    found = seen_in(path, chosen, boxes, cutter, focal, tally)
+    if tally.lost:
+        log.warning("%s: %d people of split %s are left out: %s", path, len(tally.lost), split, tally.reasons)
+    samples = [sample for _, sample in found]
+    follow = bool(times) and [name for name, _ in found] == every and one_person(path, samples)
+    shown = [float(times[int(name)]) for name in every] if follow else []
+    return timed(samples, shown, noted(segmenter, boxes, tally))
+
+
+def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) -> None:
+    """Where no file has boxes: log who is looked at. Raises BadInput for a video in which nobody looks for people."""
+    if segmenter and not segmenter.everybody:
+        say_once(path, f"no file has boxes: of several people, {segmenter.name} takes the surest or largest one")
+    if segmenter is None and of_video(names):
+        raise BadInput(
+            f"{path}: nothing tells where people are in this video: write {path.name}.boxes.csv beside it "
+            f"(name,left,top,right,bottom; the name is the frame's number), or find them by {FINDERS}"
+        )
+    if segmenter is None:
+        say_once(path, "neither boxes nor --masks are given: each picture is taken whole, as a crop around one person")
+
+
+def seen_in(
+    path: Path, chosen: Sequence[str], boxes: Boxes | None, cutter: Cutter, focal: Focal | None, tally: Tally
+) -> list[tuple[str, Sample]]:
+    """The people of the chosen pictures, each with the picture's name. Raises BadInput where most are left out."""
+    people: dict[str, Sequence[Corners | None]] = {name: boxes.of[name] if boxes else [None] for name in chosen}
+    total = sum(map(len, people.values()))
+    bare = [name for name in chosen if cutter.segmenter and cutter.segmenter.lacks(name)]
+    known = Tally({(name, box): "without_mask" for name in bare for box in people[name]})
+    known.refuse_most(path, total)  # before a picture is read
+    found = []
     for photo in read(path, chosen):
+        if boxes and photo.name in boxes.sizes:
+            refuse_other_size(photo, boxes.sizes[photo.name])
         length = focal(photo.image) if focal else None
-        for box in [None] if boxes is None else boxes[photo.name]:
-            seen = seen_by(photo, box, side, segmenter, recording_of(path, photo.name), size, length)
-            lost += seen is None
-            found += [] if seen is None else [seen]
-    if not found:
-        why = "there are none, or no box names one,"
-        if segmenter and lost:
-            why = f"{segmenter.name} found no person in {lost}"
-        raise BadInput(f"{path}: no picture of split {split} is left: {why} of {len(chosen)}")
-    every = bool(times) and len(chosen) == len(mine) and boxes is None and not lost
-    fps = rate_of([times[int(name)] for name in chosen]) if every else None
-    whole = segmenter is None or segmenter.needs_box
-    source = "boxes.csv" if boxes is not None else "whole picture" if whole else "mask"
-    notes = {"mask_source": segmenter.name if segmenter else "none", "boxes": source, "left_out": lost}
-    return frames_of(found, fps, notes=notes)
+        for box in people[photo.name]:
+            seen = cutter.see(photo, box, recording_of(path, photo.name), length, tally)
+            found += [] if seen is None else [(photo.name, seen)]
+    tally.refuse_most(path, total)
+    return found
 
 
-def seen_by(
-    photo: Photo,
-    box: Corners | None,
-    side: Side,
-    segmenter: Segmenter | None,
-    recording: str,
-    size: tuple[int, int],
-    focal: float | None,
-) -> Sample | None:
-    """The crop around one person, by a camera of `focal` pixels; None where a segmenter finds nobody there."""
+def one_person(path: Path, samples: Sequence[Sample]) -> bool:
+    """Whether a video's frames show one person: whoever jumps by half of their height is another, which is logged."""
+    places = [sample.place for sample in samples if sample.place]
+    jumps = [math.dist(a.centre, b.centre) > max(a.side, b.side) / 2 for a, b in pairwise(places)]
+    if any(jumps):
+        log.warning("%s: %d times the next frame shows another person: there is no acceleration", path, sum(jumps))
+    return not any(jumps)
+
+
+def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dict[str, str | int]:
+    """What reports tell of the frames."""
+    source = boxes.source if boxes else "mask" if segmenter else "whole picture"
+    masks, counts = segmenter.name if segmenter else "none", tally.notes
+    told: dict[str, str | int] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
+    outside = {"boxes_outside": counts.pop("boxes_outside")}
+    return {**told, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
+
+
+def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, str | int]) -> Frames:
+    """Samples that follow each other at `times` in seconds, if there are any: at their rate or, where that varies, each
+    at its own time."""
+    rate = rate_of(list(times))
+    if rate is not None or len(times) < 2 or not (np.diff(times) > 0).all():
+        return frames_of(samples, rate, notes=notes)
+    mean = (len(times) - 1) / (times[-1] - times[0])
+    return frames_of(samples, None, times=tuple(times), notes={**notes, "mean_fps": round(mean, 6)})
+
+
+def refuse_other_shape(photo: Photo, mask: Mask) -> None:
+    (height, width), (h, w) = photo.image.shape[:2], mask.shape
+    if (height, width) != (h, w):
+        raise BadInput(f"{photo.name}: a mask of {w} x {h} for {width} x {height} pixels")
+
+
+def refuse_other_size(photo: Photo, size: tuple[int, int]) -> None:
+    """Raise BadInput where a picture is not of the size (width, height) that its boxes are for."""
     height, width = photo.image.shape[:2]
-    person = segmenter.mask(photo, box) if segmenter else None
-    if segmenter and (person is None or not person.any()):
-        return None
-    if person is not None and person.shape != (height, width):
-        raise BadInput(f"{photo.name}: a mask of {person.shape[1]} x {person.shape[0]} for {width} x {height} pixels")
-    if box is None and person is not None and segmenter and not segmenter.needs_box:
-        box = around(person)
-    left, top, right, bottom = box or (0, 0, width, height)
-    centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
-    image, place = cut(photo.image, centre, square, size), Place(centre, square, (height, width), focal)
-    mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, size) > 127
-    if mask is not None and not mask.any():
-        return None
-    return Sample(image, recording, mask, place)
+    if (width, height) != size:
+        raise BadInput(f"{photo.name}: {width} x {height} pixels, and its boxes are for {size[0]} x {size[1]}")
+
+
+def overlaps(box: Corners, size: tuple[int, int]) -> bool:
+    """Whether a box has anything of a picture (height, width)."""
+    left, top, right, bottom = box
+    return left < size[1] and top < size[0] and right > 0 and bottom > 0
+
+
+def within(mask: Mask, box: Corners) -> Mask:
+    """The part of a mask (H, W) that lies in a box: another box of the same picture is another person's."""
+    left, top, right, bottom = (max(0, round(value)) for value in box)
+    out = np.zeros_like(mask)
+    out[top:bottom, left:right] = mask[top:bottom, left:right]
+    return out
 
 
 def around(mask: NDArray[np.bool_]) -> Corners:
@@ -153,32 +297,3 @@ def read(path: Path, names: Sequence[str]) -> Iterator[Photo]:
         yield from (Photo(name, picture(folder / name)) for name in names)
     else:
         yield from (Photo(str(i), image) for i, image in frames_of_video(path, {int(name) for name in names}))
-
-
-def read_boxes(path: Path) -> dict[str, list[Corners]] | None:
-    """The boxes of people by picture, from the file of boxes where there is one. Raises BadInput with its line."""
-    file = path / "boxes.csv" if path.is_dir() else path.with_name(f"{path.name}.boxes.csv")
-    if not file.is_file():
-        return None
-    out: dict[str, list[Corners]] = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        for number, row in enumerate(rows(file, lines), 1):
-            if not row or (number == 1 and row[0] == "name"):
-                continue
-            try:
-                name, (left, top, right, bottom) = row[0], map(float, row[1:])
-            except ValueError as error:
-                raise BadInput(f"{file}, line {number}: not name,left,top,right,bottom ({error})") from error
-            if not all(map(math.isfinite, (left, top, right, bottom))) or left >= right or top >= bottom:
-                raise BadInput(f"{file}, line {number}: no box: left has to be below right, top below bottom")
-            out.setdefault(name, []).append((left, top, right, bottom))
-    return out
-
-
-def rows(file: Path, lines: Iterable[str]) -> Iterator[list[str]]:
-    """The rows of a csv file; raises BadInput where a quote never ends."""
-    reader = csv.reader(lines)
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise BadInput(f"{file}, line {reader.line_num}: {error}") from error

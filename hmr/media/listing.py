@@ -40,10 +40,15 @@ def natural(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def recording_of(path: Path, name: str) -> str:
-    """The recording of a picture: its folder, or the video; bytes that are no UTF-8 are spelt out."""
+    """The recording of a picture: its folder, or the video."""
     parent = Path(name).parent.as_posix()
     named = path.name if parent == "." else f"{path.name}/{parent}"
-    return os.fsencode(named).decode("utf-8", "backslashreplace")
+    return spelt(named)
+
+
+def spelt(name: str) -> str:
+    """A file's name for people: bytes that are no UTF-8 are spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def part_of(names: Sequence[str], split: str) -> list[str]:

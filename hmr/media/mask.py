@@ -17,9 +17,9 @@ SOFT = 32  # values in a mask of fewer are labels; with more, edges are soft
 def person(path: Path) -> NDArray[np.bool_]:
     """A mask file as (H, W): True is the person.
 
-    That is where an alpha channel that varies is opaque, where an index is not 0, where a colour is not black. Soft
-    edges and JPEG's noise are cut at half of the brightest value; soft edges are logged, once for a folder. Raises
-    BadInput where the file is no picture or is too large.
+    That is where an alpha channel that varies, or is clear altogether, is opaque, where an index is not 0, where a
+    colour is not black. Soft edges and JPEG's noise are cut at half of the brightest value; soft edges are logged, once
+    for a folder. Raises BadInput where the file is no picture or is too large.
     """
     try:
         with Image.open(path) as image:
@@ -41,7 +41,7 @@ def brightness(image: Image.Image) -> NDArray[np.float64]:
     """(H, W): how much each pixel is the person's, from 0, in a unit of the file's own."""
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
-        if alpha.min() < alpha.max():
+        if alpha.min() < alpha.max() or not alpha.any():
             return alpha.astype(np.float64)
     if image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16"):
         image = image.convert("RGB")

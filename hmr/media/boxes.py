@@ -1,0 +1,88 @@
+"""Boxes of people beside a folder, a picture or a video, from files as people have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from compress.errors import BadInput
+from hmr.media.box_formats import Row, coco_rows, table_rows
+from hmr.media.listing import spelt
+from hmr.media.matching import Match, match, some
+from hmr.media.picture import say_once
+
+Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+SURE = 0.5  # score of a person who counts
+READERS: dict[str, Callable[[Path], list[Row]]] = {".csv": table_rows, ".txt": table_rows, ".json": coco_rows}
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of people by picture.
+
+    sizes: (width, height) of pictures, where the file has them. notes: how many rows and pictures have no counterpart,
+    and how many rows do not count, as JSON values.
+    """
+
+    source: str  # name of the kind of file
+    of: dict[str, list[Corners]]
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def box_files(path: Path) -> list[Path]:
+    """Where boxes of a folder, a picture or a video may lie."""
+    return [path / f"boxes{kind}" if path.is_dir() else path.with_name(f"{path.name}.boxes{kind}") for kind in READERS]
+
+
+def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
+    """The boxes of a folder, a picture or a video with these pictures; None where there is no file of boxes.
+
+    How names were matched to pictures, and what has no counterpart, is logged. Raises BadInput, with the line, for what
+    is not understood, for two files, and where no row names a picture.
+    """
+    files = [file for file in box_files(path) if file.is_file()]
+    if len(files) > 1:
+        raise BadInput(f"{files[0]} and {files[1].name}: which of them has the boxes? Remove or rename the other")
+    if not files:
+        return None
+    (file,) = files
+    rows = READERS[file.suffix](file)
+    why = {i: row.left_out or f"has a score below {SURE}" for i, row in enumerate(rows) if not counts(row)}
+    sure = [row for i, row in enumerate(rows) if i not in why]
+    numbers = all(row.name.isdecimal() for row in sure)
+    found = match((row.name for row in sure), pictures, not numbers, first=int(any(row.from_one for row in sure)))
+    if not found.pictures:
+        names = f"rows name {some([row.name for row in sure])}" if sure else "no row counts"
+        raise BadInput(f"{file}: no row names a picture: {names}, pictures are {some(pictures)}")
+    for reason, count in Counter(why.values()).items():
+        say_once(file, f"{count} of {len(rows)} rows are left out: each {reason}")
+    boxes = gathered(file, sure, found, pictures)
+    return replace(boxes, notes={**boxes.notes, "rows_left_out": len(why)})
+
+
+def counts(row: Row) -> bool:
+    """Whether a row is of a person who is surely there."""
+    return row.left_out is None and (row.score is None or row.score >= SURE)
+
+
+def gathered(file: Path, rows: Sequence[Row], found: Match, pictures: Sequence[str]) -> Boxes:
+    """The boxes of rows by picture; rows without a picture and pictures without a row are logged and counted."""
+    of: dict[str, list[Corners]] = {}
+    for row in rows:
+        if row.name in found.pictures:
+            of.setdefault(found.pictures[row.name], []).append(row.corners)
+    sizes = {found.pictures[row.name]: row.size for row in rows if row.size and row.name in found.pictures}
+    lost = [row.name for row in rows if row.name not in found.pictures]
+    bare = [picture for picture in pictures if picture not in of]
+    if found.rule != "by name":
+        name, picture = next(iter(found.pictures.items()))
+        say_once(file, f"its rows are matched to pictures {found.rule}: {spelt(name)} is {spelt(picture)}")
+    if lost:
+        say_once(file, f"{len(lost)} of {len(rows)} rows name no picture that is there: {some(lost)}")
+    if bare:
+        say_once(file, f"{len(bare)} of {len(pictures)} pictures have no row and are left out: {some(bare)}")
+    notes = {"rows_without_picture": len(lost), "pictures_without_row": len(bare)}
+    return Boxes(f"boxes{file.suffix}", of, sizes, notes)
