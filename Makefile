@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size test test-slow check clean
+.PHONY: demo bench full-size test test-slow test-zoo check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -47,6 +47,22 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# timm's networks need a torchvision, which refuses the CPU torch of the pins: a venv of its own, with a pair that matches.
+ZOO := build/zoo
+ZOO_TORCH ?= torch==2.14.1 torchvision==0.29.1
+
+$(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install $(ZOO_TORCH)
+	grep -v '^torch==' constraints.txt > $(ZOO)/constraints.txt
+	$(ZOO)/bin/python -m pip list --format=freeze | grep '^torch==' >> $(ZOO)/constraints.txt
+	$(ZOO)/bin/python -m pip install -c $(ZOO)/constraints.txt -e '.[dev]' timm==1.0.31
+	touch $@
+
+test-zoo: export OMP_NUM_THREADS := 1
+test-zoo: $(ZOO)/.installed
+	$(ZOO)/bin/python -m pytest tests/zoo_timm.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Annotated, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,25 @@ class Stack(Protocol):
 
     def finish(self, tokens: Tokens) -> Tokens:
         """The tokens after the last norm."""
+
+
+class Units(NamedTuple):
+    """The layers of a block that have units: heads are read by `out`, hidden units by `down`."""
+
+    attention: Any  # the module that counts its heads
+    counts: tuple[str, ...]  # its ints that do, at least one
+    project: tuple[nn.Linear, ...]  # to q, k and v: one fused layer, or three
+    out: nn.Linear
+    up: tuple[nn.Linear, ...]  # one, or gate and value; one of twice as many units is both
+    down: nn.Linear
+    per_head: tuple[nn.Module, ...] = ()  # what else has a number for each feature of the heads: norms, loose biases
+    per_hidden: tuple[nn.Module, ...] = ()  # or for each hidden unit
+    totals: tuple[str, ...] = ()  # ints of `attention` that count the features of all heads
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Heads and hidden units."""
+        return getattr(self.attention, self.counts[0]), self.down.in_features
 
 
 class LinearBlock(nn.Module):

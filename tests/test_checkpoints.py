@@ -374,7 +374,7 @@ import json, sys, torch
 from pathlib import Path
 from hmr.checkpoints.files import load, read
 from hmr.models.own_model import stack_from
-from tests.test_stacks import sam3d
+from tests.networks import sam3d
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -178,6 +178,14 @@ def test_batched_product_with_a_bias_is_counted():
     assert operators(Product(torch.baddbmm), *x)[""]["baddbmm"] == 2 * 5 * 3 * 7
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_convolution_that_names_its_padding_is_counted(device):
+    """As SigLIP's patches: 5 x 4 places of 7 outputs, of 3 x 2 x 2 numbers each."""
+    with torch.device(device):
+        conv, crop = nn.Conv2d(3, 7, 2, stride=2, padding="valid"), torch.zeros(1, 3, 10, 9)
+    assert sum(operators(conv, crop)[""].values()) == 5 * 4 * 7 * 12
+
+
 def test_a_product_without_a_handle_is_refused():
     x = torch.randn(5, 7), torch.randn(2, 5, 3), torch.randn(2, 3, 7)
     with pytest.raises(NotImplementedError, match="addbmm"):

@@ -32,9 +32,9 @@ from compress.stack import LinearBlock, Schedule, Stack, encode, through
 from hmr.models.model import HMRModel, build
 from hmr.models.vit import ViT
 from tests import sizes
+from tests.networks import FAMILIES
 from tests.planning import applied, context, planned, stepped
 from tests.test_merge_layers import Model, Ramps, Verdict
-from tests.test_stacks import FAMILIES, images, masks, network, own
 
 STRATEGIES: tuple[Strategy, ...] = ("window", "greedy", "cka")
 SIZES = {**sizes.TINY, "depth": 5}
@@ -362,29 +362,28 @@ def test_a_map_stands_in_export() -> None:
         torch.testing.assert_close(exported(crops, people), Features()(crops, people), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_maps_stand_in_anyones_stack(family: str) -> None:
+def test_maps_stand_in_anyones_stack(name: str) -> None:
     """Prefix tokens, RoPE, qk norms, LayerScale: the map takes all tokens, and the rest of the network stays theirs."""
+    family = FAMILIES[name]
 
     class Judge:
-        crops, masks = (images(3), images(2)), None
+        crops, masks = (family.images(3), family.images(2)), None
 
         def errors(self, index: int, tokens: Any) -> Tensor:
             return tokens.x.flatten(1).norm(dim=1)
 
-    model = own(family)
     step = MergeLayers(strategy="explicit", operator="linear", windows=((1, 1),))
-    model = stepped(step, model, Judge())[1]
-    module, place, prefix = network(family)
-    stack = own(family).stack
-    by_hand = maps_by_hand(stack, Judge.crops, ((1, 1),))
-    module.get_submodule(place)[1] = Alone(cast(LinearBlock, by_hand[1]))  # type: ignore[operator]
-    torch.testing.assert_close(model(images()).x, module(images()), rtol=1e-4, atol=2e-4)
+    model = stepped(step, family.own(), Judge())[1]
+    module = family.module()
+    by_hand = maps_by_hand(family.own().stack, Judge.crops, ((1, 1),))
+    module.get_submodule(family.blocks)[1] = Alone(cast(LinearBlock, by_hand[1]))  # type: ignore[operator]
+    torch.testing.assert_close(model(family.images()).x, module(family.images()), rtol=1e-4, atol=2e-4)
     merged = stepped(MergeTokens(keep=20, per_layer=16), model)[1]
-    tokens = merged(images(), masks())
-    assert merged.schedule.merges == (16, 0, 12) and tokens.x.shape[1] == prefix + 20
-    assert (tokens.size[:, :prefix] == 1).all() and tokens.to_grid().shape[-2:] == (8, 6)
+    tokens = merged(family.images(), family.masks())
+    assert merged.schedule.merges == (16, 0, 12) and tokens.x.shape[1] == family.prefix + 20
+    assert (tokens.size[:, : family.prefix] == 1).all() and tokens.to_grid().shape[-2:] == (8, 6)
 
 
 class Alone(nn.Module):

@@ -151,6 +151,7 @@ class _Unfolded(TorchFunctionMode):
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Tensor:
+        padding = (0, 0) if padding == "valid" else padding
         patches = F.unfold(x, weight.shape[2:], dilation, padding, stride)  # (B, C * h * w, rows * columns)
         y = F.linear(patches.transpose(1, 2), weight.flatten(1), bias)  # (B, rows * columns, C')
         rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (weight.shape[2] - 1) - 1) // stride[0] + 1
@@ -184,7 +185,13 @@ def _norm(name: str) -> Callable[[list[Any], list[Any]], Counter[str]]:
     return lambda inputs, outputs: Counter({name: THOP_NORM * math.prod(get_shape(inputs[0]))})
 
 
+def _named_padding(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution whose padding is a word, "valid" or "same", as SigLIP's patches have it."""
+    return Counter(conv=math.prod(get_shape(outputs[0])) * math.prod(get_shape(inputs[1])[1:]))
+
+
 HANDLES: dict[str, Any] = {
+    "aten::_convolution_mode": _named_padding,
     **{f"aten::{name}": _attention for name in FUSED},
     "aten::baddbmm": _baddbmm,
     **{f"aten::{name}": _norm(name) for name in NORMS},

@@ -1,18 +1,16 @@
 """Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens.
 
-Blocks are those of a plain ViT: `attn.qkv` (one layer for q, k and v), `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`.
-What hangs on a unit is found by torch-pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900).
-"""
+Blocks are those of a plain ViT (`attn.qkv`, one layer for q, k and v, `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`),
+or of a stack that names theirs by `units(block)`, a `compress.stack.Units`. """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-import torch_pruning
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -21,37 +19,29 @@ from compress.errors import BadInput
 from compress.frames import Judge
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, FrozenModel, MadeFor, Plan, Policy, knob
-from compress.stack import LinearBlock, Stack, encode, transformer_blocks
-from compress.tokens import Tokens, coverage
+from compress.stack import LinearBlock, Stack, Units, encode, transformer_blocks
+from compress.tokens import coverage
 
 
-class Layers(NamedTuple):
-    """The layers of a block that have units: heads are read by `proj`, hidden units by `fc2`."""
+def units_of(stack: Stack, block: nn.Module) -> Units:
+    """The layers of a block that have units: as its stack says, or those of a plain ViT. Raises BadInput for a block of
+    another kind."""
+    known = getattr(stack, "units", None)
+    try:
+        found = plain_units(block) if known is None else known(block)
+    except (AttributeError, BadInput) as error:
+        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
+    if not all(isinstance(layer, nn.Linear) for layer in (*found.project, found.out, *found.up, found.down)):
+        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
+    return found
 
-    attention: Any  # its `heads` is an int
-    qkv: nn.Linear
-    proj: nn.Linear
-    fc1: nn.Linear
-    fc2: nn.Linear
 
-    @classmethod
-    def of(cls, block: nn.Module) -> Layers:
-        """Raises BadInput for a block of another kind."""
-        names = ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-        try:
-            attention, *found = map(block.get_submodule, names)
-        except AttributeError as error:
-            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
-        if not all(isinstance(layer, nn.Linear) for layer in found):
-            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
-        if not isinstance(getattr(attention, "heads", None), int):
-            raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their attention names no `heads`")
-        return cls(attention, *found)  # type: ignore[arg-type]  # linear layers, checked above
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Heads and hidden units."""
-        return self.attention.heads, self.fc1.out_features
+def plain_units(block: nn.Module) -> Units:
+    """Of a block of a plain ViT. Raises AttributeError, or BadInput where nothing counts its heads."""
+    attention, qkv, out, up, down = map(block.get_submodule, ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+    if not isinstance(getattr(attention, "heads", None), int):
+        raise BadInput("their attention names no `heads`")
+    return Units(attention, ("heads",), (qkv,), out, (up,), down)  # type: ignore[arg-type]  # linear layers, see above
 
 
 class Kept(FrozenModel):
@@ -100,7 +90,7 @@ class PruneWidth(Policy):
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned; linear maps stay as is."""
         for block in transformer_blocks(model.stack).values():
-            Layers.of(block)
+            units_of(model.stack, block)
 
     def plan(self, model: Compressible, context: Context) -> WidthPlan:
         """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
@@ -109,7 +99,7 @@ class PruneWidth(Policy):
         """
         self.check(model)
         places = transformer_blocks(model.stack)
-        widths = [Layers.of(block).widths for block in places.values()]
+        widths = [units_of(model.stack, block).widths for block in places.values()]
         left = [(count(heads, self.head_ratio), count(hidden, self.mlp_ratio)) for heads, hidden in widths]
         if left == widths:
             ranks = [(torch.zeros(heads), torch.zeros(hidden)) for heads, hidden in widths]
@@ -157,7 +147,7 @@ class WidthPlan(Plan):
                 raise BadInput(f"{self.noun} knows another model, whose linear maps are elsewhere: {self.remedy}")
             if width is None:
                 continue
-            found, wanted = Layers.of(block).widths, (width.heads.of, width.hidden.of)
+            found, wanted = units_of(model.stack, block).widths, (width.heads.of, width.hidden.of)
             if found != wanted:
                 raise BadInput(
                     f"{self.noun} was made for {wanted[0]} heads and {wanted[1]} hidden units in block {i}, this "
@@ -220,13 +210,13 @@ def energy(weight: Tensor, moment: Tensor) -> Tensor:
 def importances(model: Compressible, judge: Judge) -> list[tuple[Tensor, Tensor]]:
     """Of each block that is no map, the energies of its heads and hidden units over all tokens of the judge's crops, on
     the CPU."""
-    found = [Layers.of(block) for block in transformer_blocks(model.stack).values()]
-    units = {layers.proj: layers.widths[0] for layers in found} | {layers.fc2: layers.widths[1] for layers in found}
+    found = [units_of(model.stack, block) for block in transformer_blocks(model.stack).values()]
+    units = {layers.out: layers.widths[0] for layers in found} | {layers.down: layers.widths[1] for layers in found}
     with evaluating(model), moments(units) as seen:
         for index, crop in enumerate(judge.crops):
             encode(model.stack, crop, person(model, judge, index), model.schedule)
     energies = {layer: energy(layer.weight, seen[layer]).cpu() for layer in units}
-    return [(energies[layers.proj], energies[layers.fc2]) for layers in found]
+    return [(energies[layers.out], energies[layers.down]) for layers in found]
 
 
 @contextmanager
@@ -258,40 +248,37 @@ def person(model: Compressible, judge: Judge, index: int) -> Tensor | None:
 
 
 def narrow(stack: Stack, block: nn.Module, width: BlockWidth) -> None:
-    """Cut what `width` leaves out of a block of `stack`, in place."""
-    layers, graph = Layers.of(block), dependencies(stack, block)
-    trained = {name: parameter.requires_grad for name, parameter in block.named_parameters()}
-    features = layers.proj.in_features // width.heads.of  # of a head
-    rows = [head * features + i for head in width.heads.removed for i in range(features)]
-    # A head is named by the columns of `proj` that read it: the graph goes back through the fused qkv and finds its
-    # rows there, three times, for q, k and v. From a row of q it would find the same group.
-    cut(graph, layers.proj, torch_pruning.prune_linear_in_channels, rows)
-    cut(graph, layers.fc1, torch_pruning.prune_linear_out_channels, width.hidden.removed)
-    for name, parameter in block.named_parameters():
-        parameter.requires_grad_(trained[name])  # torch-pruning's new parameters are all trained
-    layers.attention.heads = len(width.heads.units)
-    heads, hidden = layers.widths
-    sizes = (layers.qkv.out_features, layers.proj.in_features, layers.fc1.out_features, layers.fc2.in_features)
-    if sizes != (3 * heads * features, heads * features, len(width.hidden.units), hidden):
-        raise RuntimeError(f"torch-pruning left layers of {sizes} features, for {heads} heads and {width.hidden.units}")
+    """Cut what `width` leaves out of a block of `stack`, in place. Nothing that is cut reaches beyond the block, since
+    the residual stream keeps its width."""
+    units = units_of(stack, block)
+    features, hidden = units.out.in_features // width.heads.of, torch.tensor(width.hidden.units)  # of a head
+    columns = torch.tensor([head * features + i for head in width.heads.units for i in range(features)])
+    for layer in (*units.project, *units.per_head):
+        cut(layer, repeated(columns, layer, units.out.in_features), 0)
+    for layer in (*units.up, *units.per_hidden):
+        cut(layer, repeated(hidden, layer, units.down.in_features), 0)
+    cut(units.out, columns, 1)
+    cut(units.down, hidden, 1)
+    for name in units.counts:
+        setattr(units.attention, name, len(width.heads.units))
+    for name in units.totals:
+        setattr(units.attention, name, len(columns))
 
 
-def cut(graph: Any, layer: nn.Linear, how: Any, channels: Sequence[int]) -> None:
-    """Remove channels of a layer and all that hangs on them."""
-    if channels:
-        graph.get_pruning_group(layer, how, idxs=list(channels)).prune()
+def repeated(rows: Tensor, layer: nn.Module, of: int) -> Tensor:
+    """`rows` of `of`, in each of the layers that a fused one stands for: q, k and v, or gate and value."""
+    times = layer.out_features // of if isinstance(layer, nn.Linear) else 1
+    return torch.cat([rows + i * of for i in range(times)])
 
 
-def dependencies(stack: Stack, block: nn.Module) -> Any:
-    """The dependency graph of one block, traced on two tokens through both of its halves; on the meta device too.
-
-    A block by itself: nothing that is cut reaches beyond it, since the residual stream keeps its width.
-    """
-    like = Layers.of(block).qkv.weight
-    x = torch.zeros(1, 2, like.shape[1], dtype=like.dtype, device=like.device, requires_grad=True)  # frozen blocks too
-
-    def both(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        return stack.attend(block, Tokens.of(x, (1, 2)))[0], stack.feed(block, x)
-
-    with torch.enable_grad():
-        return torch_pruning.DependencyGraph().build_dependency(block, x, forward_fn=both, verbose=False)
+def cut(layer: nn.Module, index: Tensor, dim: int) -> None:
+    """Leave `index` alone of a layer's rows (dim 0: of every tensor it has) or of its weight's columns (dim 1)."""
+    for name, value in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        if value.ndim > dim:
+            left = value.detach().index_select(dim, index.to(value.device))
+            made = isinstance(value, nn.Parameter)
+            setattr(layer, name, nn.Parameter(left, value.requires_grad) if made else left)
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        layer.normalized_shape = (len(index),)

@@ -1,0 +1,105 @@
+"""A user's own transformer as a `compress.stack.Stack`: what its blocks do, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from compress.stack import Units
+from compress.tokens import Tokens
+from hmr.models.layouts import Layout, Parts, units_of
+from hmr.models.rope import Rope
+from hmr.models.vit import attention
+
+Embed = Callable[[Tensor], Tensor]
+Patches = Callable[[Tensor], tuple[int, int]]
+
+
+class OwnStack:
+    """A `compress.stack.Stack` over a module that stays as it is: blocks that merge are replaced in it, under the keys
+    they had. Updates are those of a finished model: no dropout, no stochastic depth, no jitter of positions.
+    """
+
+    def __init__(self, holder: nn.Module, place: str, layout: Layout, embed: Embed, patches: Patches) -> None:
+        self.holder, self.place, self.layout = holder, place, layout
+        self.to_tokens, self.patches = embed, patches
+        self.norm: nn.Module = nn.Identity()
+        self.prefix_norm: nn.Module | None = None
+        self.rope: Rope | None = None
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.holder.get_submodule(self.place))
+
+    @blocks.setter
+    def blocks(self, blocks: nn.ModuleList) -> None:
+        in_sequence = isinstance(self.blocks, nn.Sequential)  # timm's forward calls it
+        setattr(self.holder, self.place, nn.Sequential(*blocks) if in_sequence else blocks)
+
+    def embed(self, crop: Tensor) -> Tokens:
+        """Crop (B, 3, H, W) -> tokens as the first block takes them; those before the patches are the prefix.
+
+        Raises BadInput where there are fewer tokens than patches, or more before them than the module itself counts.
+        """
+        x, grid = self.to_tokens(crop), self.patches(crop)
+        prefix = x.shape[1] - grid[0] * grid[1]
+        if prefix < 0 or prefix != self.counted(prefix):
+            raise BadInput(
+                f"{x.shape[1]} tokens do not hold {grid[0]} x {grid[1]} patches and {self.counted(0)} before them: "
+                "name patch= or embed=, or another size of crop"
+            )
+        return Tokens.of(x, grid, prefix)
+
+    def counted(self, otherwise: int) -> int:
+        """Tokens before the patches, where the module that holds the blocks says so, as timm's do."""
+        count = getattr(self.holder, "num_prefix_tokens", otherwise)
+        return count if isinstance(count, int) else otherwise
+
+    def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `compress.stack.Stack.attend`. Keys are those before RoPE turns them: two tokens merge because they show
+        the same, and turned keys differ by where they lie alone."""
+        parts, layout = Parts(block), self.layout
+        x = parts.run(layout.norm1, tokens.x.to(parts.dtype(layout.norm1)))
+        q, k, v = self.projected(parts, x)
+        turned = (q, k)
+        if self.rope is not None:
+            sin, cos = self.rope.at(tokens)
+            turned = self.rope.rotated(q, sin, cos, tokens.prefix), self.rope.rotated(k, sin, cos, tokens.prefix)
+        update = attention(*turned, v, bias).transpose(1, 2).flatten(2)  # (B, N, C)
+        for name in (*layout.out, layout.scale1):
+            update = parts.run(name, update)
+        return update, k
+
+    def projected(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v (B, H, N, d) of normed tokens (B, N, C)."""
+        layout = self.layout
+        found = torch.cat([parts.run(name, x) for name in layout.project], -1)  # (B, N, 3 * H * d)
+        if layout.bias:
+            found = found + torch.cat([cast(Tensor, parts.get(name)) for name in layout.bias])
+        q, k, v = found.unflatten(-1, (3, parts.heads(layout), -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        for_q, for_k = layout.qk_norm
+        return parts.run(for_q, q), parts.run(for_k, k), v
+
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """As `compress.stack.Stack.feed`."""
+        parts, layout = Parts(block), self.layout
+        x = x.to(parts.dtype(layout.norm2))
+        for name in (layout.norm2, *layout.mlp, layout.scale2):
+            x = parts.run(name, x)
+        return x
+
+    def units(self, block: nn.Module) -> Units:
+        """As `compress.stack.units_of` asks for them."""
+        return units_of(block, self.layout)
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm; DINOv3 may have another one for its prefix."""
+        x = self.norm(tokens.x)
+        if self.prefix_norm is not None:
+            x = torch.cat((self.prefix_norm(tokens.x[:, : tokens.prefix]), x[:, tokens.prefix :]), 1)
+        return replace(tokens, x=x)

@@ -1,0 +1,106 @@
+"""The laws of test_stacks over the networks of transformers themselves: small ones, of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from hmr.models.own_model import OwnModel
+from tests import test_stacks
+from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
+
+pytestmark = pytest.mark.slow
+globals().update({name: law for name, law in vars(test_stacks).items() if name.startswith("test_")})
+
+SIDE = 8 * PATCH
+SIZES: dict[str, Any] = {"hidden_size": DIM, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+SQUARE = {**SIZES, "image_size": SIDE, "patch_size": PATCH}
+
+
+def loud(module: nn.Module) -> nn.Module:
+    """With weights so large that every part counts, and no part is another's double."""
+    for value in module.parameters():
+        nn.init.normal_(value, std=0.3) if value.ndim > 1 else nn.init.uniform_(value, 0.5, 1.5)
+    return module
+
+
+def last_hidden(module: nn.Module, crop: Tensor) -> Tensor:
+    return module(crop).last_hidden_state
+
+
+def of(kind: str, blocks: str, prefix: int, **asked: Any) -> Network:
+    """A network of transformers for square pictures."""
+    model, config = (getattr(transformers, f"{kind}{end}") for end in ("Model", "Config"))
+    make: Callable[[], nn.Module] = lambda: loud(model(config(**SQUARE, **asked)))  # noqa: E731
+    return Network(make, blocks, prefix, (SIDE, SIDE), PATCH, last_hidden)
+
+
+def vitpose() -> nn.Module:
+    """Patches of 8 pixels, since it pads pictures by two: with patches of 4 there would be one more."""
+    backbone = transformers.VitPoseBackboneConfig(**SIZES, image_size=(64, 48), patch_size=(8, 8), mlp_ratio=2)
+    return loud(transformers.VitPoseForPoseEstimation(transformers.VitPoseConfig(backbone_config=backbone)))
+
+
+def vitpose_tokens(module: nn.Module, crop: Tensor) -> Tensor:
+    """Its backbone's own forward picks features by the number of blocks that it was made with."""
+    backbone = cast(Any, module).backbone
+    return backbone.layernorm(backbone.encoder(backbone.embeddings(crop)).last_hidden_state)
+
+
+ZOO = {
+    "Dinov2": of("Dinov2", "encoder.layer", 1),
+    "Dinov2 SwiGLU": of("Dinov2", "encoder.layer", 1, use_swiglu_ffn=True),
+    "Dinov2WithRegisters": of("Dinov2WithRegisters", "encoder.layer", 5, num_register_tokens=4),
+    "DINOv3ViT": of("DINOv3ViT", "model.layer", 5, num_register_tokens=4, intermediate_size=48),
+    "DINOv3ViT gated": of("DINOv3ViT", "model.layer", 5, num_register_tokens=4, use_gated_mlp=True),
+    "ViT": of("ViT", "layers", 1, intermediate_size=48),
+    "SiglipVision": of("SiglipVision", "encoder.layers", 0, intermediate_size=48),
+    "VitPose": Network(vitpose, "backbone.encoder.layer", 0, (64, 48), 8, vitpose_tokens, pickles=False),
+}
+
+
+@pytest.fixture(params=ZOO)
+def family(request) -> Network:
+    return ZOO[request.param]
+
+
+@pytest.fixture(params=["DINOv3ViT"])
+def rotary(request) -> Network:
+    return ZOO[request.param]
+
+
+@torch.no_grad()
+def test_vitpose_reads_its_heatmaps_from_the_grid():
+    """As its own forward does, from backbone to heatmaps."""
+    family = ZOO["VitPose"]
+    module = family.module()
+    model = OwnModel(
+        module,
+        lambda own, tokens: own.head(tokens.to_grid()),
+        family.crop,
+        blocks=family.blocks,
+        head_needs="grid",
+    )
+    torch.testing.assert_close(model(family.images()), module(family.images()).heatmaps, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_clip_is_refused_until_its_embedding_is_given():
+    """It has a norm before its blocks, and the one after them is of the class token alone."""
+    config = transformers.CLIPVisionConfig(**SQUARE, intermediate_size=48)
+    module: Any = loud(transformers.CLIPVisionModel(config)).eval()
+    crop, blocks = torch.randn(2, 3, SIDE, SIDE), "encoder.layers"
+
+    def wrapped(**asked: Any) -> OwnModel:
+        return OwnModel(module, lambda own, tokens: tokens.x, (SIDE, SIDE), blocks=blocks, **asked)
+
+    with pytest.raises(BadInput, match="give embed="):
+        wrapped()
+    known = wrapped(embed=lambda crop: module.pre_layrnorm(module.embeddings(crop)), norm="")
+    torch.testing.assert_close(known(crop), module(crop).last_hidden_state, rtol=1e-5, atol=1e-5)

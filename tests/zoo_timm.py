@@ -1,0 +1,92 @@
+"""The laws of test_stacks over the networks of timm: small ones, of random weights.
+
+`make test-zoo` runs it in a venv of its own, since timm needs a torchvision that goes with its torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from compress.errors import BadInput
+from hmr.models.own_model import OwnModel
+from tests import test_stacks
+from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
+from tests.test_zoo import SIDE, loud
+
+globals().update({name: law for name, law in vars(test_stacks).items() if name.startswith("test_")})
+
+SMALL = {"depth": DEPTH, "embed_dim": DIM, "num_heads": HEADS, "img_size": SIDE, "patch_size": PATCH, "num_classes": 7}
+
+
+def features(module: nn.Module, crop: Tensor) -> Tensor:
+    return cast(Any, module).forward_features(crop)
+
+
+def of(name: str, prefix: int, **known: bool) -> Network:
+    crop = (SIDE, SIDE)
+    return Network(lambda: loud(timm.create_model(name, **SMALL)), "blocks", prefix, crop, PATCH, features, **known)
+
+
+# An EvaBlock's own forward takes as many features from its heads as a token has.
+ZOO = {
+    "ViT": of("vit_tiny_patch16_224", 1),
+    "ViT of SigLIP": of("vit_base_patch16_siglip_224", 0),
+    "ViT of CLIP": of("vit_base_patch16_clip_224", 1),
+    "DeiT": of("deit_tiny_patch16_224", 1),
+    "DeiT distilled": of("deit_tiny_distilled_patch16_224", 2),
+    "DeiT III": of("deit3_small_patch16_224", 1),
+    "DINOv2": of("vit_small_patch14_dinov2", 1),
+    "DINOv2 with registers": of("vit_small_patch14_reg4_dinov2", 5),
+    "DINOv2 giant": of("vit_giant_patch14_dinov2", 1),
+    "EVA": of("eva_giant_patch14_224", 1, runs_narrow=False),
+    "EVA02": of("eva02_tiny_patch14_224", 1, runs_narrow=False),
+    "EVA02 with norms": of("eva02_base_patch14_224", 1, runs_narrow=False, sums_units=False),
+    "RoPE-ViT": of("vit_small_patch16_rope_224", 1),
+    "DINOv3": of("vit_small_patch16_dinov3", 5, runs_narrow=False),
+    "DINOv3 7B": of("vit_7b_patch16_dinov3", 5, runs_narrow=False),
+}
+
+
+@pytest.fixture(params=ZOO)
+def family(request) -> Network:
+    return ZOO[request.param]
+
+
+@pytest.fixture(params=["EVA02", "RoPE-ViT", "DINOv3"])
+def rotary(request) -> Network:
+    return ZOO[request.param]
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("vit_small_patch16_rope_mixed_224", "a RotaryEmbeddingMixed, are none of those known"),
+        ("beit_base_patch16_224", "attn.relative_position_bias_table has no place"),
+        ("samvit_base_patch16", "attn.rel_pos_h has no place"),
+    ],
+)
+def test_what_a_block_does_beside_is_named(name, words):
+    module = timm.create_model(name, **SMALL)
+    with pytest.raises(BadInput, match=words):
+        OwnModel(module, lambda own, tokens: tokens, (SIDE, SIDE), blocks="blocks")
+
+
+@torch.no_grad()
+def test_every_timm_vit_as_it_is_made():
+    """The input of the report: full size, blocks in an nn.Sequential."""
+    net = timm.create_model("vit_tiny_patch16_224").eval()
+    model = OwnModel(net, lambda own, tokens: own.forward_head(tokens.x), crop=(224, 224), blocks="blocks")
+    crop = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(model(crop), net(crop), rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_that_is_padded_to_whole_patches_is_refused():
+    """timm pads by itself; how many patches there are is then not the picture's size divided."""
+    module = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True, **SMALL)
+    with pytest.raises(BadInput, match="name patch= or embed=, or another size of crop"):
+        OwnModel(module, lambda own, tokens: tokens, (SIDE - 1, SIDE), blocks="blocks")
