@@ -91,14 +91,16 @@ def test_annotations_and_results_of_coco(tmp_path):
 
 
 def test_who_is_left_out_is_counted_and_named(tmp_path, caplog):
-    table = "name,x,y,w,h,score\n000.png,1,2,3,4,0.6\n000.png,5,6,7,8,0.4\n001.png,1,2,3,4,1\nnobody.png,1,2,3,4,1\n"
+    people = ("000.png,1,2,3,4,0.6", "000.png,5,6,7,8,0.4", *2 * ("001.png,1,2,3,4,1",), "me.png,1,2,3,4,1")
+    table = "name,x,y,w,h,score\n" + "\n".join(people)
     found = boxes_in(tmp_path, table)
     assert found.of == {"000.png": [(1, 2, 4, 6)], "001.png": [(1, 2, 4, 6)]}
-    assert found.notes == {"rows_without_picture": 1, "pictures_without_row": 2, "rows_left_out": 1}
+    assert found.notes == {"rows_without_picture": 1, "pictures_without_row": 2, "rows_left_out": 2}
     for words in (
-        "1 of 3 rows name no picture that is there: nobody.png",
+        "1 of 3 rows name no picture that is there: me.png",
         "2 of 4 pictures have no row and are left out: 002.png, 003.png",
-        "1 of 4 rows are left out: each has a score below 0.5",
+        "1 of 5 rows are left out: each has a score below 0.5",
+        "1 of 5 rows are left out: each repeats another row",
     ):
         assert words in caplog.text
 
@@ -192,6 +194,26 @@ def test_what_is_not_understood_is_refused(tmp_path, content, words):
 def test_what_is_not_cocos_is_refused(tmp_path, content, words):
     with pytest.raises(BadInput, match=rf"boxes\.json: .*{words}"):
         boxes_in(tmp_path, content if isinstance(content, str) else json.dumps(content), "json")
+
+
+def test_boxes_of_one_picture_and_of_inner_folders(tmp_path):
+    (tmp_path / "me.png").touch()
+    (tmp_path / "boxes.csv").write_text("other.png,1,2,4,6\nme.png,1,2,4,6\n")
+    for wanted in (4.0, 5.0):
+        found = read_boxes(tmp_path / "me.png", ["me.png"])
+        assert found is not None and found.of == {"me.png": [(1.0, 2.0, wanted, 6.0)]}
+        (tmp_path / "me.png.boxes.csv").write_text("me.png,1,2,5,6\n")
+    (tmp_path / "boxes.csv").rename(tmp_path / "walk.mp4.boxes.csv")
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "boxes.csv").write_text("me.png,1,2,4,6\n")
+    with pytest.raises(BadInput, match=r"day/boxes\.csv: boxes are read from .*/boxes\.csv alone: join all there"):
+        read_boxes(tmp_path, ["day/me.png"])
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    (tmp_path / "boxes.csv").write_bytes(b"name,x,y,w,h\ncaf\xe9.png,1,2,3,4\n")
+    found = read_boxes(tmp_path, ["caf\udce9.png"])
+    assert found is not None and found.of == {"caf\udce9.png": [(1.0, 2.0, 4.0, 6.0)]}
 
 
 def test_two_files_of_boxes_are_one_too_many(tmp_path):

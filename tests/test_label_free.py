@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -157,6 +158,29 @@ def test_models_that_these_pictures_do_not_suit_say_why(fasthmr, folder, tmp_pat
             code, out, err = fasthmr(*words)
             assert (code, out) == (2, "") and told in err
     assert not (tmp_path / "out").exists()
+
+
+def test_who_is_not_seen_is_not_measured(fasthmr, folder, tmp_path):
+    """Boxes beside the pictures, masks of too few, a video without either: one sentence, and no figure."""
+    masks, video = tmp_path / "masks", tmp_path / "walk.mp4"
+    for i in (6, 7):
+        (masks / f"{i}.png").unlink()
+    with av.open(str(video), "w") as file:
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        file.mux([*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()])
+    tables = {"beside": "x,y,w,h\n" + "".join(f"{i}.png,500,500,9,9\n" for i in range(8)), "odd": "a,b,c,d\n"}
+    for table, data, more, told in (
+        ("", folder, ["--masks", masks], "in 2 of 2 places nobody is seen for sure (2 have no mask: 6.png, 7.png)"),
+        ("", video, [], "nothing tells where people are in this video: write walk.mp4.boxes.csv beside it"),
+        ("beside", folder, [], "in 2 of 2 places nobody is seen for sure (2 have their box outside of the picture"),
+        ("odd", folder, [], "boxes.csv: the column 'a' of its header is not known: leave it out, or name"),
+    ):
+        if table:
+            (folder / "boxes.csv").write_text(f"name,{tables[table]}")
+        words = ["--data", f"frames@{data}", "--label-free", "--against", "reference-small", *more]
+        code, out, err = fasthmr("evaluate", "reference-small", *words)
+        assert (code, out) == (2, "") and told in err.splitlines()[-1]
 
 
 def test_what_needs_a_mask_or_a_label_says_so(fasthmr, folder, tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hmr.media.matching import match, number_of, some
+from hmr.media.listing import some
+from hmr.media.matching import match, number_of
 
 PICTURES = [f"{i:03d}.jpg" for i in range(4)]
 FRAMES = [str(i) for i in range(12)]

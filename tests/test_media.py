@@ -199,6 +199,17 @@ def test_masks_of_a_video_by_number(video, tmp_path, caplog, kind, first):
     assert f"masks: masks are matched to pictures by number, frames counted from {first}" in caplog.text
 
 
+def test_masks_within_the_folder_are_no_pictures(folder):
+    masks = folder / "masks"
+    masks.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((60, 80), 255, np.uint8)).save(masks / f"{i}.png")
+    found = open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(masks))
+    assert found.recordings == ["pictures"] * 4 and [p.image[128, 96, 0] for p in found] == [20, 40, 60, 80]
+    with pytest.raises(BadInput, match="its pictures cannot be their own masks"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192), MaskFiles(folder))
+
+
 def test_masks_that_fit_no_picture_or_one_twice(folder, tmp_path, caplog):
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -20,7 +20,7 @@ from hmr.data.pictures import Photo, listed, open_pictures, read
 from hmr.media.listing import part_of, pictures_in, recording_of
 from hmr.media.mask import person
 from hmr.media.picture import GREY, picture, say_once
-from hmr.media.video import rate_of, video
+from hmr.media.video import known, rate_of, video
 from hmr.models.families import FAMILIES
 from tests.test_media import boxed
 
@@ -94,13 +94,14 @@ def test_grey_of_no_known_range_is_refused(tmp_path, value):
         picture(tmp_path / "a.tif")
 
 
-def test_folders_are_in_natural_order_without_what_systems_put_there(tmp_path):
+def test_folders_are_in_natural_order_without_what_systems_put_there(tmp_path, caplog):
     for name in ("10.png", "2.png", "1.PNG", "._1.png", ".hidden.jpg", "b/9.jpg", "b/11.jpg", "__MACOSX/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         RGB.save(tmp_path / name, "png")
-    (tmp_path / "Thumbs.db").write_bytes(b"x")
-    (tmp_path / ".DS_Store").write_bytes(b"x")
+    for name in ("Thumbs.db", ".DS_Store", "b/me.HEIC", "walk.mp4"):
+        (tmp_path / name).write_bytes(b"x")
     assert pictures_in(tmp_path) == ["1.PNG", "2.png", "10.png", "b/9.jpg", "b/11.jpg"]
+    assert "2 files are of kinds that are not read, and left out: b/me.HEIC, walk.mp4" in caplog.text
 
 
 def test_one_picture_alone(tmp_path):
@@ -145,6 +146,18 @@ def test_a_mask_is_the_person_however_it_is_written(tmp_path, name):
     kind = "tiff" if name == "floats" else "png"
     MASKS[name].save(tmp_path / "a.png", kind)
     assert np.array_equal(person(tmp_path / "a.png"), INSIDE)
+
+
+def test_masks_of_nobody_are_empty_and_odd_ones_refused(tmp_path):
+    for i, empty in enumerate((MASKS["alpha"].getchannel(0).convert("RGBA"), Image.new("L", (48, 64)))):
+        if i == 0:
+            empty.putalpha(0)
+        empty.save(tmp_path / "a.png")
+        assert not person(tmp_path / "a.png").any()
+    for value in (np.nan, np.inf):
+        Image.fromarray(np.where(INSIDE, value, 0).astype(np.float32)).save(tmp_path / "b.png", "tiff")
+        with pytest.raises(BadInput, match=r"b\.png: not a mask: it holds values that are not finite"):
+            person(tmp_path / "b.png")
 
 
 def test_jpeg_and_soft_masks_are_cut_at_half(tmp_path):
@@ -244,6 +257,14 @@ def test_each_part_of_a_video_has_its_own_rate(tmp_path):
     assert not open_pictures(path, "test", None, SIDE, (256, 192)).follow  # one is left out
     assert rate_of(listed(path)[1]) is None and rate_of([0.0]) is None
     assert rate_of([0.0, 0.033, 0.067, 0.1, 0.133]) == pytest.approx(30, rel=0.01)  # rounded to milliseconds
+
+
+def test_frames_without_times_come_at_the_files_rate(tmp_path, caplog):
+    assert known([0.0, 0.5, 0.6], None, tmp_path) == (0.0, 0.5, 0.6)
+    assert known([0.0, None, 0.6], Fraction(25), tmp_path) == (0.0, 0.04, 0.08)
+    assert "they are taken at 25 frames/s" in caplog.text
+    with pytest.raises(BadInput, match="neither times of its frames nor their rate"):
+        known([None], None, tmp_path)
 
 
 def test_a_video_that_breaks_off_counts_as_far_as_it_goes(tmp_path, caplog):

@@ -23,9 +23,9 @@ from hmr.data.pictures import Mask, Photo, Segmenter
 from hmr.data.wheel import members
 from hmr.home import fasthmr_home
 from hmr.media.boxes import SURE, Corners
-from hmr.media.listing import pictures_in, spelt
+from hmr.media.listing import pictures_in, some, spelt
 from hmr.media.mask import person
-from hmr.media.matching import match, some
+from hmr.media.matching import match
 from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class MaskFiles(Segmenter):
     """Masks beside the pictures, in a folder of their own, read as `hmr.media.mask.person` does."""
 
     everybody = True
+    folder: Path
 
     def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
         self.folder, self.name, self.files = folder, f"files in {folder.name}", files or {}

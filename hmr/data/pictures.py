@@ -19,8 +19,8 @@ from hmr.data.crop import cut
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import Place, Sample
 from hmr.media.boxes import Boxes, Corners, read_boxes
-from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, spread
-from hmr.media.matching import of_video, some
+from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, some, spread
+from hmr.media.matching import of_video
 from hmr.media.picture import IMAGES, picture, say_once
 from hmr.media.video import VIDEOS, frames_of_video, rate_of, video
 
@@ -52,6 +52,7 @@ class Segmenter(Protocol):
 
     name: str
     everybody: bool = False  # whether a mask may show other people too, so that it is cut to one's box
+    folder: Path | None = None  # that its masks are files of
 
     def among(self, pictures: Sequence[str]) -> Segmenter:
         """The same for these pictures, and no others; raises BadInput where it has nothing for any of them."""
@@ -159,6 +160,7 @@ def open_pictures(
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
     names, times = listed(path)
+    names = without_masks(path, names, segmenter.folder if segmenter else None)
     boxes = read_boxes(path, names)
     if boxes is None:
         refuse_guess(path, names, segmenter)
@@ -176,6 +178,17 @@ def open_pictures(
     follow = bool(times) and [name for name, _ in found] == every and one_person(path, samples)
     shown = [float(times[int(name)]) for name in every] if follow else []
     return timed(samples, shown, noted(segmenter, boxes, tally))
+
+
+def without_masks(path: Path, names: list[str], masks: Path | None) -> list[str]:
+    """The names of pictures in a folder that do not lie in the folder of masks; raises BadInput where both are one."""
+    if masks is None or not path.is_dir() or not masks.resolve().is_relative_to(path.resolve()):
+        return names
+    inner = masks.resolve().relative_to(path.resolve())
+    if inner == Path():
+        raise BadInput(f"{path}: its pictures cannot be their own masks: put the masks into a folder of their own")
+    say_once(masks, "what is in it are masks, and no pictures")
+    return [name for name in names if not Path(name).is_relative_to(inner)]
 
 
 def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) -> None:
@@ -234,8 +247,11 @@ def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, st
     """Samples that follow each other at `times` in seconds, if there are any: at their rate or, where that varies, each
     at its own time."""
     rate = rate_of(list(times))
-    if rate is not None or len(times) < 2 or not (np.diff(times) > 0).all():
+    if rate is not None or len(times) < 2:
         return frames_of(samples, rate, notes=notes)
+    if not (np.diff(times) > 0).all():
+        log.warning("the times of the video's frames do not grow: there is no acceleration")
+        return frames_of(samples, None, notes=notes)
     mean = (len(times) - 1) / (times[-1] - times[0])
     return frames_of(samples, None, times=tuple(times), notes={**notes, "mean_fps": round(mean, 6)})
 

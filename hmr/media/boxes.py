@@ -9,9 +9,9 @@ from pathlib import Path
 
 from compress.errors import BadInput
 from hmr.media.box_formats import Row, coco_rows, table_rows
-from hmr.media.listing import spelt
-from hmr.media.matching import Match, match, some
-from hmr.media.picture import say_once
+from hmr.media.listing import some, spelt
+from hmr.media.matching import Match, match
+from hmr.media.picture import IMAGES, say_once
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 SURE = 0.5  # score of a person who counts
@@ -33,8 +33,19 @@ class Boxes:
 
 
 def box_files(path: Path) -> list[Path]:
-    """Where boxes of a folder, a picture or a video may lie."""
-    return [path / f"boxes{kind}" if path.is_dir() else path.with_name(f"{path.name}.boxes{kind}") for kind in READERS]
+    """The files of boxes of a folder, a picture or a video; a picture's may be its folder's.
+
+    Raises BadInput where a folder in the folder has boxes, which nobody would look at.
+    """
+    own = [path.with_name(f"{path.name}.boxes{kind}") for kind in READERS]
+    whole = [(path if path.is_dir() else path.parent) / f"boxes{kind}" for kind in READERS]
+    if path.is_dir():
+        inner = [file for file in path.rglob("boxes.*") if file.suffix in READERS and file.parent != path]
+        if inner and not any(file.is_file() for file in whole):
+            raise BadInput(f"{inner[0]}: boxes are read from {whole[0]} alone: join all there, by paths in {path}")
+        return [file for file in whole if file.is_file()]
+    found = [file for file in own if file.is_file()]
+    return found or [file for file in whole if path.suffix.lower() in IMAGES and file.is_file()]
 
 
 def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
@@ -43,14 +54,14 @@ def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
     How names were matched to pictures, and what has no counterpart, is logged. Raises BadInput, with the line, for what
     is not understood, for two files, and where no row names a picture.
     """
-    files = [file for file in box_files(path) if file.is_file()]
+    files = box_files(path)
     if len(files) > 1:
         raise BadInput(f"{files[0]} and {files[1].name}: which of them has the boxes? Remove or rename the other")
     if not files:
         return None
     (file,) = files
     rows = READERS[file.suffix](file)
-    why = {i: row.left_out or f"has a score below {SURE}" for i, row in enumerate(rows) if not counts(row)}
+    why = left_out(rows)
     sure = [row for i, row in enumerate(rows) if i not in why]
     numbers = all(row.name.isdecimal() for row in sure)
     found = match((row.name for row in sure), pictures, not numbers, first=int(any(row.from_one for row in sure)))
@@ -63,9 +74,19 @@ def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
     return replace(boxes, notes={**boxes.notes, "rows_left_out": len(why)})
 
 
-def counts(row: Row) -> bool:
-    """Whether a row is of a person who is surely there."""
-    return row.left_out is None and (row.score is None or row.score >= SURE)
+def left_out(rows: Sequence[Row]) -> dict[int, str]:
+    """Why rows do not count, by their places: those that say so, of people who may not be there, or said before."""
+    out: dict[int, str] = {}
+    before: set[tuple[str, Corners]] = set()
+    for i, row in enumerate(rows):
+        if row.left_out is not None:
+            out[i] = row.left_out
+        elif row.score is not None and row.score < SURE:
+            out[i] = f"has a score below {SURE}"
+        elif (row.name, row.corners) in before:
+            out[i] = "repeats another row"
+        before |= set() if i in out else {(row.name, row.corners)}
+    return out
 
 
 def gathered(file: Path, rows: Sequence[Row], found: Match, pictures: Sequence[str]) -> Boxes:

@@ -9,19 +9,26 @@ from itertools import groupby
 from pathlib import Path
 
 from compress.errors import BadInput
-from hmr.media.picture import IMAGES
+from hmr.media.picture import IMAGES, say_once
 
+OTHERS = (  # kinds of pictures and videos that are no picture of a folder
+    *(".heic", ".heif", ".avif", ".gif", ".jfif", ".jp2", ".ppm", ".pgm", ".tga", ".dng", ".cr2", ".nef", ".arw"),
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"),
+)
 PARTS = {"calib": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}  # of each recording, in its order
 
 
 def pictures_in(folder: Path) -> list[str]:
     """Paths of the pictures in a folder and the folders in it, in natural order: 1, 2, 10.
 
-    Files and folders that systems hide are left out, as `._1.png` and `__MACOSX`. Raises BadInput where no picture is
-    there.
+    Files and folders that systems hide are left out, as `._1.png` and `__MACOSX`; pictures of other kinds and videos
+    are too, which is logged. Raises BadInput where no picture is there.
     """
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
-    found = [path for path in paths if not any(map(hidden, path.parts)) and (folder / path).is_file()]
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in (*IMAGES, *OTHERS))
+    shown = [path for path in paths if not any(map(hidden, path.parts)) and (folder / path).is_file()]
+    found = [path for path in shown if path.suffix.lower() in IMAGES]
+    if others := sorted(path.as_posix() for path in shown if path.suffix.lower() in OTHERS):
+        say_once(folder, f"{len(others)} files are of kinds that are not read, and left out: {some(others)}")
     if not found:
         raise BadInput(f"{folder}: no pictures ({', '.join(IMAGES)}) are in this folder")
     # a folder's own in a row: they are a recording
@@ -31,6 +38,12 @@ def pictures_in(folder: Path) -> list[str]:
 def hidden(name: str) -> bool:
     """Whether a system wrote this file or folder for itself."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """The first names of a list, for people."""
+    shown = ", ".join(map(spelt, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def natural(path: Path) -> tuple[list[tuple[int, str]], str]:

@@ -26,6 +26,8 @@ def person(path: Path) -> NDArray[np.bool_]:
             if image.width * image.height > LARGEST:
                 raise BadInput(f"{path}: not a mask: {image.width} x {image.height} pixels are too many")
             values = brightness(image)
+            if not np.isfinite(values).all():
+                raise BadInput(f"{path}: not a mask: it holds values that are not finite")
             if image.format not in ("JPEG", "MPO") and len(np.unique(values)) <= SOFT:
                 return values > 0
             if image.format not in ("JPEG", "MPO"):

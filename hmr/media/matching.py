@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from hmr.media.listing import spelt
-
 Key = Callable[[str], str]
 LONGEST = 18  # digits of a number in a name
 
@@ -118,9 +116,3 @@ RULES: tuple[tuple[str, Key, Key], ...] = (
     ("by the last part of the name", last, last),
     ("by the last part of the name with a suffix behind it", last, lambda name: folded(name).rpartition("/")[2]),
 )
-
-
-def some(names: Sequence[str], most: int = 10) -> str:
-    """The first names of a list, for people."""
-    shown = ", ".join(map(spelt, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

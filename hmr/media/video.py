@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def video(path: Path) -> Video:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             stream.thread_type = "AUTO"
-            announced = stream.frames
+            announced, rate = stream.frames, stream.average_rate or stream.guessed_rate
             try:
                 for packet in file.demux(stream):
                     packets += packet.size > 0
@@ -55,7 +56,19 @@ def video(path: Path) -> Video:
     share = min(1.0, packets / announced) if announced else 1.0
     if reason or share < WHOLE:
         log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reason, len(times), 100 * share)
-    return Video(tuple(float(t if t is not None else i) for i, t in enumerate(times)), share)
+    return Video(known(times, rate, path), share)
+
+
+def known(times: list[float | None], rate: Fraction | None, path: Path) -> tuple[float, ...]:
+    """Times of frames in seconds; where one is not known, those of the file's `rate`, which is logged. Raises BadInput
+    where that is not known either."""
+    found = tuple(float(time) for time in times if time is not None)
+    if len(found) == len(times):
+        return found
+    if not rate:
+        raise BadInput(f"{path}: neither times of its frames nor their rate are known: re-encode it")
+    say_once(path, f"its frames have no times of their own: they are taken at {float(rate):g} frames/s")
+    return tuple(float(i / rate) for i in range(len(times)))
 
 
 def rate_of(times: list[float]) -> float | None:
