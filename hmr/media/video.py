@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 STEADY = 0.1  # of a frame's duration, by which times may lie beside a steady rate: containers round to milliseconds
+MICROSECONDS = 1_000_000  # in a second, as a file's length is counted
 WIDEST = 4.0  # pixels, in their heights, or the other way round
 WHOLE = 0.98  # of the packets that a file announces: their count is an estimate in some containers
 
@@ -42,7 +44,7 @@ def video(path: Path) -> Video:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             stream.thread_type = "AUTO"
-            announced, rate = stream.frames, stream.average_rate or stream.guessed_rate
+            announced, rate, seconds = stream.frames, stream.average_rate or stream.guessed_rate, length(file, stream)
             try:
                 for packet in file.demux(stream):
                     packets += packet.size > 0
@@ -53,10 +55,28 @@ def video(path: Path) -> Video:
         raise BadInput(f"{path}: not a video that can be read ({error})") from error
     if not times:
         raise BadInput(f"{path}: not a video that can be read{reason}: it has no frame")
-    share = min(1.0, packets / announced) if announced else 1.0
+    shown = known(times, rate, path)
+    share = min(1.0, max([*([packets / announced] if announced else []), *lasting(shown, seconds)], default=1.0))
     if reason or share < WHOLE:
         log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reason, len(times), 100 * share)
-    return Video(known(times, rate, path), share)
+    return Video(shown, share)
+
+
+def length(file: Any, stream: Any) -> float | None:
+    """How long a file says that its video lasts, in seconds: without packets that an edit list hides."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if found := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska's
+        hours, minutes, seconds = map(float, found.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return file.duration / MICROSECONDS if file.duration and len(file.streams) == 1 else None
+
+
+def lasting(times: tuple[float, ...], seconds: float | None) -> list[float]:
+    """The share of `seconds` that frames last, where both are known."""
+    if not seconds or len(times) < 2:
+        return []
+    return [(times[-1] - times[0]) / seconds * len(times) / (len(times) - 1)]
 
 
 def known(times: list[float | None], rate: Fraction | None, path: Path) -> tuple[float, ...]:
