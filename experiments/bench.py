@@ -76,15 +76,15 @@ def cases_of(model: HMRModel, steps: Mapping[str, Policy]) -> dict[str, Case]:
     with torch.device("meta"):
         bare = build(model.architecture, model.sizes.model_dump()).eval()
     macs = bare.cost().macs.true
-    found = {
+    cases = {
         "upstream": Case(Upstream(vit), Schedule(), macs),
         BASELINE: Case(vit, Schedule(), macs),
     }
     for name, step in steps.items():
         bare = step.plan(bare, Context(bare)).shape(bare)
         macs = bare.cost().macs.true
-        found[name] = Case(shortened(vit, len(bare.stack.blocks)), bare.schedule, macs)
-    return found
+        cases[name] = Case(shortened(vit, len(bare.stack.blocks)), bare.schedule, macs)
+    return cases
 
 
 def steps_of(architecture: str) -> dict[str, Policy]:

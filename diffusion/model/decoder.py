@@ -96,12 +96,12 @@ class LatentDiffusionDecoder(nn.Module):
 
     def numbers(self, features: Tensor) -> Tensor:
         """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
-        found = self.start(self.predictor.frames.normal(features)) + self.start.left * self.found(features)
-        numbers = found * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(found)
+        normal = self.start(self.predictor.frames.normal(features)) + self.start.left * self.correction(features)
+        numbers = normal * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(normal)
         return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
-    def found(self, features: Tensor) -> Tensor:
-        """What the network says of clips of features (B, F, W), where the start leaves something to be found."""
+    def correction(self, features: Tensor) -> Tensor:
+        """What the network predicts of clips of features (B, F, W) beyond their linear start."""
         if self.kind != "diffusion":
             return self.predictor(features)
         shape = (len(features), self.sizes.tokens, self.sizes.dim)

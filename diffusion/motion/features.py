@@ -97,15 +97,15 @@ def cached_features(
     if model.family.condition is not None and videos[0].bbox_info is None:
         raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
     record_identity(folder / "cache.json", identity, "cache of features")
-    found, body = [], load_body().to(next(model.parameters()).device)
+    cached, body = [], load_body().to(next(model.parameters()).device)
     for i, frames in enumerate(recording_spans(videos.recordings)):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
             values = vars(predicted(model, videos, frames, body))
             atomic_write(path, to_bytes({name: value.cpu() for name, value in values.items()}))
-        found.append(read(path, len(frames)))
+        cached.append(read(path, len(frames)))
         tell(frames.stop)
-    return found
+    return cached
 
 
 def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Video:

@@ -120,8 +120,8 @@ class DecoderTask(TrainingTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
-        found = [errors(decoder, video, decoder.body) for video in self.validation]
-        mean = torch.stack([torch.stack([part.mean() for part in both]) for both in found]).mean(0).tolist()
+        each = [errors(decoder, video, decoder.body) for video in self.validation]
+        mean = torch.stack([torch.stack([part.mean() for part in both]) for both in each]).mean(0).tolist()
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
 
 

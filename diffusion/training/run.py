@@ -111,8 +111,8 @@ def features(
     what = f"features of {data} {split}, {size:.0f} MiB"
     log.info("%s, in %s", what, folder)
     observer(what, "", 0, len(videos))
-    found = cached_features(model, videos, folder, identity, lambda n: observer(what, "", n, len(videos)))
-    return [at_thirty(video, videos.fps or FPS) for video in found]
+    cached = cached_features(model, videos, folder, identity, lambda n: observer(what, "", n, len(videos)))
+    return [at_thirty(video, videos.fps or FPS) for video in cached]
 
 
 def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:

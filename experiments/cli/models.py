@@ -27,8 +27,8 @@ def inspect(
     """Show what a checkpoint contains: family, sizes and ignored keys; executes nothing in it."""
     from hmr.checkpoints.convert import inspection
 
-    found = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
-    print_result(found, as_json, inspection_table)
+    result = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
+    print_result(result, as_json, inspection_table)
 
 
 def convert(

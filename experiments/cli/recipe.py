@@ -25,7 +25,7 @@ def check(recipe: RecipeName, as_json: AsJson = False) -> None:
     from compress.recipe import Recipe
 
     try:
-        found = Recipe.load(recipe)
+        checked = Recipe.load(recipe)
     except InvalidDocument as error:
         if as_json:
             errors = [asdict(mistake) for mistake in error.mistakes]
@@ -34,7 +34,7 @@ def check(recipe: RecipeName, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"valid": True, "errors": []}) + "\n")
     else:
-        typer.echo(f"{found.name}: {len(found.steps)} steps, id {found.id}")
+        typer.echo(f"{checked.name}: {len(checked.steps)} steps, id {checked.id}")
 
 
 @recipe_app.command("list")

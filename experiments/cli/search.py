@@ -56,8 +56,8 @@ def report(
     refuse_existing(out)
     results = load_results(studies, storage)
     with progress_bar() as bar:
-        found = write(results, out, progress_callback(bar))
-    print_result(found, as_json, lambda _: front_table(results))
+        summary = write(results, out, progress_callback(bar))
+    print_result(summary, as_json, lambda _: front_table(results))
 
 
 def front_table(results: Results) -> Table:

@@ -42,9 +42,9 @@ class FrameHead(nn.Module):
 
 
 class LinearStart(LatentDiffusionDecoder):
-    """A decoder that says its start: no network is run behind that."""
+    """A decoder that is its linear start alone: no network is run behind that."""
 
-    def found(self, features: Tensor) -> Tensor:
+    def correction(self, features: Tensor) -> Tensor:
         return features.new_zeros(())
 
 

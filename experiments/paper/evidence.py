@@ -24,15 +24,15 @@ FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half
 def ablate_all(tables: Sequence[Table], comparison: Comparison, recover_minutes: float | None = None) -> dict[str, Any]:
     """What `fasthmr paper all --json` prints. A table that cannot be made says in its place what is missing; where that
     is every table, BadInput says it."""
-    found = []
+    results = []
     for table in tables:
         try:
-            found.append(ablate(table, comparison, recover_minutes))
+            results.append(ablate(table, comparison, recover_minutes))
         except BadInput as error:
-            found.append(absent(table, str(error)))
-    if all("missing" in table for table in found):
-        raise BadInput(found[0]["missing"])
-    return {"tables": found, "provenance": comparison.source()}
+            results.append(absent(table, str(error)))
+    if all("missing" in table for table in results):
+        raise BadInput(results[0]["missing"])
+    return {"tables": results, "provenance": comparison.source()}
 
 
 def absent(table: Table, missing: str) -> dict[str, Any]:
@@ -71,18 +71,18 @@ COUNTED = {True: "findings hold here", False: "do not hold here", None: "are inc
 
 def section(table: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a table."""
-    found = {key: table[key] for key in ("table", "title", "question", "sentence")}
-    found["says"] = VERDICTS[table["holds"]]
-    found["verdict"] = {True: "holds", False: "fails", None: "open"}[table["holds"]]
+    shown = {key: table[key] for key in ("table", "title", "question", "sentence")}
+    shown["says"] = VERDICTS[table["holds"]]
+    shown["verdict"] = {True: "holds", False: "fails", None: "open"}[table["holds"]]
     if "missing" in table:
-        return found | {"missing": table["missing"]}
+        return shown | {"missing": table["missing"]}
     trained, matrix = table["trained"], table.get("similarity")
-    found["impossible"] = table["impossible"]
+    shown["impossible"] = table["impossible"]
     if table["rows"]:
-        found["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
+        shown["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
     if matrix:
-        found["figure"] = plots.similarity_map(torch.tensor(matrix))
+        shown["figure"] = plots.similarity_map(torch.tensor(matrix))
     if trained:
-        found["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
-        found["run"] = trained_on(trained)
-    return found
+        shown["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
+        shown["run"] = trained_on(trained)
+    return shown

@@ -51,11 +51,11 @@ def rise(rows: Rows, name: str, over: str, key: str = "mpjpe_mm") -> Interval | 
     return interval([clip[key] - theirs[clip["clip"]] for clip in mine], [clip["clip"] for clip in mine])
 
 
-def below(found: Interval | None, limit: float = 0.0) -> bool | None:
+def below(gap: Interval | None, limit: float = 0.0) -> bool | None:
     """Whether a difference is below `limit`; None where its interval holds the limit or there is none."""
-    if found is None or found.lo is None or found.hi is None or found.lo <= limit <= found.hi:
+    if gap is None or gap.lo is None or gap.hi is None or gap.lo <= limit <= gap.hi:
         return None
-    return found.hi < limit
+    return gap.hi < limit
 
 
 def every(*answers: bool | None) -> bool | None:
@@ -65,10 +65,10 @@ def every(*answers: bool | None) -> bool | None:
     return None if None in answers else True
 
 
-def difference(found: Interval | None) -> str:
+def difference(gap: Interval | None) -> str:
     """A difference in mm, in words."""
-    if found is None:
+    if gap is None:
         return "an unmeasured amount"
-    if found.lo is None:
-        return f"{found.mean:+.1f} mm, of one recording"
-    return f"{found.mean:+.1f} mm [{found.lo:+.1f}, {found.hi:+.1f}]"
+    if gap.lo is None:
+        return f"{gap.mean:+.1f} mm, of one recording"
+    return f"{gap.mean:+.1f} mm [{gap.lo:+.1f}, {gap.hi:+.1f}]"

@@ -71,8 +71,8 @@ def measured_on(source: dict[str, Any]) -> str:
     data, calib = source["data"], source["calib"]
     reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % t intervals over recordings"
     decided = calib and f"choices made on {calib['frames']} frames of {calib['name']}:{calib['split']}"
-    found = [part for part in (reported, decided) if part]
-    return "; ".join([*found, f"commit {source['commit'][:12]}"]) if found else ""
+    parts = [part for part in (reported, decided) if part]
+    return "; ".join([*parts, f"commit {source['commit'][:12]}"]) if parts else ""
 
 
 def trained_on(trained: dict[str, Any]) -> str:

@@ -87,13 +87,13 @@ def token_pictures(model: Any, frames: Frames, indices: Sequence[int]) -> list[t
     samples = [frames[i] for i in indices]
     seen = batch(samples, next(encoder.parameters()).device)
     tokens = encoder.encode(seen.crops, seen.masks)
-    found = []
+    drawn = []
     for i, sample in enumerate(samples):
         alone, groups, grouped, gone = pictures.counted(tokens, i)
         counts = {f"{alone} kept": alone, f"{grouped} merged into {groups}": groups, f"{gone} dropped": gone}
         words = ", ".join(text for text, count in counts.items() if count)
-        found.append((pictures.tokens_drawn(sample, tokens, i), words))
-    return found
+        drawn.append((pictures.tokens_drawn(sample, tokens, i), words))
+    return drawn
 
 
 Seen = dict[str, list[pictures.Picture]]

@@ -68,13 +68,13 @@ def study_results(path: str, storage: str | None) -> Results:
 
 def rivals_of(study: optuna.Study, spec: Study) -> dict[str, dict[str, Record]]:
     """Other models, as far as they were measured."""
-    found: dict[str, dict[str, Record]] = {}
+    measured: dict[str, dict[str, Record]] = {}
     for name in spec.rivals:
         for split in ("val", "test"):
             record = read(study.user_attrs.get(later("rival", split, name)))
             if record:
-                found.setdefault(name, {})[split] = record
-    return found
+                measured.setdefault(name, {})[split] = record
+    return measured
 
 
 def folder_results(artefacts: dict[str, tuple[Record, Record]]) -> Results:
@@ -173,14 +173,14 @@ def beaten(results: Results) -> list[str]:
     drawn = [t for t in points if not t.name]
     by_hand = [(t.name, t.test, drawn) for t in results.trials if t.name and t.test and t.test.recipe.steps]
     others = [(name, records["test"], points) for name, records in results.rivals.items() if "test" in records]
-    found = []
+    sentences = []
     for name, record, against in [*by_hand, *others]:
         mine = record.values(results.objectives)
         worse = [t.number for t in against if t.test and dominates(mine, t.test.values(results.objectives))]
         if worse:
             noun = "points" if len(worse) > 1 else "point"
-            found.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
-    return found
+            sentences.append(f"{name} beats {noun} {', '.join(map(str, worse))} of the front on test")
+    return sentences
 
 
 COLUMNS = ("point", "layers", "tokens", "M params", "GMACs", "val mm", "test mm", "rise on test", "note")

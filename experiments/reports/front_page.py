@@ -99,12 +99,12 @@ def headline(results: Results) -> list[tuple[str, str]]:
     first = results.original
     tested = [t.test for t in results.front if t.test]
     near = [r for r in tested if r.mpjpe_rise_mm.mean <= NEAR_MM]
-    found = [(str(len(results.front)), "points on the front"), (str(len(results.trials)), "trials")]
+    figures = [(str(len(results.front)), "points on the front"), (str(len(results.trials)), "trials")]
     if near:
         cheapest = min(near, key=lambda r: r.macs.true)
-        found.append((f"{cheapest.macs.true / first.macs.true:.0%}", f"of the MACs within {NEAR_MM:g} mm on test"))
-        found.append((f"{cheapest.mpjpe_rise_mm.mean:+.1f} mm", "MPJPE there, on the same frames"))
-    return found
+        figures.append((f"{cheapest.macs.true / first.macs.true:.0%}", f"of the MACs within {NEAR_MM:g} mm on test"))
+        figures.append((f"{cheapest.mpjpe_rise_mm.mean:+.1f} mm", "MPJPE there, on the same frames"))
+    return figures
 
 
 def trials_plot(results: Results, split: str) -> Any:
@@ -160,11 +160,11 @@ def importance(drawn: Sequence[Trial], spec: Study, objective: Objective) -> dic
 
 def parts(t: Trial) -> dict[str, float]:
     """GMACs of the parts of a model, its blocks together."""
-    found: dict[str, float] = {}
+    gmacs: dict[str, float] = {}
     for part in t.record.parts if t.record else ():
         name = "blocks" if ".blocks." in part.name else part.name.removeprefix("backbone.")
-        found[name] = found.get(name, 0.0) + part.macs.true / 1e9
-    return {name: value for name, value in found.items() if value > 1e-3 * sum(found.values())}
+        gmacs[name] = gmacs.get(name, 0.0) + part.macs.true / 1e9
+    return {name: value for name, value in gmacs.items() if value > 1e-3 * sum(gmacs.values())}
 
 
 def cost_plot(results: Results) -> Any:
@@ -213,11 +213,11 @@ def done(plan: Plan) -> str:
 
 def copied(t: Trial) -> list[tuple[str, Record]]:
     """(name of its recipe's file, figures) of a point, and of what it became by recovery."""
-    found = {
+    records = {
         str(t.number): t.test or t.record,
         f"{t.number}-recovered": t.recovered.get("test", t.recovered.get("val")),
     }
-    return [(name, record) for name, record in found.items() if record]
+    return [(name, record) for name, record in records.items() if record]
 
 
 def command(results: Results, record: Record, name: str) -> str:
@@ -249,12 +249,12 @@ def strips(lab: Lab, t: Trial) -> list[tuple[str, list[tuple[str, str]]]]:
     worst = [bad.frame for bad in record.worst]
     model, _ = lab.made(record.plans)
     words = [f"{bad.clip}, frame {bad.frame}: {bad.mpjpe_mm:.0f} mm, {bad.rise_mm:+.0f}" for bad in record.worst]
-    found = []
+    pictured = []
     if tokens := report.token_pictures(model, frames, worst):
-        found.append((report.TOKENS, [picture for picture, _ in tokens]))
+        pictured.append((report.TOKENS, [picture for picture, _ in tokens]))
     bodies, _ = report.bodies_drawn({"original": lab.model, "compressed": model}, frames, worst)
-    found += [(f"Body that the {who} model predicts", drawn) for who, drawn in bodies.items()]
+    pictured += [(f"Body that the {who} model predicts", drawn) for who, drawn in bodies.items()]
     return [
         (name, [(pictures.data_uri(picture, "jpeg"), summary) for picture, summary in zip(row, words, strict=True)])
-        for name, row in found
+        for name, row in pictured
     ]

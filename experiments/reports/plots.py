@@ -171,11 +171,11 @@ def trades(groups: Mapping[str, Sequence[Point]], cost: str, error: str) -> Figu
 
 def staircase(points: Sequence[Point]) -> list[Point]:
     """Those that no cheaper one beats, cheapest first: what is a front on one split need not be one on another."""
-    found: list[Point] = []
+    stairs: list[Point] = []
     for p in sorted(points, key=lambda p: (p.gmacs, p.mm)):
-        if not found or p.mm < found[-1].mm:
-            found.append(p)
-    return found
+        if not stairs or p.mm < stairs[-1].mm:
+            stairs.append(p)
+    return stairs
 
 
 def cropped(axes: matplotlib.axes.Axes, groups: Mapping[str, Sequence[Point]]) -> None:

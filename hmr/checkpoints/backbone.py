@@ -90,9 +90,9 @@ def _renamed(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     out = {}
     for key, value in state.items():
         for pattern, ours in NAMES.items():
-            if found := re.fullmatch(pattern, key):
-                out[found.expand(ours)] = value
-    layers = sorted({int(found[1]) for key in state if (found := re.match(r"encoder\.layer\.(\d+)\.", key))})
+            if match := re.fullmatch(pattern, key):
+                out[match.expand(ours)] = value
+    layers = sorted({int(match[1]) for key in state if (match := re.match(r"encoder\.layer\.(\d+)\.", key))})
     for layer in layers:
         for kind in ("weight", "bias"):
             parts = [state.get(QKV.format(layer, name, kind)) for name in ("query", "key", "value")]
@@ -144,8 +144,8 @@ def _from_graph(path: Path, graph: Any) -> dict[str, Tensor]:
     positions: dict[str, Tensor] = {}
     for node in graph.node:
         constants = [tensors[name] for name in node.input if name in tensors and not name.startswith("backbone.")]
-        if (found := MATMUL.fullmatch(node.name)) and constants:
-            out[f"{found[1].replace('/', '.')}.weight"] = constants[0].T
+        if (match := MATMUL.fullmatch(node.name)) and constants:
+            out[f"{match[1].replace('/', '.')}.weight"] = constants[0].T
         elif node.name.startswith("/backbone/embeddings/") and node.op_type in ("Concat", "Reshape"):
             for value in (value for value in constants if value.ndim == 3):
                 positions[node.op_type] = value

@@ -22,8 +22,8 @@ MAX_TEXT = 1 << 20  # bytes
 
 def inspection(path: Path, heads: int | None = None, **files: Any) -> dict[str, Any]:
     """What `fasthmr inspect PATH --json` prints; raises BadInput for a file that cannot be read."""
-    found = checkpoints.inspect(path, heads=heads, **files)
-    return {**found, "provenance": provenance_of("inspect", path, found["architecture"])}
+    inspected = checkpoints.inspect(path, heads=heads, **files)
+    return {**inspected, "provenance": provenance_of("inspect", path, inspected["architecture"])}
 
 
 def provenance_of(command: str, path: Path, architecture: str | None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> di
     `out` has something in it.
     """
     refuse_taken(out)
-    found = checkpoints.inspect(path, heads=heads, **files)
+    inspected = checkpoints.inspect(path, heads=heads, **files)
     model = checkpoints.load(path, heads=heads, **files)
     state = model.state_dict()
     with atomic_folder(out) as folder:
@@ -53,8 +53,8 @@ def convert(path: Path, out: Path, heads: int | None = None, **files: Any) -> di
             "files": {WEIGHTS: digest(folder / WEIGHTS)},
             "keys": {key: list(value.shape) for key, value in state.items()},
             "licence": model.family.licence,
-            "ignored_keys": found["ignored_keys"],
-            "unknown_globals": found["unknown_globals"],
+            "ignored_keys": inspected["ignored_keys"],
+            "unknown_globals": inspected["unknown_globals"],
         }
         (folder / MANIFEST).write_bytes(canonical(manifest))
         (folder / LICENCE).write_text(licence(path, model.family.licence))

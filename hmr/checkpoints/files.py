@@ -194,10 +194,10 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
 def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
     """The file of a part, and its keys: as the part has them -> as the file has them."""
     source = read(file)
-    found = {ours: theirs for ours, theirs in source.unwrapped(part.anchor).items() if ours.startswith(part.keys)}
-    if not found:
+    names = {ours: theirs for ours, theirs in source.unwrapped(part.anchor).items() if ours.startswith(part.keys)}
+    if not names:
         raise BadInput(f"{file}: no {part.argument}: no key ends in {part.anchor!r}{source.named}")
-    return source, found
+    return source, names
 
 
 def recognised(path: Path, state: Iterable[str]) -> str:
@@ -244,37 +244,39 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
 def configured(source: Source, family: Family) -> dict[str, int]:
     """What the configuration that a Lightning file carries says and no shape does."""
     settings = ("hyper_parameters", "cfg", "MODEL", family.head_name.upper())
-    found = {
+    given = {
         "iterations": entry(source.content, *settings, "IEF_ITERS"),
         "head_heads": entry(source.content, *settings, "TRANSFORMER_DECODER", "heads"),
     }
-    return {name: value for name, value in found.items() if isinstance(value, int) and 0 < value < 1000}
+    return {name: value for name, value in given.items() if isinstance(value, int) and 0 < value < 1000}
 
 
 def heads_beside(path: Path, dim: int) -> dict[str, int]:
     """The attention heads that the config.json of Hugging Face beside a file has for a backbone of this width."""
     file = path.parent / "config.json"
     try:
-        found = json.loads(read_text(file)) if file.is_file() else {}
+        configuration = json.loads(read_text(file)) if file.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{file}: not JSON ({error}); correct or remove it") from error
-    heads = found.get("num_attention_heads") if isinstance(found, dict) and found.get("hidden_size") == dim else None
+    if not isinstance(configuration, dict) or configuration.get("hidden_size") != dim:
+        return {}
+    heads = configuration.get("num_attention_heads")
     return {"heads": heads} if type(heads) is int and heads > 0 else {}
 
 
 def _count(shapes: Iterable[str], prefix: str) -> int:
     """How many different numbers stand after a prefix."""
-    return len({found[1] for key in shapes if (found := re.match(rf"{re.escape(prefix)}(\d+)\.", key))})
+    return len({match[1] for key in shapes if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", key))})
 
 
 def _sizes(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found = json.loads(header["sizes"])
+        sizes = json.loads(header["sizes"])
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: 'sizes' in its header is not JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(sizes, dict):
         raise BadInput(f"{path}: 'sizes' in its header is not a JSON object")
-    return found
+    return sizes
 
 
 def inspect(

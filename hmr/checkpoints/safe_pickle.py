@@ -185,12 +185,12 @@ class _Unpickler(GuardedUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module = _PYTHON_2.get(module, module)
-        found = _stand_in(module, name)
-        if found is None:
+        stand_in = _stand_in(module, name)
+        if stand_in is None:
             raise BadInput(
                 f"{self.path}: wants to run or build {module}.{name}, which no SMPL file or data set needs; not read"
             )
-        return found
+        return stand_in
 
     def persistent_load(self, _identity: object) -> Any:
         raise BadInput(f"{self.path}: refers to objects outside the file; not read")
@@ -263,7 +263,7 @@ def _dense(state: dict[str, Any], kind: str) -> np.ndarray:
 
 
 def _array(value: object) -> np.ndarray:
-    found = value.value if isinstance(value, _Array) else value
-    if not isinstance(found, np.ndarray) or found.ndim != 1:
+    array = value.value if isinstance(value, _Array) else value
+    if not isinstance(array, np.ndarray) or array.ndim != 1:
         raise ValueError("a sparse matrix of something else than rows of numbers")
-    return found
+    return array

@@ -133,28 +133,28 @@ def begins_safetensors(start: bytes) -> bool:
 
 
 def of_torch(path: Path) -> Source:
-    found = read_torch(path)
-    source = Source(path, {}, content=found.content, stubbed=found.stubbed)
-    if not isinstance(found.content, dict):
+    loaded = read_torch(path)
+    source = Source(path, {}, content=loaded.content, stubbed=loaded.stubbed)
+    if not isinstance(loaded.content, dict):
         raise BadInput(f"{path}: holds no dict of tensors; save a model's state_dict{source.named}")
-    weights = weights_in(found.content)
+    weights = weights_in(loaded.content)
     state = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, Tensor)}
     memory = [value.untyped_storage() for value in state.values() if value.layout == torch.strided]
     stored = {storage.data_ptr(): storage.nbytes() for storage in memory}
     if sum(stored.values()) > path.stat().st_size:  # torch grows a storage where a tensor's shape asks for more
         raise BadInput(f"{path}: tensors of more bytes than the file has{source.named}")
     if not state:
-        under = f" under {some_of(key for key in found.content if isinstance(key, str))}" if found.content else ""
+        under = f" under {some_of(key for key in loaded.content if isinstance(key, str))}" if loaded.content else ""
         raise BadInput(f"{path}: holds no tensors{under}; save a model's state_dict{source.named}")
-    return Source(path, state, content=found.content, stubbed=found.stubbed)
+    return Source(path, state, content=loaded.content, stubbed=loaded.stubbed)
 
 
 def weights_in(content: dict[Any, Any], depth: int = 3) -> dict[Any, Any]:
     """The dict of tensors in what a training script saved: averaged weights first, then by names that are in use."""
     for name in CONTAINERS if depth else ():
         inner = content.get(name)
-        if isinstance(inner, dict) and (found := weights_in(inner, depth - 1)):
-            return found
+        if isinstance(inner, dict) and (weights := weights_in(inner, depth - 1)):
+            return weights
     return content if any(isinstance(value, Tensor) for value in content.values()) else {}
 
 

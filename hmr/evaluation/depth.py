@@ -34,8 +34,8 @@ def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda d
         for done, kept in enumerate((blocks, *without)):
             stack.blocks = kept
             see = (lambda seen: None) if truths else (lambda seen: truths.append(labelled(seen)))
-            (found,) = predict([model], frames, see)
-            errors.append(mpjpe(body, [predicted(output) for output in found.outputs], truths))
+            (predictions,) = predict([model], frames, see)
+            errors.append(mpjpe(body, [predicted(output) for output in predictions.outputs], truths))
             progress(done + 1)
     finally:
         stack.blocks = blocks
@@ -50,9 +50,9 @@ def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda d
 @torch.no_grad()
 def mpjpe(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> list[float]:
     """MPJPE (N,) in mm of each frame, pelvises aligned, over the joints that errors on `body` are measured on."""
-    found: list[float] = []
+    errors: list[float] = []
     for guess, truth in zip(guesses, truths, strict=True):
         joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
         posed = body.joints_from_pelvis(guess.rotations, guess.betas)
-        found += metrics.mpjpe(posed, joints, aligned=True).tolist()
-    return found
+        errors += metrics.mpjpe(posed, joints, aligned=True).tolist()
+    return errors

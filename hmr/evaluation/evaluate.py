@@ -40,12 +40,12 @@ def evaluate(
         return evaluate_real(model, frames, beside(frames), mean, against, progress)
     truths: list[PosedBodies] = []
     models = [model] if against is None else [model, against]
-    found, *others = predict(models, frames, lambda seen: truths.append(labelled(seen)), progress)
+    mine, *others = predict(models, frames, lambda seen: truths.append(labelled(seen)), progress)
     body = body_for(frames, model)
-    guesses = {"model": [predicted(output) for output in found.outputs], **trivial(truths, mean)}
+    guesses = {"model": [predicted(output) for output in mine.outputs], **trivial(truths, mean)}
     errors = {name: all_errors(body, each, truths) for name, each in guesses.items()}
     rows = [row(name, each, frames) for name, each in errors.items()]
-    result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / found.seconds}
+    result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / mine.seconds}
     for other in others:
         result["paired"] = difference(errors["model"], other, truths, frames, body)
     return result
@@ -61,13 +61,13 @@ def trivial(truths: Sequence[PosedBodies], mean: Tensor | None) -> dict[str, lis
     """Predictors that know the training set's mean pose alone, and that with each frame's true root."""
     if mean is None:
         return {}
-    found: dict[str, list[PosedBodies]] = {"mean_pose_true_root": [], "mean_pose_mean_root": []}
+    guesses: dict[str, list[PosedBodies]] = {"mean_pose_true_root": [], "mean_pose_mean_root": []}
     for truth in truths:
         pose, average = mean.to(truth.rotations).expand_as(truth.rotations), torch.zeros_like(truth.betas)
         true_root = torch.cat((truth.rotations[:, :1], pose[:, 1:]), 1)
-        found["mean_pose_true_root"].append(PosedBodies(true_root, average))
-        found["mean_pose_mean_root"].append(PosedBodies(pose, average))
-    return found
+        guesses["mean_pose_true_root"].append(PosedBodies(true_root, average))
+        guesses["mean_pose_mean_root"].append(PosedBodies(pose, average))
+    return guesses
 
 
 def mean_rotations(frames: Frames) -> Tensor:

@@ -20,8 +20,8 @@ def labelled_by(model: Any, frames: Frames) -> Frames:
     """The same frames with the rotations and betas that `model` predicts as their labels, whatever labels they have;
     all are drawn and kept in memory, 0.2 MB a frame. Raises BadInput where the model cannot take these frames."""
     kept, samples, others = frames.keeping(), list[Sample](), dict.fromkeys(UNKNOWN)
-    (found,) = predict([model], kept)
-    for output in found.outputs:
+    (predictions,) = predict([model], kept)
+    for output in predictions.outputs:
         pair = (value.float().cpu().numpy() for value in (output.rotations, output.betas))
         for rotations, betas in zip(*pair, strict=True):
             labels = {"rotations": rotations, "betas": betas, "gender": "neutral", **others}

@@ -50,8 +50,8 @@ def evaluate_real(
     flat: frames of people without a truth in space, which add a row of errors in the picture alone.
     """
     truth = known(frames.truth, "true joints")
-    found, *others = predict([model] if against is None else [model, against], frames, progress=progress)
-    guess = guessed(model, found.outputs, frames)
+    mine, *others = predict([model] if against is None else [model, against], frames, progress=progress)
+    guess = guessed(model, mine.outputs, frames)
     guesses = {"model": guess, "blazepose": Guess(truth.blazepose)}
     if mean is not None:
         guesses["mean_pose_true_root"] = Guess(under_root(mean_joints(model, mean), truth.joints))
@@ -61,7 +61,7 @@ def evaluate_real(
         for view in (None, *dict.fromkeys(truth.views))
     ]
     rows += flat_rows(model, flat, rows[0])
-    result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / found.seconds}
+    result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / mine.seconds}
     for other in others:
         theirs = guessed(against, other.outputs, frames)
         result["paired"] = {"mpjpe_mm": alone(mpjpe(guess, truth) - mpjpe(theirs, truth))}
@@ -141,8 +141,8 @@ def flat_rows(model: Any, frames: RealFrames | None, like: dict[str, Any]) -> li
     """The row of people of whom only BlazePose's keypoints are known, with the keys of other rows."""
     if frames is None:
         return []
-    (found,) = predict([model], frames)
-    shares = known(guessed(model, found.outputs, frames).keypoint_share, "keypoints")
+    (predictions,) = predict([model], frames)
+    shares = known(guessed(model, predictions.outputs, frames).keypoint_share, "keypoints")
     known_here = {"name": "model", "view": frames.spec.name, "favoured": False}
     return [{**dict.fromkeys(like), **known_here, "keypoint_error_share": shares.nanmedian().item()}]
 
@@ -159,11 +159,11 @@ def acceleration(guess: Guess, truth: Truth, here: Tensor, fps: float | None) ->
     """The mean acceleration error within views; None where frames do not follow each other."""
     if fps is None:
         return None
-    found = []
+    errors = []
     for view in dict.fromkeys(one for one, kept in zip(truth.views, here.tolist(), strict=True) if kept):
         rows = torch.tensor([one == view for one in truth.views])
-        found.append(metrics.accel(guess.joints[rows], truth.joints[rows], aligned=True))
-    return alone(torch.cat(found)) if len(torch.cat(found)) else None
+        errors.append(metrics.accel(guess.joints[rows], truth.joints[rows], aligned=True))
+    return alone(torch.cat(errors)) if len(torch.cat(errors)) else None
 
 
 def mpjpe(guess: Guess, truth: Truth) -> Tensor:

@@ -47,44 +47,44 @@ def predict(
     A model is timed after a warm-up on the first batch. One with a motion decoder sees all frames of a recording before
     any is decoded. Raises BadInput where a model needs a mask or more than the frames know.
     """
-    found = [Predictions(model) for model in models]
+    predictions = [Predictions(model) for model in models]
     done = 0
     for number, seen in enumerate(batches(frames, next(models[0].parameters()).device)):
-        for one in found:
+        for one in predictions:
             if number == 0:
                 one.model.encoder(*seen.inputs)
             see(one, seen)
         each(seen)
         done += len(seen)
         progress(done)
-    for one in found:
+    for one in predictions:
         if one.model.takes_clips:
             decode(one, frames)
-    return found
+    return predictions
 
 
-def see(found: Predictions, seen: Batch) -> None:
+def see(predictions: Predictions, seen: Batch) -> None:
     """Add a model's output on a batch to its predictions."""
-    encoder, device = found.model.encoder, seen.crops.device
+    encoder, device = predictions.model.encoder, seen.crops.device
     began = now(device)
     tokens = encoder.encode(seen.crops, seen.masks)
     output = encoder.read(tokens, seen.conditions)
-    found.seconds += now(device) - began
-    found.outputs.append(output)
+    predictions.seconds += now(device) - began
+    predictions.outputs.append(output)
     if encoder.schedule != Schedule() and seen.masks is not None:
         person = coverage(seen.masks, encoder.grid) > (encoder.protect or 0.0)
-        found.merged.append(person_merged(tokens, person))
+        predictions.merged.append(person_merged(tokens, person))
 
 
-def decode(found: Predictions, frames: Frames) -> None:
+def decode(predictions: Predictions, frames: Frames) -> None:
     """Put a motion decoder's rotations into the predictions, recording by recording, in the same batches as before."""
-    whole = joined(found.outputs)
+    whole = joined(predictions.outputs)
     began = now(whole.betas.device)
     spans = recording_spans(frames.recordings)
-    decoded = joined([found.model.decoded(part(whole, span), frames.fps) for span in spans])
-    found.seconds += now(whole.betas.device) - began
+    decoded = joined([predictions.model.decoded(part(whole, span), frames.fps) for span in spans])
+    predictions.seconds += now(whole.betas.device) - began
     count = len(decoded.betas)
-    found.outputs = [part(decoded, range(i, min(i + BATCH, count))) for i in range(0, count, BATCH)]
+    predictions.outputs = [part(decoded, range(i, min(i + BATCH, count))) for i in range(0, count, BATCH)]
 
 
 @torch.no_grad()

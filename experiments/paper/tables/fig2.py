@@ -28,9 +28,9 @@ def look(comparison: Comparison) -> dict[str, Any]:
         samples = [calib[i] for i in np.flatnonzero(clips == clip)[:FRAMES].tolist()]
         maps[clip] = layer_similarity(model.stack, [batch(samples, device).crops])
     depth = len(model.stack.blocks)
-    found = {n: {clip: one.diagonal(n).mean().item() for clip, one in maps.items()} for n in APART if n < depth}
+    by_distance = {n: {clip: one.diagonal(n).mean().item() for clip, one in maps.items()} for n in APART if n < depth}
     mean = torch.stack([*maps.values()]).mean(0)
-    return {"rows": [row(n, values) for n, values in found.items()], "similarity": mean.tolist()}
+    return {"rows": [row(n, values) for n, values in by_distance.items()], "similarity": mean.tolist()}
 
 
 def row(apart: int, values: dict[str, float]) -> dict[str, Any]:
