@@ -120,19 +120,20 @@ class DecoderTask(TrainingTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
-        each = [errors(decoder, video, decoder.body) for video in self.validation]
+        place = decoder.vae.mean.device
+        each = [
+            errors(decoder.video(v.features.to(place), v.predicted_betas.to(place)).cpu(), v, self.body)
+            for v in self.validation
+        ]
         mean = torch.stack([torch.stack([part.mean() for part in both]) for both in each]).mean(0).tolist()
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
 
 
-def errors(decoder: LatentDiffusionDecoder, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
-    """MPJPE (N,) mm and acceleration error (N - 2,) of what is decoded of a video, posed with the encoder's betas."""
-    place = decoder.vae.mean.device
-    features, estimated, rotations, betas = (
-        part.to(place) for part in (video.features, video.predicted_betas, video.rotations, video.betas)
-    )
-    joints = body.skeleton(decoder.video(features, estimated), estimated)
-    true = body.skeleton(rotations, betas)
+def errors(rotations: Tensor, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
+    """MPJPE (N,) mm and acceleration error (N - 2,) of rotations (N, 24, 3, 3) predicted of a video, posed with the
+    encoder's betas."""
+    joints = body.skeleton(rotations, video.predicted_betas)
+    true = body.skeleton(video.rotations, video.betas)
     return mpjpe(joints, true), accel(joints, true)
 
 

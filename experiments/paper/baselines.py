@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from compress.training.task import Step
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.features import Video
-from diffusion.training.decoder import DecoderTask
+from diffusion.training.decoder import DecoderTask, errors
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
-from hmr.evaluation.metrics import mpjpe
 from hmr.models.head import JOINTS, SMPLHead, rotations_from_6d, sixd_from_rotations
 from hmr.training.distance import WEIGHTS
 
@@ -81,12 +80,9 @@ class HeadTask(DecoderTask):
 
     def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
         head = cast(FrameHead, module.head)
-        predicted = [head(video.features.to(head.init.device)).cpu() for video in self.validation]
-        errors = [
-            mpjpe(self.body.skeleton(pose, v.predicted_betas), self.body.skeleton(v.rotations, v.betas)).mean()
-            for pose, v in zip(predicted, self.validation, strict=True)
-        ]
-        return {"mpjpe_mm": torch.stack(errors).mean().item()}
+        predicted = [head(v.features.to(head.init.device)).cpu() for v in self.validation]
+        wrong = [errors(pose, v, self.body)[0].mean() for pose, v in zip(predicted, self.validation, strict=True)]
+        return {"mpjpe_mm": torch.stack(wrong).mean().item()}
 
 
 def savitzky_golay(video: Video, fps: float, seconds: float, order: int = 2) -> Tensor:

@@ -39,6 +39,7 @@ from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import Video
 from diffusion.policy import refuse_other_bodies
+from diffusion.training.decoder import errors as decoding_errors
 from diffusion.training.decoder import sizes_for, train_decoder
 from diffusion.training.run import features
 from diffusion.training.vae import gate, train_vae
@@ -46,7 +47,6 @@ from experiments.paper.baselines import FrameHead, HeadTask, LinearStart, one_eu
 from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
-from hmr.evaluation.metrics import mpjpe
 from hmr.evaluation.predict import BATCH
 from hmr.home import fasthmr_home
 from hmr.models.model import HMRModel
@@ -239,11 +239,7 @@ class DecoderComparison:
 
     def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
         """MPJPE in mm over videos."""
-        pairs = [
-            (self.body.skeleton(head(v, FPS), v.predicted_betas), self.body.skeleton(v.rotations, v.betas))
-            for v in videos
-        ]
-        return torch.cat([mpjpe(*pair) for pair in pairs]).mean().item()
+        return torch.cat([decoding_errors(head(v, FPS), v, self.body)[0] for v in videos]).mean().item()
 
     def measure(self, entry: DecoderRow, baseline: Errors | None) -> tuple[dict[str, Any], Errors]:
         """The figures of a row but for its speed, and its errors."""
