@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -181,3 +182,23 @@ def test_a_layer_that_computes_otherwise_than_a_linear_one_is_not_rounded():
     applied(planned(Precision(dtype="int8"), model), model)
     layers = cast(Any, model.stack.blocks[0])
     assert isinstance(layers.attn.qkv, MaskedBias) and isinstance(layers.attn.proj, Int8Linear)
+
+
+def test_weights_that_are_not_finite_are_named():
+    module = ViTPose()
+    with torch.no_grad():
+        module.blocks[1].mlp.fc1.weight[0, 0] = math.nan
+    with pytest.raises(BadInput, match=r"Block block gives numbers that are not finite; .* mlp\.fc1\.weight"):
+        own(module)
+
+
+def test_blocks_that_share_weights_are_refused():
+    module = ViTPose()
+    module.blocks = nn.ModuleList([module.blocks[0]] * 3)
+    with pytest.raises(BadInput, match="the 3 blocks of ViTPose share weights"):
+        own(module)
+
+
+@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])
+def test_wrappers_are_no_part_of_the_keys(wrapper):
+    assert own(wrapper(ViTPose())).state_dict().keys() == own(ViTPose()).state_dict().keys()

@@ -104,3 +104,14 @@ def test_clip_is_refused_until_its_embedding_is_given():
         wrapped()
     known = wrapped(embed=lambda crop: module.pre_layrnorm(module.embeddings(crop)), norm="")
     torch.testing.assert_close(known(crop), module(crop).last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_dinov3_in_bfloat16_is_taken():
+    """Its blocks take sines and cosines of the type of the tokens alone."""
+    family = ZOO["DINOv3ViT"]
+    module = family.module().bfloat16()
+    model = OwnModel(module, lambda own, tokens: tokens.x, family.crop, blocks=family.blocks)
+    crop = family.images().bfloat16()
+    found, wanted = model(crop).float(), last_hidden(module, crop).float()
+    assert (found - wanted).norm() < 0.02 * wanted.norm()

@@ -59,9 +59,7 @@ def dino_tokens(owner: Any, crop: Tensor) -> Tensor:
 
 def timm_tokens(owner: Any, crop: Tensor) -> Tensor:
     x = first(owner._pos_embed(owner.patch_embed(crop)))  # EVA's gives its rotary positions too
-    for name in ("patch_drop", "norm_pre"):
-        x = first(Parts(owner).run(name, x))
-    return x
+    return Parts(owner).run("norm_pre", x)  # without the `patch_drop` of training
 
 
 def vitpose_tokens(owner: Any, crop: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ def stack_from(
         raise BadInput(f"{type(module).__name__} has no {blocks!r} ({error}): name its list of blocks") from error
     if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
         raise BadInput(f"{blocks!r} of {type(module).__name__} is not a list of blocks but {type(found).__name__}")
+    if len({id(block) for block in found}) < len(found):
+        raise BadInput(f"the {len(found)} blocks of {type(module).__name__} share weights, so none can change alone")
     if len({type(block) for block in found}) > 1:
         names = ", ".join(sorted({type(block).__name__ for block in found}))
         raise BadInput(f"the blocks of {type(module).__name__} are of several kinds, which cannot merge: {names}")
@@ -62,6 +64,14 @@ def stack_from(
     for block in found:
         prove(stack, block)
     return stack
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of `torch.compile` and of wrappers for several devices, whose names are no part of its keys."""
+    inner = getattr(module, "_orig_mod", None)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = module.module
+    return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 class OwnModel(nn.Module):
@@ -89,6 +99,7 @@ class OwnModel(nn.Module):
         **found: Any,
     ) -> None:
         super().__init__()
+        module = unwrapped(module)
         self.name = self.architecture = type(module).__name__
         self.module, self.reader, self.head_needs, self.crop_size = module, read, head_needs, crop
         self._stack = stack_from(module, blocks, **found)

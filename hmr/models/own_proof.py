@@ -55,6 +55,9 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
             whole = first(block(tokens.x, **arguments(stack, block, tokens)))
         except Exception as error:  # whatever a stranger's forward raises
             raise BadInput(f"{name} blocks cannot be run on tokens alone ({error})") from error
+        if not whole.isfinite().all():
+            odd = next((name for name, value in block.named_parameters() if not value.isfinite().all()), "none of them")
+            raise BadInput(f"a {name} block gives numbers that are not finite; weights that have such numbers: {odd}")
         x = tokens.x + stack.attend(block, tokens)[0]
         mine = x + stack.feed(block, x)
     limit = 1e-4 if like.dtype in (torch.float32, torch.float64) else 5e-2
@@ -76,7 +79,7 @@ def arguments(stack: OwnStack, block: nn.Module, tokens: Tokens) -> dict[str, An
         if not place:
             raise BadInput(f"its forward takes no rotary positions ({', '.join(ROPES)})")
         sin, cos = (of[0, 0] for of in stack.rope.at(tokens))
-        given[place] = stack.rope.given(sin, cos)
+        given[place] = stack.rope.given(sin, cos, tokens.x.dtype)
     return given
 
 

@@ -54,8 +54,8 @@ class Rope(ABC):
         """The module's own sine and cosine (rows * columns, d)."""
 
     @abstractmethod
-    def given(self, sin: Tensor, cos: Tensor) -> Any:
-        """What a block of its own takes."""
+    def given(self, sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Any:
+        """What a block of its own takes beside tokens of this type."""
 
     def at(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Sine and cosine (B, 1, N - prefix, d) at each token's own place. Computed as the module itself computes:
@@ -99,7 +99,7 @@ class Dinov3(Rope):
         sin, cos = self.module(H=grid[0], W=grid[1])
         return sin, cos
 
-    def given(self, sin: Tensor, cos: Tensor) -> Any:
+    def given(self, sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Any:
         return sin, cos
 
 
@@ -121,8 +121,8 @@ class TransformersDinov3(Rope):
         cos, sin = self.module(like.new_zeros(1, 3, grid[0] * high, grid[1] * wide))
         return sin, cos
 
-    def given(self, sin: Tensor, cos: Tensor) -> Any:
-        return cos, sin
+    def given(self, sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Any:
+        return cos.to(dtype), sin.to(dtype)
 
 
 class Timm(Rope):
@@ -140,7 +140,7 @@ class Timm(Rope):
         sin, cos = self.module.get_embed(list(grid)).chunk(2, -1)
         return sin, cos
 
-    def given(self, sin: Tensor, cos: Tensor) -> Any:
+    def given(self, sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Any:
         return torch.cat((sin, cos), -1)
 
 
