@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from compress.atomic import atomic_folder, occupied
+from compress.atomic import atomic_folder, occupied, refuse_unwritable
 from compress.errors import BadInput
 from compress.policy import FrozenModel, Plan
 from compress.registry import plan_of
@@ -90,7 +89,7 @@ def save(
     """Write `model`, which is `origin.base` after `plans`, to `folder`, whole or not at all; returns the artefact's id.
 
     recipe: YAML. card: Markdown. more(id): other files by name, as a report, which are hashed too. Raises BadInput
-    where the folder has something in it or cannot be written.
+    where the folder has something in it, and Unwritable.
     """
     weights = weights_of(model)
     made = artefact_id(origin.base.sha256, plans, sha256(weights))
@@ -104,12 +103,9 @@ def save(
     hashes = {name: sha256(content) for name, content in contents.items()}
     manifest = Manifest(id=made, origin=origin, files=hashes)
     refuse_taken(folder)
-    try:
-        with atomic_folder(folder) as unfinished:
-            for name, content in {**contents, MANIFEST: manifest.to_bytes()}.items():
-                (unfinished / name).write_bytes(content)
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error.strerror or error})") from error
+    with atomic_folder(folder) as unfinished:
+        for name, content in {**contents, MANIFEST: manifest.to_bytes()}.items():
+            (unfinished / name).write_bytes(content)
     return made
 
 
@@ -117,11 +113,7 @@ def refuse_taken(folder: Path) -> None:
     """Raise BadInput where there is a file, or a folder with something in it, or nothing could be written."""
     if occupied(folder):
         raise BadInput(f"{folder}: already exists and is not empty; name another folder")
-    if folder.exists():
-        return
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise BadInput(f"{folder}: {above} is not a writable folder; name another one")
+    refuse_unwritable(folder)
 
 
 def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:

@@ -1,4 +1,8 @@
-"""Files that are either whole or not there: a crash in the middle of a write leaves what was there before."""
+"""Files and folders that are either whole or not there, whoever else writes and whatever ends the process or the disk.
+
+Everything that is written is filled beside its place and renamed. What the system refuses, as a full disk or a
+read-only place, is `Unwritable`: one sentence.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,62 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from compress.errors import BadInput
+from filelock import FileLock, Timeout
+
+from compress.errors import BadInput, Taken, Unwritable
 
 
-def atomic_write(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+def atomic_write(path: Path, content: bytes | Iterable[bytes | memoryview], new: bool = False) -> Path:
     """Write `content`, whole or in pieces, to `path` so that no reader ever sees half of it; makes missing folders and
     returns `path`.
 
     A temporary file beside the target is filled, synced and renamed over it; then the folder is synced, because
-    on Linux the rename itself can still be lost with the power. Its mode is the umask's.
+    on Linux the rename itself can still be lost with the power. Its mode is the umask's. `new`: never over a file with
+    something in it, of two processes that write the same one the second raises Taken.
 
-    Raises: OSError where the folder cannot be written.
+    Raises Unwritable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # mkstemp would leave a file nobody else may read
-    try:
-        with temporary.open("xb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    synced(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            with alone(path, wait=True) if new else nullcontext():
+                if new and path.exists() and path.stat().st_size:
+                    raise Taken(f"{path}: another process wrote it meanwhile; name another file")
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        synced(path.parent)
     return path
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file of lines and wait until it is on the disk: the whole of it, or nothing where that fails.
+
+    What a process that was killed left of a last line stays alone on that line. Raises Unwritable.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            left = (b"\n" if end and file.read(1) != b"\n" else b"") + line.encode() + b"\n"
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
 
 
 def occupied(path: Path) -> bool:
@@ -46,20 +77,31 @@ def occupied(path: Path) -> bool:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name another one") from error
 
 
-def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
-    """Write what identifies the content of a folder, as JSON values, to `path` in it, or compare it with what is there.
+def refuse_unwritable(path: Path) -> None:
+    """Raise BadInput where no file or folder could be put at `path`, before hours are spent on what goes there."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise BadInput(f"{path}: {above} is not a writable folder; name another place")
 
-    Raises BadInput where the folder holds something else, or cannot be written.
+
+def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
+    """Write what identifies the content of a folder, as JSON values, to `path` in it, or compare it with what is there;
+    of two processes that begin at once one writes and the other compares.
+
+    Raises BadInput where the folder holds something else, and Unwritable.
     """
     folder = path.parent
-    if not occupied(folder):
-        try:
-            atomic_write(path, json.dumps(identity, indent=1).encode())
-        except OSError as error:
-            raise BadInput(f"{folder}: cannot be written ({error.strerror})") from error
-        return
+    if folder.is_file():
+        raise BadInput(f"{folder}: it is a file; name a folder")
     if not path.is_file():
-        raise BadInput(f"{folder}: it is there, not empty, and holds no {noun}; remove it or name another one")
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+        with alone(path, wait=True):
+            if not path.is_file():
+                if any(not file.name.startswith(f".{path.name}") for file in folder.iterdir()):
+                    raise BadInput(f"{folder}: it is not empty and holds no {noun}; remove it or name another one")
+                atomic_write(path, json.dumps(identity, indent=1).encode())
+                return
     try:
         theirs = json.loads(path.read_bytes())
         unlike = [name for name in {**identity, **theirs} if theirs.get(name) != identity.get(name)]
@@ -70,29 +112,86 @@ def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """An empty folder beside `path` to write files into, which becomes `path` when the block ends well.
 
-    A block that raises leaves nothing. One that is killed leaves `.NAME.unfinished`, which the next one for the same
-    `path` clears away. Raises FileExistsError where `path` is there already, unless it is an empty folder, and as
-    `occupied`.
+    A block that raises leaves nothing. One that is killed leaves `unfinished(path)`, which the next one for the same
+    `path` clears away. `replace`: an older folder stays until the new one is whole. Raises Taken where `path` is there
+    already, unless it is an empty folder or is to be replaced, and while another process writes it; Unwritable; and
+    as `occupied`.
     """
-    if occupied(path):
-        raise FileExistsError(path)
     path = path.absolute()  # "." has no name
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    beside = unfinished(path)
+    with writing(path), alone(path):
+        if not replace and occupied(path):
+            raise Taken(f"{path}: already exists and is not empty; name another folder")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            for file in (*beside.rglob("*"), beside):
+                synced(file)
+            _put(beside, path)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        synced(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Where `atomic_folder(path)` has its files until they are complete."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def _put(new: Path, path: Path) -> None:
+    """Rename a folder over `path`, in whose place there may be another one, which goes last."""
+    old = path.with_name(f".{path.name}.old")
+    if not occupied(path):
+        new.replace(path)  # over an empty folder too
+        return
+    shutil.rmtree(old, ignore_errors=True)
+    path.replace(old)
     try:
-        yield unfinished
-        for file in unfinished.iterdir():
-            synced(file)
-        synced(unfinished)
-        unfinished.replace(path)  # over an empty folder too, never over a full one
+        new.replace(path)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        old.replace(path)
         raise
-    synced(path.parent)
+    shutil.rmtree(old)
+
+
+@contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[None]:
+    """Be the only process that writes to `path`, as far as those that ask go; the system frees a dead one's lock.
+
+    Raises Taken where another one does, unless told to `wait` for it, and Unwritable.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, blocking=wait)  # opens with O_EXCL, and again where the file was removed meanwhile
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise Taken(f"{path}: another process writes it now; wait for that one, or name another place") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # only POSIX systems remove a file that is open
+            file.unlink()
+        lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a write to `path` into a sentence, Unwritable."""
+    try:
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        named = error.filename and not Path(error.filename).name.startswith(f".{path.name}.")  # what is renamed later
+        place = error.filename if named else path
+        raise Unwritable(f"{place}: cannot be written ({error.strerror or error})") from error
 
 
 def synced(path: Path) -> None:

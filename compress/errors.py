@@ -1,5 +1,33 @@
-"""The one exception that means: the user's input is at fault, not the program."""
+"""The exceptions that mean: the user's input or machine is at fault, not the program. Commands exit with 2."""
+
+from __future__ import annotations
+
+import errno
+
+REFUSALS = {  # of the system, which no program can do anything about
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EPIPE)
+}
 
 
 class BadInput(ValueError):
-    """Bad input from the user; its message is the one sentence they read, and the command exits with 2."""
+    """Bad input from the user; its message is the one sentence they read."""
+
+
+class Taken(BadInput):
+    """Another process writes the same place, or has written it meanwhile."""
+
+
+class Unwritable(OSError):
+    """The system refuses to write, as on a full disk or in a read-only place; its message is one sentence.
+
+    No BadInput: where that stands for a recipe or a table that is impossible, a full disk does not.
+    """
+
+
+def refusal(error: Exception) -> str:
+    """The sentence where an error is bad input, or the system's refusal; empty where it is a bug."""
+    if isinstance(error, BadInput | Unwritable):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return ""

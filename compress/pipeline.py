@@ -50,7 +50,7 @@ class Compressed:
     def save(self, folder: Path | str, more: Mapping[str, bytes] | None = None) -> str:
         """Write the artefact `folder`, whole or not at all, with the files of `more` in it; returns its id.
 
-        Raises BadInput where there is something already, or nothing can be written.
+        Raises BadInput where there is something already, and `compress.errors.Unwritable`.
         """
         origin = artefact.Origin(base=self.original.base, seed=self.context.seed, commit=commit(), versions=versions())
 

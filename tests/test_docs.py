@@ -23,7 +23,7 @@ import typer
 from PIL import Image
 
 from compress import registry
-from experiments.cli import main as cli
+from experiments.cli.app import app as fasthmr
 from experiments.paper.fill import filled
 from hmr.evaluation import evaluate
 from hmr.models.model import build
@@ -110,7 +110,7 @@ def found(words: tuple[str, ...]) -> tuple[Any, str, list[str]]:
         app = typer.Typer()
         app.command()(importlib.import_module(words[2]).main)
         return typer.main.get_command(app), words[2], list(words[3:])
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(fasthmr)
     name, rest = [], list(words[1:])
     while getattr(command, "commands", None) and rest:
         assert rest[0] in command.commands, f"there is no command {rest[0]!r}"

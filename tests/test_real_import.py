@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from compress.atomic import atomic_folder
 from compress.errors import BadInput
 from hmr.body.limbs import LIMBS
 from hmr.data.real_people.importing import CALIBRATION, VIDEOS, import_pose2sim
-from hmr.data.real_people.manifest import read_manifest, replaced_folder
+from hmr.data.real_people.manifest import read_manifest
 from hmr.data.real_people.offsets import LIMB_LANDMARKS
 from hmr.data.real_people.people import LOST, followed, matched, people_in
 from hmr.data.real_people.recording import load_recording
@@ -66,11 +67,11 @@ def test_a_wheel_becomes_two_recordings(wheel, home, monkeypatch):
 def test_a_failed_import_leaves_what_was_there(home):
     (home / "real").mkdir(parents=True)
     (home / "real" / "old").write_text("old")
-    with pytest.raises(RuntimeError), replaced_folder(home / "real") as folder:
+    with pytest.raises(RuntimeError), atomic_folder(home / "real", replace=True) as folder:
         (folder / "new").write_text("half")
         raise RuntimeError
     assert [path.name for path in home.rglob("*") if path.is_file()] == ["old"]
-    with replaced_folder(home / "real") as folder:
+    with atomic_folder(home / "real", replace=True) as folder:
         (folder / "new").write_text("whole")
     assert [path.name for path in home.rglob("*") if path.is_file()] == ["new"]
 

@@ -347,4 +347,4 @@ def test_search_knows_no_torch() -> None:
     names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert not any(name and name.startswith(("torch", "numpy")) for name in names)
-    assert {name for name in names if name and name.startswith("compress")} == {"compress.errors"}
+    assert {name for name in names if name and name.startswith("compress")} == {"compress.atomic", "compress.errors"}

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 from filelock import FileLock
 
+from compress.atomic import append_line, writing
 from compress.errors import BadInput
 
 Window = tuple[int, int]
@@ -272,18 +273,17 @@ class Journal(dict[Windows, float]):
 
     Several processes may add to it: what others have added is read when an error is looked for. A last line that a
     crash tore is cut off. A journal holds for one model, operator and judge: whoever gives the path sees to it. Raises
-    BadInput where the file holds anything else.
+    BadInput where the file holds anything else, and Unwritable.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.read, self.lines = path, 0, 0  # bytes and lines read so far
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(path.with_suffix(".lock"))
-        with self.lock:
-            self._catch_up()
-            if path.exists() and self.read < path.stat().st_size:
-                os.truncate(path, self.read)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path), self.lock:
+            self._cut()
 
     def __contains__(self, windows: object) -> bool:
         if not super().__contains__(windows):
@@ -303,6 +303,12 @@ class Journal(dict[Windows, float]):
             super().__setitem__(*self._read(line, self.lines))
         self.read += len(whole)
 
+    def _cut(self) -> None:
+        """Remove what is left of a last line whose writer was killed; nobody else may write meanwhile."""
+        self._catch_up()
+        if self.path.exists() and self.read < self.path.stat().st_size:
+            os.truncate(self.path, self.read)
+
     def _read(self, line: bytes, number: int) -> tuple[Windows, float]:
         try:
             entry = json.loads(line)
@@ -313,9 +319,8 @@ class Journal(dict[Windows, float]):
             raise BadInput(f"{where} is not a trial of a layer search: delete the file to start over") from problem
 
     def __setitem__(self, windows: Windows, error: float) -> None:
-        line = json.dumps({"windows": windows, "error": error if math.isfinite(error) else None}) + "\n"
-        with self.lock, self.path.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps({"windows": windows, "error": error if math.isfinite(error) else None})
+        with self.lock:
+            self._cut()
+            append_line(self.path, line)
         super().__setitem__(windows, error)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
-from compress.atomic import record_identity, synced
+from compress.atomic import atomic_folder, record_identity, unfinished
+from compress.errors import Unwritable
 from compress.training.task import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -24,31 +26,36 @@ def reserve_folder(config: TrainConfig, identity: dict[str, Any], noun: str) -> 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("checkpoint-*") if path.suffix != ".part")
+    return sorted(folder.glob(f"checkpoint-{8 * '[0-9]'}"))
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
     """Write checkpoint-STEP, complete or not there at all; earlier ones go. One that is there already stays: it is of
-    the same step, and to replace it is to be without it for a moment. Every process has to call it."""
+    the same step, and to replace it is to be without it for a moment. Every process has to call it. Raises
+    Unwritable."""
     final = folder / f"checkpoint-{step:08d}"
-    beside = final.with_name(final.name + ".part")
     accelerator.wait_for_everyone()  # the main process may still be at the same step's
     if final.exists():
         return
+    with atomic_folder(final) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()  # until the folder is there
+        save_state(accelerator, unfinished(final))
+        accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(beside))
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return
-    mode = beside.stat().st_mode & 0o666  # the umask's; safetensors writes files that nobody else may read
-    for file in beside.iterdir():
-        file.chmod(mode)
-        synced(file)
-    os.replace(beside, final)
-    for old in checkpoints(folder)[:-1]:
-        shutil.rmtree(old)
+        for old in (*checkpoints(folder)[:-1], *folder.glob(".checkpoint-*.unfinished")):  # the latter of killed runs
+            shutil.rmtree(old)
+
+
+def save_state(accelerator: Accelerator, folder: Path) -> None:
+    """Write what a resumed run goes on from, with the umask's mode, and not the one of safetensors, which nobody else
+    may read. Raises Unwritable: there is no other reason to fail in torch's and safetensors' words for a full disk."""
+    try:
+        accelerator.save_state(str(folder))
+    except (RuntimeError, SafetensorError) as error:
+        raise Unwritable(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
+    if accelerator.is_main_process:
+        for file in folder.iterdir():
+            file.chmod(folder.stat().st_mode & 0o666)
 
 
 def resume(accelerator: Accelerator, folder: Path) -> bool:

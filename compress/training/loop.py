@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from compress.atomic import alone, append_line
 from compress.errors import BadInput
 from compress.training.checkpoint import reserve_folder, resume, save_checkpoint
 from compress.training.task import Step, TrainConfig, TrainingTask
@@ -55,16 +57,18 @@ def train(
     """Train until the budget is spent, going on from the last checkpoint in `config.out`; `observe` follows each step.
 
     Writes training.json, curve.jsonl and checkpoint-STEP/. `device_placement=False` trains the module on the device
-    where it is. Raises BadInput where `out` holds anything else, and where the loss is not finite.
+    where it is. Raises BadInput where `out` holds anything else, where another process trains there, and where the loss
+    is not finite; Unwritable.
     """
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # a phase may train a part
     accelerator = Accelerator(device_placement=device_placement, kwargs_handlers=[ddp])
     with accelerator.main_process_first():
         reserve_folder(config, task.identity(), task.noun)
-    with torch.random.fork_rng():  # the caller's random numbers stay the caller's
-        run = Training(task, config, accelerator)
-        run.fit(observe)
-    accelerator.wait_for_everyone()
+    with alone(config.out / "training") if accelerator.is_main_process else nullcontext():
+        with torch.random.fork_rng():  # the caller's random numbers stay the caller's
+            run = Training(task, config, accelerator)
+            run.fit(observe)
+        accelerator.wait_for_everyone()
     return run
 
 
@@ -186,8 +190,7 @@ class Training:
         progress = self.progress
         means = {f"train_{name}": value for name, value in progress.scalars.items()}
         row = json.dumps({"step": progress.step, "minutes": progress.seconds / 60, **found, **means})
-        with (self.config.out / "curve.jsonl").open("a") as file:
-            file.write(row + "\n")
+        append_line(self.config.out / "curve.jsonl", row)
         log.info("validation %s", row)
 
     def save(self) -> None:

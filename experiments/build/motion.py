@@ -5,16 +5,16 @@ The wheel is the one of pybullet 3.2.7 (zlib licence); its humanoid clips are De
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import tempfile
 import zipfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from compress.atomic import atomic_write
 from compress.errors import BadInput
 from hmr.motion.deepmimic import read_deepmimic
 from hmr.motion.recordings import pack_clips
@@ -32,10 +32,9 @@ def build(origin: Path, target: Path) -> int:
         clips = [read_deepmimic(path, _SOURCE, _LICENCE) for path in paths]
     if not clips:
         raise BadInput(f"{origin}: no {_PATTERN} inside")
-    partial = target.with_suffix(f".{os.getpid()}.npz")
-    packed: dict[str, Any] = pack_clips(clips)
-    np.savez_compressed(partial, **packed)
-    os.replace(partial, target)
+    buffer, packed = io.BytesIO(), pack_clips(clips)
+    np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]  # numpy types ** as allow_pickle
+    atomic_write(target, buffer.getvalue())
     return len(clips)
 
 

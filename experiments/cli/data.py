@@ -35,7 +35,7 @@ def preview(
     refuse_unless_new_png(out)
     opened = open_data(spec, mocap=mocap)
     count = min(frames, len(opened))
-    atomic_write(out, contact_sheet(opened, [i * len(opened) // count for i in range(count)]))
+    atomic_write(out, contact_sheet(opened, [i * len(opened) // count for i in range(count)]), new=True)
 
 
 @data_app.command()
@@ -45,7 +45,7 @@ def motion(out: Annotated[Path, typer.Option(help="The .png file to write.")], m
     from experiments.reports.preview import clips_to_show, motion_sheet
 
     refuse_unless_new_png(out)
-    atomic_write(out, motion_sheet(clips_to_show(mocap)))
+    atomic_write(out, motion_sheet(clips_to_show(mocap)), new=True)
 
 
 @data_app.command()

@@ -1,74 +1,96 @@
-"""The command `fasthmr`; it exits with 0 when done, 2 for bad input (one sentence on stderr), 1 for a bug.
+"""The command `fasthmr`, and how it ends: with 0 when done, 2 for bad input and what the system refuses, 130 and 143 on
+SIGINT and SIGTERM, each with one sentence on stderr; with 1 and a traceback for a bug.
 
-What a command needs is imported inside it, so that `fasthmr --help` does not wait for torch.
+Commands are imported once signals are heeded: they take a while.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from importlib.metadata import version as version_of
-from typing import Annotated
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
-import typer
+from compress.errors import BadInput, refusal
 
-from compress.errors import BadInput
-from experiments.cli.compress import compress
-from experiments.cli.data import data_app
-from experiments.cli.evaluate import cost, depth, evaluate
-from experiments.cli.models import body_app, convert, inspect, masks_app
-from experiments.cli.paper import decoders, paper
-from experiments.cli.recipe import recipe_app
-from experiments.cli.search import report, search
-from experiments.cli.train import reconstruct, train_app
-
-app = typer.Typer(
-    help="Make human mesh recovery models smaller and faster, and measure what it costs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (evaluate, depth, cost, compress, search, report, paper, inspect, convert, decoders, reconstruct):
-    app.command()(command)
-for name, group in {
-    "body": body_app,
-    "masks": masks_app,
-    "data": data_app,
-    "train": train_app,
-    "recipe": recipe_app,
-}.items():
-    app.add_typer(group, name=name)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def show_version(wanted: bool) -> None:
-    """Print the version and stop, where --version is given."""
-    if wanted:
-        typer.echo(f"fasthmr {version_of('fasthmr')}")
-        raise typer.Exit
+class Stopped(BaseException):
+    """A signal that ends the command: what was begun is removed on the way out."""
 
-
-@app.callback()
-def settings(
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default cuda if available.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; by default one a core.")] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Settings of every command, left in the environment for torch and for the workers of a search."""
-    if device is not None:
-        os.environ["FASTHMR_DEVICE"] = device
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def main() -> None:
-    """Entry point; turns BadInput into a sentence on stderr and exit code 2."""
+    """Entry point."""
+    ended(command)
+
+
+def command() -> None:
+    from experiments.cli.app import app
+
+    app()
+
+
+def ended(run: Callable[[], None]) -> NoReturn:
+    """Do `run` and exit as this module says."""
     try:
-        app()
-    except BadInput as error:
-        sys.stderr.write("fasthmr: " + " ".join(str(error).split()) + "\n")
-        sys.exit(2)
+        with heeding_signals():
+            sys.exit(refused(run))
+    except Stopped as stopped:
+        sys.stderr.write(f"fasthmr: stopped by {signal.Signals(stopped.number).name}\n")
+        sys.exit(128 + stopped.number)
+
+
+def refused(run: Callable[[], None]) -> int:
+    """0 after `run`, or 2 and a sentence on stderr where the input is bad or the system refuses to write."""
+    try:
+        try:
+            run()
+        finally:
+            flush_output()
+    except (BadInput, OSError) as error:
+        sentence = " ".join(refusal(error).split())
+        if not sentence:
+            raise
+        sys.stderr.write(f"fasthmr: {sentence}\n")
+        return 2
+    return 0
+
+
+def flush_output() -> None:
+    """Write what standard output still holds: a result that does not arrive is none. Raises OSError."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python tries once more at its exit
+        raise
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Raise Stopped where SIGINT or SIGTERM comes, unless it is ignored, as in a job in the background."""
+    here = threading.current_thread() is threading.main_thread()  # nobody else may set handlers
+    before = {number: signal.getsignal(number) for number in SIGNALS} if here else {}
+    heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    try:
+        for number in heeded:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compress.atomic import occupied
+from compress.atomic import occupied, refuse_unwritable
 from compress.errors import BadInput
 
 LINE_SECONDS = 30.0  # between lines of progress where stderr is no terminal
@@ -94,10 +94,10 @@ def progress_callback(bar: Progress) -> Callable[[str, str, int, int], None]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise BadInput where `out` is a file or folder with something in it."""
-    if not occupied(out):
-        return
-    if out.is_dir():
-        raise BadInput(f"--out {out}: the folder is not empty; name another one")
-    if out.stat().st_size:
-        raise BadInput(f"--out {out}: the file exists; name another one or remove it")
+    """Raise BadInput where `out` is a file or folder with something in it, or nothing could be written."""
+    if occupied(out):
+        if out.is_dir():
+            raise BadInput(f"--out {out}: the folder is not empty; name another one")
+        if out.stat().st_size:
+            raise BadInput(f"--out {out}: the file exists; name another one or remove it")
+    refuse_unwritable(out)

@@ -105,7 +105,7 @@ def decoders(
         sources = hmr.load(model), recipe, data, budget, vae, frames, train_frames, mocap
         result = DecoderComparison(*sources, progress_callback(bar)).table(name)
     if out is not None:
-        atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode())
+        atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode(), new=True)
     print_result(result, as_json, decoders_table)
 
 

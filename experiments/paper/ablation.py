@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import hmr
+from compress.atomic import append_line
 from compress.context import Context, Observer, silent
 from compress.cost.macs import Cost
 from compress.cost.timing import timed
@@ -153,9 +154,7 @@ class Comparison:
         return rows
 
     def remember(self, key: str, row: dict[str, Any]) -> None:
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        with self.journal.open("a") as file:
-            file.write("\n" + json.dumps([key, row]))  # begun on a new line, for the one before may be torn
+        append_line(self.journal, json.dumps([key, row]))
         self.known[key] = row
 
     def refuse(self, rows: Sequence[Row]) -> None:

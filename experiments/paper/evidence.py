@@ -44,12 +44,9 @@ def absent(table: Table, missing: str) -> dict[str, Any]:
 def write(result: dict[str, Any], out: Path) -> None:
     """Write the folder `out`, whole or not at all: the page and its figures."""
     contents = {"paper.json": json.dumps(result, indent=1, allow_nan=False), "paper.html": page(result)}
-    try:
-        with atomic_folder(out) as folder:
-            for name, content in contents.items():
-                (folder / name).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    with atomic_folder(out) as folder:
+        for name, content in contents.items():
+            (folder / name).write_text(content, encoding="utf-8")
 
 
 def page(result: dict[str, Any]) -> str:

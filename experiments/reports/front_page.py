@@ -12,7 +12,6 @@ import optuna
 from compress.atomic import atomic_folder
 from compress.card import machine
 from compress.context import Observer, silent
-from compress.errors import BadInput
 from compress.policy import Plan
 from compress.recipe import Recipe
 from experiments.reports import compression as report
@@ -48,12 +47,9 @@ def write(results: Results, out: Path, observer: Observer = silent) -> dict[str,
         "trials.parquet": parquet(tabled),
         **{f"{name}.yaml": recipe_text(r.recipe, name).encode() for t in results.front for name, r in copied(t)},
     }
-    try:
-        with atomic_folder(out) as folder:
-            for name, content in contents.items():
-                (folder / name).write_bytes(content)
-    except OSError as error:
-        raise BadInput(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    with atomic_folder(out) as folder:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
     return summary
 
 

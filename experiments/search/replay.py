@@ -18,7 +18,7 @@ import typer
 from numpy.typing import NDArray
 from optuna.exceptions import TrialPruned
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_folder
 from compress.context import Observer
 from experiments.cli.output import progress_bar, progress_callback, refuse_existing
 from experiments.reports import plots
@@ -128,9 +128,10 @@ def main(
         "provenance": next(t.record.provenance for t in done if t.record),
     }
     figure = plots.bands(found)
-    atomic_write(out / "replay.json", json.dumps(stored, indent=1).encode())
-    atomic_write(out / "replay.svg", plots.svg(figure).encode())
-    atomic_write(out / "replay.png", plots.png(figure))
+    with atomic_folder(out) as folder:
+        (folder / "replay.json").write_text(json.dumps(stored, indent=1))
+        (folder / "replay.svg").write_text(plots.svg(figure), encoding="utf-8")
+        (folder / "replay.png").write_bytes(plots.png(figure))
     for name, values in found.items():
         last = np.percentile(values[:, -1], [10, 50, 90])
         typer.echo(f"{name}: {last[1]:.3f} [{last[0]:.3f}, {last[2]:.3f}] of the hypervolume after {trials} trials")

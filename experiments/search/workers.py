@@ -20,7 +20,7 @@ from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from compress.context import Observer, silent
-from compress.errors import BadInput
+from compress.errors import BadInput, refusal
 from experiments.search.lab import Lab
 from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
@@ -311,9 +311,11 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
 
 
 def reporting(job: Job, worker: int, pipe: Any) -> None:
-    """`work` in a process of its own: a bad input goes back as a sentence."""
+    """`work` in a process of its own: a bad input, and what the system refuses, goes back as a sentence."""
     try:
         work(job, worker)
-    except BadInput as error:
-        pipe.send(str(error))
+    except (BadInput, OSError) as error:
+        if not refusal(error):
+            raise
+        pipe.send(refusal(error))
         os._exit(2)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from compress.atomic import atomic_write
+from compress.atomic import atomic_folder, atomic_write
 from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec, Frames
@@ -189,41 +189,47 @@ def write_file(path: Path, clips: Sequence[Entry]) -> Path:
     return atomic_write(path, ClipFile(clips=tuple(clips)).model_dump_json(indent=1).encode())
 
 
-def from_amass(folder: Path, out: Path) -> Path:
-    """A file of motion from a folder of AMASS .npz files, split by family as `hmr.motion.recordings` splits."""
-    files = sorted(folder.rglob("*.npz"))
+def from_amass(source: Path, out: Path) -> Path:
+    """A file of motion from a folder of AMASS .npz files, split by family as `hmr.motion.recordings` splits; its own
+    folder is written whole or not at all."""
+    files = sorted(source.rglob("*.npz"))
     if not files:
-        raise BadInput(f"{folder}: holds no AMASS .npz files")
+        raise BadInput(f"{source}: holds no AMASS .npz files")
     entries = []
-    for i, file in enumerate(files):
-        clip, betas = read_amass(file), betas_of(file)
-        arrays = {
-            "rotations": clip.rotations,
-            "translation": clip.translation,
-            "betas": np.tile(betas, (len(clip), 1)),
-        }
-        name = f"{i:05d}.safetensors"
-        atomic_write(out.parent / name, to_bytes(arrays))
-        entries.append(Entry(name=clip.name, split=split_of(clip.family), fps=clip.fps, arrays=name))
-    return write_file(out, entries)
+    with atomic_folder(out.parent) as folder:
+        for i, file in enumerate(files):
+            clip, betas = read_amass(file), betas_of(file)
+            arrays = {
+                "rotations": clip.rotations,
+                "translation": clip.translation,
+                "betas": np.tile(betas, (len(clip), 1)),
+            }
+            name = f"{i:05d}.safetensors"
+            (folder / name).write_bytes(to_bytes(arrays))
+            entries.append(Entry(name=clip.name, split=split_of(clip.family), fps=clip.fps, arrays=name))
+        write_file(folder / out.name, entries)
+    return out
 
 
 def from_videos(some: Sequence[Frames], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
     """A file of clips from synthetic videos of some splits: pictures, masks and labels as a user's own would come.
 
-    Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn.
+    Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn. The folder of
+    the file is written whole or not at all.
     """
     entries = []
-    for videos in some:
-        if videos.fps is None or videos.spec is None:
-            raise BadInput("a clip file holds videos: name synth-video")
-        for name, frames in groupby(range(len(videos)), lambda i, names=videos.recordings: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
-            samples = []
-            for i in frames:
-                samples.append(videos[i])
-                tell(1)
-            entries.append(written(samples, name, videos.spec.split, videos.fps, out.parent))
-    return write_file(out, entries)
+    with atomic_folder(out.parent) as folder:
+        for videos in some:
+            if videos.fps is None or videos.spec is None:
+                raise BadInput("a clip file holds videos: name synth-video")
+            for name, frames in groupby(range(len(videos)), lambda i, names=videos.recordings: names[i]):  # type: ignore[misc]  # mypy infers no lambda with a default
+                samples = []
+                for i in frames:
+                    samples.append(videos[i])
+                    tell(1)
+                entries.append(written(samples, name, videos.spec.split, videos.fps, folder))
+        write_file(folder / out.name, entries)
+    return out
 
 
 def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder: Path) -> Entry:
@@ -238,5 +244,5 @@ def written(samples: Sequence[Sample], name: str, split: str, fps: float, folder
     arrays = {field: np.stack([getattr(s, field) for s in samples]) for field in ("rotations", "betas", "camera")}
     arrays["boxes"] = np.tile(np.array([0, 0, width, height], np.float32), (len(samples), 1))
     file = f"{place}.safetensors"
-    atomic_write(folder / file, to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
+    (folder / file).write_bytes(to_bytes({k: v.astype(np.float32) for k, v in arrays.items()}))
     return Entry(name=name, split=split, fps=fps, arrays=file, frames=frames, masks=masks)  # type: ignore[arg-type]  # a split's name

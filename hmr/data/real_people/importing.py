@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.atomic import atomic_folder
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
 from hmr.data.real_people.camera import Camera, read_qualisys
-from hmr.data.real_people.manifest import digest, replaced_folder, write_manifest
+from hmr.data.real_people.manifest import digest, write_manifest
 from hmr.data.real_people.people import followed, people_in
 from hmr.data.real_people.recording import Recording, stacked
 from hmr.data.real_people.silver import LIMB_POINTS, silver
@@ -50,7 +51,7 @@ def import_pose2sim(
     held = members(wheel, [f"{demo}/{file}" for demo in DEMOS.values() for file in (CALIBRATION, *VIDEOS)], HINT)
     finder = finder or (Detector(), LandmarkNetwork())
     target = fasthmr_home() / "real"
-    with replaced_folder(target) as folder:
+    with atomic_folder(target, replace=True) as folder:
         (folder / "LICENSE").write_bytes(licence)
         sets: dict[str, Any] = {}
         man: Tensor | None = None

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compress.atomic import atomic_folder
 from compress.errors import BadInput
 from compress.provenance import package_version
 from hmr.home import fasthmr_home
 
 SCHEMA = "fasthmr.real/1"
 RUNS = ("ai-edge-litert", "av", "numpy", "pillow", "torch")  # packages that the numbers depend on
-
-
-@contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to write files into, which takes the place of `path` when the block ends well."""
-    new, old = (path.with_name(f".{path.name}.{age}") for age in ("new", "old"))
-    for left in (new, old):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with atomic_folder(new) as folder:
-        yield folder
-    if path.exists():
-        path.replace(old)
-    new.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:

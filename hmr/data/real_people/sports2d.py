@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.atomic import atomic_folder
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
@@ -20,7 +21,7 @@ from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec
 from hmr.data.real_people.crops import Side
 from hmr.data.real_people.dataset import MARGIN, ChosenPictures, RealFrames, keypoints_of
-from hmr.data.real_people.manifest import digest, read_manifest, replaced_folder, write_manifest
+from hmr.data.real_people.manifest import digest, read_manifest, write_manifest
 from hmr.data.real_people.recording import stacked
 from hmr.data.sample import Place, Sample
 from hmr.data.wheel import described, members
@@ -49,7 +50,7 @@ def import_sports2d(
     content = members(wheel, [VIDEO], HINT)[VIDEO]
     detector, network = finder or (Detector(), LandmarkNetwork())
     target = fasthmr_home() / NAME
-    with replaced_folder(target) as folder:
+    with atomic_folder(target, replace=True) as folder:
         path = folder / Path(VIDEO).name
         path.write_bytes(content)
         (folder / "LICENSE").write_bytes(licence)
