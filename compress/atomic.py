@@ -92,14 +92,14 @@ def record_identity(path: Path, identity: dict[str, Any], noun: str) -> None:
     """
     folder = path.parent
     if folder.is_file():
-        raise BadInput(f"{folder}: it is a file; name a folder")
+        raise BadInput(f"{folder}: it is there and a file; name a folder")
     if not path.is_file():
         with writing(path):
             folder.mkdir(parents=True, exist_ok=True)
         with alone(path, wait=True):
             if not path.is_file():
                 if any(not file.name.startswith(f".{path.name}") for file in folder.iterdir()):
-                    raise BadInput(f"{folder}: it is not empty and holds no {noun}; remove it or name another one")
+                    raise BadInput(f"{folder}: it is there, not empty, and holds no {noun}; remove it or name another")
                 atomic_write(path, json.dumps(identity, indent=1).encode())
                 return
     try:

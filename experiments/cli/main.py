@@ -6,6 +6,7 @@ Commands are imported once signals are heeded: they take a while.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -76,7 +77,8 @@ def flush_output() -> None:
 
 @contextmanager
 def heeding_signals() -> Iterator[None]:
-    """Raise Stopped where SIGINT or SIGTERM comes, unless it is ignored, as in a job in the background."""
+    """Raise Stopped where SIGINT or SIGTERM comes, unless it is ignored, as in a job in the background. While Python
+    exits, when all is done, they stop nothing."""
     here = threading.current_thread() is threading.main_thread()  # nobody else may set handlers
     before = {number: signal.getsignal(number) for number in SIGNALS} if here else {}
     heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
@@ -87,6 +89,7 @@ def heeding_signals() -> Iterator[None]:
     try:
         for number in heeded:
             signal.signal(number, stop)
+            atexit.register(signal.signal, number, signal.SIG_IGN)
         yield
     finally:
         for number, handler in heeded.items():
