@@ -21,7 +21,7 @@ from compress.card import card
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.frames import FrameSet, Scores
-from compress.policy import Plan, Policy
+from compress.policy import ModelSize, Plan, Policy
 from compress.provenance import commit, provenance, versions
 from compress.recipe import Recipe
 
@@ -119,8 +119,10 @@ def refuse_misfit(model: Any, steps: Sequence[Policy], calib: FrameSet | None, t
     """Raise BadInput where recipe, model and frames do not fit each other, before anything is measured."""
     if model.compressed:
         raise BadInput(f"{model.encoder.name} was compressed already: merges start from the original, so name that")
+    size = ModelSize.of(model)
     for step in steps:
         step.check(model)
+        size = step.fit(size)  # in the model that the steps before it leave
         if step.needs_calib and calib is None:
             raise BadInput(f"{step.policy} needs frames to make its choice on: give it calibration frames")
         for frames in (calib if step.needs_calib else None, test):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from compress.errors import BadInput
-from compress.stack import Schedule, Stack
+from compress.stack import Schedule, Stack, transformer_blocks
 
 if TYPE_CHECKING:
     from compress.context import Context
@@ -47,6 +47,15 @@ class Knob:
     def whole(self) -> bool:
         return all(isinstance(value, int) for value in (self.low, self.high, self.step))
 
+    @property
+    def values(self) -> list[float]:
+        """Every value, in order; with `choices`, their places."""
+        return [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]
+
+    def up_to(self, most: float) -> Knob:
+        """The same steps as far as `most`, the lowest at least."""
+        return replace(self, high=self.low + max(0, (most - self.low) // self.step) * self.step)
+
 
 def knob(low: float, high: float, step: float) -> dict[str, Any]:
     """For `Field(json_schema_extra=...)`: what a search tries stands beside a field and not in its type, so that a
@@ -76,6 +85,23 @@ class MadeFor(FrozenModel):
     def of(cls, model: Compressible) -> MadeFor:
         """The sizes of `model` as it is now; on the meta device too."""
         return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What of a model bounds what a policy may ask for."""
+
+    blocks: int  # that are transformers: linear maps between them do not count
+    grid: tuple[int, int]  # patches (rows, columns)
+
+    @classmethod
+    def of(cls, model: Compressible) -> ModelSize:
+        """The size of `model` as it is now; on the meta device too."""
+        return cls(len(transformer_blocks(model.stack)), model.grid)
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
 
 
 class Plan(FrozenModel, ABC):
@@ -150,6 +176,10 @@ class Policy(FrozenModel, ABC):
     trains: ClassVar[bool] = False  # its `apply` trains the model: a search leaves it to the best recipes
     model_specific: ClassVar[bool] = False  # it takes weights that were trained for the model of the steps before it
 
+    # The fields with a knob that the size of a model bounds, in the order in which a search draws them: what a field
+    # may be follows from those before it.
+    bounded: ClassVar[tuple[str, ...]] = ()
+
     policy: str
 
     makes: ClassVar[type[Plan]]  # what `plan` returns
@@ -171,15 +201,27 @@ class Policy(FrozenModel, ABC):
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise misuse(field, f"{field} has no meaning {where}")
 
-    def knobs(self) -> dict[str, Knob]:
-        """What a search can turn: by field, those that have a meaning in this policy as it stands."""
-        found = {}
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
+    def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
+        """What a search can turn: by field, those that have a meaning in this policy as it stands, `bounded` ones
+        first. With the `size` of a model, they go as far as that allows."""
+        found, fields = {}, type(self).model_fields
+        for name in (*self.bounded, *(name for name in fields if name not in self.bounded)):
+            extra = fields[name].json_schema_extra
             if isinstance(extra, dict) and "knob" in extra and getattr(self, name) is not None:
-                words = tuple(word for word in get_args(field.annotation) if isinstance(word, str))
+                words = tuple(word for word in get_args(fields[name].annotation) if isinstance(word, str))
                 found[name] = Knob(**extra["knob"], choices=words)  # type: ignore[arg-type]  # as `knob` wrote it
+        if size is not None:
+            found |= {name: found[name].up_to(most) for name, most in self.largest(size).items() if name in found}
         return found
+
+    def largest(self, size: ModelSize) -> dict[str, int]:
+        """The largest values of `bounded` fields that mean something in a model of this size."""
+        return {}
+
+    def fit(self, size: ModelSize) -> ModelSize:
+        """The size that a model of `size` has after this step, as far as it is known without looking at data; where a
+        search for an error decides, the one it cannot exceed. Raises BadInput where the model is too small."""
+        return size
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where no plan for `model` can be made, as far as that is known without looking at data.

@@ -27,6 +27,7 @@ from compress.policy import Policy
 from compress.provenance import provenance
 from compress.stack import Schedule, encode, merge
 from compress.tokens import Tokens
+from experiments.cli.main import ended
 from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build
 from hmr.models.vit import Backbone
@@ -198,4 +199,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    ended(lambda: typer.run(main))

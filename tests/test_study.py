@@ -78,7 +78,7 @@ def test_the_space_is_that_of_the_knobs_narrowed():
     ranges = study().ranges()
     assert ranges["merge_layers.layers"] == Knob(2, 8, 1)
     assert ranges["merge_tokens.keep"] == Knob(64, 192, 16)
-    assert ranges["merge_tokens.per_layer"] == MergeTokens(keep=1).knobs()["per_layer"]
+    assert list(ranges) == ["merge_layers.layers", "merge_tokens.keep", "precision.dtype"]  # and no other
     assert (ranges["precision.dtype"].low, ranges["precision.dtype"].high) == (0, 1)
     for distribution in study().distributions().values():
         assert not isinstance(distribution, optuna.distributions.CategoricalDistribution)
@@ -91,6 +91,14 @@ def test_a_drawn_recipe_is_the_studys_with_its_knobs_turned():
     assert tokens == MergeTokens(keep=100, per_layer=60, start=2)
     assert bits == Precision(dtype="bfloat16")
     assert study().drawn({}).id == study().recipe.id
+
+
+def test_without_a_space_every_knob_is_searched():
+    text = STUDY[: STUDY.index("space:")]
+    assert list(study(text).ranges()) == list(study(text).knobs()) == [
+        *("merge_layers.layers", "merge_tokens.start", "merge_tokens.per_layer", "merge_tokens.keep"),
+        "precision.dtype",
+    ]
 
 
 def test_what_is_made_by_hand_goes_first_each_recipe_once():
@@ -113,7 +121,7 @@ def test_a_baseline_with_a_decoder_is_refused():
     "change, line, field, message",
     [
         (("merge_tokens.keep:", "merge_tokens.kep:"), 9, "space", "did you mean 'merge_tokens.keep'"),
-        (("[64, 192, 16]", "[64, 200]"), 9, "space", "range, 16 to 192 in steps of 4"),
+        (("[64, 192, 16]", "[12, 192]"), 9, "space", "range, 16 to the model's in steps of 4"),
         (("[64, 192, 16]", "[65, 193]"), 9, "space", "not part of the knob's range"),
         (("[64, 192, 16]", "[64, 192, 6]"), 9, "space", "not part of the knob's range"),
         (("[64, 192, 16]", "[192, 64]"), 9, "space", "not part of the knob's range"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,7 +17,7 @@ from compress.layers import search
 from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
 from compress.layers.similarity import layer_similarity, neighbours
 from compress.layers.trials import Trials
-from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
+from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse
 from compress.stack import LinearBlock
 
 
@@ -25,6 +26,7 @@ class MergeLayers(Policy):
     finds (see `compress.layers.search`) or the user says."""
 
     stage: ClassVar[int] = 0
+    bounded: ClassVar[tuple[str, ...]] = ("layers",)
 
     policy: Literal["merge_layers"] = "merge_layers"
     strategy: Literal[search.Strategy, "explicit"] = Field(
@@ -68,16 +70,25 @@ class MergeLayers(Policy):
     def needs_calib(self) -> bool:
         return self.strategy != "explicit" or self.operator == "linear"
 
-    def knobs(self) -> dict[str, Knob]:
+    def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         idle = self.strategy == "explicit" or self.layers is not None
-        return {name: found for name, found in super().knobs().items() if not (name == "threshold_mm" and idle)}
+        return {name: found for name, found in super().knobs(size).items() if not (name == "threshold_mm" and idle)}
+
+    def largest(self, size: ModelSize) -> dict[str, int]:
+        return {"layers": size.blocks}
+
+    def fit(self, size: ModelSize) -> ModelSize:
+        """As many blocks as `layers` or `windows` leave; a threshold may leave all. Raises as `check`."""
+        smallest = smallest_window(self.operator)
+        windows = search.explicit(self.windows or (), size.blocks, smallest)
+        left = search.blocks_left(windows, size.blocks, smallest) if self.layers is None else self.layers
+        if self.layers is not None and self.layers > size.blocks:
+            raise BadInput(f"layers: {self.layers} blocks cannot be left of {size.blocks}")
+        return replace(size, blocks=left)
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where `model` is too shallow for `windows` or `layers`."""
-        depth = len(model.stack.blocks)
-        search.explicit(self.windows or (), depth, smallest_window(self.operator))
-        if self.layers is not None and self.layers > depth:
-            raise BadInput(f"layers: {self.layers} blocks cannot be left of {depth}")
+        self.fit(replace(ModelSize.of(model), blocks=len(model.stack.blocks)))
 
     def plan(self, model: Compressible, context: Context) -> LayerPlan:
         """Search for the windows to merge; `model` stays as it is.

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from compress.context import Context
 from compress.errors import BadInput
-from compress.policy import Compressible, Knob, MadeFor, Plan, Policy, knob, misuse
+from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse
 from compress.stack import Schedule, transformer_blocks
 from compress.tokens import Partition
 
@@ -22,6 +22,9 @@ ONLY_MASK = ("coverage", "dilate")
 
 class MergeTokens(Policy):
     """Keep `keep` tokens of each crop, in every frame, whatever it shows."""
+
+    # start first: what the blocks after it can take away bounds the rest, so that each of these has a range
+    bounded: ClassVar[tuple[str, ...]] = ("start", "per_layer", "keep", "dilate")
 
     policy: Literal["merge_tokens"] = "merge_tokens"
     mode: Literal["merge", "drop"] = Field("merge", description="merge similar tokens, or drop background at the input")
@@ -54,23 +57,36 @@ class MergeTokens(Policy):
             self.refuse_changed(ONLY_MASK, "with protect: none, which uses no mask")
         return self
 
-    def knobs(self) -> dict[str, Knob]:
+    def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         idle = {*(ONLY_MERGE if self.mode == "drop" else ())}
         if not self.dilate:  # so that studies without it keep their space
             idle.add("dilate")
-        return {name: found for name, found in super().knobs().items() if name not in idle}
+        return {name: found for name, found in super().knobs(size).items() if name not in idle}
+
+    def largest(self, size: ModelSize) -> dict[str, int]:
+        return {
+            "start": max(0, size.blocks - 1),
+            "per_layer": size.patches // 2,
+            "keep": size.patches,
+            "dilate": min(3, max(size.grid) - 1),
+        }
+
+    def fit(self, size: ModelSize) -> ModelSize:
+        """Blocks and grid stay. Raises BadInput where grid or depth make the schedule impossible."""
+        self.schedule(size.patches, range(size.blocks))
+        if self.dilate >= max(size.grid):
+            rows, columns = size.grid
+            raise BadInput(
+                f"merge_tokens: dilate: {self.dilate} rings around any token cover the whole {rows} x {columns} grid: "
+                f"at most {max(rows, columns) - 1} make a difference"
+            )
+        return size
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where this model's grid, depth or head make the schedule impossible."""
         if model.schedule != Schedule():
             raise BadInput("merge_tokens: this model's tokens are reduced already: start from the original model")
-        self.schedule(model.grid[0] * model.grid[1], transformer_blocks(model.stack))
-        if self.dilate >= max(model.grid):
-            rows, columns = model.grid
-            raise BadInput(
-                f"merge_tokens: dilate: {self.dilate} rings around any token cover the whole {rows} x {columns} grid: "
-                f"at most {max(rows, columns) - 1} make a difference"
-            )
+        self.fit(ModelSize.of(model))
         if self.mode == "drop" and model.head_needs == "grid":
             raise BadInput("merge_tokens: this model's head needs the full grid of tokens: use mode: merge, not drop")
 
@@ -99,6 +115,11 @@ class MergeTokens(Policy):
                 f"merge_tokens: {patches} tokens come down to {self.keep} in block {last} with per_layer: "
                 f"{self.per_layer} from block {self.start} on, and this model's last block is {len(places) - 1}: "
                 "lower start or raise per_layer"
+            )
+        if self.start > max(0, len(places) - 1):
+            raise BadInput(
+                f"merge_tokens: start: there is no block {self.start}, this model's last block is {len(places) - 1}: "
+                "lower start"
             )
         at = dict(zip(places[self.start :], merges, strict=False))
         by_block = tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))

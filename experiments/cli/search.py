@@ -63,10 +63,11 @@ def report(
 def front_table(results: Results) -> Table:
     """The points of the front, for people."""
     from experiments.reports.front import COLUMNS, beaten, found_on, rows
+    from experiments.search.trials import STATES
 
     first = results.original
     data = first.provenance["data"]
-    states = {state: sum(t.state == state for t in results.trials) for state in ("complete", "infeasible", "failed")}
+    states = {state: sum(t.state == state for t in results.trials) for state in STATES}
     return result_table(
         f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
         f"{', '.join(f'{n} {state}' for state, n in states.items())}; "

@@ -12,6 +12,7 @@ from PIL import Image
 
 import hmr
 from compress.atomic import atomic_write
+from experiments.cli.main import ended
 from experiments.reports import pictures, plots
 from experiments.reports.compression import bodies_drawn, token_pictures
 
@@ -58,4 +59,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    ended(lambda: typer.run(main))

@@ -11,7 +11,9 @@ import hmr
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
+from compress.policy import ModelSize
 from compress.recipe import Recipe
+from experiments.search.space import Space
 from experiments.search.study import Study
 from experiments.search.trials import Interval, Macs, Part, Record, Worst
 from hmr.data.dataset import Frames
@@ -48,6 +50,11 @@ class Lab:
 
     def _original(self, split: str) -> Measurement:
         return self.frames(split).measure(self.model, f"original on {split}", self.observer)
+
+    @cached_property
+    def space(self) -> Space:
+        """What is drawn; raises BadInput where no recipe of the study fits the model."""
+        return Space(self.study, ModelSize.of(self.model))
 
     @cached_property
     def context(self) -> Context:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filelock import ReadWriteLock, Timeout
 
-from compress.errors import BadInput
+from compress.atomic import writing
+from compress.errors import BadInput, Unwritable
 from hmr.home import fasthmr_home
 
 
@@ -18,7 +20,8 @@ def machine(alone: bool) -> Iterator[None]:
     The lock of a process that dies is free again.
     """
     path = fasthmr_home() / "searches" / "machine.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     lock = ReadWriteLock(path, blocking=False, is_singleton=False)
     try:
         with lock.write_lock() if alone else lock.read_lock():
@@ -28,5 +31,7 @@ def machine(alone: bool) -> Iterator[None]:
             "another search runs on this machine and latency cannot be measured beside it: wait for that one, or "
             "search for macs"
         ) from error
+    except sqlite3.OperationalError as error:
+        raise Unwritable(f"{path}: cannot be written ({error})") from error
     finally:
         lock.close()

@@ -55,7 +55,7 @@ def sliced(points: NDArray[np.float64], reference: NDArray[np.float64]) -> float
 
 
 def grown(values: Sequence[Values | None], reference: Values) -> list[float]:
-    """Hypervolume after each trial; None is a trial that counts nothing, infeasible or failed."""
+    """Hypervolume after each trial; None is a trial that counts nothing: infeasible, pruned or failed."""
     found: list[float] = []
     best: list[Values] = []
     for value in values:

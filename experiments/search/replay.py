@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -20,37 +19,39 @@ from optuna.exceptions import TrialPruned
 
 from compress.atomic import atomic_folder
 from compress.context import Observer
+from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback, refuse_existing
 from experiments.reports import plots
 from experiments.search.lab import Lab
 from experiments.search.pareto import Values, grown, hypervolume, reference_point
 from experiments.search.sampling import sampler, turned
+from experiments.search.space import Space
 from experiments.search.storage import default_storage, quiet
 from experiments.search.study import Sampler, Study, read_study
 from experiments.search.trials import IMPOSSIBLE, Trial
 from experiments.search.workers import FAR_MM, Job, enqueue_baselines, opened, record_purpose, search
+from hmr.home import fasthmr_home
 
 Cell = tuple[float, ...]  # a value of each knob, as optuna has it
-Measured = dict[Cell, Values | None]  # None: impossible
+Measured = dict[Cell, Values | None]  # None: pruned or failed
 
 
-def cells(spec: Study) -> list[Cell]:
+def cells(space: Space) -> list[Cell]:
     """Every point of a study's space."""
-    axes = []
-    for knob in spec.ranges().values():
-        count = round((knob.high - knob.low) / knob.step) + 1
-        axes.append([knob.low + i * knob.step for i in range(count)])
-    return list(product(*axes))
+    found: list[dict[str, float]] = [{}]
+    for name in space.ranges:
+        found = [{**values, name: value} for values in found for value in space.knob(name, values).values]
+    return [tuple(values.values()) for values in found]
 
 
-def measure(job: Job, observer: Observer) -> list[Trial]:
+def measure(job: Job, lab: Lab, observer: Observer) -> list[Trial]:
     """Measure every recipe of the space that was not measured yet; returns all trials."""
+    (fasthmr_home() / "searches").mkdir(parents=True, exist_ok=True)
     names, study = list(job.spec.ranges()), opened(job)
-    record_purpose(study, job, Lab(job.spec))
+    record_purpose(study, job, lab)
     enqueue_baselines(study, job.spec)
     there = {cell_of(t.params | t.system_attrs.get("fixed_params", {}), names) for t in study.get_trials()}
-    every = cells(job.spec)
-    for cell in every:
+    for cell in cells(lab.space):
         if cell not in there:
             study.enqueue_trial(dict(zip(names, cell, strict=True)))
     waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
@@ -74,15 +75,15 @@ def tabled(trials: list[Trial], spec: Study) -> Measured:
     return found
 
 
-def replayed(measured: Measured, spec: Study, name: Sampler, seed: int, trials: int) -> list[Values | None]:
+def replayed(measured: Measured, space: Space, name: Sampler, seed: int, trials: int) -> list[Values | None]:
     """What a sampler draws, trial after trial, where the table answers in the place of a model."""
     quiet()
-    chosen = spec.model_copy(update={"sampler": name, "seed": seed})
-    study = optuna.create_study(directions=["minimize"] * len(spec.objectives), sampler=sampler(chosen))
+    chosen = Space(space.spec.model_copy(update={"sampler": name, "seed": seed}), space.size)
+    study = optuna.create_study(directions=["minimize"] * len(chosen.spec.objectives), sampler=sampler(chosen))
     seen: list[Values | None] = []
 
     def objective(trial: optuna.Trial) -> Values:
-        seen.append(measured.get(tuple(turned(trial, spec).values())))
+        seen.append(measured.get(tuple(turned(trial, chosen).values())))
         value = seen[-1]
         if value is None:
             trial.set_constraint(IMPOSSIBLE, FAR_MM)
@@ -93,13 +94,13 @@ def replayed(measured: Measured, spec: Study, name: Sampler, seed: int, trials: 
     return seen
 
 
-def curves(measured: Measured, spec: Study, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
+def curves(measured: Measured, space: Space, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
     """Hypervolume (seeds, trials) of each sampler, as a share of that of all recipes."""
     possible = [value for value in measured.values() if value is not None]
     reference = reference_point(possible)
     whole = hypervolume(possible, reference)
     return {
-        name: np.array([grown(replayed(measured, spec, name, seed, trials), reference) for seed in range(seeds)])
+        name: np.array([grown(replayed(measured, space, name, seed, trials), reference) for seed in range(seeds)])
         / whole
         for name in get_args(Sampler)
     }
@@ -115,14 +116,15 @@ def main(
 ) -> None:
     refuse_existing(out)
     spec = read_study(study)
+    lab = Lab(spec)
     with progress_bar() as bar:
-        done = measure(Job(spec, storage or default_storage(spec.name), 0, workers), progress_callback(bar))
+        done = measure(Job(spec, storage or default_storage(spec.name), 0, workers), lab, progress_callback(bar))
     measured = tabled(done, spec)
-    found = curves(measured, spec, trials, seeds)
+    found = curves(measured, lab.space, trials, seeds)
     bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}
     stored = {
         "recipes": len(measured),
-        "impossible": sum(value is None for value in measured.values()),
+        "not_measured": sum(value is None for value in measured.values()),
         "seeds": seeds,
         "hypervolume": {name: dict(zip(("p10", "median", "p90"), band, strict=True)) for name, band in bands.items()},
         "provenance": next(t.record.provenance for t in done if t.record),
@@ -138,4 +140,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    ended(lambda: typer.run(main))

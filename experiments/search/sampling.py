@@ -12,24 +12,26 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial
 
 from compress.recipe import Recipe
-from experiments.search.study import Study
+from experiments.search.space import Space
+from experiments.search.study import distribution
 from experiments.search.trials import RECIPE
 
 POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
 
 
-def sampler(spec: Study, worker: int = 0, trials: int = 0) -> BaseSampler:
+def sampler(space: Space, worker: int = 0, trials: int = 0) -> BaseSampler:
     """The sampler of a study's name for it, seeded for this worker and this start."""
+    spec = space.spec
     seed = int(np.random.SeedSequence([spec.seed, worker, trials]).generate_state(1)[0])
     if spec.sampler == "tpe":
         return TPESampler(seed=seed)
     if spec.sampler == "nsga2":
-        return Evolution(spec.distributions(), seed)
+        return Evolution({name: distribution(knob) for name, knob in space.widest.items()}, seed)
     return RandomSampler(seed=seed)
 
 
 class Evolution(NSGAIISampler):
-    """NSGA-II in a space that is known beforehand.
+    """NSGA-II in a space that is known beforehand; what is crossed beyond a range that others bound is drawn anew.
 
     optuna takes the parameters that all trials share for the space, and baselines have none: it would draw at random
     for ever. And baselines belong to no generation.
@@ -48,17 +50,18 @@ class Evolution(NSGAIISampler):
         return super().sample_relative(study, trial, search_space) if search_space else {}
 
 
-def suggested(trial: optuna.Trial, spec: Study) -> Recipe:
+def suggested(trial: optuna.Trial, space: Space) -> Recipe:
     """The recipe of a trial: the baseline that it is, or one drawn from the space."""
     if RECIPE in trial.user_attrs:
         return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    return spec.drawn(turned(trial, spec))
+    return space.spec.drawn(turned(trial, space))
 
 
-def turned(trial: optuna.Trial, spec: Study) -> dict[str, float]:
-    """What a trial's sampler draws for each knob."""
+def turned(trial: optuna.Trial, space: Space) -> dict[str, float]:
+    """What a trial's sampler draws for each knob, given what it drew before."""
     values: dict[str, float] = {}
-    for name, knob in spec.ranges().items():
+    for name in space.ranges:
+        knob = space.knob(name, values)
         if knob.whole:
             values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,20 +18,54 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
+from compress.choices import nearest
 from compress.errors import BadInput
 from experiments.search.study import Study
 from experiments.search.trials import RECIPE_ID
 from hmr.home import fasthmr_home
 
+KINDS = ("sqlite", "postgresql")
+OPTUNAS = {"studies", "trials", "version_info"}  # tables
 HEARTBEAT, GRACE = 5, 20  # seconds: how often a worker says that it is alive, and when it counts as dead
 MADE_FOR, ASKED = "made_for", "asked"  # attributes of a study
 
 
 def default_storage(name: str) -> str:
-    """A database for each study, in $FASTHMR_HOME."""
-    folder = fasthmr_home() / "searches"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{(folder / f'{name}.sqlite3').absolute()}"
+    """A database for each study, in $FASTHMR_HOME, whose folder a search makes."""
+    return f"sqlite:///{(fasthmr_home() / 'searches' / f'{name}.sqlite3').absolute()}"
+
+
+def refuse_url(url: str, study: str = "") -> None:
+    """Raise BadInput, before any file is made, for what is no storage that workers can share and that lasts; where a
+    `study` should be in it already, also for a file that is not there."""
+    try:
+        found = sqlalchemy.make_url(url)
+    except SQLAlchemyError as error:
+        raise unreachable(url, error) from error
+    if (kind := found.get_backend_name()) not in KINDS:
+        raise BadInput(f"--storage {shown(url)}: there is no storage '{kind}': {nearest(kind, KINDS)}")
+    if kind == "postgresql":
+        return
+    if found.host or found.database in (None, "", ":memory:") or found.database.startswith("file:") or found.query:
+        raise BadInput(
+            f"--storage {shown(url)}: names no file, and a study in memory ends with its process: write sqlite:///PATH"
+        )
+    path = Path(found.database)
+    if not path.exists():
+        if study:
+            raise BadInput(f"--storage {shown(url)}: no such file, so there is no study '{study}' yet: search first")
+        return
+    if path.is_dir() or (path.stat().st_size and tables(path).isdisjoint(OPTUNAS)):
+        raise BadInput(f"--storage {shown(url)}: this is not a database of studies; name another file")
+
+
+def tables(path: Path) -> set[str]:
+    """The names of the tables in a file of SQLite, which stays as it is; none where it is no database."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+            return {name for (name,) in database.execute("select name from sqlite_master where type='table'")}
+    except sqlite3.DatabaseError:
+        return set()
 
 
 @contextmanager
@@ -56,12 +92,23 @@ def shown(url: str) -> str:
         return url
 
 
+class Storage(RDBStorage):
+    """optuna's, whose heartbeats, in a thread of their own, say nothing where they cannot be written: the trial's next
+    write says why."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(StorageInternalError, SQLAlchemyError):
+            super().record_heartbeat(trial_id)
+
+
 def connected(url: str, again: bool = True) -> RDBStorage:
-    """The storage; workers that fell silent have their trials run again. Raises as SQLAlchemy, see `reaching`."""
+    """The storage; workers that fell silent have their trials run again. Raises as `refuse_url`, and as SQLAlchemy, see
+    `reaching`."""
     quiet()
+    refuse_url(url)
     waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds for another worker's write
     try:
-        return RDBStorage(
+        return Storage(
             url,
             engine_kwargs={"pool_pre_ping": True, "connect_args": waiting},
             heartbeat_interval=HEARTBEAT,
@@ -102,6 +149,7 @@ def refuse_other(study: optuna.Study, mine: dict[str, Any], url: str) -> None:
 
 def loaded(spec: Study, url: str) -> optuna.Study:
     """The study as an earlier search left it; raises BadInput where there is none or it is another one."""
+    refuse_url(url, spec.name)
     with reaching(url):
         try:
             study = optuna.load_study(study_name=spec.name, storage=connected(url))

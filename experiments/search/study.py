@@ -14,7 +14,7 @@ from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover
-from compress.policy import FrozenModel, Knob, Policy, misuse
+from compress.policy import FrozenModel, Knob, ModelSize, Policy, misuse
 from compress.recipe import Recipe
 from compress.registry import Step, policy_in
 
@@ -52,7 +52,7 @@ class Best(FrozenModel):
 
 
 class Study(FrozenModel):
-    """The space is that of the knobs of `steps`, `MODEL` and `DATA` as on the command line."""
+    """`MODEL` and `DATA` as on the command line. What is searched are knobs of `steps`."""
 
     schema_version: int = Field(ge=1, le=1)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
@@ -61,7 +61,9 @@ class Study(FrozenModel):
     frames: Split = Split()
     steps: tuple[Step, ...]
     space: dict[str, Annotated[Span, Field(min_length=2, max_length=3)]] = Field(
-        default_factory=dict, description="policy.field: [low, high] or [low, high, step], within the field's knob"
+        default_factory=dict,
+        description="policy.field: [low, high] or [low, high, step], within the field's knob; what is not named stays "
+        "as in steps, and where nothing is named, every knob is searched",
     )
     objectives: tuple[Objective, ...] = ("macs", "mpjpe_mm")
     sampler: Sampler = "tpe"
@@ -87,8 +89,7 @@ class Study(FrozenModel):
                 raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
         if not self.knobs():
             raise misuse("steps", "these steps have no knobs, so there is nothing to search")
-        for name, span in self.space.items():
-            narrowed(name, span, self.knobs())
+        self.ranges()
         return self
 
     def _recipe(self) -> Recipe:
@@ -103,27 +104,33 @@ class Study(FrozenModel):
         """The steps as they stand, that every drawn recipe is a variation of."""
         return self._recipe()
 
-    def knobs(self) -> dict[str, Knob]:
-        """The policies' own, by `policy.field`."""
-        return {f"{step.policy}.{field}": knob for step in self.steps for field, knob in step.knobs().items()}
+    def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
+        """The policies' own, by `policy.field`, in the order in which they are drawn; for a model of some size, as far
+        as that goes."""
+        return {f"{step.policy}.{field}": knob for step in self.steps for field, knob in step.knobs(size).items()}
 
-    def ranges(self) -> dict[str, Knob]:
-        """What is searched: the knobs, narrowed."""
-        knobs = self.knobs()
-        return {name: narrowed(name, self.space[name], knobs) if name in self.space else knobs[name] for name in knobs}
+    def bounded(self) -> list[str]:
+        """Those that the size of a model bounds."""
+        return [f"{step.policy}.{field}" for step in self.steps for field in step.bounded]
+
+    def ranges(self, size: ModelSize | None = None) -> dict[str, Knob]:
+        """What is searched: the knobs that `space` names, narrowed, or all where it names none. Raises a misuse where
+        that cannot be, and BadInput where a range lies beyond a model of this size."""
+        own, most = self.knobs(), self.knobs(size)
+        named = {name: narrowed(name, span, own, self.bounded()) for name, span in self.space.items()}
+        found = {name: named.get(name, most[name]) for name in own if name in named or not named}
+        for name, knob in found.items():
+            if knob.low > most[name].high:
+                raise BadInput(f"space: {name}: begins at {knob.low:g}, and in this model ends at {most[name].high:g}")
+        return {name: knob.up_to(min(knob.high, most[name].high)) if size else knob for name, knob in found.items()}
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """The ranges in optuna's words. Words too are integers there: the choices of a study cannot change later."""
-        return {
-            name: IntDistribution(int(knob.low), int(knob.high), step=int(knob.step))
-            if knob.whole
-            else FloatDistribution(knob.low, knob.high, step=knob.step)
-            for name, knob in self.ranges().items()
-        }
+        """The ranges in optuna's words."""
+        return {name: distribution(knob) for name, knob in self.ranges().items()}
 
     def drawn(self, values: dict[str, Any]) -> Recipe:
         """The recipe of values by `policy.field`; raises BadInput where they contradict each other."""
-        chosen = words(values, self.ranges())
+        chosen = words(values, self.knobs())
         try:
             steps = tuple(turned(step, chosen) for step in self.steps)
             return Recipe(schema_version=1, name=self.name, steps=steps)
@@ -164,8 +171,16 @@ def turned(step: Policy, values: dict[str, Any]) -> Policy:
     return type(step)(**{**step.model_dump(exclude_unset=True), **mine})
 
 
-def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob]) -> Knob:
-    """A knob that goes from span[0] to span[1], in its own steps or some of them; raises a misuse where it cannot."""
+def distribution(knob: Knob) -> BaseDistribution:
+    """A knob in optuna's words. Choices too are integers there: those of a study cannot change later."""
+    if knob.whole:
+        return IntDistribution(int(knob.low), int(knob.high), step=int(knob.step))
+    return FloatDistribution(knob.low, knob.high, step=knob.step)
+
+
+def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob], bounded: Sequence[str]) -> Knob:
+    """A knob that goes from span[0] to span[1], in its own steps or some of them; raises a misuse where it cannot. How
+    far `bounded` ones go is the model's to say."""
     if name not in knobs:
         raise misuse("space", f"there is no knob '{name}' in these steps: {nearest(name, knobs)}")
     knob = knobs[name]
@@ -173,9 +188,10 @@ def narrowed(name: str, span: Sequence[float | str], knobs: dict[str, Knob]) -> 
     numbers = [value for value in places if not isinstance(value, str)]
     low, high, step = (*numbers, knob.step)[:3] if len(numbers) == len(span) else (1.0, 0.0, 1.0)
     on_grid = all(((value - knob.low) / knob.step).is_integer() for value in (low, high))
-    inside = knob.low <= low <= high <= knob.high
+    inside = knob.low <= low <= high and (high <= knob.high or name in bounded)
     if not (on_grid and inside and step > 0 and (step / knob.step).is_integer() and ((high - low) / step).is_integer()):
-        goes = ", ".join(knob.choices) if knob.choices else f"{knob.low} to {knob.high} in steps of {knob.step}"
+        end = "the model's" if name in bounded else knob.high
+        goes = ", ".join(knob.choices) if knob.choices else f"{knob.low} to {end} in steps of {knob.step}"
         raise misuse("space", f"{name}: {list(span)} is not part of the knob's range, {goes}")
     kind = int if knob.whole else float
     return Knob(kind(low), kind(high), kind(step), knob.choices)

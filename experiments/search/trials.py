@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optuna
 import pandas as pd
@@ -30,8 +30,12 @@ from hmr.evaluation.intervals import Interval
 
 # User attributes of a trial.
 RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
+DRAWN, BROKEN = "drawn", "broken"  # the recipe of a trial that is no baseline; whether its reason is an error of ours
 CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
-State = Literal["complete", "infeasible", "failed"]
+# infeasible: measured, and worse than max_error_mm allows. pruned: the model or the frames make the recipe impossible,
+# so nothing was measured. failed: an error, or a worker that was stopped.
+State = Literal["complete", "infeasible", "pruned", "failed"]
+STATES: tuple[State, ...] = get_args(State)
 Later = Literal["front", "recovered", "rival"]
 
 
@@ -120,10 +124,11 @@ class Trial:
     params: dict[str, Any]
     record: Record | None = None  # on val
     violation: float = 0.0  # mm above max_error_mm
-    reason: str = ""  # of a failure
+    reason: str = ""  # why nothing was measured
     same_as: int | None = None  # the trial that measured the same recipe before
     test: Record | None = None
     recovered: dict[str, Record] = field(default_factory=dict)  # by split
+    recipe: Recipe | None = None  # what it was to measure; None where its worker was stopped before it drew
 
 
 def trials_of(study: optuna.Study, spec: Study) -> list[Trial]:
@@ -135,14 +140,15 @@ def trials_of(study: optuna.Study, spec: Study) -> list[Trial]:
 def trial_of(trial: FrozenTrial, stored: dict[str, Any], spec: Study) -> Trial:
     """A finished trial of optuna's as one of ours; `said` are the study's attributes."""
     attrs = trial.user_attrs
-    number, name, ranges = trial.number, attrs.get(BASELINE, ""), spec.ranges()
-    params = words({k: v for k, v in trial.params.items() if k in ranges}, ranges)
+    number, name, knobs = trial.number, attrs.get(BASELINE, ""), spec.knobs()
+    params, recipe = words({k: v for k, v in trial.params.items() if k in knobs}, knobs), asked(attrs)
     if trial.state != TrialState.COMPLETE:
-        reason = attrs.get(REASON, "its worker was stopped; it was run again as another trial")
-        return Trial(number, "failed", name, params, reason=reason)
+        state: State = "failed" if REASON not in attrs or BROKEN in attrs else "pruned"
+        reason = attrs.get(REASON, "its worker was stopped before it was measured")
+        return Trial(number, state, name, params, reason=reason, recipe=recipe)
     record = read(attrs.get(RECORD))
     if record is None:
-        return Trial(number, "failed", name, params, reason="its record in the storage is damaged")
+        return Trial(number, "failed", name, params, reason="its record in the storage is damaged", recipe=recipe)
     violation = trial.constraints.get(CONSTRAINT, 0.0)
     recovered = {split: read(stored.get(later("recovered", split, record.recipe_id))) for split in ("val", "test")}
     return Trial(
@@ -155,7 +161,14 @@ def trial_of(trial: FrozenTrial, stored: dict[str, Any], spec: Study) -> Trial:
         same_as=attrs.get(SAME_AS),
         test=read(stored.get(later("front", "test", record.recipe_id))),
         recovered={split: found for split, found in recovered.items() if found},
+        recipe=record.recipe,
     )
+
+
+def asked(attrs: dict[str, Any]) -> Recipe | None:
+    """The recipe that a trial was to measure, from the attributes that name it; None where they name none."""
+    found = attrs.get(RECIPE, attrs.get(DRAWN))
+    return None if found is None else Recipe.model_validate_json(json.dumps(found))
 
 
 def later(kind: Later, split: str, name: str) -> str:
@@ -186,12 +199,12 @@ def line(trial: Trial) -> dict[str, Any]:
         "violation": trial.violation,
         **trial.params,
     }
+    if trial.recipe is not None:
+        found |= {"recipe_id": trial.recipe.id, "recipe": trial.recipe.model_dump_json()}
     if record is None:
         return found
     source = record.provenance
     found |= {
-        "recipe_id": record.recipe_id,
-        "recipe": record.recipe.model_dump_json(),
         "layers": record.layers,
         "tokens": record.tokens[-1] if record.tokens else None,
         "params": record.params,

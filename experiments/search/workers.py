@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait as wait_for
@@ -19,17 +21,29 @@ from filelock import FileLock
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from compress.atomic import writing
 from compress.context import Observer, silent
 from compress.errors import BadInput, refusal
 from experiments.search.lab import Lab
 from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
 from experiments.search.sampling import sampler, suggested
-from experiments.search.storage import ASKED, MADE_FOR, asked_for, connected, reaching, refuse_other, revive
+from experiments.search.storage import (
+    ASKED,
+    MADE_FOR,
+    asked_for,
+    connected,
+    reaching,
+    refuse_other,
+    refuse_url,
+    revive,
+)
 from experiments.search.study import Study
 from experiments.search.trials import (
     BASELINE,
+    BROKEN,
     CONSTRAINT,
+    DRAWN,
     IMPOSSIBLE,
     REASON,
     RECIPE,
@@ -55,6 +69,9 @@ DEATHS = 20  # workers in a row that died without a finished trial, after which 
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Job:
     """A study, where its trials are kept, and how many of them there shall be."""
@@ -67,6 +84,10 @@ class Job:
     masks: str | None = None
 
 
+class FailedBefore(RuntimeError):
+    """A recipe whose trial failed is not tried again."""
+
+
 def search(job: Job, observer: Observer = silent) -> list[Trial]:
     """Measure until `job.trials` trials of the study are complete, then the front on test; returns all trials.
 
@@ -75,9 +96,14 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
     """
     if "latency_ms" in job.spec.objectives and job.workers > 1:
         raise BadInput("parallel workers disturb the measured latency: use --workers 1, or macs as objective")
+    refuse_url(job.storage)
     with reaching(job.storage):
         lab = Lab(job.spec, job.label_free, job.masks, observer)
         lab.refuse(job.spec.recipe)
+        for words in lab.space.left_out:
+            log.warning("space: %s", words)
+        with writing(fasthmr_home()):
+            (fasthmr_home() / "searches").mkdir(parents=True, exist_ok=True)
         study = opened(job)
         record_purpose(study, job, lab)
         enqueue_baselines(study, job.spec)
@@ -88,16 +114,14 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
         return trials_of(study, job.spec)
 
 
-def opened(job: Job, worker: int = 0) -> optuna.Study:
-    """The study in its storage, made where there is none; each worker's sampler has a seed of its own."""
-    study = optuna.create_study(
+def opened(job: Job) -> optuna.Study:
+    """The study in its storage, made where there is none."""
+    return optuna.create_study(
         storage=connected(job.storage),
         study_name=job.spec.name,
         directions=["minimize"] * len(job.spec.objectives),
         load_if_exists=True,
     )
-    study.sampler = sampler(job.spec, worker, len(study.get_trials(deepcopy=False)))
-    return study
 
 
 def record_purpose(study: optuna.Study, job: Job, lab: Lab) -> None:
@@ -118,8 +142,8 @@ def record_purpose(study: optuna.Study, job: Job, lab: Lab) -> None:
 
 
 def enqueue_baselines(study: optuna.Study, spec: Study) -> None:
-    """Put what is made by hand before everything that is drawn; what is there already stays."""
-    there = {t.user_attrs.get(BASELINE) for t in study.get_trials(deepcopy=False)}
+    """Put what is made by hand before everything that is drawn; what is there already stays, unless it was stopped."""
+    there = {t.user_attrs.get(BASELINE) for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL}
     for name, recipe in spec.made_by_hand().items():
         if name not in there:
             study.enqueue_trial({}, user_attrs={BASELINE: name, RECIPE: recipe.model_dump(mode="json")})
@@ -138,7 +162,9 @@ def work(job: Job, worker: int = 0, lab: Lab | None = None) -> None:
     try:
         with reaching(job.storage), machine(alone="latency_ms" in job.spec.objectives):
             lab = lab or Lab(job.spec, job.label_free, job.masks)
-            study = opened(job, worker)
+            study = opened(job)
+            # each worker's has a seed of its own, and each start's
+            study.sampler = sampler(lab.space, worker, len(study.get_trials(deepcopy=False)))
             run_trials(study, job, lab)
             run_rest(study, job, lab, worker)
     finally:
@@ -153,7 +179,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         gate.close()  # this trial is running, so the others can count it
-        return measured(study, trial, job.spec, lab)
+        return measured(study, trial, lab)
 
     while True:
         with gate:
@@ -178,7 +204,7 @@ def completed(study: optuna.Study) -> int:
 def turn_of(study: optuna.Study, wanted: int) -> bool | None:
     """True: there is a trial to run. False: others run all that are left. None: there are enough.
 
-    Raises BadInput where the last trials all failed.
+    Raises BadInput where of the last trials none could be measured.
     """
     revive(study)
     trials = study.get_trials(deepcopy=False)
@@ -186,25 +212,30 @@ def turn_of(study: optuna.Study, wanted: int) -> bool | None:
     if complete >= wanted:
         return False if running else None
     last = max((t.number for t in trials if t.state == TrialState.COMPLETE), default=-1)
-    failed = [t.user_attrs[REASON] for t in trials[last + 1 :] if REASON in t.user_attrs]
-    if len(failed) >= IN_VAIN:
-        raise BadInput(f"the last {len(failed)} recipes drawn were impossible: narrow the space ({failed[-1]})")
+    reasons = [t.user_attrs[REASON] for t in trials[last + 1 :] if REASON in t.user_attrs]
+    if len(reasons) >= IN_VAIN:
+        raise BadInput(f"of the last {len(reasons)} recipes none could be measured: narrow the space ({reasons[-1]})")
     return complete + running < wanted
 
 
-def measured(study: optuna.Study, trial: optuna.Trial, spec: Study, lab: Lab) -> tuple[float, ...]:
+def measured(study: optuna.Study, trial: optuna.Trial, lab: Lab) -> tuple[float, ...]:
     """The values of a trial. A recipe that any worker has measured or measures now is not measured again.
 
-    Raises TrialPruned where the recipe cannot be done or breaks the model: optuna's samplers learn nothing from trials
-    that fail, and TPE would draw such recipes again and again; of a pruned one that is infeasible it keeps clear.
+    Raises TrialPruned where the recipe cannot be done or fails: optuna's samplers learn nothing from trials of state
+    FAIL, and TPE would draw such recipes again and again; of a pruned one that is infeasible it keeps clear. Which of
+    both it was stands in BROKEN. What the system refuses, as on a full disk, is no trial's fault and ends the worker.
     """
+    spec = lab.study
     try:
-        recipe = suggested(trial, spec)
+        recipe = suggested(trial, lab.space)
+        trial.set_user_attr(DRAWN, recipe.model_dump(mode="json"))
         trial.set_user_attr(RECIPE_ID, recipe.id)
         earlier = known(study, trial.number, recipe.id)
         record = earlier[1] if earlier else lab.measure(recipe)
     except FAILURES as error:
-        trial.set_user_attr(REASON, str(error) if isinstance(error, BadInput) else repr(error))
+        if not isinstance(error, BadInput):
+            trial.set_user_attr(BROKEN, True)
+        trial.set_user_attr(REASON, str(error) if isinstance(error, BadInput | FailedBefore) else repr(error))
         trial.set_constraint(IMPOSSIBLE, FAR_MM)
         raise TrialPruned from error
     trial.set_user_attr(RECORD, written(record))
@@ -220,7 +251,8 @@ def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record
     """(trial, record) of a recipe that was measured already; waits where an earlier trial measures it just now.
 
     Each trial names its recipe before it looks for others, and waits for earlier ones that have not named theirs: so
-    that of two at once one sees the other (Lamport's bakery). Raises BadInput with the reason why it failed before.
+    that of two at once one sees the other (Lamport's bakery). Raises BadInput with the reason why it could not be
+    measured before, FailedBefore where it failed.
     """
     while True:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != number]
@@ -230,7 +262,7 @@ def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record
             if record:
                 return t.user_attrs.get(SAME_AS, t.number), record
             if REASON in t.user_attrs:
-                raise BadInput(t.user_attrs[REASON])
+                raise (FailedBefore if BROKEN in t.user_attrs else BadInput)(t.user_attrs[REASON])
         running = [t for t in others if t.number < number and t.state == TrialState.RUNNING]
         if not any(t.user_attrs.get(RECIPE_ID, recipe_id) == recipe_id for t in running):
             return None
@@ -283,7 +315,8 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
 
     def start(worker: int) -> Any:
         process = context.Process(target=reporting, args=(job, worker, pipes[worker][1]))
-        process.start()
+        with deaf_to_interrupts():
+            process.start()
         return process
 
     workers = {i: start(i) for i in range(job.workers)}
@@ -308,6 +341,19 @@ def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
         for process in workers.values():
             process.terminate()
             process.join()
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Have processes that start now never see SIGINT, which a terminal sends to all: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # POSIX alone has it
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def reporting(job: Job, worker: int, pipe: Any) -> None:
