@@ -97,6 +97,9 @@ def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, fol
     assert source["label_free"] and source["data"]["frames"] == 2 and source["calib"]["frames"] == 4
     assert source["data"]["mask_source"] == "files in masks" and source["data"]["boxes"] == "mask"
     assert "Errors are distances to the original model" in (tmp_path / "out" / "card.md").read_text()
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"distance to the original{on}, mm" in html for on in ("", " on calib"))
+    assert "Fidelity, as the distance to the original model" in html and "MPJPE on calib" not in html
 
     by_hand = error_by_hand(folder, masks, load("reference-small"), load(tmp_path / "out"))
     assert by_hand > 0.01

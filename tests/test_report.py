@@ -107,6 +107,29 @@ def test_the_layer_map_has_a_box_for_each_block_above_and_below():
     assert ">2–4</text>" in plots.layer_map(8, [(2, 4)])
 
 
+def ticks(figure: str) -> list[float]:
+    """The numbers along the axes of a figure."""
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", figure)
+    return [float(text.replace("\u2212", "-")) for text in texts if re.fullmatch(r"[\u2212\d.]+", text)]
+
+
+def test_a_search_without_labels_is_drawn_from_0_to_where_a_model_is_broken():
+    """The original's distance to itself is 0, and an axis up to 1.5 times that was blank."""
+    path = [(8, 0.0), (7, 12.0), (6, 40.0), (5, None), (4, 500.0)]
+    figure = plots.error_against_depth(path, 7, plots.FIDELITY)
+    assert "distance to the original on calib, mm" in figure and "MPJPE" not in figure
+    assert {0.0, 20.0, 40.0, 60.0, 80.0, 100.0} <= {*ticks(figure)} and max(ticks(figure)) <= 110
+    alone = plots.error_against_depth([(8, 1e-6)], 8, plots.FIDELITY)
+    assert {0.0, 0.2, 0.4, 0.6, 0.8, 1.0} <= {*ticks(alone)}
+
+
+def test_fidelity_over_cost_begins_at_the_original():
+    points = [plots.Point("0", 2.0, 0.0), plots.Point("1", 1.0, 30.0, 25.0, 36.0)]
+    figure = plots.error_against_macs(points, plots.FIDELITY)
+    assert "distance to the original, mm" in figure and "true GMACs per frame" in figure
+    assert min(ticks(figure)) == 0.0 and 35.0 <= max(ticks(figure)) <= 45.0
+
+
 def test_an_interval_without_width_holds_its_mean():
     """Where every recording rises alike, both ends are the mean but for rounding: no bar has a negative length."""
     row = {"mpjpe_mm": {"mean": 0.1 + 0.2}, "mpjpe_rise_mm": {"lo": 0.2, "hi": 0.2}, "macs": {"true": 1e9}}

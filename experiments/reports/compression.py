@@ -40,18 +40,20 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
     windows = next((plan["windows"] for plan in decisions(plans) if "windows" in plan), None)
     depth = len(made.original.encoder.stack.blocks)
     changed = [point(i, row, rows[0]) for i, row in enumerate(rows) if row["changed"] or i == 0]
+    error = plots.FIDELITY if source["label_free"] else plots.ERROR
     return rendered(
         "report.html",
         title=f"{source['model']['name']} after {made.recipe.name}",
         subtitle=f"{data['name']}:{data['split']}, {counted(data)}; {machine(source)}",
-        headline=headline(rows[0], rows[-1]),
+        headline=headline(rows[0], rows[-1], error),
         columns=[*cells(rows[0])],
         rows=[numbered(i, cells(row).values()) for i, row in enumerate(rows)],
         label_free=source["label_free"],
         decisions=[(plan.policy, plan.describe()) for plan in plans],
-        plot=plots.error_against_macs(changed),
+        plot=plots.error_against_macs(changed, error),
+        error=error,
         layers=plots.layer_map(depth, windows) if windows else "",
-        path=path_of(plans),
+        path=path_of(plans, error),
         similarity=plots.similarity_map(similarity(made.original, calib), windows or ()),
         calib=f"linear CKA over {min(len(calib), CKA_FRAMES)} frames of {calib.spec}",
         tokens=[(pictures.data_uri(drawn), words) for drawn, words in token_pictures(made.model, test, shown)],
@@ -132,14 +134,14 @@ def calibrated(source: dict[str, Any]) -> str:
     return f" --calib-frames {source['calib']['frames']}" if source["calib"] else ""
 
 
-def headline(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str]]:
+def headline(first: dict[str, Any], last: dict[str, Any], error: str = plots.ERROR) -> list[tuple[str, str]]:
     """(figure, what it is) of the whole recipe."""
     rise = last["mpjpe_rise_mm"]
     return [
         (f"{last['macs']['true'] / first['macs']['true']:.0%}", "of the multiply-accumulates"),
         (f"{last['frames_per_s'] / first['frames_per_s']:.2f}×", "the frames per second here"),
         (f"{last['params'] / first['params']:.0%}", "of the parameters"),
-        ("0.0 mm" if rise is None else f"{rise['mean']:+.1f} mm", "MPJPE, on the same frames"),
+        ("0.0 mm" if rise is None else f"{rise['mean']:+.1f} mm", f"{error}, on the same frames"),
     ]
 
 
@@ -179,13 +181,14 @@ def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:
     return plots.Point(str(i), row["macs"]["true"] / 1e9, mm, min(mm, base + rise["lo"]), max(mm, base + rise["hi"]))
 
 
-def path_of(plans: Sequence[Plan]) -> str:
+def path_of(plans: Sequence[Plan], error: str = plots.ERROR) -> str:
     """The depths that a layer search came through and the one it took; nothing where none searched."""
     searched = next((plan for plan in plans if plan.measured.get("path")), None)
     if searched is None:
         return ""
     left = searched.made_for.depth - sum(high - low for low, high in decisions([searched])[0]["windows"])
-    return plots.error_against_depth([(step["layers"], step["error_mm"]) for step in searched.measured["path"]], left)
+    path = [(step["layers"], step["error_mm"]) for step in searched.measured["path"]]
+    return plots.error_against_depth(path, left, error)
 
 
 def rendered(template: str, **values: Any) -> str:

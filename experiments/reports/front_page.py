@@ -99,7 +99,7 @@ def headline(results: Results) -> list[tuple[str, str]]:
     if near:
         cheapest = min(near, key=lambda r: r.macs.true)
         figures.append((f"{cheapest.macs.true / first.macs.true:.0%}", f"of the MACs within {NEAR_MM:g} mm on test"))
-        figures.append((f"{cheapest.mpjpe_rise_mm.mean:+.1f} mm", "MPJPE there, on the same frames"))
+        figures.append((f"{cheapest.mpjpe_rise_mm.mean:+.1f} mm", f"{error_of(results)} there, on the same frames"))
     return figures
 
 
@@ -124,12 +124,17 @@ def trials_plot(results: Results, split: str) -> Any:
         "recovered": points((f"{t.number}", t.recovered.get(split)) for t in on_front),
     }
     groups = {kind: found for kind, found in groups.items() if found}
-    return plots.trades(groups, f"{UNITS[cost][0]} per frame", f"MPJPE on {split}, mm")
+    return plots.trades(groups, f"{UNITS[cost][0]} per frame", f"{error_of(results)} on {split}, mm")
+
+
+def error_of(results: Results) -> str:
+    """What the errors are."""
+    return plots.FIDELITY if results.label_free else plots.ERROR
 
 
 def importance_plot(results: Results) -> str:
     """How much each knob decides about each objective (PED-ANOVA); nothing where too few trials were drawn."""
-    drawn = [t for t in results.trials if t.record and t.params and t.state != "failed"]
+    drawn = [t for t in results.trials if t.record and t.params]
     if results.spec is None or len(drawn) < 8:
         return ""
     quiet()
@@ -144,7 +149,8 @@ def importance(drawn: Sequence[Trial], spec: Study, objective: Objective) -> dic
     study = optuna.create_study()
     ranges, distributions = spec.ranges(), spec.distributions()
     for t in drawn:
-        values = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
+        searched = {k: v for k, v in t.params.items() if k in ranges}
+        values = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in searched.items()}
         inside = {k: v for k, v in values.items() if distributions[k]._contains(v)}
         if t.record and len(inside) == len(distributions):
             study.add_trial(
@@ -183,7 +189,7 @@ def joints_plot(results: Results) -> str:
 def trial_row(t: Trial) -> tuple[str, ...]:
     knobs = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in t.params.items())
     same = f"the same recipe as {t.same_as}" if t.same_as is not None else ""
-    over = f"{t.violation:.1f} mm too much" if t.violation else ""
+    over = f"{t.violation:.1f} mm above the study's max_error_mm" if t.violation else ""
     r = t.record
     figures = ("-", "-") if r is None else (f"{r.macs.true / 1e9:.3f}", f"{r.mpjpe_mm.mean:.1f}")
     return (str(t.number), t.state, *figures, t.name or knobs, t.reason or over or same)

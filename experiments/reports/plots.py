@@ -23,6 +23,7 @@ from torch import Tensor
 
 from compress.layers.search import runs_of
 
+BROKEN = 100.0  # mm from the original's joints: a model that says something else
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#E69F00"
 WIDE = 5.6  # inches: as wide as a phone shows with letters that can be read
@@ -41,8 +42,11 @@ class Point:
     high: float | None = None
 
 
-def error_against_macs(points: Sequence[Point]) -> str:
-    """Error over cost of the steps of one recipe, each under its number."""
+ERROR, FIDELITY = "MPJPE", "distance to the original"  # what is drawn with labels, and without
+
+
+def error_against_macs(points: Sequence[Point], error: str = ERROR) -> str:
+    """Error, or distance to the original, over cost of the steps of one recipe, each under its number."""
     figure, axes = framed(WIDE, 3.6)
     axes.axhline(points[0].mm, color=BLUE, lw=1, ls=":", zorder=1)
     axes.plot([p.gmacs for p in points], [p.mm for p in points], color=GREY, lw=1, zorder=1)
@@ -56,7 +60,8 @@ def error_against_macs(points: Sequence[Point]) -> str:
     heights = [mm for p in points for mm in (p.mm, p.low, p.high) if mm is not None]
     low, high = min(heights), max(heights)
     middle, half = (low + high) / 2, max(1.0, 0.6 * (high - low))  # 2 mm at least: less is no difference worth a slope
-    axes.set(xlabel="true GMACs per frame", ylabel="MPJPE, mm", ylim=(middle - half, middle + half))
+    ends = (-0.06 * 2 * half, 1.88 * half) if error == FIDELITY else (middle - half, middle + half)
+    axes.set(xlabel="true GMACs per frame", ylabel=f"{error}, mm", ylim=ends)
     bare(axes)
     return svg(figure)
 
@@ -101,10 +106,11 @@ def similarity_map(similarity: Tensor, windows: Sequence[tuple[int, int]] = ()) 
     return svg(figure)
 
 
-def error_against_depth(path: Sequence[tuple[int, float | None]], chosen: int) -> str:
+def error_against_depth(path: Sequence[tuple[int, float | None]], chosen: int, error: str = ERROR) -> str:
     """The path of a search, (layers, error in mm or None where it is infinite); the depth that was chosen is marked.
 
-    The axis ends at one and a half times the original's error: beyond, a model is broken, and how much does not matter.
+    The axis ends at one and a half times the original's error, and for distances to the original at BROKEN: beyond, a
+    model is broken, and how much does not matter.
     """
     figure, axes = framed(WIDE, 3.6)
     original = path[0][1] or 0.0
@@ -113,8 +119,12 @@ def error_against_depth(path: Sequence[tuple[int, float | None]], chosen: int) -
     axes.axhline(original, color=BLUE, lw=1, ls=":")
     axes.plot(list(finite), errors, "o-", color=GREY, ms=4, lw=1)
     axes.plot(chosen, finite[chosen], "s", color=ORANGE, ms=10, mec="white")
-    shown = [n for n, mm in finite.items() if mm <= 1.5 * original]
-    axes.set(xlabel="layers left", ylabel="MPJPE on calib, mm", ylim=(0.97 * min(errors), 1.5 * original))
+    bottom, top = 0.97 * min(errors), 1.5 * original
+    if error == FIDELITY:  # the original's own is 0, but for rounding
+        top = 1.1 * max(1.0, finite[chosen], min(BROKEN, max(errors)))
+        bottom = -0.03 * top
+    shown = [n for n, mm in finite.items() if mm <= top]
+    axes.set(xlabel="layers left", ylabel=f"{error} on calib, mm", ylim=(bottom, top))
     axes.set_xlim(max(shown) + 0.5, max(1, min(shown) - 1) - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     bare(axes)
