@@ -288,7 +288,7 @@ def test_heads_are_assumed_aloud_read_from_a_configuration_or_asked_for(fasthmr,
     assert load(tmp_path / "model.pt", heads=4).sizes.heads == 4
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 768, "num_attention_heads": 6}))
     assert load(tmp_path / "model.pt").sizes.heads == 6
-    assert "assuming" not in caplog.text
+    assert "heads, as" not in caplog.text
     torch.save(upstream(made("hmr2", dim=48, heads=4)), tmp_path / "model.pt")
     with pytest.raises(BadInput, match=r"pass heads=N \(--heads N\)"):
         load(tmp_path / "model.pt")
@@ -298,6 +298,39 @@ def test_heads_are_assumed_aloud_read_from_a_configuration_or_asked_for(fasthmr,
     assert (code, json.loads(out)["sizes"]["heads"]) == (0, 4)
     assert fasthmr("convert", tmp_path / "model.pt", "--heads", 4, "--out", tmp_path / "ours")[0] == 0
     assert load(tmp_path / "ours").sizes.heads == 4
+
+
+def test_heads_of_the_decoder_are_assumed_aloud_or_read_from_the_file(tmp_path, caplog):
+    model = made("hmr2", head_heads=8, head_dim_head=4)
+    torch.save(upstream(model), tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt", heads=2).sizes.head_heads == 8
+    assert caplog.text.count("assuming 8 attention heads in the decoder, as hmr2's authors have") == 1
+    caplog.clear()
+    found = load(tmp_path / "model.pt", heads=2, head_heads=4).sizes
+    assert (found.head_heads, found.head_dim_head) == (4, 8)
+    settings = {"cfg": {"MODEL": {"SMPL_HEAD": {"TRANSFORMER_DECODER": {"heads": 16}}}}}
+    torch.save({"state_dict": upstream(model), "hyper_parameters": settings}, tmp_path / "model.ckpt")
+    assert load(tmp_path / "model.ckpt", heads=2).sizes.head_heads == 16
+    save(model, tmp_path / "ours.safetensors")
+    assert load(tmp_path / "ours.safetensors").sizes.head_heads == 8
+    assert "assuming" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        *((content, True) for content in (b"{", b"\xff", b"[" * 10_000, b" " * 70_000)),
+        *((content, False) for content in (b"[1]", b'{"hidden_size": "48"}')),
+    ],
+)
+def test_a_broken_configuration_stops_no_load_that_names_its_heads(content, told, fasthmr, tmp_path, caplog):
+    torch.save(upstream(made("hmr2")), tmp_path / "model.pt")
+    (tmp_path / "config.json").write_bytes(content)
+    assert load(tmp_path / "model.pt", heads=2).sizes.heads == 2
+    assert ("config.json: not a configuration" in caplog.text and "left out" in caplog.text) == told
+    assert fasthmr("convert", tmp_path / "model.pt", "--heads", 2, "--out", tmp_path / "ours")[0] == 0
+    code, _, said = fasthmr("convert", tmp_path / "model.pt", "--out", tmp_path / "other")
+    assert code == 2 and "--heads N" in said and not (tmp_path / "other").exists()
 
 
 def test_weights_that_share_memory_in_the_file_do_not_in_the_model(tmp_path):

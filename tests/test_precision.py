@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.bfloat16 import emulated, warn_if_slow
 from compress.cost.macs import cost
 from compress.errors import BadInput
 from compress.policies import precision
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Dtype, Int8Linear, Precision
+from compress.policies.recover import Recover
 from hmr.models.model import HMRModel, build
 from tests import sizes
 from tests.planning import applied, planned
@@ -184,3 +186,20 @@ def test_a_type_that_is_not_there():
         Precision(dtype="int4")  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         Precision()  # type: ignore[call-arg]
+
+
+def test_slow_bfloat16_is_said_once_when_it_is_asked_for(monkeypatch, caplog):
+    model: Any = nn.Linear(1, 1)
+    x86 = {"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": False}
+    assert emulated(x86)
+    assert not any(emulated({**x86, name: True}) for name in ("amx_bf16", "avx512_bf16"))
+    assert not emulated({"architecture": "aarch64"})  # torch does not say what it has
+    for capabilities, said in ((x86, 1), ({**x86, "avx512_bf16": True}, 0)):
+        caplog.clear()
+        warn_if_slow.cache_clear()
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        for _ in range(2):
+            for policy in (Precision(dtype="bfloat16"), Recover(steps=1, precision="bfloat16")):
+                policy.check(model)
+        Precision(dtype="float32").check(model)
+        assert caplog.text.count("neither AMX nor AVX512-BF16") == said

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.bfloat16 import warn_if_slow
 from compress.context import Context
 from compress.errors import BadInput
 from compress.policy import Compressible, MadeFor, Plan, Policy, knob
@@ -43,9 +44,11 @@ class Precision(Policy):
     )
 
     def check(self, model: Compressible) -> None:
-        """Raise BadInput where int8 layers do not run here."""
+        """Raise BadInput where int8 layers do not run here, and say where bfloat16 is slow."""
         if self.dtype == "int8":
             refuse_int8()
+        if self.dtype == "bfloat16":
+            warn_if_slow(next(model.parameters()).device.type)  # type: ignore[attr-defined]  # it is a module
 
     def plan(self, model: Compressible, context: Context) -> PrecisionPlan:
         """Nothing is measured. Raises BadInput as `check`."""

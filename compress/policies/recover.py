@@ -20,6 +20,7 @@ from accelerate.utils import send_to_device
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.bfloat16 import warn_if_slow
 from compress.context import Context, fingerprint
 from compress.errors import BadInput
 from compress.frames import Pictures
@@ -54,6 +55,11 @@ class Recover(Budget, Policy):
     trains: ClassVar[bool] = True
 
     policy: Literal["recover"] = "recover"
+
+    def check(self, model: Compressible) -> None:
+        """Say where bfloat16 is slow."""
+        if self.precision == "bfloat16":
+            warn_if_slow(next(model.parameters()).device.type)  # type: ignore[attr-defined]  # it is a module
 
     def plan(self, model: Any, context: Context) -> RecoverPlan:
         """The training that was asked for; none where the model is the original still."""

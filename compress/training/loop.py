@@ -23,6 +23,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from compress.atomic import alone, append_line
+from compress.bfloat16 import warn_if_slow
 from compress.errors import BadInput
 from compress.training.checkpoint import reserve_folder, resume, save_checkpoint
 from compress.training.task import Step, TrainConfig, TrainingTask
@@ -200,6 +201,8 @@ class Training:
 
     def prefers_bfloat16(self) -> bool:
         """Whether to run products in bfloat16; for "auto", whether that is faster here, in all processes together."""
+        if self.config.precision == "bfloat16":
+            warn_if_slow(self.device.type)
         if self.config.precision != "auto":
             return self.config.precision == "bfloat16"
         single, half = (self.agreed(self.seconds_of_steps(enabled)) for enabled in (False, True))

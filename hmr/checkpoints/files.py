@@ -87,7 +87,8 @@ class Found:
     state: dict[str, Tensor]  # under the model's prefixes
     ignored: tuple[str, ...]
     sizes: dict[str, Any]
-    assumed: bool = False  # whether `heads` are those that the family's backbones of this width have
+    assumed: tuple[str, ...] = ()  # sizes that neither file nor configuration tells: what the family has
+    unread: str = ""  # why the configuration beside the file cannot be read
 
     def outline(self, sizes: Mapping[str, Any]) -> tuple[HMRModel, list[str], list[str]]:
         """The model on the meta device, the keys it misses, and those that are too many or of another shape."""
@@ -125,22 +126,32 @@ class Found:
         for key, wanted in model.state_dict().items():
             if wanted.is_floating_point() and not self.state[key].is_floating_point():
                 raise BadInput(f"{self.source.path}: {key!r} holds {self.state[key].dtype}, which is no weight")
-        self.require_heads(sizes.get("heads"))
+        self.require_heads(sizes)
         used: set[int] = set()
         state = {key: self.weight(key, value, used) for key, value in self.state.items()}
         model.load_state_dict(state, assign=True)
         return model.eval()
 
-    def require_heads(self, given: int | None) -> None:
-        """Raise BadInput where nobody knows how many attention heads there are, and print an assumption."""
+    def require_heads(self, sizes: Mapping[str, Any]) -> None:
+        """Raise BadInput where nobody knows how many attention heads the backbone has, and print assumptions."""
+        given = sizes.get("heads")
+        if given is None and self.unread:
+            raise BadInput(f"{self.unread}; or pass heads=N (--heads N)")
         if given is None and "heads" not in self.sizes:
             raise BadInput(
                 f"{self.source.path}: shapes do not tell the backbone's attention heads: pass heads=N (--heads N)"
             )
-        if given is None and self.assumed:
+        if self.unread:
+            log.warning("%s; left out, for heads are given", self.unread)
+        if given is None and "heads" in self.assumed:
             log.warning(
                 "%s: assuming %d attention heads, as %s has at width %d; pass heads=N (--heads N) where that is wrong",
                 self.source.path, self.sizes["heads"], self.architecture, self.sizes["dim"],
+            )  # fmt: skip
+        if sizes.get("head_heads") is None and "head_heads" in self.assumed:
+            log.warning(
+                "%s: assuming %d attention heads in the decoder, as %s's authors have; pass head_heads=N to hmr.load "
+                "where that is wrong", self.source.path, self.sizes["head_heads"], self.architecture,
             )  # fmt: skip
 
     def weight(self, key: str, value: Tensor, used: set[int]) -> Tensor:
@@ -184,11 +195,14 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
             other, found = part_of(Path(file), part)
             state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in found.items()}
             ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(found.values())}
-    sizes = _sizes(path, source.header) if "sizes" in source.header else sizes_of(source, name, family, state)
-    assumed = "heads" not in sizes and sizes.get("dim") in family.heads
-    if assumed:
-        sizes["heads"] = family.heads[sizes["dim"]]
-    return Found(source, name, state, tuple(sorted(ignored)), sizes, assumed)
+    if "sizes" in source.header:
+        return Found(source, name, state, tuple(sorted(ignored)), _sizes(path, source.header))
+    sizes = sizes_of(source, name, family, state)
+    beside, unread = heads_beside(path, sizes["dim"])
+    known = {"heads", "head_heads"} & {*beside, *configured(source, family)}
+    usual = {"heads": family.heads[sizes["dim"]]} if sizes["dim"] in family.heads else {}
+    assumed = tuple({*usual, "head_heads"} - known)
+    return Found(source, name, state, tuple(sorted(ignored)), {**usual, **sizes, **beside}, assumed, unread)
 
 
 def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
@@ -235,10 +249,8 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
         raise BadInput(
             f"{source.path}: not a complete {name}: {error} is missing or of another shape{source.named}"
         ) from error
-    configuration = configured(source, family)
-    heads = configuration.pop("head_heads", HEAD_HEADS)
-    beside = heads_beside(source.path, dim)
-    return {**sizes, "head_heads": heads, "head_dim_head": max(1, inner // heads), **beside, **configuration}
+    configuration = {"head_heads": HEAD_HEADS, **configured(source, family)}
+    return {**sizes, **configuration, "head_dim_head": max(1, inner // configuration["head_heads"])}
 
 
 def configured(source: Source, family: Family) -> dict[str, int]:
@@ -251,17 +263,18 @@ def configured(source: Source, family: Family) -> dict[str, int]:
     return {name: value for name, value in given.items() if isinstance(value, int) and 0 < value < 1000}
 
 
-def heads_beside(path: Path, dim: int) -> dict[str, int]:
-    """The attention heads that the config.json of Hugging Face beside a file has for a backbone of this width."""
+def heads_beside(path: Path, dim: int) -> tuple[dict[str, int], str]:
+    """The attention heads that the config.json of Hugging Face beside a file has for a backbone of this width, and why
+    it cannot be read."""
     file = path.parent / "config.json"
     try:
         configuration = json.loads(read_text(file)) if file.is_file() else {}
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file}: not JSON ({error}); correct or remove it") from error
+        return {}, f"{file}: not a configuration in JSON ({error}); correct or remove it"
     if not isinstance(configuration, dict) or configuration.get("hidden_size") != dim:
-        return {}
+        return {}, ""
     heads = configuration.get("num_attention_heads")
-    return {"heads": heads} if type(heads) is int and heads > 0 else {}
+    return ({"heads": heads} if type(heads) is int and heads > 0 else {}), ""
 
 
 def _count(shapes: Iterable[str], prefix: str) -> int:
