@@ -34,7 +34,7 @@ OURS = ("merge_layers", "prune_width", "merge_tokens", "recover", "precision")
 
 def fuzzed(few: int) -> list[Any]:
     """A parameter `examples`: a few, and in the slow suite EXAMPLES."""
-    return [few, pytest.param(EXAMPLES, marks=pytest.mark.slow)]
+    return [few, pytest.param(EXAMPLES, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 
 
 def run(examples: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:

@@ -460,19 +460,19 @@ def test_infeasible_pruned_and_failed_are_three_words(place, run, monkeypatch, t
     assert {front_page.trial_row(t)[1] for t in rows} == {"infeasible", "pruned", "failed"}
 
 
-def test_a_baseline_that_was_stopped_is_measured_the_next_time(place, monkeypatch):
+def test_a_baseline_that_was_stopped_waits_again(place, monkeypatch):
     monkeypatch.chdir(place)
-    job, measure = small("stopped"), lab.Lab.measure
+    job = small("stopped")
+    (place / "home" / "searches").mkdir(parents=True, exist_ok=True)
+    study = search.opened(job)
+    for _ in range(2):  # the second time, nothing is added
+        search.enqueue_baselines(study, job.spec)
+        assert [t.user_attrs[search.BASELINE] for t in study.trials] == BASELINES
+    study.tell(study.ask(), state=TrialState.FAIL)  # as by Ctrl-C
+    search.enqueue_baselines(study, job.spec)
+    waiting = study.get_trials(states=(TrialState.WAITING,))
+    assert [t.user_attrs[search.BASELINE] for t in waiting] == [*BASELINES[1:], "original"]
 
-    def stopped(self, recipe):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lab.Lab, "measure", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        search.search(job)
-    monkeypatch.setattr(lab.Lab, "measure", measure)
-    trials = search.search(job)
-    assert [t.state for t in trials if t.name == "original"] == ["failed", "complete"]
 
 
 def test_a_search_in_vain_ends(place, monkeypatch):
