@@ -82,7 +82,7 @@ def step_of(value: Any) -> Policy:
     if isinstance(value, Policy):
         return value
     name = value.get("policy", "") if isinstance(value, dict) else ""
-    if name not in entries():
+    if not isinstance(name, str) or name not in entries():
         message = f"there is no policy '{name}'" if name else "a step is a mapping of keys that names its policy"
         raise misuse("policy" if isinstance(value, dict) else "", message, nearest(str(name), names()))
     try:

@@ -108,6 +108,8 @@ def test_no_other_order_is_one(steps, message):
         (step("keep: 90"), 4, "steps[0].policy", "names its policy", "merge_layers"),
         (step("policy: merge_token"), 4, "steps[0].policy", "no policy 'merge_token'", "did you mean 'merge_tokens'?"),
         (step("policy: nonsense"), 4, "steps[0].policy", "no policy 'nonsense'", "choose one of merge_layers"),
+        (step("policy: [merge_tokens]"), 4, "steps[0].policy", "no policy '['merge_tokens']'", "merge_tokens"),
+        (step("policy: {}"), 4, "steps[0].policy", "names its policy", "merge_layers"),
         (step("policy: merge_tokens"), 4, "steps[0].keep", "missing", ""),
         (TOKENS + "    per_layr: 3\n", 6, "steps[0].per_layr", "no key", "did you mean 'per_layer'?"),
         (TOKENS + "    mode: mrge\n", 6, "steps[0].mode", '"mrge"', "did you mean 'merge'?"),
