@@ -210,6 +210,12 @@ def test_boxes_of_one_picture_and_of_inner_folders(tmp_path):
         read_boxes(tmp_path, ["day/me.png"])
 
 
+def test_a_file_in_capitals(tmp_path):
+    (tmp_path / "Boxes.CSV").write_text(TABLES["corners"])
+    found = read_boxes(tmp_path, PICTURES)
+    assert found is not None and found.of == RIGHT and found.source == "boxes.csv"
+
+
 def test_names_that_are_no_utf8(tmp_path):
     (tmp_path / "boxes.csv").write_bytes(b"name,x,y,w,h\ncaf\xe9.png,1,2,3,4\n")
     found = read_boxes(tmp_path, ["caf\udce9.png"])

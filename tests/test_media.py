@@ -117,10 +117,12 @@ def test_a_folder_with_folders_is_one_recording(folder):
     assert part_of(listed(folder)[0], "test")[:2] == names[6:]
 
 
-def test_a_folder_without_masks_says_so(folder):
+def test_a_folder_without_masks_says_so(folder, caplog):
+    (folder / "labels.json").touch()
     found = open_pictures(folder, "calib", None, SIDE, (256, 192))
     assert len(found) == 4 and found.recordings == ["pictures"] * 4 and found.fps is None
     assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0}
+    assert "each picture is taken whole" in caplog.text and "labels.json is not looked at" in caplog.text
     assert [p.image[128, 96, 0] for p in found] == [20, 40, 60, 80]
     assert found[0].image.shape == (256, 192, 3) and found[0].mask is None and found[0].rotations is None
     assert recording_of(folder, "day/one.png") == "pictures/day"

@@ -260,6 +260,36 @@ def test_each_part_of_a_video_has_its_own_rate(tmp_path):
     assert rate_of([0.0, 0.033, 0.067, 0.1, 0.133]) == pytest.approx(30, rel=0.01)  # rounded to milliseconds
 
 
+@pytest.mark.parametrize(("kind", "codec", "side"), [("mp4", "png", 64), ("mkv", "mpeg4", 32)])
+def test_of_several_streams_the_one_that_players_show_is_read(tmp_path, caplog, kind, codec, side):
+    """A cover is a stream of one picture. Of two films the first one is shown unless another is asked for."""
+    path = tmp_path / f"two.{kind}"
+    with av.open(str(path), "w") as file:
+        other, film = file.add_stream(codec, rate=30), file.add_stream("mpeg4", rate=30)
+        other.width, other.height, other.pix_fmt = 32, 32, "rgb24" if codec == "png" else "yuv420p"
+        film.width, film.height, film.pix_fmt = 64, 64, "yuv420p"
+        if codec == "png":
+            other.disposition = av.stream.Disposition.attached_pic
+        for stream, count in ((other, 1 if codec == "png" else 11), (film, 11)):
+            for i in range(count):
+                shown = np.full((stream.height, stream.width, 3), 20 * i + 20, np.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "rgb24")))
+            file.mux(stream.encode())
+    (photo,) = read(path, ["10"])
+    assert len(listed(path)[0]) == 11 and photo.image.shape == (side, side, 3) and abs(photo.image.mean() - 220) < 4
+    assert ("of its 2 streams of pictures the one of 32 x 32 pixels is read" in caplog.text) == (codec != "png")
+
+
+def test_a_file_without_pictures_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        stream = file.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        file.mux([*stream.encode(frame), *stream.encode()])
+    with pytest.raises(BadInput, match=r"a\.mp4: not a video that can be read: it holds no pictures"):
+        listed(tmp_path / "a.mp4")
+
+
 def test_frames_without_times_come_at_the_files_rate(tmp_path, caplog):
     assert known([0.0, 0.5, 0.6], None, tmp_path) == (0.0, 0.5, 0.6)
     assert known([0.0, None, 0.6], Fraction(25), tmp_path) == (0.0, 0.04, 0.08)

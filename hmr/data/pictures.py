@@ -18,7 +18,7 @@ from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import Place, Sample
-from hmr.media.boxes import Boxes, Corners, read_boxes
+from hmr.media.boxes import READERS, Boxes, Corners, read_boxes
 from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, some, spread
 from hmr.media.matching import of_video
 from hmr.media.picture import IMAGES, picture, say_once
@@ -202,6 +202,8 @@ def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) 
         )
     if segmenter is None:
         say_once(path, "neither boxes nor --masks are given: each picture is taken whole, as a crop around one person")
+        if others := sorted(file.name for file in path.glob("*") if file.suffix.lower() in READERS):
+            say_once(path, f"{some(others)} is not looked at: a file of boxes is called boxes.csv, .txt or .json")
 
 
 def seen_in(

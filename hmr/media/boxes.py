@@ -37,15 +37,21 @@ def box_files(path: Path) -> list[Path]:
 
     Raises BadInput where a folder in the folder has boxes, which nobody would look at.
     """
-    own = [path.with_name(f"{path.name}.boxes{kind}") for kind in READERS]
-    whole = [(path if path.is_dir() else path.parent) / f"boxes{kind}" for kind in READERS]
     if path.is_dir():
-        inner = [file for file in path.rglob("boxes.*") if file.suffix in READERS and file.parent != path]
-        if inner and not any(file.is_file() for file in whole):
-            raise BadInput(f"{inner[0]}: boxes are read from {whole[0]} alone: join all there, by paths in {path}")
-        return [file for file in whole if file.is_file()]
-    found = [file for file in own if file.is_file()]
-    return found or [file for file in whole if path.suffix.lower() in IMAGES and file.is_file()]
+        whole = named(path, "boxes")
+        inner = [file for file in path.rglob("boxes.*") if file.suffix.lower() in READERS and file.parent != path]
+        if inner and not whole:
+            raise BadInput(f"{inner[0]}: boxes are read from {path}/boxes.csv alone: join all there, with paths")
+        return whole
+    return named(path.parent, f"{path.name}.boxes") or (
+        named(path.parent, "boxes") if path.suffix.lower() in IMAGES else []
+    )
+
+
+def named(folder: Path, name: str) -> list[Path]:
+    """The files of a folder that are called so, in whatever case, and are of a kind that is read."""
+    wanted = {f"{name}{kind}".casefold() for kind in READERS}
+    return sorted(file for file in folder.iterdir() if file.name.casefold() in wanted and file.is_file())
 
 
 def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
@@ -60,7 +66,7 @@ def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
     if not files:
         return None
     (file,) = files
-    rows = READERS[file.suffix](file)
+    rows = READERS[file.suffix.lower()](file)
     why = left_out(rows)
     sure = [row for i, row in enumerate(rows) if i not in why]
     numbers = all(row.name.isdecimal() for row in sure)
@@ -106,4 +112,4 @@ def gathered(file: Path, rows: Sequence[Row], found: Match, pictures: Sequence[s
     if bare:
         say_once(file, f"{len(bare)} of {len(pictures)} pictures have no row and are left out: {some(bare)}")
     notes = {"rows_without_picture": len(lost), "pictures_without_row": len(bare)}
-    return Boxes(f"boxes{file.suffix}", of, sizes, notes)
+    return Boxes(f"boxes{file.suffix.lower()}", of, sizes, notes)

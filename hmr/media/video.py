@@ -42,8 +42,7 @@ def video(path: Path) -> Video:
     av, times, packets, reason = pyav(), [], 0, ""
     try:
         with av.open(str(path)) as file:
-            stream = file.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream = shown_stream(file, path)
             announced, rate, seconds = stream.frames, stream.average_rate or stream.guessed_rate, length(file, stream)
             try:
                 for packet in file.demux(stream):
@@ -51,7 +50,7 @@ def video(path: Path) -> Video:
                     times += [frame.time for frame in packet.decode()]
             except av.FFmpegError as error:
                 reason = f" ({error})"
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: not a video that can be read ({error})") from error
     if not times:
         raise BadInput(f"{path}: not a video that can be read{reason}: it has no frame")
@@ -77,6 +76,19 @@ def lasting(times: tuple[float, ...], seconds: float | None) -> list[float]:
     if not seconds or len(times) < 2:
         return []
     return [(times[-1] - times[0]) / seconds * len(times) / (len(times) - 1)]
+
+
+def shown_stream(file: Any, path: Path) -> Any:
+    """The stream of an open file that a player shows, no cover picture; raises BadInput where there is none."""
+    stream = file.streams.best("video")
+    if stream is None:
+        raise BadInput(f"{path}: not a video that can be read: it holds no pictures")
+    films = [one for one in file.streams.video if not one.disposition & type(one.disposition).attached_pic]
+    if len(films) > 1:
+        size = f"{stream.codec_context.width} x {stream.codec_context.height}"
+        say_once(path, f"of its {len(films)} streams of pictures the one of {size} pixels is read")
+    stream.thread_type = "AUTO"
+    return stream
 
 
 def known(times: list[float | None], rate: Fraction | None, path: Path) -> tuple[float, ...]:
@@ -109,10 +121,9 @@ def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray
     av, last = pyav(), max(wanted, default=-1)
     try:
         with av.open(str(path)) as file:
-            stream = file.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream = shown_stream(file, path)
             aspect = float(stream.sample_aspect_ratio or 1)  # width over height of a pixel; None: not told
-            for i, frame in enumerate(file.decode(video=0)):
+            for i, frame in enumerate(file.decode(stream)):
                 if i in wanted:
                     yield i, upright(frame, aspect, path)
                 if i >= last:
