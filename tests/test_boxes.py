@@ -109,13 +109,13 @@ def test_what_is_guessed_is_told(tmp_path, caplog):
     for name, words in (
         ("corners without a header", "it has no header: its columns are taken for name,left,top,right,bottom"),
         ("tracks", "the columns track_id are not used"),
-        ("folders", "matched to pictures by the last part of the name: /data/walk/000.png is 000.png"),
+        ("folders", "matched to pictures by the last part of the name: /data/walk/000.png is of 000.png"),
     ):
         boxes_in(tmp_path, TABLES[name])
         assert words in caplog.text
     (tmp_path / "boxes.csv").unlink()
     boxes_in(tmp_path, TABLES["MOTChallenge's"], "txt")
-    assert "read as MOTChallenge's" in caplog.text and "one more than the picture's: 1 is 000.png" in caplog.text
+    assert "read as MOTChallenge's" in caplog.text and "one more than the picture's: 1 is of 000.png" in caplog.text
 
 
 def test_frames_of_a_video(tmp_path):

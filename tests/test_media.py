@@ -19,7 +19,7 @@ from hmr.data import blazepose, crop
 from hmr.data.blazepose import DETECTION, LANDMARKS, Output, Square
 from hmr.data.crop import cut
 from hmr.data.masks import INSIDE, BlazePose, MaskFiles, chosen, import_masks, pasted, segmenter
-from hmr.data.pictures import Photo, Segmenter, listed, open_pictures, read
+from hmr.data.pictures import LIMITS, Photo, Segmenter, listed, open_pictures, read
 from hmr.media.listing import part_of, recording_of, spread
 from hmr.models.families import FAMILIES
 
@@ -106,6 +106,13 @@ def test_splits_are_parts_of_each_recording_that_share_nothing():
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert parts[0] == names[:8] + names[16:20] and parts[2] == names[12:16] + names[22:]
     assert spread(names, 3) == [names[0], names[8], names[16]] and spread(names, 99) == names
+
+
+def test_more_pictures_than_a_split_takes_are_told(folder, monkeypatch, caplog):
+    monkeypatch.setitem(LIMITS, "calib", 3)
+    for frames, told in ((2, False), (3, False), (9, True)):
+        assert len(open_pictures(folder, "calib", frames, SIDE, (256, 192))) == min(frames, 3)
+        assert ("of 4 pictures of split calib, 3 are taken, evenly spread" in caplog.text) == told
 
 
 def test_a_folder_with_folders_is_one_recording(folder):
@@ -198,7 +205,8 @@ def test_masks_of_a_video_by_number(video, tmp_path, caplog, kind, first):
     found = open_pictures(video, "calib", None, SIDE, (256, 192), MaskFiles(masks))
     centres = [sample.place and sample.place.centre[0] for sample in found]
     assert centres == pytest.approx([2 * i + 8 for i in range(6)], abs=0.6) and found.fps == 25
-    assert f"masks: masks are matched to pictures by number, frames counted from {first}" in caplog.text
+    assert f"masks: masks are matched to pictures by number, frames counted from {first}: " in caplog.text
+    assert f"{kind.format(first)} is of frame 0" in caplog.text
 
 
 def test_masks_within_the_folder_are_no_pictures(folder):

@@ -23,7 +23,7 @@ from hmr.data.pictures import Mask, Photo, Segmenter
 from hmr.data.wheel import members
 from hmr.home import fasthmr_home
 from hmr.media.boxes import SURE, Corners
-from hmr.media.listing import pictures_in, some, spelt
+from hmr.media.listing import pictures_in, some
 from hmr.media.mask import person
 from hmr.media.matching import match
 from hmr.media.picture import say_once
@@ -57,8 +57,7 @@ class MaskFiles(Segmenter):
         for name, picture in found.pictures.items():
             if (other := files.setdefault(picture, name)) != name:
                 raise BadInput(f"{self.folder}: {other} and {name} are both masks of {picture} ({found.rule})")
-        picture, name = next(iter(files.items()))
-        say_once(self.folder, f"masks are matched to pictures {found.rule}: {spelt(name)} is of {spelt(picture)}")
+        say_once(self.folder, f"masks are matched to pictures {found.rule}: {found.example}")
         if lost := [name for name in names if name not in found.pictures]:
             say_once(self.folder, f"{len(lost)} of {len(names)} masks are of no picture that is there: {some(lost)}")
         return MaskFiles(self.folder, files)

@@ -166,7 +166,10 @@ def open_pictures(
         refuse_guess(path, names, segmenter)
     every = part_of(names, split)
     mine = [name for name in every if boxes is None or name in boxes.of]
-    chosen = spread(mine, min(frames or LIMITS[split], LIMITS[split]))
+    limit = LIMITS[split]
+    if len(mine) > limit and (frames is None or frames > limit):
+        say_once(path, f"of {len(mine)} pictures of split {split}, {limit} are taken, evenly spread: it takes no more")
+    chosen = spread(mine, min(frames or limit, limit))
     if not chosen:
         raise BadInput(f"{path}: no picture of split {split} is there, or none with a box: {len(names)} in all splits")
     tally = Tally()

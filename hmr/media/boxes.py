@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.errors import BadInput
 from hmr.media.box_formats import Row, coco_rows, table_rows
-from hmr.media.listing import some, spelt
+from hmr.media.listing import some
 from hmr.media.matching import Match, match
 from hmr.media.picture import IMAGES, say_once
 
@@ -105,8 +105,7 @@ def gathered(file: Path, rows: Sequence[Row], found: Match, pictures: Sequence[s
     lost = [row.name for row in rows if row.name not in found.pictures]
     bare = [picture for picture in pictures if picture not in of]
     if found.rule != "by name":
-        name, picture = next(iter(found.pictures.items()))
-        say_once(file, f"its rows are matched to pictures {found.rule}: {spelt(name)} is {spelt(picture)}")
+        say_once(file, f"its rows are matched to pictures {found.rule}: {found.example}")
     if lost:
         say_once(file, f"{len(lost)} of {len(rows)} rows name no picture that is there: {some(lost)}")
     if bare:

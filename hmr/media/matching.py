@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from hmr.media.listing import spelt
+
 Key = Callable[[str], str]
 LONGEST = 18  # digits of a number in a name
 
@@ -19,6 +21,12 @@ class Match:
 
     pictures: dict[str, str]
     rule: str
+
+    @property
+    def example(self) -> str:
+        """One name and its picture, for people."""
+        name, picture = next(iter(self.pictures.items()))
+        return f"{spelt(name)} is of {'frame ' if picture.isdecimal() else ''}{spelt(picture)}"
 
 
 def match(names: Iterable[str], pictures: Sequence[str], own_names: bool, first: int = 0) -> Match:
