@@ -210,6 +210,16 @@ def test_boxes_of_one_picture_and_of_inner_folders(tmp_path):
         read_boxes(tmp_path, ["day/me.png"])
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refused(file: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "boxes.csv").touch()
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(BadInput, match=r"boxes\.csv: cannot be read \(Permission denied\)"):
+        read_boxes(tmp_path, PICTURES)
+
+
 def test_a_file_in_capitals(tmp_path):
     (tmp_path / "Boxes.CSV").write_text(TABLES["corners"])
     found = read_boxes(tmp_path, PICTURES)

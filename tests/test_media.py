@@ -108,6 +108,12 @@ def test_splits_are_parts_of_each_recording_that_share_nothing():
     assert spread(names, 3) == [names[0], names[8], names[16]] and spread(names, 99) == names
 
 
+def test_a_box_that_cannot_be_cut_names_its_picture(folder):
+    (folder / "boxes.csv").write_text("name,x,y,w,h\n0.png,1,1,20,30\n1.png,1,1,1e12,9\n")
+    with pytest.raises(BadInput, match=r"1\.png: a box of 1\.3\S+ pixels cannot be cut out of a 80 x 60 picture"):
+        open_pictures(folder, "calib", None, SIDE, (256, 192))
+
+
 def test_more_pictures_than_a_split_takes_are_told(folder, monkeypatch, caplog):
     monkeypatch.setitem(LIMITS, "calib", 3)
     for frames, told in ((2, False), (3, False), (9, True)):

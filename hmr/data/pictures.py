@@ -120,7 +120,10 @@ class Cutter:
                 person = within(person, box)
             if person.any() and box is None:
                 box = around(person)
-        sample = self.cut(photo, box, person, recording, focal)
+        try:
+            sample = self.cut(photo, box, person, recording, focal)
+        except BadInput as error:
+            raise BadInput(f"{photo.name}: {error}") from error
         if sample.mask is not None and not sample.mask.any():
             tally.lost[photo.name, box] = "empty_masks"
             return None
@@ -205,7 +208,8 @@ def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) 
         )
     if segmenter is None:
         say_once(path, "neither boxes nor --masks are given: each picture is taken whole, as a crop around one person")
-        if others := sorted(file.name for file in path.glob("*") if file.suffix.lower() in READERS):
+        tables = (file for file in path.glob("*") if file.suffix.lower() in READERS and file.is_file())
+        if others := sorted(file.name for file in tables):
             say_once(path, f"{some(others)} is not looked at: a file of boxes is called boxes.csv, .txt or .json")
 
 

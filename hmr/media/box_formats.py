@@ -34,7 +34,7 @@ DOWN = ({"top", "bottom"}, {"top", "height"}, {"cy", "height"})
 PLAIN = ("name", "left", "top", "right", "bottom")  # of tables without a header
 MOT = range(7, 11)  # columns: frame, id, left, top, width, height, confidence, then class and visibility, or x, y, z
 PEOPLE = ("person", "people", "pedestrian")  # names of COCO's category of them
-HEADERS = "name with x,y,w,h or x1,y1,x2,y2 or left,top,right,bottom or cx,cy,w,h"
+HEADERS = "columns are name and x,y,w,h, or x1,y1,x2,y2, or left,top,right,bottom, or cx,cy,w,h"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def table_rows(file: Path) -> list[Row]:
         say_once(file, "it has no header and is read as MOTChallenge's: frame,id,left,top,width,height,confidence,...")
         return [mot(file, number, cells) for number, cells in lines]
     if len(first) != len(PLAIN):
-        raise BadInput(f"{file}: {len(first)} columns without a header: put one above them, {HEADERS}")
+        raise BadInput(f"{file}: {len(first)} columns without a header: put one above them; {HEADERS}")
     say_once(file, f"it has no header: its columns are taken for {','.join(PLAIN)}")
     return [headed(file, number, cells, dict(zip(PLAIN, range(5), strict=True))) for number, cells in lines]
 
@@ -101,14 +101,14 @@ def header(file: Path, cells: Sequence[str]) -> dict[str, int]:
     words = ["_".join(cell.lstrip("# ").replace("-", " ").replace(".", " ").casefold().split()) for cell in cells]
     roles = {**ROLE_OF, "x0": "left", "y0": "top", **({"x1": "right", "y1": "bottom"} if "x0" in words else {})}
     if odd := [cell for cell, word in zip(cells, words, strict=True) if word not in roles]:
-        raise BadInput(f"{file}: the column '{odd[0]}' of its header is not known: leave it out, or name {HEADERS}")
+        raise BadInput(f"{file}: the column '{odd[0]}' of its header is not known: leave it out; {HEADERS}")
     if unused := [cell for cell, word in zip(cells, words, strict=True) if roles[word] == "unused"]:
         say_once(file, f"the columns {', '.join(unused)} are not used: each row is a person")
     places = [(roles[word], i) for i, word in enumerate(words) if roles[word] != "unused"]
     found = dict(places)
     across, down = found.keys() & set.union(*ACROSS), found.keys() & set.union(*DOWN)
     if len(found) < len(places) or "name" not in found or across not in ACROSS or down not in DOWN:
-        raise BadInput(f"{file}: its header, {','.join(cells)}, does not name one box: name {HEADERS}")
+        raise BadInput(f"{file}: its header, {','.join(cells)}, does not name one box: {HEADERS}")
     return {**found, "columns": len(cells)}
 
 

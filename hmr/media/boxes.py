@@ -66,7 +66,10 @@ def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
     if not files:
         return None
     (file,) = files
-    rows = READERS[file.suffix.lower()](file)
+    try:
+        rows = READERS[file.suffix.lower()](file)
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
     why = left_out(rows)
     sure = [row for i, row in enumerate(rows) if i not in why]
     numbers = all(row.name.isdecimal() for row in sure)
