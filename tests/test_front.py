@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from compress.cost.macs import Macs, Part
 from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
 from compress.recipe import Recipe
 from experiments.reports import front, front_page, plots
-from experiments.search.trials import Interval, Macs, Part, Record, Trial, Worst, front_of
+from experiments.search.trials import Interval, Record, Trial, Worst, front_of
 from tests.links import Links
 
 SOURCE: dict[str, Any] = {

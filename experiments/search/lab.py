@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache, cached_property
 from typing import Any
 
 import hmr
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
-from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
+from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
 from compress.policy import ModelSize
 from compress.recipe import Recipe
 from experiments.search.space import Space
 from experiments.search.study import Study
-from experiments.search.trials import Interval, Macs, Part, Record, Worst
+from experiments.search.trials import Record, Worst, of_row
 from hmr.data.dataset import Frames
 from hmr.data.datasets import with_split
 from hmr.evaluation.errors import Errors
@@ -114,37 +113,20 @@ class Lab:
         frames, original = self.frames(split), self.original(split)
         name = f"{'+'.join(step.policy for step in recipe.steps) or 'original'} on {split}"
         now = original if model is self.model else frames.measure(model, name, self.observer)
-        counted, figures = model.cost(), now.row(original)
         timed = {"latency_ms", "peak_memory_bytes"} & {*self.study.objectives}
         cost: dict[str, Any] = measured_cost(model) if timed else {}
-        accel = figures["accel_mm_per_frame2"]
-        return Record(
-            recipe=recipe,
-            recipe_id=recipe.id,
-            plans=tuple(context.plans),
-            layers=counted.layers,
-            tokens=tuple(counted.tokens),
-            params=counted.params,
-            macs=Macs(**asdict(counted.macs)),
-            parts=tuple(Part(name=p.name, params=p.params, macs=Macs(**asdict(p.macs))) for p in counted.parts),
-            latency_ms=cost["latency_ms"]["median"] if cost else None,
-            peak_memory_bytes=cost.get("peak_memory_bytes"),
-            frames_per_s=now.frames_per_s,
-            accel_mm_per_frame2=Interval(**accel) if accel else None,
-            mpjpe_mm=Interval(**figures["mpjpe_mm"]),
-            pa_mpjpe_mm=Interval(**figures["pa_mpjpe_mm"]),
-            pve_mm=Interval(**figures["pve_mm"]),
-            mpjpe_rise_mm=Interval(**figures["mpjpe_rise_mm"]),
-            per_joint_mm=figures["per_joint_mm"],
-            per_clip=tuple(figures["per_clip"]),
-            worst=worst(now.errors, original.errors, frames.recordings),
-            protected_merged_share=figures["protected_merged_share"],
-            provenance={
-                **result_provenance(context, frames),
-                "schema": "fasthmr.trial/1",
-                "calib": self.frames("calib").described(),
-            },
-        )
+        source = {
+            **result_provenance(context, frames),
+            "schema": "fasthmr.trial/1",
+            "calib": self.frames("calib").described(),
+        }
+        record = of_row(row(name, None, model, now, original), recipe, context.plans, source)
+        more = {
+            "latency_ms": cost["latency_ms"]["median"] if cost else None,
+            "peak_memory_bytes": cost.get("peak_memory_bytes"),
+            "worst": worst(now.errors, original.errors, frames.recordings),
+        }
+        return record.model_copy(update=more)
 
 
 def worst(now: Errors, original: Errors, recordings: Sequence[str]) -> tuple[Worst, ...]:

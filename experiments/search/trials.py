@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
 from compress.artefact import checked
+from compress.cost.macs import Macs, Part
 from compress.errors import BadInput
 from compress.policy import FrozenModel, Plan
 from compress.recipe import Recipe
@@ -37,22 +38,6 @@ CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
 State = Literal["complete", "infeasible", "pruned", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 Later = Literal["front", "recovered", "rival"]
-
-
-class Macs(FrozenModel):
-    """Multiply-accumulates per frame in three conventions, see `compress.cost.macs`."""
-
-    true: int
-    linear: int
-    thop: int
-
-
-class Part(FrozenModel):
-    """What a part of the network costs per frame."""
-
-    name: str
-    params: int
-    macs: Macs
 
 
 class Worst(FrozenModel):
@@ -208,7 +193,7 @@ def line(trial: Trial) -> dict[str, Any]:
         "layers": record.layers,
         "tokens": record.tokens[-1] if record.tokens else None,
         "params": record.params,
-        **{f"macs_{name}": count for name, count in record.macs.model_dump().items()},
+        **{f"macs_{name}": count for name, count in asdict(record.macs).items()},
         "latency_ms": record.latency_ms,
         "peak_memory_bytes": record.peak_memory_bytes,
         "frames_per_s": record.frames_per_s,
