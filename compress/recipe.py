@@ -9,8 +9,8 @@ from typing import Annotated, Any, Self, Union
 
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
-from compress import document
 from compress.choices import one_of
+from compress.files import document
 from compress.policy import FrozenModel, misuse
 from compress.registry import Step, policy_in, working
 

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from compress.context import Context
 from compress.errors import BadInput
+from compress.files.weights import digest
 from compress.policy import Compressible, MadeFor, Plan, Policy
-from compress.weights import digest
 from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
 from diffusion.model.representation import WIDTH

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import artefact, weights
+from compress import artefact
 from compress.artefact import MANIFEST, read_manifest
 from compress.choices import one_of
 from compress.errors import BadInput
+from compress.files import weights
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import INDEX, WEIGHTS
 from hmr.models.model import ARCHITECTURES, build

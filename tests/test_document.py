@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import document
-from compress.document import LARGEST, InvalidDocument, Mistake, parse, read_text, read_values, to_yaml
 from compress.errors import BadInput
+from compress.files import document
+from compress.files.document import LARGEST, InvalidDocument, Mistake, parse, read_text, read_values, to_yaml
 from compress.policy import FrozenModel
 
 

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from compress.document import InvalidDocument, read_values, to_yaml
 from compress.errors import BadInput
+from compress.files.document import InvalidDocument, read_values, to_yaml
+from compress.files.weights import safetensors
 from compress.recipe import Recipe
 from compress.registry import policy
-from compress.weights import safetensors
 from experiments.search.study import parsed
 from hmr.checkpoints.files import load
 from hmr.checkpoints.source import read

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress import artefact
-from compress.bfloat16 import emulated, warn_if_slow
+from compress.cost.bfloat16 import emulated, warn_if_slow
 from compress.cost.macs import cost
 from compress.errors import BadInput
 from compress.policies import precision

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.document import InvalidDocument, Mistake
 from compress.errors import BadInput
+from compress.files.document import InvalidDocument, Mistake
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.recipe import Recipe, schema

@@ -7,8 +7,8 @@ from importlib.resources import files
 import optuna
 import pytest
 
-from compress.document import InvalidDocument, Mistake
 from compress.errors import BadInput
+from compress.files.document import InvalidDocument, Mistake
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision

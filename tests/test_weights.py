@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from compress.atomic import atomic_write
-from compress.weights import TYPES
-from compress.weights import safetensors as pieces
+from compress.files.weights import TYPES
+from compress.files.weights import safetensors as pieces
 from hmr.checkpoints.files import save
 from hmr.models.model import build
 

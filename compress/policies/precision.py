@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.bfloat16 import warn_if_slow
 from compress.context import Context
+from compress.cost.bfloat16 import warn_if_slow
 from compress.errors import BadInput
 from compress.policy import Compressible, MadeFor, Plan, Policy, knob
 

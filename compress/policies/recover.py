@@ -20,8 +20,8 @@ from accelerate.utils import send_to_device
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.bfloat16 import warn_if_slow
 from compress.context import Context, fingerprint
+from compress.cost.bfloat16 import warn_if_slow
 from compress.errors import BadInput
 from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating

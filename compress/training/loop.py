@@ -23,7 +23,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from compress.atomic import alone, append_line
-from compress.bfloat16 import warn_if_slow
+from compress.cost.bfloat16 import warn_if_slow
 from compress.errors import BadInput
 from compress.training.checkpoint import reserve_folder, resume, save_checkpoint
 from compress.training.task import Step, TrainConfig, TrainingTask

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.weights import digest
+from compress.files.weights import digest
 from diffusion.model.denoiser import Denoiser, FrameEmbedding, Start
 from diffusion.model.representation import rotations_of
 from diffusion.model.schedule import Objective, denoised, noise

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from compress.weights import safetensors
+from compress.files.weights import safetensors
 from diffusion.model.sizes import Sizes
 
 

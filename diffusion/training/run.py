@@ -16,9 +16,9 @@ import hmr
 from compress.atomic import atomic_write
 from compress.context import Observer, silent
 from compress.errors import BadInput
+from compress.files.weights import digest
 from compress.provenance import provenance
 from compress.training.task import TrainConfig
-from compress.weights import digest
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor
 from diffusion.model.schedule import Objective

@@ -21,7 +21,7 @@ recipe_app = typer.Typer(help="Recipes.", no_args_is_help=True)
 @recipe_app.command()
 def check(recipe: RecipeName, as_json: AsJson = False) -> None:
     """Check a recipe, without a model: every mistake with its line and field."""
-    from compress.document import InvalidDocument
+    from compress.files.document import InvalidDocument
     from compress.recipe import Recipe
 
     try:

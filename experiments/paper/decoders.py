@@ -23,6 +23,7 @@ import hmr
 from compress.context import Context, Observer, silent
 from compress.cost.timing import timed
 from compress.errors import BadInput
+from compress.files.weights import digest
 from compress.pipeline import run_all_steps
 from compress.policies.recover import Recover
 from compress.policy import Policy
@@ -30,7 +31,6 @@ from compress.provenance import provenance
 from compress.recipe import Recipe
 from compress.training.loop import train
 from compress.training.task import Precision, TrainConfig
-from compress.weights import digest
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import Predictor, load_decoder
 from diffusion.model.schedule import Objective

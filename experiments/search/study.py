@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, ValidationError, model_validator
 
-from compress import document
 from compress.choices import nearest
 from compress.errors import BadInput
+from compress.files import document
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover

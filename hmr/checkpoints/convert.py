@@ -9,8 +9,8 @@ import torch
 
 from compress.artefact import MANIFEST, canonical, refuse_taken
 from compress.atomic import atomic_folder, atomic_write
+from compress.files.weights import safetensors
 from compress.provenance import provenance
-from compress.weights import safetensors
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import WEIGHTS
 from hmr.resolver import CONVERTED, digest

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from compress.atomic import atomic_write
-from compress.document import read_text
 from compress.errors import BadInput
-from compress.weights import safetensors
+from compress.files.document import read_text
+from compress.files.weights import safetensors
 from hmr.checkpoints.safe_torch import entry
 from hmr.checkpoints.source import Source, finite, read, some_of, unfit
 from hmr.models.families import FAMILIES
