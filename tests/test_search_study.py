@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import sqlite3
-import sys
 import threading
 import time
 from contextlib import closing
@@ -18,76 +17,24 @@ import torch
 from optuna.trial import TrialState
 
 from compress.errors import BadInput
-from compress.policy import ModelSize
 from compress.recipe import Recipe
-from experiments.cli import main as cli
 from experiments.reports import front, front_page
 from experiments.search import lab, storage
 from experiments.search import workers as search
-from experiments.search.machine import machine
-from experiments.search.space import Space
-from experiments.search.study import parsed, read_study
+from experiments.search.study import read_study
 from experiments.search.trials import Record, read, trials_of, written
-from hmr.checkpoints.files import save
-from hmr.models.model import build
-from tests import sizes
 from tests.planning import planned
-
-TINY = {**sizes.TINY, "depth": 5, "mlp_dim": 32, "head_dim": 16}
-STUDY = """\
-schema_version: 1
-name: tiny
-model: tiny.safetensors
-data: synth
-frames: {calib: 4, val: 4, test: 4}
-steps:
-  - {policy: merge_layers, strategy: greedy, layers: 4}
-  - {policy: prune_width, mlp_ratio: 0.5}
-  - {policy: merge_tokens, keep: 100, per_layer: 48}
-space:
-  merge_layers.layers: [2, 5]
-  prune_width.mlp_ratio: [0.0, 0.5, 0.25]
-  prune_width.head_ratio: [0.0, 0.0]
-  merge_tokens.keep: [96, 192, 48]
-  merge_tokens.per_layer: [48, 48]
-  merge_tokens.start: [0, 3]
-rivals: [other.safetensors]
-recover: {points: 1, steps: 1}
-"""
-BASELINES = ["original", "merge_layers alone", "prune_width alone", "merge_tokens alone", "all steps", "FastHMR"]
-TRIALS = 12
+from tests.search_study import BASELINES, STUDY, TRIALS, command, small, study_folder
 
 
 @pytest.fixture(scope="module")
-def patched():
+def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, patched):
-    """A folder with two tiny models and a study, where commands run."""
-    folder = tmp_path_factory.mktemp("study")
-    patched.chdir(folder)
-    patched.setenv("FASTHMR_HOME", str(folder / "home"))
-    patched.delenv("FASTHMR_MOCAP", raising=False)
-    patched.setattr("hmr.evaluation.measure.RECOVERY_FRAMES", 2)  # thousands take a minute to open
-    for i, name in enumerate(("tiny", "other")):
-        torch.manual_seed(i)
-        save(build("reference", TINY), Path(f"{name}.safetensors"))
-    Path("tiny.yaml").write_text(STUDY)
-    return folder
-
-
-def command(capsys, patch, *words: object) -> tuple[int | str | None, str, str]:
-    patch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code, *capsys.readouterr()
+        yield study_folder(tmp_path_factory, patch)
 
 
 @pytest.fixture
-def run(place, patched, capsys, monkeypatch):
+def run(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     return lambda *words: command(capsys, monkeypatch, *words)
 
@@ -277,81 +224,6 @@ def test_all_trials_are_rows_of_a_table(done, run, tmp_path):
         assert [step.policy for step in steps] == [step.policy for step in t.record.recipe.steps]
 
 
-# ---- what is asked of trials
-
-
-def small(name: str, *changes: tuple[str, str]) -> search.Job:
-    text = STUDY.replace("name: tiny", f"name: {name}").replace("rivals: [other.safetensors]\n", "")
-    text = text.replace("recover: {points: 1, steps: 1}\n", "")
-    for change in changes:
-        text = text.replace(*change)
-    Path(f"{name}.yaml").write_text(text)
-    return search.Job(parsed(text, f"{name}.yaml"), storage.default_storage(name), 3)
-
-
-def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
-    monkeypatch.chdir(place)
-    job = small("strict", ("space:", "max_error_mm: 1.0\nspace:"))
-    trials = search.search(job)
-    study = storage.loaded(job.spec, job.storage)
-    assert [t.state for t in study.trials[:3]] == [TrialState.COMPLETE] * 3 and study.best_trials == []
-    for t in trials:
-        assert t.state == "infeasible" and t.record
-        assert t.violation == pytest.approx(t.record.mpjpe_mm.mean - 1.0)
-    assert front.result(front.study_results("strict.yaml", None))["front"] == []
-
-
-def test_without_labels_the_original_is_right(place, monkeypatch):
-    monkeypatch.chdir(place)
-    job = small("free", ("space:", "rivals: [other.safetensors]\nspace:"))
-    trials = search.search(search.Job(**{**job.__dict__, "trials": 2, "label_free": True}))
-    assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
-    assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
-    told = front.load_results(["free.yaml"])
-    assert "--label-free" in front_page.command(told, trials[1].record, "1")
-    assert {*told.rivals["other.safetensors"]} == {"val", "test"}
-
-
-def test_acceleration_needs_videos(place, monkeypatch):
-    monkeypatch.chdir(place)
-    with pytest.raises(BadInput, match="accel_mm_per_frame2 needs videos, and synth:val has single ones"):
-        search.search(small("calm", ("space:", "objectives: [macs, mpjpe_mm, accel_mm_per_frame2]\nspace:")))
-
-
-def test_latency_is_measured_alone(place, monkeypatch):
-    monkeypatch.chdir(place)
-    job = small("fast", ("space:", "objectives: [latency_ms, mpjpe_mm, peak_memory_bytes]\nspace:"))
-    with pytest.raises(BadInput, match="--workers 1"):
-        search.search(search.Job(**{**job.__dict__, "workers": 2}))
-    with machine(alone=False), pytest.raises(BadInput, match="another search runs"):
-        search.search(job)
-    trials = search.search(search.Job(**{**job.__dict__, "trials": 1}))
-    assert trials[0].record and trials[0].record.latency_ms and trials[0].record.peak_memory_bytes
-
-
-# ---- workers
-
-
-def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(storage, "HEARTBEAT", 1)
-    monkeypatch.setattr(storage, "GRACE", 1)
-    job = small("dead")
-    study = search.opened(job)
-    search.record_purpose(study, job, lab.Lab(job.spec))
-    search.enqueue_baselines(study, job.spec)
-    with_heartbeat, without = study.ask(), study.ask()
-    storage.connected(job.storage).record_heartbeat(with_heartbeat._trial_id)
-    with_heartbeat.set_user_attr(search.RECIPE_ID, "what it was about to measure")
-    time.sleep(3.5)
-    trials = search.search(job)
-    states = {t.number: t.state for t in study.get_trials()}
-    assert states[with_heartbeat.number] == states[without.number] == TrialState.FAIL
-    assert TrialState.RUNNING not in states.values()
-    again = [t.name for t in trials if t.state != "failed"]
-    assert len(again) == 3 and {t.name for t in trials if t.state == "failed"} == {"original", "merge_layers alone"}
-
-
 def test_a_recipe_that_another_worker_measures_now_is_waited_for(done, monkeypatch):
     monkeypatch.setattr(search, "POLL", 0.01)
     study = optuna.create_study(directions=["minimize"] * 2)
@@ -369,134 +241,6 @@ def test_a_recipe_that_another_worker_measures_now_is_waited_for(done, monkeypat
     study.tell(one, [1.0, 1.0])
     waiting.join(10)
     assert found == [(one.number, record)]
-
-
-def test_workers_that_are_processes_finish_together(place, monkeypatch):
-    monkeypatch.chdir(place)
-    job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
-    trials = search.search(job)
-    study = storage.loaded(job.spec, job.storage)
-    assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
-    assert not any(t.state == TrialState.RUNNING for t in study.trials)
-    ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
-    assert len(ids) == len({*ids})
-    assert all(t.test for t in front.study_results("both.yaml", None).front)
-
-
-def test_a_workers_bad_input_is_the_commands(place, run):
-    small("broken", ("frames: {calib: 4, val: 4, test: 4}", "frames: {calib: 4}"))
-    Path("gone.safetensors").write_bytes(Path("tiny.safetensors").read_bytes())
-    job = small("gone", ("model: tiny", "model: gone"))
-    pipe = Pipe()
-    Path("gone.safetensors").unlink()
-    with pytest.raises(SystemExit) as ended:
-        reporting(job, pipe)
-    assert ended.value.code == 2 and "no such file" in pipe.said
-
-
-class Pipe:
-    said = ""
-
-    def send(self, sentence: str) -> None:
-        self.said = sentence
-
-
-def reporting(job, pipe):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.os, "_exit", sys.exit)
-        search.reporting(job, 0, pipe)
-
-
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
-def test_samplers_learn_from_what_was_drawn_and_repeat(name):
-    spec = parsed(STUDY.replace("space:", f"sampler: {name}\nspace:"), "tiny.yaml")
-    space = Space(spec, ModelSize(5, (16, 12)))
-
-    def drawn() -> list[dict[str, float]]:
-        storage.quiet()
-        study = optuna.create_study(directions=["minimize"] * 2, sampler=search.sampler(space))
-        study.enqueue_trial({}, user_attrs={search.RECIPE: spec.recipe.model_dump(mode="json")})
-
-        def objective(trial):
-            search.suggested(trial, space)
-            keep = trial.params.get("merge_tokens.keep", 0)
-            return keep, trial.params.get("merge_layers.layers", 9)
-
-        study.optimize(objective, n_trials=50)
-        assert not study.trials[0].params
-        if name == "nsga2":
-            generations = [t.system_attrs.get("Evolution:generation") for t in study.trials]
-            assert generations[0] is None and max(g for g in generations[1:] if g is not None) >= 1
-        return [t.params for t in study.trials[1:]]
-
-    first = drawn()
-    assert first == drawn()
-    late = sum(p["merge_tokens.keep"] for p in first[-15:]) / 15
-    assert name == "random" or late < 0.95 * 158  # the mean of what is drawn at random
-
-
-def test_infeasible_pruned_and_failed_are_three_words(place, run, monkeypatch, tmp_path):
-    job = small("words", ("space:", "max_error_mm: 1.0\nspace:"))
-    measure = lab.Lab.measure
-    broken = {"merge_layers alone": MemoryError("too large"), "prune_width alone": BadInput("does not fit")}
-    ids = {job.spec.made_by_hand()[name].id: error for name, error in broken.items()}
-
-    def failing(self, recipe):
-        if recipe.id in ids:
-            raise ids[recipe.id]
-        return measure(self, recipe)
-
-    monkeypatch.setattr(lab.Lab, "measure", failing)
-    code, out, _ = run("search", "words.yaml", "--trials", 3, "--json")
-    assert code == 0
-    told = {t["name"]: (t["state"], t["reason"]) for t in json.loads(out)["trials"]}
-    assert told["original"] == told["merge_tokens alone"] == ("infeasible", "")
-    assert told["merge_layers alone"] == ("failed", "MemoryError('too large')")
-    assert told["prune_width alone"] == ("pruned", "does not fit")
-    assert all(t["recipe"] for t in json.loads(out)["trials"])
-    code, out, _ = run("search", "words.yaml", "--trials", 3)
-    assert code == 0 and "0 complete, 3 infeasible, 1 pruned, 1 failed" in " ".join(out.split())
-    rows = trials_of(storage.loaded(job.spec, job.storage), job.spec)
-    assert {front_page.trial_row(t)[1] for t in rows} == {"infeasible", "pruned", "failed"}
-
-
-def test_a_baseline_that_was_stopped_waits_again(place, monkeypatch):
-    monkeypatch.chdir(place)
-    job = small("stopped")
-    (place / "home" / "searches").mkdir(parents=True, exist_ok=True)
-    study = search.opened(job)
-    for _ in range(2):  # the second time, nothing is added
-        search.enqueue_baselines(study, job.spec)
-        assert [t.user_attrs[search.BASELINE] for t in study.trials] == BASELINES
-    study.tell(study.ask(), state=TrialState.FAIL)  # as by Ctrl-C
-    search.enqueue_baselines(study, job.spec)
-    waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [t.user_attrs[search.BASELINE] for t in waiting] == [*BASELINES[1:], "original"]
-
-
-
-def test_a_search_in_vain_ends(place, monkeypatch):
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(search, "IN_VAIN", 4)
-    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
-    job = small("vain")
-
-    def refused(self, recipe):
-        raise BadInput(f"no frames for {recipe.name}")
-
-    monkeypatch.setattr(lab.Lab, "measure", refused)
-    with pytest.raises(BadInput, match=r"of the last 4 recipes none could be measured: .* \(no frames for vain\)"):
-        search.search(job)
-    trials = trials_of(storage.loaded(job.spec, job.storage), job.spec)
-    assert [(t.state, t.reason) for t in trials] == [("pruned", "no frames for vain")] * 4
-    assert all(t.recipe and t.params for t in trials)
-
-
-def test_a_space_that_the_model_has_no_recipe_in(place, monkeypatch):
-    monkeypatch.chdir(place)
-    with pytest.raises(BadInput, match=r"merge_tokens\.start: begins at 20, and in this model ends at 4"):
-        search.search(small("beyond", ("merge_tokens.start: [0, 3]", "merge_tokens.start: [20, 24]")))
-    assert not Path(storage.default_storage("beyond").removeprefix("sqlite:///")).exists()
 
 
 # ---- what goes wrong
@@ -539,8 +283,8 @@ def test_storages_in_memory_and_mistyped_ones_are_refused_before_a_file_is_made(
         other.execute("create table if not exists bookmarks (url text)")
     before = {path: path.read_bytes() for path in place.glob("*") if path.is_file()}
     (place / "home").mkdir(exist_ok=True)
-    for command in (("search", "tiny.yaml", "--trials", 1), ("report", "tiny.yaml", "--out", "page")):
-        code, out, err = run(*command, "--storage", url)
+    for words_of_command in (("search", "tiny.yaml", "--trials", 1), ("report", "tiny.yaml", "--out", "page")):
+        code, out, err = run(*words_of_command, "--storage", url)
         assert (code, out, err.count("\n")) == (2, "", 1) and words in err and "--storage" in err
     assert {path: path.read_bytes() for path in place.glob("*") if path.is_file()} == before
 
