@@ -25,7 +25,7 @@ from experiments.search import workers as search
 from experiments.search.study import read_study
 from hmr.checkpoints.files import save
 from hmr.models.model import build
-from tests.test_search_study import STUDY, TINY
+from tests.search_study import STUDY, TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[1]
