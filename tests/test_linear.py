@@ -34,7 +34,7 @@ from hmr.models.vit import ViT
 from tests import sizes
 from tests.networks import FAMILIES
 from tests.planning import applied, context, planned, stepped
-from tests.test_merge_layers import Model, Ramps, Verdict
+from tests.ramps import Model, Ramps, Verdict
 
 STRATEGIES: tuple[Strategy, ...] = ("window", "greedy", "cka")
 SIZES = {**sizes.TINY, "depth": 5}

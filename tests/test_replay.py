@@ -10,7 +10,7 @@ from experiments.search.pareto import hypervolume, reference_point
 from experiments.search.replay import cell_of, cells, curves, replayed
 from experiments.search.space import Space
 from experiments.search.study import Study, parsed
-from tests.test_search_study import STUDY
+from tests.search_study import STUDY
 
 
 def study() -> Study:
