@@ -49,19 +49,21 @@ class Context:
     @property
     def judge(self) -> Judge:
         """Errors of the original model and of trials on `calib`; raises BadInput where there are no such frames."""
-        return self._shared("judge", lambda calib: calib.judge(self.original))
+        return self._shared("judge")
 
     @property
     def pictures(self) -> Pictures:
         """Pictures to learn from without labels; raises BadInput where there are none."""
-        return self._shared("pictures", lambda calib: calib.pictures(self.original))
+        return self._shared("pictures")
 
-    def _shared(self, name: str, make: Callable[[FrameSet], Made]) -> Made:
-        """What is made of `calib` once, for all recipes."""
+    def _shared(self, name: str) -> Any:
+        """What `calib` makes for the original, once for all recipes."""
         if name not in self.memory:
             if self.calib is None:
                 raise BadInput("this step needs frames to make its choice on: give it calibration frames")
-            self.memory[name] = make(self.calib)
+            if (make := getattr(self.calib, name, None)) is None:
+                raise BadInput(f"this step asks for {name}(model), which {type(self.calib).__name__} does not have")
+            self.memory[name] = make(self.original)
         return self.memory[name]
 
     def fresh(self) -> Context:

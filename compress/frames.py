@@ -37,7 +37,7 @@ class Pictures(Protocol):
         """(student's output, teacher's output) -> scalar, 0 where they are equal."""
 
     def provenance(self) -> dict[str, Any]:
-        """Which pictures these are, as JSON values."""
+        """Which pictures these are, as JSON values: `name` and `split`, and whatever else tells."""
 
     def __len__(self) -> int: ...
     def read(self, indices: Sequence[int]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, Self, Union
 
 from pydantic import Field, PrivateAttr, create_model, model_validator
@@ -26,13 +27,13 @@ class Recipe(FrozenModel):
     _text: str = PrivateAttr("")
 
     @classmethod
-    def load(cls, name: str) -> Self:
-        """The shipped recipe of that name or, with a `/` or ending in `.yaml`, that of a file.
+    def load(cls, name: str | Path) -> Self:
+        """The shipped recipe of that name or, where it is a path, has a `/` or ends in `.yaml`, that of a file.
 
         Raises BadInput where there is none, and `document.InvalidDocument` with every mistake in it.
         """
-        if "/" in name or name.endswith(".yaml"):
-            return cls.parse(document.read_text(name), name)
+        if isinstance(name, Path) or "/" in name or name.endswith(".yaml"):
+            return cls.parse(document.read_text(str(name)), str(name))
         path = SHIPPED.joinpath(f"{one_of(name, shipped_recipes(), 'recipe')}.yaml")
         return cls.parse(path.read_text("utf-8"), path.name)
 

@@ -53,6 +53,11 @@ def test_the_papers_recipe_for_hmr2():
     assert tokens == MergeTokens(keep=90, per_layer=40)
 
 
+def test_a_path_is_a_file_whatever_its_name(tmp_path):
+    (tmp_path / "quickstart").write_text(TOKENS)
+    assert Recipe.load(tmp_path / "quickstart") == Recipe.load(str(tmp_path / "quickstart")) == read(TOKENS)
+
+
 def test_the_id_is_of_what_is_done_and_not_of_how_it_is_written():
     base = read(TOKENS)
     assert read(TOKENS.replace("mine", "other") + "    per_layer: 40  # the default\n").id == base.id

@@ -113,3 +113,14 @@ def test_the_architecture_uncompressed_says_what_its_own_module_says(modules):
     model, crop = build().eval(), torch.randn(2, 3, 128, 96)
     with torch.no_grad():
         torch.testing.assert_close(model(crop), model.module(crop), rtol=1e-4, atol=1e-5)
+
+
+def test_frames_that_lack_what_a_step_asks_for_are_named(modules):
+    import pose
+
+    from compress import Recipe, compress
+
+    steps = "  - {policy: merge_tokens, keep: 40, per_layer: 8, protect: none}\n  - {policy: recover, steps: 1}\n"
+    recipe = Recipe.parse(f"schema_version: 1\nname: mine\nsteps:\n{steps}", "mine.yaml")
+    with pytest.raises(BadInput, match=r"asks for pictures\(model\), which Crops does not have"):
+        compress(pose.build().eval(), recipe, calib=pose.Crops([torch.randn(2, 3, 128, 96)]))
