@@ -12,6 +12,7 @@ COUNTS = {  # of pictures, by their names in a provenance's `data`
     "without_mask": "without a mask",
     "empty_masks": "with an empty mask",
     "full_masks": "that are masked altogether",
+    "small_people": "with people of a few pixels",
     "boxes_outside": "boxes outside of their picture",
     "rows_without_picture": "boxes without a picture",
     "rows_left_out": "boxes that do not count",

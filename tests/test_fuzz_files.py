@@ -318,12 +318,12 @@ def test_a_file_of_clips_with_something_wrong(clips, examples):
             assert str(folder) in str(error)
             return
         (clip,) = wrong["clips"]
-        masked = bool(clip.get("masks"))
-        assert wrong.get("schema_version", 1) == 1 and found.fps == clip["fps"] and len(clip["frames"]) == 2
+        masked, focal = bool(clip.get("masks")), clip.get("focal")
+        assert wrong.get("schema_version", 1) == 1 and found.fps == float(clip["fps"]) and len(clip["frames"]) == 2
         assert found.recordings == [clip["name"]] * 2 and found.has_masks == masked
         for sample, name in zip(samples, clip["frames"], strict=True):
             assert sample.image[8, 6, 0] == 40 * int(name[0]) and (sample.mask is not None) == masked
-            assert sample.place and sample.place.focal == clip.get("focal")
+            assert sample.place and sample.place.focal == (focal if focal is None else float(focal))
 
     fuzzed(examples, check, path=st.sampled_from(list(places(right))), value=st.one_of(st.just(gone), JUNK))
 

@@ -114,6 +114,12 @@ def test_a_box_that_cannot_be_cut_names_its_picture(folder):
         open_pictures(folder, "calib", None, SIDE, (256, 192))
 
 
+def test_small_people_are_told(folder, caplog):
+    (folder / "boxes.csv").write_text("name,x,y,w,h\n0.png,1,1,20,31\n1.png,1,1,9,32\n")
+    assert open_pictures(folder, "calib", None, SIDE, (256, 192)).notes["small_people"] == 1
+    assert "people are less than 32 pixels high in 0.png" in caplog.text
+
+
 def test_more_pictures_than_a_split_takes_are_told(folder, monkeypatch, caplog):
     monkeypatch.setitem(LIMITS, "calib", 3)
     for frames, told in ((2, False), (3, False), (9, True)):
@@ -134,7 +140,7 @@ def test_a_folder_without_masks_says_so(folder, caplog):
     (folder / "labels.json").touch()
     found = open_pictures(folder, "calib", None, SIDE, (256, 192))
     assert len(found) == 4 and found.recordings == ["pictures"] * 4 and found.fps is None
-    assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0}
+    assert found.notes == {"mask_source": "none", "boxes": "whole picture", "left_out": 0, "small_people": 0}
     assert "each picture is taken whole" in caplog.text and "labels.json is not looked at" in caplog.text
     assert [p.image[128, 96, 0] for p in found] == [20, 40, 60, 80]
     assert found[0].image.shape == (256, 192, 3) and found[0].mask is None and found[0].rotations is None

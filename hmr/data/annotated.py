@@ -133,7 +133,7 @@ def cut_out(root: Path, of: Recording, frame: int, cutter: Cutter, focal: Focal 
     seen = cutter.see(*given, of.name, length, tally) if cutter.segmenter else None
     if seen is None:
         mask = np.zeros(photo.image.shape[:2], np.bool_) if cutter.segmenter else None
-        seen = cutter.cut(*given, mask, of.name, length)
+        seen = cutter.cut(*given, mask, of.name, length, tally)
     return replace(
         seen,
         rotations=of.rotations[frame].astype(np.float32),

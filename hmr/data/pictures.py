@@ -27,6 +27,7 @@ from hmr.media.video import VIDEOS, frames_of_video, rate_of, video
 log = logging.getLogger(__name__)
 
 LIMITS = {"calib": 512, "val": 1000, "test": 2000}  # pictures, as many as the synthetic splits have
+SMALL = 32  # pixels, the longer side of a person of whom little is to be seen
 FINDERS = "--masks blazepose, rfdetr, ultralytics or a folder of masks"
 WHY = {  # people are left out, by the name of their number in reports
     "without_mask": "have no mask",
@@ -68,15 +69,18 @@ class Segmenter(Protocol):
 
 @dataclass
 class Tally:
-    """Which people are left out, each by its picture and box, and why; and pictures that are the person altogether."""
+    """Which people are left out, each by its picture and box, and why; and pictures that are the person altogether, or
+    in which a person is small."""
 
     lost: dict[tuple[str, Corners | None], str] = field(default_factory=dict)  # a name in `WHY`
     full: set[str] = field(default_factory=set)
+    small: set[str] = field(default_factory=set)
 
     @property
     def notes(self) -> dict[str, int]:
         """Counts by their names in reports."""
-        return {**dict.fromkeys(WHY, 0), **Counter(self.lost.values()), "full_masks": len(self.full)}
+        seen = {"full_masks": len(self.full), "small_people": len(self.small)}
+        return {**dict.fromkeys(WHY, 0), **Counter(self.lost.values()), **seen}
 
     @property
     def reasons(self) -> str:
@@ -121,7 +125,7 @@ class Cutter:
             if person.any() and box is None:
                 box = around(person)
         try:
-            sample = self.cut(photo, box, person, recording, focal)
+            sample = self.cut(photo, box, person, recording, focal, tally)
         except BadInput as error:
             raise BadInput(f"{photo.name}: {error}") from error
         if sample.mask is not None and not sample.mask.any():
@@ -130,11 +134,13 @@ class Cutter:
         return sample
 
     def cut(
-        self, photo: Photo, box: Corners | None, person: Mask | None, recording: str, focal: float | None
+        self, photo: Photo, box: Corners | None, person: Mask | None, recording: str, focal: float | None, tally: Tally
     ) -> Sample:
-        """The crop around a box, or of the whole picture."""
+        """The crop around a box, or of the whole picture; small people are counted."""
         height, width = photo.image.shape[:2]
         left, top, right, bottom = box or (0, 0, width, height)
+        if max(right - left, bottom - top) < SMALL:
+            tally.small.add(photo.name)
         centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
         place = Place(centre, square, (height, width), focal)
         mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, self.size) > 127
@@ -180,6 +186,8 @@ def open_pictures(
     found = seen_in(path, chosen, boxes, cutter, focal, tally)
     if tally.lost:
         log.warning("%s: %d people of split %s are left out: %s", path, len(tally.lost), split, tally.reasons)
+    if tally.small:
+        log.warning("%s: people are less than %d pixels high in %s", path, SMALL, some(sorted(tally.small), 5))
     samples = [sample for _, sample in found]
     follow = bool(times) and [name for name, _ in found] == every and one_person(path, samples)
     shown = [float(times[int(name)]) for name in every] if follow else []
@@ -248,8 +256,8 @@ def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dic
     source = boxes.source if boxes else "mask" if segmenter else "whole picture"
     masks, counts = segmenter.name if segmenter else "none", tally.notes
     told: dict[str, str | int] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
-    outside = {"boxes_outside": counts.pop("boxes_outside")}
-    return {**told, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
+    outside, small = ({key: counts.pop(key)} for key in ("boxes_outside", "small_people"))
+    return {**told, **small, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
 
 
 def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, str | int]) -> Frames:

@@ -123,7 +123,8 @@ def headed(file: Path, line: int, cells: Sequence[str], places: dict[str, int]) 
     score = value.get("score")
     if score is not None and not 0 <= score <= 1:
         raise BadInput(f"{file}, line {line}: a score of {score:g}: scores are 0 to 1")
-    return Row(cells[places["name"]], box(f"{file}, line {line}", left, top, right, bottom), score)
+    bare = "" if "columns" in places else "; where the last two are width and height, put a header above: name,x,y,w,h"
+    return Row(cells[places["name"]], box(f"{file}, line {line}", left, top, right, bottom, bare), score)
 
 
 def span(value: dict[str, float], low: str, high: str, size: str, middle: str) -> tuple[float, float]:
@@ -160,12 +161,13 @@ def is_number(cell: str) -> bool:
         return False
 
 
-def box(where: str, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
-    """The corners of a box; raises BadInput where it has no area or is a share of the picture."""
+def box(
+    where: str, left: float, top: float, right: float, bottom: float, hint: str = ""
+) -> tuple[float, float, float, float]:
+    """The corners of a box; raises BadInput, with a hint, where it has no area or is a share of the picture."""
     if not all(map(math.isfinite, (left, top, right, bottom))) or left >= right or top >= bottom:
         raise BadInput(
-            f"{where}: no box: left {left:g} has to be below right {right:g}, top {top:g} below bottom {bottom:g}; "
-            "where the last two are width and height, a header has to say so: name,x,y,w,h"
+            f"{where}: no box: left {left:g} has to be below right {right:g}, top {top:g} below bottom {bottom:g}{hint}"
         )
     if min(left, top) >= 0 and max(right, bottom) <= 1:
         raise BadInput(f"{where}: a box within one pixel: boxes are in pixels, not in shares of the picture")
