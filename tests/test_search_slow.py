@@ -57,6 +57,30 @@ def complete(study: optuna.Study) -> dict[int, list[float]]:
     return {t.number: t.values for t in study.get_trials() if t.state == TrialState.COMPLETE}
 
 
+def test_a_search_that_is_stopped_says_one_sentence_and_goes_on(place):
+    study, went = None, 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        environment = {**os.environ, "FASTHMR_HOME": str(place / "home"), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "experiments.cli", "search", "tiny.yaml", "--trials", "60", "--workers", "2"]
+        search_ = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while study is None or len(complete(study)) <= went:
+            time.sleep(0.5)
+            assert search_.poll() is None
+            if Path(storage.default_storage("tiny").removeprefix("sqlite:///")).exists():
+                study = search.opened(search.Job(read_study("tiny.yaml"), storage.default_storage("tiny"), 60))
+        went = len(complete(study))
+        if number == signal.SIGINT:
+            os.killpg(search_.pid, number)  # as a terminal does: to the workers, too
+        else:
+            search_.send_signal(number)
+        _, said = search_.communicate(timeout=300)
+        *progress, last = said.splitlines()
+        assert (search_.returncode, last) == (128 + number, f"fasthmr: stopped by {number.name}")
+        assert all(line.startswith("trials of tiny") for line in progress), said
+        assert not Path(f"/proc/{search_.pid}").exists()
+        assert len(complete(study)) >= went
+
+
 def test_workers_killed_ten_times(place):
     spec, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
     rng = random.Random(0)

@@ -109,6 +109,21 @@ def write():
             subprocess.run(["rm", "-r", folder], check=True)
 
 
+def test_a_signal_in_an_import_waits_for_its_end(tmp_path):
+    """Extensions are written for no exception there: torch's aborts, scipy's raises another one."""
+    (tmp_path / "slow.py").write_text(
+        "from pathlib import Path\nimport time\nhere = Path(__file__).parent\n(here / 'begun').touch()\n"
+        "try:\n    time.sleep(0.3)\nexcept BaseException:\n    (here / 'interrupted').touch()\n"
+    )
+    code = "def write():\n    sys.path.insert(0, str(place))\n    import slow\n    time.sleep(60)\n"
+    process = start(code, tmp_path, 0)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "fasthmr: stopped by SIGINT\n")
+    assert not (tmp_path / "interrupted").exists()
+
+
 FULL = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 (place / "lines").write_text("first\\n")

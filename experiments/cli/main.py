@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -19,14 +19,14 @@ from typing import NoReturn
 from compress.errors import BadInput, refusal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 0.05  # seconds, after which a signal comes again that came in an import
 
 
 class Stopped(BaseException):
-    """A signal that ends the command: what was begun is removed on the way out."""
+    """A signal that ends the command: what was begun is removed on the way out.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    Code that is not Python's may turn it into another exception, so whatever ends a command after a signal is its end.
+    """
 
 
 def main() -> None:
@@ -42,16 +42,20 @@ def command() -> None:
 
 def ended(run: Callable[[], None]) -> NoReturn:
     """Do `run` and exit as this module says."""
+    came: list[int] = []
     try:
-        with heeding_signals():
-            sys.exit(refused(run))
-    except Stopped as stopped:
-        sys.stderr.write(f"fasthmr: stopped by {signal.Signals(stopped.number).name}\n")
-        sys.exit(128 + stopped.number)
+        with heeding_signals(came):
+            sys.exit(refused(run, came))
+    except BaseException as error:
+        if not came or (isinstance(error, SystemExit) and not error.code):  # the result is there all the same
+            raise
+    sys.stderr.write(f"fasthmr: stopped by {signal.Signals(came[0]).name}\n")
+    sys.exit(128 + came[0])
 
 
-def refused(run: Callable[[], None]) -> int:
-    """0 after `run`, or 2 and a sentence on stderr where the input is bad or the system refuses to write."""
+def refused(run: Callable[[], None], came: Sequence[int]) -> int:
+    """0 after `run`, or 2 and a sentence on stderr where the input is bad or the system refuses to write; not where a
+    signal came."""
     try:
         try:
             run()
@@ -59,7 +63,7 @@ def refused(run: Callable[[], None]) -> int:
             flush_output()
     except (BadInput, OSError) as error:
         sentence = " ".join(refusal(error).split())
-        if not sentence:
+        if came or not sentence:
             raise
         sys.stderr.write(f"fasthmr: {sentence}\n")
         return 2
@@ -76,15 +80,20 @@ def flush_output() -> None:
 
 
 @contextmanager
-def heeding_signals() -> Iterator[None]:
-    """Raise Stopped where SIGINT or SIGTERM comes, unless it is ignored, as in a job in the background. While Python
-    exits, when all is done, they stop nothing."""
+def heeding_signals(came: list[int]) -> Iterator[None]:
+    """Raise Stopped where SIGINT or SIGTERM comes, and note it in `came`; not where it is ignored, as in a job in the
+    background. While Python exits, when all is done, they stop nothing."""
     here = threading.current_thread() is threading.main_thread()  # nobody else may set handlers
     before = {number: signal.getsignal(number) for number in SIGNALS} if here else {}
     heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        if not importing(frame):
+            came.append(number)
+            raise Stopped
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
 
     try:
         for number in heeded:
@@ -94,6 +103,13 @@ def heeding_signals() -> Iterator[None]:
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: some extensions, as torch's, abort where they are interrupted in that."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 if __name__ == "__main__":
