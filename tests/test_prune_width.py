@@ -213,7 +213,6 @@ def test_frozen_parameters_stay_frozen_and_a_model_in_training_in_training():
 
 
 def test_one_model_leaves_nothing_in_the_next():
-    """torch-pruning's default arguments are shared between graphs."""
     first, second = model(0), model(0)
     applied(planned(HALF, first, Frames()), first)
     with torch.no_grad():
