@@ -19,7 +19,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	rm -rf demo
 	$(BIN)/fasthmr data preview --data synth:test --out demo/preview.png
-	$(BIN)/fasthmr compress quickstart --model reference --data synth:test --frames 256 --out demo/quickstart
+	$(BIN)/fasthmr compress quickstart --model reference --data synth:test --frames 96 --out demo/quickstart
 	@echo "Open demo/quickstart/report.html in a browser."
 
 # Minutes on two cores: HMR2.0's 670 million random weights, in two precisions, four ways.
@@ -46,6 +46,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
 	$(BIN)/python -m pytest -m slow
 
 # timm's networks need a torchvision, which refuses the CPU torch of the pins: a venv of its own, with a pair that matches.

@@ -129,17 +129,27 @@ def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
         state = from_bytes(contents.pop("model.safetensors"))
     except SafetensorError as error:
         raise BadInput(f"{folder / 'model.safetensors'}: not a safetensors file ({error})") from error
-    base = manifest.origin.base
     if not isinstance(build, nn.Module):
         with torch.device("meta"):  # sizes that ask for a giant are found out before they take the memory
-            require_state(folder, shaped(build(base.architecture, base.sizes), plans), state)
-        build = build(base.architecture, base.sizes)
+            require_state(folder, shaped(built(folder, build, manifest.origin), plans), state)
+        build = built(folder, build, manifest.origin)
     model = shaped(build, plans)
     require_state(folder, model, state)
     model.load_state_dict(state)
     for plan in plans:
         plan.verify(model)
     return model.eval()
+
+
+def built(folder: Path, build: Build, origin: Origin) -> nn.Module:
+    """The base model with any weights; raises BadInput, naming the version that knew it, for one unknown here."""
+    try:
+        return build(origin.base.architecture, origin.base.sizes)
+    except BadInput as error:
+        raise BadInput(
+            f"{folder}: made by fasthmr at {origin.commit} from a model that this version does not build ({error}): "
+            "compress it again, or install that version"
+        ) from error
 
 
 def checked(folder: Path) -> tuple[Manifest, tuple[Plan, ...], dict[str, bytes]]:

@@ -13,7 +13,7 @@ import torch
 from compress.policies.precision import Int8Linear
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fasthmr", "torch", "numpy", "smplx", "roma", "numba")
+PACKAGES = ("fasthmr", "torch", "numpy", "roma", "numba")
 SEED = 0  # of everything that a reported figure depends on
 
 

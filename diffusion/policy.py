@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +26,7 @@ class DiffusionDecoder(Policy):
     model_specific: ClassVar[bool] = True
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
-    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote, or a shipped name")
+    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")
     steps: int = Field(1, ge=1, le=1000, description="denoising steps; one is the paper's")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the noise that decoding starts from")
 
@@ -42,7 +41,13 @@ class DiffusionDecoder(Policy):
         without weights, whose cost alone is asked for, takes any decoder of the right width.
         """
         self.check(model)
-        path = weights_at(self.weights)
+        path = Path(self.weights)
+        if not path.is_file():
+            raise BadInput(
+                f"diffusion_decoder: weights: {path}: there is no such file; a decoder belongs to one encoder: "
+                "compress it, train one with `fasthmr train decoder --model FOLDER --out RUN`, and name "
+                "RUN/decoder.safetensors"
+            )
         decoder = load_decoder(path, steps=self.steps, seed=self.seed)
         if model.is_meta:
             refuse_other_width(decoder, model, self.weights)
@@ -58,12 +63,6 @@ class DiffusionDecoder(Policy):
             seed=self.seed,
             **facts_of(decoder),
         )
-
-
-def weights_at(name: str) -> Path:
-    """The file that a recipe names: weights that ship, by their name, or any other by its path."""
-    shipped = Path(str(files("diffusion").joinpath("assets", f"{name}.safetensors")))
-    return shipped if name == Path(name).name and shipped.is_file() else Path(name)
 
 
 class DecoderPlan(Plan):

@@ -32,7 +32,7 @@ from hmr.models.device import best_device
 from hmr.models.model import HMRModel, build
 from hmr.models.vit import Backbone
 
-WINDOWS = {"hmr2": (24, 28), "reference": (11, 13)}  # an eighth of the layers goes, as in the paper's Tab. 12
+WINDOWS = {"hmr2": (24, 28), "reference": (9, 10)}  # an eighth of the layers goes, as in the paper's Tab. 12
 BASELINE = "tuned"
 PROTECTED = 0.35  # of the tokens, about what a person takes of a crop
 PRECISIONS = (torch.float32, torch.bfloat16)

@@ -54,7 +54,7 @@ CROPS = Noise(12)
 def original(seed: int = 0) -> HMRModel:
     """A tiny random model whose blocks and head say something."""
     torch.manual_seed(seed)
-    model = build("reference", SIZES).eval()
+    model = build("hmr2", SIZES).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and ("blocks" in name or "dec" in name):
             torch.nn.init.normal_(parameter, std=0.15)

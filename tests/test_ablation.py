@@ -114,7 +114,7 @@ def test_shipped_tables_fit_the_reference_model(chosen):
 def test_token_policies_are_compared_at_equal_macs():
     """Where background goes at the input, fewer layers see it: the budget is met by keeping a few tokens more."""
     macs = {row.name: counted(row.steps) for row in tables("tokens")[0].rows if row.masks == "exact"}
-    for keep, dropped in ((130, 135), (90, 100), (60, 74)):
+    for keep, dropped in ((130, 135), (90, 100), (60, 75)):
         assert macs[f"drop to {dropped}"] == pytest.approx(macs[f"Mask-ToMe {keep}"], rel=0.01)
 
 
@@ -166,19 +166,10 @@ def test_a_table_that_was_killed_goes_on():
 
 def test_a_row_that_the_search_left_no_room_for_says_so():
     """Ten tokens a layer take more layers than a search may leave; the other rows are there all the same."""
-    ways = (Row("room", TOKENS), Row("none", (MergeLayers(strategy="greedy", layers=1), *SLOW)))
+    ways = (Row("room", TOKENS), Row("none", (MergeLayers(strategy="greedy", threshold_mm=1e6), *SLOW)))
     found = ablate(Table("t", "", "", OPEN, ways), comparison())
     assert [row["name"] for row in found["rows"]] == ["original", "room"]
     assert "this model's last block is 0" in found["impossible"]["none"]
-
-
-def test_budgets_are_kept():
-    """Rows are named after the share of multiply-accumulates they may take; layers cost the same, found or given."""
-    original = counted(())
-    for row in tables("budgets")[0].rows:
-        if row.model is None:
-            given = [as_given(step) for step in row.steps]
-            assert counted(given) <= int(row.name.split()[0]) / 100 * original
 
 
 def counted(steps) -> int:
@@ -186,10 +177,3 @@ def counted(steps) -> int:
     with torch.device("meta"):
         model = build("reference").eval()
     return run_all_steps(model, tuple(steps), Context(model)).cost().macs.true
-
-
-def as_given(step):
-    """A search for some depth, as windows that lead to it."""
-    if not isinstance(step, MergeLayers) or step.layers is None:
-        return step
-    return MergeLayers(strategy="explicit", windows=((step.layers - 1, 15),))

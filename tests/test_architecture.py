@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("compress", "hmr", "diffusion", "experiments")  # each may import itself and those before it
 HOMES = {
-    "smplx": ("hmr",),
+    "smplx": (),  # non-commercial: the oracle of tests alone
     "diffusers": ("diffusion",),
     "optuna": ("experiments",),
     "pandas": ("experiments",),
@@ -61,7 +61,7 @@ def test_library_stays_at_home(library):
 
 
 def test_what_is_imported_is_required():
-    by_choice = ("build-body", "video", "onnx", "blazepose", "rfdetr", "ultralytics")
+    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics")
     extras = set().union(*map(required, by_choice))
     known = {*PACKAGES, *sys.stdlib_module_names}
     foreign = {name: path for path in SOURCES for name in imports(path) - known}
@@ -75,7 +75,7 @@ def test_what_is_imported_is_required():
 
 def test_every_requirement_is_pinned():
     pins = {line.split("==")[0].replace("_", "-").lower() for line in (ROOT / "constraints.txt").read_text().split()}
-    assert required() | required("dev") | required("build-body") <= pins
+    assert required() | required("dev") | required("build-assets") <= pins
 
 
 def test_no_module_is_a_drawer():

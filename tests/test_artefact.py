@@ -36,7 +36,7 @@ MASK[:, 60:200, 50:140] = 1
 
 def compressed(seed: int = 0, measured: float = 0.0) -> tuple[HMRModel, list[Plan]]:
     torch.manual_seed(seed)
-    model = build("reference", SIZES).eval()
+    model = build("hmr2", SIZES).eval()
     plans: list[Plan] = []
     for step in STEPS:
         plans.append(planned(step, model).model_copy(update={"measured": {"error_mm": measured}}))
@@ -45,7 +45,7 @@ def compressed(seed: int = 0, measured: float = 0.0) -> tuple[HMRModel, list[Pla
 
 
 def origin(base: str = "0" * 64) -> artefact.Origin:
-    base_model = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256=base)
+    base_model = artefact.Base(name="tiny", architecture="hmr2", sizes=SIZES, sha256=base)
     return artefact.Origin(base=base_model, seed=0, commit="c0ffee", versions={"torch": torch.__version__})
 
 
@@ -76,7 +76,7 @@ def test_a_loaded_model_gives_equal_outputs(tmp_path):
 
 def test_a_users_own_model_or_builder_takes_the_place_of_build(tmp_path):
     saved(tmp_path / "out")
-    own = build("reference", SIZES)
+    own = build("hmr2", SIZES)
     by_builder = artefact.load(tmp_path / "out", lambda architecture, sizes: build(architecture, sizes))
     by_model = artefact.load(tmp_path / "out", own)
     assert by_model is own
@@ -87,6 +87,17 @@ def test_the_id_is_of_weights_and_decisions_alone(tmp_path):
     first = saved(tmp_path / "a")
     assert saved(tmp_path / "b", measured=3.0) == first
     assert len({first, saved(tmp_path / "c", seed=1), saved(tmp_path / "d", base="1" * 64)}) == 3
+
+
+def test_a_model_of_another_version_is_refused_with_the_version_that_knew_it(tmp_path):
+    saved(tmp_path / "out")
+    path = tmp_path / "out" / artefact.MANIFEST
+    manifest = artefact.read_manifest(tmp_path / "out")
+    base = manifest.origin.base.model_copy(update={"sizes": {**SIZES, "stem": "conv"}})
+    older = manifest.origin.model_copy(update={"base": base, "commit": "0123abcd"})
+    path.write_bytes(manifest.model_copy(update={"origin": older}).to_bytes())
+    with pytest.raises(BadInput, match=r"made by fasthmr at 0123abcd .*stem.* compress it again"):
+        load(tmp_path / "out")
 
 
 def test_a_flipped_byte_is_refused_wherever_it_is(tmp_path):
@@ -140,7 +151,7 @@ def test_plans_for_another_depth_are_refused_with_right_hashes_too(tmp_path):
 
 def test_weights_of_another_model_are_refused_with_right_hashes_too(tmp_path):
     saved(tmp_path / "out")
-    weights = artefact.weights_of(build("reference", {**SIZES, "mlp_dim": 8, "depth": 3}))
+    weights = artefact.weights_of(build("hmr2", {**SIZES, "mlp_dim": 8, "depth": 3}))
     rewritten(tmp_path / "out", **{"model.safetensors": weights})
     with pytest.raises(BadInput, match=r"weights do not fit this model, first '.*mlp"):
         load(tmp_path / "out")

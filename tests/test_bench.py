@@ -64,12 +64,12 @@ def test_result_names_every_case_in_both_precisions(model):
 
 
 @pytest.mark.parametrize("architecture", WINDOWS)
-def test_an_eighth_of_the_layers_goes(architecture):
+def test_an_eighth_of_the_layers_goes_or_what_is_nearest(architecture):
     with torch.device("meta"):
         full = build(architecture)
     cases = cases_of(full, steps_of(architecture))
     left, whole = (len(cases[name].stack.blocks) for name in ("eclm", "tuned"))
-    assert 8 * left == 7 * whole
+    assert abs(8 * left - 7 * whole) <= 4
 
 
 def test_each_frame_protects_the_same_number_of_tokens():

@@ -166,11 +166,13 @@ def test_joints_and_vertices_are_those_of_smplx(arrays, body, poses):
     np.testing.assert_array_equal(body.faces, arrays["f"])
 
 
-def test_joints_are_those_of_smplx_in_double_precision(arrays, poses):
+def test_joints_and_vertices_are_those_of_smplx_in_double_precision(arrays, poses):
     rotations, betas = (value.double() for value in poses)
     body, reference = BodyModel(arrays).double(), smplx_body(arrays, len(betas)).double()
     theirs = reference(betas=betas, global_orient=rotations[:, 0], body_pose=rotations[:, 1:].flatten(1))
-    torch.testing.assert_close(body(rotations, betas).joints, theirs.joints[:, :24], atol=5e-7, rtol=0)
+    ours = body(rotations, betas)
+    torch.testing.assert_close(ours.joints, theirs.joints[:, :24], atol=5e-7, rtol=0)
+    torch.testing.assert_close(ours.vertices, theirs.vertices, atol=5e-7, rtol=0)
 
 
 def test_pose_directions_are_applied_as_in_smplx(arrays, poses):

@@ -14,7 +14,7 @@ from diffusion.motion.camera_clips import FASTEST, Motion, at, crop_turn, mixed,
 from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import generator, open_world
-from hmr.world.view import aim
+from hmr.world.view import box_of, towards
 
 BODY = load_body()
 
@@ -32,8 +32,8 @@ def test_a_camera_turns_to_the_person_as_a_pictures_does():
     jitter = rng.normal(0, 0.05, (5, 2))
     ours = crop_turn(torch.from_numpy(points), torch.from_numpy(jitter).float())
     for one, cloud, moved in zip(ours, points, jitter, strict=True):
-        theirs, _ = aim(np.eye(3, dtype=np.float32), np.zeros(3, np.float32), cloud, moved, 1.1, (256, 192))
-        assert np.allclose(one, theirs, atol=1e-5)
+        low, high = box_of(cloud)
+        assert np.allclose(one, towards((low + high) / 2 + moved * (high - low)), atol=1e-5)
 
 
 @pytest.mark.parametrize("varied", [False, True])

@@ -134,6 +134,9 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
+TRAIN_HMR = ["train", "hmr", "--out", "run", "--minutes", "1", "--backbone", "missing.safetensors"]
+
+
 @pytest.mark.parametrize(
     "words, hint",
     [
@@ -148,8 +151,9 @@ def test_preview_writes_one_picture_and_never_over_another(fasthmr, tmp_path):
         (["depth", "refrence", "--data", "synth"], "did you mean 'reference'"),
         (["evaluate", "./a.safetensors", "--data", "synth", "--against", "refrence"], "did you mean 'reference'"),
         (["body", "import", "nowhere.pkl"], "nowhere.pkl"),
-        (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "refrence"], "did you mean 'reference'"),
-        (["train", "hmr", "--out", "run", "--minutes", "1", "--architecture", "hamer"], "that is trained here"),
+        ([*TRAIN_HMR, "--architecture", "dinov"], "did you mean"),
+        ([*TRAIN_HMR, "--architecture", "hamer"], "that is trained here"),
+        (TRAIN_HMR, "no such file of pretrained weights"),
     ],
 )
 def test_bad_input_is_one_sentence(fasthmr, monkeypatch, tmp_path, words, hint):
@@ -187,7 +191,7 @@ def test_wrong_usage_is_bad_input(fasthmr, words):
 
 def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    code, _, err = fasthmr("train", "hmr", "--out", tmp_path, "--minutes", 1)
+    code, _, err = fasthmr("train", "hmr", "--out", tmp_path, "--minutes", 1, "--backbone", tmp_path / "letter.txt")
     assert code == 2
     assert str(tmp_path) in err
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

@@ -27,7 +27,7 @@ from tests.test_train_motion import small_model
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Three frames of a synthetic video, and the file of clips made of them."""
-    data = open_world("synth-video", "train", frames=3)
+    data = open_world("synth-video", "train", frames=3, size=(256, 192))
     return data, from_videos([data], tmp_path_factory.mktemp("clips") / "clips.json")
 
 

@@ -64,7 +64,7 @@ def test_from_a_recipe_to_a_model_that_comes_back(fasthmr, place):
     assert result == json.loads(Path("out/result.json").read_text())
     assert [row["step"] for row in result["rows"]] == ["original", "merge_layers", "merge_tokens"]
     assert [row["changed"] for row in result["rows"]] == [False, True, True]
-    assert [row["tokens"] for row in result["rows"]] == [[192] * 5, [192] * 3, [132, 100, 100]]
+    assert [row["tokens"] for row in result["rows"]] == [[193] * 5, [193] * 3, [133, 101, 101]]  # one of the class
     for before, after in zip(result["rows"], result["rows"][1:], strict=False):
         assert after["macs"]["true"] < before["macs"]["true"] and after["params"] <= before["params"]
     assert all(row.keys() >= ROW for row in result["rows"])
@@ -138,7 +138,7 @@ def test_no_steps_change_nothing_and_an_empty_plan_says_so(fasthmr, place):
     Path("mine.yaml").write_text(HEAD.replace("steps:", "steps: []"))
     assert fasthmr(*words("same", frames=4))[0] == 0
     same, original = load(Path("same")), load("tiny.safetensors")
-    crop = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+    crop = torch.randn(2, 3, 224, 168, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(same(crop).features, original(crop).features)
 

@@ -33,12 +33,12 @@ def bare(level: int = 0) -> Sample:
 
 @pytest.fixture(scope="module")
 def drawn() -> Frames:
-    return open_world("synth", "val", 4).drawn()
+    return open_world("synth", "val", 4, size=(256, 192)).drawn()
 
 
 def model():
     torch.manual_seed(0)
-    return build("reference", sizes.TINY).eval()
+    return build("hmr2", sizes.TINY).eval()
 
 
 def test_an_unknown_stays_unknown_in_a_batch(drawn):
@@ -148,7 +148,7 @@ def test_frames_of_the_world_go_to_other_processes():
 
 
 def test_data_by_name():
-    frames = hmr.frames("synth:val", 2)
+    frames = hmr.frames("synth:val", 2, model=model())
     assert (len(frames), str(frames.spec), frames.notes) == (2, "synth:val", {"mask_source": "renderer"})
     with pytest.raises(BadInput, match="label-free frames take their labels from a model"):
         hmr.frames("synth:val", 2, label_free=True)

@@ -21,6 +21,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 
 from compress import registry
 from experiments.cli.app import app as fasthmr
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("compress", "hmr", "diffusion", "experiments")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIRST = ("README.md", "start.md")  # pages whose commands are run in the fast suite
-OTHERS = ("your-own-model.md",)  # pages with a test of their own
+OTHERS = ("your-own-model.md", "real-people.md")  # pages with a test of their own
 FENCED = re.compile(r"^```.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"^```\w+ (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # blocks that are files
 INLINE = re.compile(r"`((?:fasthmr|python -m experiments)\s[^`]+)`")
@@ -55,7 +56,7 @@ SHORT = {
     "reconstruct": "",
 }
 LONG = {
-    "train hmr": "--minutes 0.01 --frames 32",
+    "train hmr": "--steps 2 --depth 1 --workers 0",
     "train vae": "--steps 2 --pieces 8",
     "train decoder": "--minutes 0.01 --frames 90",
     "search": "--trials 2 --workers 1",
@@ -157,6 +158,7 @@ def place(folder: Path, page: str) -> Path:
         (folder / study).parent.mkdir(parents=True, exist_ok=True)
         (folder / study).write_text(STUDY)
     torch.save({"state_dict": build("hmr2", TINY).state_dict()}, folder / "epoch=35.ckpt")
+    save_file(build("dinov2", {"depth": 1}).backbone.state_dict(), folder / "backbone.safetensors")
     for name, text in NAMED.findall(text_of(page)):
         (folder / name).write_text(text)
     return folder

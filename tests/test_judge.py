@@ -21,7 +21,7 @@ from hmr.evaluation.judge import JointJudge
 from hmr.models.model import build
 from tests.planning import applied, planned
 
-SIZES = {"stem": "patch", "dim": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "head_dim": 16, "head_depth": 1}
+SIZES = {"dim": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "head_dim": 16, "head_depth": 1}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from hmr.models.model import build
 RECIPE = """schema_version: 1
 name: own
 steps:
-  - {policy: merge_layers, strategy: greedy, layers: 7}
+  - {policy: merge_layers, strategy: greedy, layers: 5}
   - {policy: merge_tokens, keep: 120, per_layer: 40, protect: PROTECT}
   - {policy: recover, steps: 2}
 """
@@ -60,7 +60,7 @@ def tiny(architecture: str, path, **sizes):
 def error_by_hand(folder, masks, original, compressed, *condition) -> float:
     """Mean distance in mm between the joints of two models on the pictures that report, pelvis on pelvis."""
     side = original.family.box.side
-    pictures = open_pictures(folder, "test", None, side, (256, 192), MaskFiles(masks))
+    pictures = open_pictures(folder, "test", None, side, original.crop_size, MaskFiles(masks))
     crops = normalised(torch.from_numpy(np.stack([p.image for p in pictures])))
     shown, body = torch.from_numpy(np.stack([known(p.mask, "masks") for p in pictures])), load_body()
     joints = []
@@ -91,7 +91,7 @@ def test_errors_are_distances_to_the_original_on_the_users_pictures(fasthmr, fol
     result = json.loads(out)
     first, layers, tokens, recovered = result["rows"]
     assert first["mpjpe_mm"]["mean"] == pytest.approx(0, abs=0.01)
-    assert (layers["layers"], tokens["tokens"][-1]) == (7, 120)
+    assert (layers["layers"], tokens["tokens"][-1]) == (5, 121)
     source = result["provenance"]
     assert (source["recover"]["name"], source["recover"]["split"]) == ("frames", "calib")
     assert source["label_free"] and source["data"]["frames"] == 2 and source["calib"]["frames"] == 4

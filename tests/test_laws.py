@@ -55,7 +55,7 @@ masks = st.builds(person, st.sampled_from(["all", "none", "one", "random"]), st.
 
 def original() -> HMRModel:
     torch.manual_seed(0)
-    return build("reference", SIZES).eval()
+    return build("hmr2", SIZES).eval()
 
 
 def compressed(*steps: Policy) -> HMRModel:
@@ -138,7 +138,7 @@ def saved(tmp_path_factory) -> Path:
     for step in (LAYERS, TOKENS):
         plans.append(planned(step, model))
         applied(plans[-1], model)
-    base = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256="0" * 64)
+    base = artefact.Base(name="tiny", architecture="hmr2", sizes=SIZES, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="none", versions={})
     artefact.save(folder, model, plans, origin, "", "")
     return folder

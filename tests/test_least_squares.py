@@ -118,7 +118,7 @@ def test_a_new_map_changes_nothing_and_keeps_the_type_of_tokens() -> None:
 
 def model(**sizes: Any) -> HMRModel:
     torch.manual_seed(0)
-    return build("reference", {**TINY, **sizes}).eval()
+    return build("hmr2", {**TINY, **sizes}).eval()
 
 
 def with_map(stack: Any, place: int) -> LinearBlock:

@@ -231,7 +231,7 @@ def test_single_blocks_are_windows_of_maps_alone() -> None:
 
 def hmr_model(*steps: Any, seed: int = 0) -> HMRModel:
     torch.manual_seed(seed)
-    model = build("reference", SIZES).eval()
+    model = build("hmr2", SIZES).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and "blocks" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -261,7 +261,7 @@ def test_an_artefact_comes_back_equal_without_data(tmp_path) -> None:
     for step in (LINEAR, MergeTokens(keep=90, per_layer=60), Precision(dtype="bfloat16")):
         plan, model = stepped(step, model, CALIB)
         plans.append(plan)
-    base = artefact.Base(name="tiny", architecture="reference", sizes=SIZES, sha256="0" * 64)
+    base = artefact.Base(name="tiny", architecture="hmr2", sizes=SIZES, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="none", versions={})
     artefact.save(tmp_path / "out", model, plans, origin, "", "")
     found = cast(HMRModel, artefact.load(tmp_path / "out", build))

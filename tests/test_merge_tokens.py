@@ -28,7 +28,7 @@ CROPS = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 
 def model(**asked) -> HMRModel:
     torch.manual_seed(0)
-    made = build("reference", TINY).eval()
+    made = build("hmr2", TINY).eval()
     if asked:
         applied(planned(MergeTokens(**asked), made), made)
     return made

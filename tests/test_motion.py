@@ -85,7 +85,10 @@ def shipped(name: str) -> MotionClip:
         ("humanoid3d_long_walk2", "walk"),
         ("humanoid3d_stealthy_walk1", "stealthy_walk"),
         ("humanoid3d_kick_mirror", "kick"),
-        ("cmu_01_14_mirror", "cmu"),
+        ("cmu_01_14_mirror", "playground"),
+        ("cmu_006_02_mirror", "basketball"),
+        ("cmu_06_02", "basketball"),
+        ("cmu_99_01", "cmu"),
         ("humanoid3d_long_zombie", "zombie"),
         ("humanoid3d_dance_b", "dance_b"),
     ],
@@ -197,9 +200,13 @@ def test_a_reference_pose_before_the_motion_is_left_out():
 # --- shipped clips ----------------------------------------------------------------------------------------------------
 
 
-def test_fifteen_clips_ship_and_are_sound():
+def test_the_clips_that_ship_are_pybullets_and_what_cmu_has_for_reports():
     clips = shipped_clips()
-    assert len(clips) == 15 and all(clip.source and "MIT" in clip.licence for clip in clips)
+    ours = [clip for clip in clips if not clip.name.startswith("cmu_")]
+    assert len(ours) == 15 and all(clip.source and "MIT" in clip.licence for clip in ours)
+    theirs = [clip for clip in clips if clip.name.startswith("cmu_")]
+    assert theirs and all("mocap.cs.cmu.edu" in clip.source for clip in theirs)
+    assert "train" not in {split_of(clip.family) for clip in theirs}  # the full clips stay outside
     for clip in map(resampled, clips):
         assert clip.fps == 30 and clip.rotations.dtype == np.float32
         assert np.abs(np.linalg.det(clip.rotations) - 1).max() < 1e-4
@@ -381,7 +388,7 @@ def test_asf_limbs_point_where_the_source_points(asf_folder):
     for frame in frames:
         frame["lwrist"] = frame["rwrist"] = [0.0]  # the forearm is two bones in ASF and one in SMPL
     clip = read_clip(write_amc(asf_folder / "01_01.amc", frames))
-    assert (clip.fps, clip.family, clip.name) == (120.0, "cmu", "cmu_01_01")
+    assert (clip.fps, clip.family, clip.name) == (120.0, "playground", "cmu_01_01")
     check_skeleton(clip)
     joints = joints_of(clip)
     for number, frame in enumerate(frames):
@@ -523,7 +530,7 @@ def test_bvh_limbs_point_where_the_source_points(tmp_path, order):
     frames = [{name: tuple(rng.uniform(-170, 170, 3)) for name, *_ in bvh_joints()} for _ in range(10)]
     places = rng.uniform(-50, 50, (10, 3))
     clip = read_clip(write_bvh(tmp_path / "005_01.bvh", frames, places, order))
-    assert (clip.fps, clip.family, clip.name) == (60.0, "cmu", "cmu_005_01")
+    assert (clip.fps, clip.family, clip.name) == (60.0, "walk", "cmu_005_01")
     check_skeleton(clip)
     joints = joints_of(clip)
     for number, frame in enumerate(frames):

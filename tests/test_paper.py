@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -125,8 +124,8 @@ CASES: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # table -> MPJP
         {"greedy, slm, as deep as window, drop, 1.0 mm": 82, "greedy, drop, as deep as window, drop, 1.0 mm": 80},
     ),
     "budgets": (
-        {"60 %: 8 layers, 192 tokens": 70, "60 %: 16 layers, 90 tokens": 90, "reference-small, as trained": 75},
-        {"60 %: 8 layers, 192 tokens": 80, "60 %: 16 layers, 90 tokens": 90, "reference-small, as trained": 75},
+        {"90 tokens": 90, "linear at 5 mm, 90 tokens": 70, "reference-small, as trained": 75},
+        {"90 tokens": 90, "linear at 5 mm, 90 tokens": 80, "reference-small, as trained": 75},
     ),
 }
 OTHER: dict[str, dict[str, float]] = {  # beside the error
@@ -247,10 +246,9 @@ def stored(model: str) -> dict:
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    """The records that ship, in a folder where a test may write others."""
-    copied = shutil.copytree(training.RECORDS, tmp_path / "records")
-    monkeypatch.setattr(training, "RECORDS", copied)
-    return copied
+    """A folder of records where a test may write its own."""
+    monkeypatch.setattr(training, "RECORDS", tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -294,12 +292,16 @@ def test_records_hold_rows_that_decoders_has():
             assert {*table.trained.rows} <= known, table.name
 
 
-def test_a_table_has_all_of_its_trained_rows_with_the_papers_figures():
+def test_a_table_has_its_trained_rows_with_the_papers_figures_or_none(records):
     for table in SHIPPED.values():
         if table.trained:
+            assert table.trained.read() is None
+            record = {**stored("f" * 64), "rows": [row(name, 60) for name in {"baseline": 0, **table.trained.rows}]}
+            (records / f"{table.trained.table}.json").write_text(json.dumps(record))
             found = table.trained.read()
-            assert sorted(one["name"] for one in found["rows"]) == sorted(table.trained.rows)
+            assert found is not None and [one["name"] for one in found["rows"]] == list(table.trained.rows)
             assert found["run"]["date"] and found["budget"]["steps"]
+            (records / f"{table.trained.table}.json").unlink()
 
 
 def test_figures_of_records_are_intervals_over_their_recordings():
@@ -326,18 +328,22 @@ def test_pages_have_the_figures_of_the_records():
         assert fill.filled(path.read_text()) == path.read_text(), f"python -m experiments.paper.fill ({path.name})"
 
 
-def test_a_table_is_filled_and_keeps_its_words():
+def test_a_table_is_filled_and_keeps_its_words(records, monkeypatch):
+    monkeypatch.setattr(fill, "RECORDS", records)
+    noise, hybrid = (row(name, mm, mpjpe_rise_mm=row("", mm - 60)["mpjpe_mm"]) for name, mm in (("b", 61), ("c", 50)))
+    first = row("a", 60, mpjpe_rise_mm=None)
+    stored_rows = [{**one, "frames_per_s": 30.4} for one in (first, first, noise, hybrid)]
+    (records / "objectives.json").write_text(json.dumps({"rows": stored_rows}))
     page = "Text.\n\n<!-- mpjpe_mm mpjpe_rise_mm frames_per_s of objectives:0 objectives:2-3 -->\n"
     page += "| row | MPJPE mm | more | frames/s |\n|---|--:|--:|--:|\n"
     page += "| first | 1 | 2 | 3 |\n| b | ? | | |\n| c | | | |\n\n"
-    first, _, noise, hybrid = json.loads((training.RECORDS / "objectives.json").read_bytes())["rows"]
     lines = fill.filled(page).splitlines()
     assert lines[:5] == page.splitlines()[:5] and len(lines) == 9
     for line, name, one in zip(lines[5:8], ("first", "b", "c"), (first, noise, hybrid), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[0] == name and cells[1].startswith(f"{one['mpjpe_mm']['mean']:.1f} [")
         assert cells[2] == "-" if one is first else cells[2].startswith(f"{one['mpjpe_rise_mm']['mean']:+.1f} [")
-        assert cells[3] == f"{one['frames_per_s']:.0f}"
+        assert cells[3] == "30"
     with pytest.raises(ValueError, match=r"shorter|longer"):
         fill.filled(page.replace("objectives:2-3", "objectives:2"))
 

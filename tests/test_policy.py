@@ -23,7 +23,7 @@ GRID = (16, 12)
 
 def model(depth: int, dim: int = 64):
     with torch.device("meta"):
-        return build("reference", {"depth": depth, "dim": dim, "heads": 2, "mlp_dim": 8})
+        return build("hmr2", {"depth": depth, "dim": dim, "heads": 2, "mlp_dim": 8})
 
 
 def plans(depth: int) -> list[Plan]:

@@ -54,7 +54,7 @@ class Frames:
 def model(seed: int = 0) -> HMRModel:
     """With weights large enough for every unit to count."""
     torch.manual_seed(seed)
-    made = build("reference", TINY).eval()
+    made = build("hmr2", TINY).eval()
     for name, value in made.backbone.blocks.named_parameters():
         if not name.endswith(("norm1.weight", "norm2.weight")):
             nn.init.normal_(value, std=0.2)
@@ -228,7 +228,7 @@ def test_an_artefact_comes_back_equal(tmp_path):
     made = model()
     plan = planned(HALF, made, Frames())
     applied(plan, made)
-    base = artefact.Base(name="tiny", architecture="reference", sizes=TINY, sha256="0" * 64)
+    base = artefact.Base(name="tiny", architecture="hmr2", sizes=TINY, sha256="0" * 64)
     origin = artefact.Origin(base=base, seed=0, commit="0" * 40, versions={})
     artefact.save(tmp_path / "out", made, [plan], origin, "", "# tiny")
     again = artefact.load(tmp_path / "out", build)

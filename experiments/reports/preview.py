@@ -20,9 +20,10 @@ from hmr.data.real_people.dataset import RealFrames
 from hmr.data.sample import Sample, known
 from hmr.motion.clip import clip_name
 from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
-from hmr.world import render
-from hmr.world.scene import Mesh, Person, mesh
-from hmr.world.view import posed
+from hmr.world import paint
+from hmr.world.fabric import blank
+from hmr.world.people import Figure, dressed, posed
+from hmr.world.raster import draw_solid
 
 SEEN_FROM_FRONT = np.array([1, -1, -1], np.float32)  # world axes (y up, z towards us) -> camera axes
 SHOWN = ("humanoid3d_walk", "humanoid3d_cartwheel", "cmu_02_05", "cmu_01_01", "cmu_005_10", "cmu_006_05")
@@ -108,26 +109,22 @@ def motion_sheet(clips: Sequence[MotionClip], columns: int = 8) -> bytes:
 
 def figure(rotations: NDArray[np.float32], size: tuple[int, int] = (224, 168)) -> NDArray[np.uint8]:
     """One pose (24,3,3) standing on a light floor, left side red and right side blue, as a picture (H,W,3)."""
-    body = mesh()
-    who = Person(np.zeros(10, np.float32), side_colours(body), float(np.radians(50)), np.zeros(3, np.float32))
-    vertices, _, _, _ = posed(who, body, rotations, None)
+    who = dressed(np.zeros(10, np.float32), blank(paint.SKIN), [])
+    vertices = posed(who, rotations, float(np.radians(50)), np.zeros(3, np.float32), None).vertices
     camera = np.array([vertices[:, 0].mean(), 0.8, vertices[:, 2].mean() + 3.6], np.float32)
-    seen = (vertices - camera) * SEEN_FROM_FRONT
     image = np.full((*size, 3), 235, np.float32)
     image[int(size[0] * 0.86) :] = 215
-    face_id, bary, near = np.full(size, -1, np.int32), np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
-    render.rasterise(seen, body.faces, 1.25 * size[0], face_id, bary, near, 0)
     light = np.array([0.4, -0.6, -0.7], np.float32)
-    render.shade(image, face_id, bary, 0, body.faces, render.vertex_normals(seen, body.faces), who.colours, light, 0.4)
+    draw_solid(image, (vertices - camera) * SEEN_FROM_FRONT, who.faces, 1.25 * size[0], side_colours(who), light, 0.4)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def side_colours(body: Mesh) -> NDArray[np.float32]:
+def side_colours(who: Figure) -> NDArray[np.float32]:
     """Vertex colours (V,3) that tell left from right and the front of the chest from the back."""
-    colours = np.full((len(body.vertices), 3), 190, np.float32)
+    colours = np.full((len(who.vertices), 3), 190, np.float32)
+    joint = who.index[np.arange(len(who.index)), who.weight.argmax(1)]
     for name, colour in SIDE_COLOURS.items():
-        for joint, vertices in body.where.joint.items():
-            if joint.startswith(name):
-                colours[vertices] = colour
-    colours[body.where.front] = (240, 225, 150)
+        colours[np.isin(joint, [j for j, known in enumerate(JOINT_NAMES) if known.startswith(name)])] = colour
+    trunk = np.isin(joint, [JOINT_NAMES.index(f"spine{i}") for i in (1, 2, 3)])
+    colours[trunk & (who.vertices[:, 2] > np.median(who.vertices[trunk, 2]))] = (240, 225, 150)
     return colours

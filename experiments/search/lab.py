@@ -66,8 +66,7 @@ class Lab:
             for split in ("val", "test"):
                 if not self.frames(split).follow:
                     raise BadInput(
-                        f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} "
-                        "has single ones"
+                        f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} has single ones"
                     )
         refuse_misfit(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import roma
 import torch
-from smplx.lbs import batch_rigid_transform, blend_shapes
 from torch import Tensor, nn
 
 from compress.errors import BadInput
@@ -81,7 +80,7 @@ class Positions(NamedTuple):
 
 
 class BodyModel(nn.Module):
-    """Linear blend skinning of one SMPL-format body; smplx.lbs on plain arrays, so any vertex count and no files.
+    """Linear blend skinning of one SMPL-format body (Loper et al. 2015, "SMPL"), on plain arrays of any vertex count.
 
     Shapes are written for SMPL's 24 joints; a hand has 16, and 135 pose directions.
     Buffers: v_template (V, 3), shapedirs (V, 3, 10), posedirs (207, V*3) or None where zero, J_regressor (24, V),
@@ -114,8 +113,6 @@ class BodyModel(nn.Module):
         indices |= {"joint_slots": np.argsort(order), "leaf_vertices": self.layout.leaf_vertices}
         for key, places in indices.items():  # on the body's device: a list would be copied there on every call
             self.register_buffer(key, torch.tensor(places, dtype=torch.long), persistent=False)
-        # no buffer: smplx asks for each number, and a GPU would wait
-        self.tree = torch.tensor(self.layout.parents)
         regressor = arrays["J_regressor"].astype(np.float64)
         rest_shapedirs = np.einsum("jv,vck->jck", regressor, arrays["shapedirs"].astype(np.float64))
         floats = {
@@ -146,20 +143,28 @@ class BodyModel(nn.Module):
         Raises: BadInput for any other shape.
         """
         matrices, betas = _pose(rotations, betas, len(self.parents))
-        shaped = self.v_template + blend_shapes(betas, self.shapedirs)
-        joints, transforms = batch_rigid_transform(matrices, self.rest_joints(betas), self.tree, matrices.dtype)
-        leaves = _move(transforms[:, self.leaf_parents], shaped[:, self.leaf_vertices])
+        shaped, rest = self.v_template + offsets(self.shapedirs, betas), self.rest_joints(betas)
+        joints, turned = self._chain(matrices, rest)  # (B, 24, 3), (B, 24, 3, 3)
+        shift = joints - _turn(turned, rest)  # what each joint adds to a point that it turns
+        parents = self.leaf_parents
+        leaves = _turn(turned[:, parents], shaped[:, self.leaf_vertices]) + shift[:, parents]
         if self.posedirs is not None:
             bend = (matrices[:, 1:] - torch.eye(3, device=matrices.device, dtype=matrices.dtype)).flatten(1)
             shaped = shaped + (bend @ self.posedirs).view_as(shaped)
-        blended = (self.lbs_weights @ transforms.flatten(2)).unflatten(2, (4, 4))
-        return BodyOutput(_move(blended, shaped), joints, torch.cat([joints, leaves], dim=1))
+        blended = (self.lbs_weights @ turned.flatten(2)).unflatten(2, (3, 3))  # (B, V, 3, 3)
+        vertices = _turn(blended, shaped) + self.lbs_weights @ shift
+        return BodyOutput(vertices, joints, torch.cat([joints, leaves], dim=1))
 
     def skeleton(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints (B, 24, 3) in metres, equal to `forward(...).joints`, from the kinematic chain alone: one matrix
         product per level of the tree (nine), whatever the batch. Same arguments and errors as `forward`."""
         matrices, betas = _pose(rotations, betas, len(self.parents))
         return self._chain(matrices, self.rest_joints(betas))[0]
+
+    def chain(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (B, 24, 3) in metres, and how each turns what hangs on it (B, 24, 3, 3). Arguments as `forward`."""
+        matrices, betas = _pose(rotations, betas, len(self.parents))
+        return self._chain(matrices, self.rest_joints(betas))
 
     def skeleton29(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints and leaves (B, 29, 3) in metres, equal to `forward(...).joints29`, without the other vertices."""
@@ -190,11 +195,11 @@ class BodyModel(nn.Module):
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """Joints (B, 24, 3) of the zero pose in metres, for betas (B, 10)."""
-        return self.rest_template + blend_shapes(betas, self.rest_shapedirs)
+        return self.rest_template + offsets(self.rest_shapedirs, betas)
 
     def rest_joints29(self, betas: Tensor) -> Tensor:
         """Joints and leaves (B, 29, 3) of the zero pose in metres, for betas (B, 10)."""
-        leaves = self.v_template[self.leaf_vertices] + blend_shapes(betas, self.shapedirs[self.leaf_vertices])
+        leaves = self.v_template[self.leaf_vertices] + offsets(self.shapedirs[self.leaf_vertices], betas)
         return torch.cat([self.rest_joints(betas), leaves], dim=1)
 
     def _chain(self, matrices: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,13 +241,18 @@ def _pose(rotations: Tensor, betas: Tensor, joints: int) -> tuple[Tensor, Tensor
     return rotations, betas.expand(len(rotations), BETAS)
 
 
-def _move(transforms: Tensor, points: Tensor) -> Tensor:
-    """Points (B, N, 3) each by its own rigid or blended transform (B, N, 4, 4)."""
-    return (transforms[..., :3, :3] @ points.unsqueeze(-1)).squeeze(-1) + transforms[..., :3, 3]
+def offsets(directions: Tensor, betas: Tensor) -> Tensor:
+    """How betas (B, 10) move points along their directions (N, 3, 10): (B, N, 3)."""
+    return torch.einsum("nkl,bl->bnk", directions, betas)
+
+
+def _turn(rotations: Tensor, points: Tensor) -> Tensor:
+    """Points (B, N, 3), each turned by its own matrix (B, N, 3, 3)."""
+    return (rotations @ points.unsqueeze(-1)).squeeze(-1)
 
 
 def _posedirs(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """SMPL's (V, 3, 207) as smplx wants it, (207, V*3); None where there is nothing to add."""
+    """SMPL's (V, 3, 207) as (207, V*3); None where there is nothing to add."""
     posedirs = arrays.get("posedirs")
     if posedirs is None or not posedirs.any():
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hmr.data.dataset import Frames
 from hmr.data.sample import Sample, known
-from hmr.world.synthetic import LIMBS
+from hmr.world.poses import LIMBS
 
 Mask = NDArray[np.bool_]
 LOSABLE = tuple(limb for limb in LIMBS if 3 not in limb)  # not the trunk

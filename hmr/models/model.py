@@ -1,4 +1,4 @@
-"""HMR models by name and size: `build("hmr2")` is HMR2.0 to the key, `build("reference")` its small sister.
+"""HMR models by name and size: `build("hmr2")` is HMR2.0 to the key, `build("reference")` DINOv2 under HMR2.0's head.
 
 What the families do differently stands in `hmr.models.families`.
 """
@@ -26,24 +26,10 @@ from hmr.models.sizes import Sizes
 
 __all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build", "family_of"]
 
-
-_REFERENCE = {
-    "stem": "conv",
-    "dim": 192,
-    "depth": 16,
-    "heads": 3,
-    "mlp_dim": 384,  # twice the width, not four times: where hours are short, speed buys more than parameters
-    "drop_path": 0.3,
-    "head_dim": 192,
-    "head_depth": 4,  # x 8 heads: 32 places to look at, and a person has 24 joints
-    "head_heads": 8,
-    "head_dim_head": 16,
-    "head_mlp_dim": 192,
-}
 ARCHITECTURES: dict[str, dict[str, Any]] = {  # name -> where its sizes are not its family's
     **{name: {} for name in FAMILIES},
-    "reference": _REFERENCE,
-    "reference-small": {**_REFERENCE, "depth": 8},
+    "reference": {},
+    "reference-small": {"depth": 6},
 }
 
 
@@ -214,8 +200,8 @@ def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
 
 
 def family_of(architecture: str) -> Family:
-    """The family that an entry of ARCHITECTURES belongs to: the reference models are HMR2.0's sisters."""
-    return FAMILIES.get(architecture, FAMILIES["hmr2"])
+    """The family that an entry of ARCHITECTURES belongs to: the reference models stand on DINOv2."""
+    return FAMILIES.get(architecture, FAMILIES["dinov2"])
 
 
 def _by(grid: tuple[int, int]) -> str:

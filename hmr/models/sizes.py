@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -12,7 +10,6 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    stem: Literal["patch", "conv"] = "patch"
     dim: int = Field(1280, ge=8)
     depth: int = Field(32, ge=0, le=1000)
     heads: int = Field(16, ge=1)

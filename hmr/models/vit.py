@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -135,47 +134,6 @@ class PatchEmbed(nn.Module):
         return self.proj(crop)
 
 
-class ResidualConv(nn.Module):
-    """Two 3x3 convolutions that halve the resolution, beside a strided 1x1 shortcut (ResNet's basic block)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        # NOTE: the stride is taken by slicing, which is the same map: for less than 16 channels in channels_last, the
-        # backward pass of oneDNN's strided 1x1 convolution writes past its workspace (its issue 6035), and the process
-        # dies later, in malloc.
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.bn3(self.shortcut(x[:, :, ::2, ::2])))
-
-
-class ConvStem(nn.Module):
-    """A small residual convolutional patch embedding: learns from half the images that a plain one needs.
-
-    Width doubles from dim/12 to 2/3 dim while the resolution halves, 16 times in all, so the tokens are PatchEmbed's.
-    With half as wide again (dim/8 to dim) it took a third of the training's time and left the blocks little to do.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        widths = (max(8, dim // 12), dim // 6, dim // 3, 2 * dim // 3)
-        self.conv = nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False)
-        self.bn = nn.BatchNorm2d(widths[0])
-        self.stages = nn.Sequential(*(ResidualConv(i, o) for i, o in pairwise(widths)))
-        # without it, tokens would start in the positive orthant that ReLU leaves
-        self.proj = nn.Conv2d(widths[-1], dim, 1)
-
-    def forward(self, crop: Tensor) -> Tensor:
-        crop = crop.contiguous(memory_format=torch.channels_last)
-        return self.proj(self.stages(F.relu(self.bn(self.conv(crop)))))
-
-
 class Backbone(nn.Module):
     """Blocks between an embedding and a last norm, which a subclass has; `grid` is that of its crops (rows, columns).
 
@@ -184,7 +142,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        patch_embed: PatchEmbed | ConvStem,
+        patch_embed: PatchEmbed,
         dim: int,
         depth: int,
         heads: int,
@@ -234,12 +192,10 @@ class ViT(Backbone):
         heads: int,
         mlp_dim: int,
         drop_path: float,
-        stem: str = "patch",
         grid: tuple[int, int] = (16, 12),
         patch: int = 16,
     ) -> None:
-        patch_embed = ConvStem(dim) if stem == "conv" else PatchEmbed(dim, patch)
-        super().__init__(patch_embed, dim, depth, heads, mlp_dim, drop_path, grid)
+        super().__init__(PatchEmbed(dim, patch), dim, depth, heads, mlp_dim, drop_path, grid)
         self.last_norm = nn.LayerNorm(dim, eps=1e-6)
         self.apply(_initialise)
         with torch.no_grad():

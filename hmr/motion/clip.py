@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import roma
@@ -49,11 +53,26 @@ class MotionClip:
         return len(self.rotations)
 
 
+@cache
+def splits_file() -> dict[str, Any]:
+    """`splits.json`: the families of each split, and the families of CMU's numbered recordings."""
+    listed: dict[str, Any] = json.loads(files("hmr").joinpath("motion", "splits.json").read_text(encoding="utf-8"))
+    return listed
+
+
+@cache
+def _cmu_families() -> dict[str, str]:
+    return {number: family for family, numbers in splits_file()["cmu"].items() for number in numbers}
+
+
 def family_of(name: str) -> str:
     """The unit of the split: `name` without `humanoid3d_`, `long_`, digits and `_mirror`.
 
-    `humanoid3d_long_walk2` -> `walk`, `cmu_01_14_mirror` -> `cmu`.
+    `humanoid3d_long_walk2` -> `walk`. CMU numbers its recordings: `splits.json` lists what each subject and trial
+    shows, `cmu_006_02_mirror` -> `basketball`; one that it does not list is `cmu`.
     """
+    if number := re.match(r"cmu_(\d+)_(\d+)(_|$)", name):
+        return _cmu_families().get(f"{int(number[1])}_{int(number[2])}", "cmu")
     bare = re.sub(r"humanoid3d_|long_|\d+|_mirror", "", name)
     return re.sub(r"_+", "_", bare).strip("_")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -18,7 +17,17 @@ from compress.errors import BadInput
 from hmr.motion.amass import read_amass
 from hmr.motion.asf_amc import read_asf_amc
 from hmr.motion.bvh import read_bvh
-from hmr.motion.clip import MotionClip, blended, clip_name, family_of, looped, mirrored, plausible_parts, resampled
+from hmr.motion.clip import (
+    MotionClip,
+    blended,
+    clip_name,
+    family_of,
+    looped,
+    mirrored,
+    plausible_parts,
+    resampled,
+    splits_file,
+)
 from hmr.motion.deepmimic import read_deepmimic
 
 __all__ = [
@@ -63,8 +72,7 @@ def read_clip(path: str | Path) -> MotionClip:
 
 @cache
 def _family_splits() -> dict[str, Split]:
-    listed = json.loads(files("hmr").joinpath("motion", "splits.json").read_text(encoding="utf-8"))
-    return {family: split for split, families in listed.items() for family in families}
+    return {family: split for split, families in splits_file()["splits"].items() for family in families}
 
 
 def split_of(family: str) -> Split:
@@ -75,7 +83,7 @@ def split_of(family: str) -> Split:
 def load_clips(split: Split | None = None, mocap: str | Path | None = None) -> list[MotionClip]:
     """The clips of one split (all for None) at 30 fps, in the same order everywhere.
 
-    The 15 shipped clips, then those of the folder `mocap`, sorted by path. A clip
+    The shipped clips, then those of the folder `mocap`, sorted by path. A clip
     of the folder that has a shipped one's name is left out, so that test figures do not depend on the folder. Clips
     are split by family: a user's own clip called `kick3` is a test clip, one of a family unknown here trains.
     Files of the folder lose their tracking errors, so that one may give several clips of the same name.
@@ -157,6 +165,6 @@ def unpack_clips(packed: Mapping[str, np.ndarray]) -> list[MotionClip]:
 
 
 def shipped_clips() -> list[MotionClip]:
-    """The 15 clips in the package, at their own rates."""
-    with files("hmr").joinpath("assets", "motion_pybullet.npz").open("rb") as stream:
+    """The clips in the package: pybullet's 15 at their own rates; of CMU's, at 30 fps, those of calib, val and test."""
+    with files("hmr").joinpath("assets", "motion.npz").open("rb") as stream:
         return unpack_clips(dict(np.load(stream, allow_pickle=False)))

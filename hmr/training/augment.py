@@ -1,18 +1,18 @@
-"""What training does to pictures: another light, another camera, something in front."""
+"""What training does to pictures: another light, another camera, something in front; and masks as segmenters err."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+REACH = 0.04  # of the crop's height, by which a mask is grown, eroded or shifted at most
 
 
 def augmented(images: Tensor) -> Tensor:
-    """Pictures (B, H, W, 3) in 0..255 with other light, colour cast, noise, and a rectangle cut out, each its own.
-
-    No mirroring: clothes, faces and a watch are what tells left from right.
-    """
+    """Pictures (B, H, W, 3) in 0..255 with other light, colour cast, noise, and a rectangle cut out, each its own."""
     batch, device = len(images), images.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -36,3 +36,22 @@ def rectangles(height: int, width: int, uniform: Callable[..., Tensor]) -> Tenso
         inside.append((places.to(centre.device) - centre).abs() < half)  # (B, L)
     shown = uniform(0, 1, 1, 1) < 1 / 3
     return (inside[0][:, :, None] & inside[1][:, None, :] & shown)[..., None]
+
+
+def blundered(masks: Tensor) -> Tensor:
+    """Masks (B, H, W) bool as segmenters get them: grown or eroded by a random width, and shifted, each its own way.
+
+    The width is one for the whole batch, so that this is two passes over it.
+    """
+    batch, height, width = masks.shape
+    reach = max(1, round(REACH * height))
+    by = int(torch.randint(1, reach + 1, ()))
+    pixels = masks.float()[:, None]  # (B, 1, H, W)
+    grown, eroded = F.max_pool2d(pixels, 2 * by + 1, 1, by), -F.max_pool2d(-pixels, 2 * by + 1, 1, by)
+    kind = torch.randint(0, 3, (batch, 1, 1, 1), device=masks.device)
+    pixels = torch.where(kind == 0, pixels, torch.where(kind == 1, grown, eroded))[:, 0]
+    down, right = (torch.randint(-reach, reach + 1, (batch, 1), device=masks.device) for _ in range(2))
+    rows = (torch.arange(height, device=masks.device) - down).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=masks.device) - right).clamp(0, width - 1)  # (B, W)
+    pixels = pixels.gather(1, rows[:, :, None].expand(-1, -1, width))
+    return pixels.gather(2, columns[:, None].expand(-1, height, -1)) > 0.5

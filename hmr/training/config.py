@@ -9,71 +9,59 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from compress.training.task import TrainConfig
-from hmr.world.cache import CachedFrames
 
 
 class HMRTrainConfig(TrainConfig):
-    """What to train, on what and for how long; `batch` is that of the full resolution."""
+    """What to train and for how long. A stage lasts until a fraction of the budget; the last one has all tokens.
 
-    architecture: str = "reference"
+    `batch` counts mirror images: half as many pictures are drawn.
+    """
+
+    architecture: str = "dinov2"
     sizes: dict[str, Any] = Field({})
-    start: Path | None = Field(None, exclude=True)  # weights of the same architecture to begin with
-    half_cache: Path | None = Field(None, exclude=True)  # 128x96
-    full_cache: Path | None = Field(None, exclude=True)  # 256x192
-    half_val_cache: Path | None = Field(None, exclude=True)
-    full_val_cache: Path | None = Field(None, exclude=True)
-    quarter_share: float = Field(0.4, ge=0, le=1)  # of the budget, on the half-resolution frames made half as large
-    full_share: float = Field(0.3, ge=0, le=1)
-    quarter_batch: int = Field(32, ge=2)
-    half_batch: int = Field(16, ge=2)
-    batch: int = Field(16, ge=2)
-    lr: float = Field(2e-3, gt=0)
+    backbone: Path | None = Field(None, exclude=True)  # pretrained weights, see `hmr.checkpoints.backbone`
+    mocap: Path | None = Field(None, exclude=True)  # more motion
+    head_until: float = Field(0.03, ge=0, le=0.1)  # the head alone, on frozen features of half-size crops
+    half_until: float = Field(0.6, ge=0, le=1)  # half-size crops: a quarter of the tokens
+    half_keep: int = Field(28, ge=1)  # of which these are left: the person, a ring around them, then background
+    drop_until: float = Field(0.75, ge=0, le=1)  # background tokens dropped before the first block
+    keep: int = Field(96, ge=1)  # tokens that are left of those
+    frozen: int = Field(3, ge=0)  # lowest blocks that stay as they are, and the embedding with them
+    batch: int = Field(32, ge=2, multiple_of=2)
+    lr: float = Field(5e-4, gt=0)  # of the heads
+    backbone_lr: float = Field(0.5, gt=0)  # of the last block, in shares of the heads'
+    layer_decay: float = Field(0.75, gt=0, le=1)  # of the learning rate, from each block to the one below
     weight_decay: float = Field(0.05, ge=0)
     decay: float = Field(0.4, gt=0, le=1)  # share of the budget, at its end, over which the learning rate goes down
-    token_weight: float = Field(1.0, ge=0)  # of the losses of the tokens, beside those of the pose
-    warmup: int = Field(300, ge=0)
+    token_weight: float = Field(1.0, ge=0)  # of the losses of the auxiliary heads, beside those of the pose
+    warmup: int = Field(200, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: int | None = Field(None, ge=1, exclude=True)
+    val_frames: int = Field(300, ge=1)
+    workers: int = Field(1, ge=0, exclude=True)  # processes that draw
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.half_cache is None and self.full_cache is None:
-            raise ValueError("give half_cache, full_cache or both")
-        if self.quarter_share + self.full_share > 1:
-            raise ValueError("quarter_share and full_share are more than the whole")
+    def _in_order(self) -> Self:
+        if not self.head_until <= self.half_until <= self.drop_until:
+            raise ValueError("head_until, half_until and drop_until have to rise")
         return self
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training at one resolution, up to the fraction `until` of the budget."""
+    """A part of the training, up to the fraction `until` of the budget."""
 
     name: str
-    frames: CachedFrames
-    validation: CachedFrames | None
-    batch: int
     until: float
+    halved: bool = False
+    keep: int | None = None  # tokens that are left of a crop's; None: all
+    frozen: int | None = None  # lowest blocks that stay as they are; None: all
 
 
-def stages_of(config: HMRTrainConfig) -> list[Stage]:
-    """The stages in order: four times fewer tokens are four times as many pictures, so the smallest come first.
-
-    Measured on one core after 3 minutes: 287 mm at quarter resolution, 313 mm at half. Raises BadInput for folders that
-    are no such frames.
-    """
-    stages = []
-    full_from = 1 - config.full_share if config.full_cache else 1.0
-    if config.half_cache:
-        for name, size, batch, until in (
-            ("quarter", (64, 48), config.quarter_batch, config.quarter_share),
-            ("half", (128, 96), config.half_batch, full_from),
-        ):
-            halved = name == "quarter"
-            frames = CachedFrames(config.half_cache, size, halved)
-            validation = CachedFrames(config.half_val_cache, size, halved) if config.half_val_cache else None
-            stages.append(Stage(name, frames, validation, batch, until))
-    if config.full_cache:
-        size = (256, 192)
-        validation = CachedFrames(config.full_val_cache, size) if config.full_val_cache else None
-        stages.append(Stage("full", CachedFrames(config.full_cache, size), validation, config.batch, 1.0))
-    return stages
+def stages_of(config: HMRTrainConfig) -> tuple[Stage, ...]:
+    """The stages in order: cheap steps first, all tokens last."""
+    return (
+        Stage("head", config.head_until, halved=True),
+        Stage("half", config.half_until, halved=True, keep=config.half_keep, frozen=config.frozen),
+        Stage("drop", config.drop_until, keep=config.keep, frozen=config.frozen),
+        Stage("full", 1.0, frozen=config.frozen),
+    )

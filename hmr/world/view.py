@@ -8,20 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmr.data.sample import Sample
-from hmr.world import render
-from hmr.world.scene import Array, Doubles, Mesh, Person, Scene, mesh
+from hmr.world import geometry, paint, raster, sensor, textures
+from hmr.world.backdrop import Shadows, fill
+from hmr.world.people import Figure, Posed, posed
+from hmr.world.scene import Array, Doubles, Scene, cleared
+from hmr.world.wardrobe import body
 
-_GRAIN = np.random.default_rng(7).normal(size=1 << 18).astype(np.float32)
+LEAST = 0.05  # of the crop that the subject has to fill, or what stands before it is taken away
+UP = np.array([0.0, 1.0, 0.0], np.float32)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One mesh to draw: vertices (V,3) m and normals (V,3) in crop-camera axes, colours (V,3) 0..255."""
+class Mesh:
+    """Everything that is drawn with samples, the subject first: see `raster.paint`."""
 
     vertices: Array
-    faces: NDArray[np.int64]
     normals: Array
-    colours: Array
+    paint: Array
+    cut: Array
+    bias: Array
+    gloss: Array
+    faces: NDArray[np.int32]
+    material: NDArray[np.int16]
+    axis: NDArray[np.uint8]
+    culled: NDArray[np.bool_]
+    materials: Array
 
 
 def draw(
@@ -29,34 +40,52 @@ def draw(
     room: Scene,
     rotations: Array,
     travel: Array | None,
-    other: Array | None,
+    others: list[Array],
     clip: str,
     size: tuple[int, int],
 ) -> Sample:
-    """See a posed subject in a room. rotations (24,3,3) local, travel (3,) m or None (see `posed`), other: the
-    bystander's rotations (24,3,3)."""
-    body = mesh()
-    vertices, joints, rest, root = posed(room.subject, body, rotations, travel)
-    jitter = rng.normal(0, room.world.box_jitter, 2)
-    rotation, focal = aim(room.camera, room.centre, vertices, jitter, rng.uniform(*room.world.margin), size)
-    light, face_id = paint(room, body, vertices, joints, other, rotation, focal, size)
-    image = render.develop(light, room.blur, room.exposure, room.noise, _GRAIN, int(rng.integers(len(_GRAIN))))
-    height, width = size
-    seen = (joints - room.centre) @ rotation.T
-    pixels = focal * seen[:, :2] / seen[:, 2:] / (width, height)
-    origin = seen[0] - rest[0]
-    scale = 2 * focal / (height * seen[0, 2])  # HMR2.0: a point at depth 2 f / (H s) is drawn s H / 2 pixels a metre
+    """See a posed subject in a room. rotations (24,3,3) local, travel (3,) m or None (see `posed`), others: the
+    rotations (24,3,3) of the other people."""
+    subject = posed(room.subject, rotations, room.heading, np.zeros(3, np.float32), travel)
+    rotation, focal = aim(rng, room, subject.vertices[: len(body().vertices)], size)
+    people = [subject, *(posed(o.who, r, o.heading, o.place, None) for o, r in zip(room.others, others, strict=True))]
+    light, face_id = exposure(room, people, rotation, focal, size)
+    if raster.shown(face_id, len(room.subject.faces)).mean() < LEAST:
+        people = [subject, *(p for p, o in zip(people[1:], room.others, strict=True) if o.is_behind)]
+        room = cleared(room)
+        light, face_id = exposure(room, people, rotation, focal, size)
+    image = sensor.developed(rng, light, room.sensor)
+    return labelled(room, subject, rotations, image, face_id, rotation, focal, clip)
+
+
+def labelled(
+    room: Scene,
+    subject: Posed,
+    rotations: Array,
+    image: NDArray[np.uint8],
+    face_id: NDArray[np.int32],
+    rotation: Array,
+    focal: float,
+    clip: str,
+) -> Sample:
+    """The picture (H,W,3) with what is known about it; face_id (2H,2W) says what each sample shows."""
+    height, width = image.shape[:2]
+    seen = (subject.joints - room.centre) @ rotation.T
+    origin = seen[0] - room.subject.joints[0]
     turned = rotations.copy()
-    turned[0] = rotation @ root
-    part, canonical = patches(body, face_id)
+    turned[0] = rotation @ subject.root
+    count = len(room.subject.faces)
+    mask = raster.shown(face_id, count)
+    part, canonical = patches(room.subject, face_id, mask)
     return Sample(
         image=image,
-        mask=(face_id >= 0) & (face_id < len(body.faces)),
+        mask=mask,
         rotations=turned,
         betas=room.subject.betas,
         joints=(seen - seen[0]).astype(np.float32),
-        keypoints=pixels.astype(np.float32),
-        camera=np.array([scale, origin[0], origin[1]], np.float32),
+        keypoints=(focal * seen[:, :2] / seen[:, 2:] / (width, height)).astype(np.float32),
+        # HMR2.0: a point at depth 2 f / (H s) is drawn s H / 2 pixels a metre
+        camera=np.array([2 * focal / (height * seen[0, 2]), origin[0], origin[1]], np.float32),
         translation=origin.astype(np.float32),
         focal=focal,
         part=part,
@@ -66,47 +95,45 @@ def draw(
     )
 
 
-def yaw(angle: float) -> Array:
-    """Turn (3,3) by `angle` radians about y."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
-
-
-def posed(who: Person, body: Mesh, rotations: Array, travel: Array | None) -> tuple[Array, Array, Array, Array]:
-    """World vertices (V,3), joints (24,3), rest joints and turned root (3,3) of a person.
-
-    travel (3,) m is where the motion puts the pelvis above the floor; None stands the person on the floor at `place`.
-    """
-    vertices = body.vertices + (body.shapes @ who.betas).reshape(-1, 3)  # (V*3,) -> (V, 3)
-    rest = body.joints + body.joint_shapes @ who.betas
-    turned = rotations.copy()
-    turned[0] = yaw(who.heading) @ rotations[0]
-    glob, joints = render.chain(turned, rest, body.parents)
-    out = render.skin(vertices, glob, joints, rest, body.index, body.weight)
-    ground = np.array([0, -out[:, 1].min(), 0], np.float32)
-    shift = who.place + (ground if travel is None else yaw(who.heading) @ travel - rest[0])
-    return out + shift, joints + shift, rest, turned[0]
-
-
-def aim(
-    rotation: Array, centre: Array, vertices: Array, jitter: Doubles, margin: float, size: tuple[int, int]
-) -> tuple[Array, float]:
-    """Turn a camera to the middle of the subject's box and zoom: rotation (3,3) and focal length in crop pixels.
+def aim(rng: np.random.Generator, room: Scene, vertices: Array, size: tuple[int, int]) -> tuple[Array, float]:
+    """Turn the camera to the middle of the box of vertices (V,3) m and zoom: rotation (3,3), focal length in pixels.
 
     The crop of a perspective picture is the picture of a turned camera: a box away from the axis is seen as its own
     camera sees it, which is what "crop-camera axes" means.
     """
-    low, high = box_of((vertices - centre) @ rotation.T)
-    middle = (low + high) / 2 + jitter * (high - low)
-    ray = np.array([middle[0], middle[1], 1.0])
-    ray /= np.linalg.norm(ray)
-    # smallest rotation that takes the ray to +z (Rodrigues' formula between two unit vectors)
-    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
-    turned = (np.eye(3) + cross + cross @ cross / (1 + ray[2])) @ rotation
-    low, high = box_of((vertices - centre) @ turned.T)
+    world = room.world
+    low, high = box_of((vertices - room.centre) @ room.camera.T)
+    kept, margin = np.array([[0.0, 0.0], [1.0, 1.0]]), rng.uniform(*world.margin)
+    if rng.random() < world.cut:
+        kept, margin = cut_off(rng), margin - 0.1
+    low, high = low + kept[0] * (high - low), low + kept[1] * (high - low)
+    middle = (low + high) / 2 + rng.normal(0, world.box_jitter, 2) * (high - low)
+    turned = towards(middle) @ room.camera
+    low, high = box_of((vertices - room.centre) @ turned.T)
     height, width = size
-    side = max((high[1] - low[1]) / height, (high[0] - low[0]) / width) * margin
-    return turned.astype(np.float32), float(1 / side)
+    tall, wide = (high - low)[::-1] * (kept[1] - kept[0])[::-1]
+    return turned.astype(np.float32), float(1 / (max(tall / height, wide / width) * margin))
+
+
+def towards(place: Doubles) -> Doubles:
+    """The smallest turn (3,3) that takes the ray through a place (2,) on the plane z = 1 to +z (Rodrigues' formula)."""
+    ray = np.array([place[0], place[1], 1.0])
+    ray /= np.linalg.norm(ray)
+    cross = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
+    return np.asarray(np.eye(3) + cross + cross @ cross / (1 + ray[2]))
+
+
+def cut_off(rng: np.random.Generator) -> Doubles:
+    """Corners (2,2) as shares of a box of what a crop keeps of it: without the legs, the head or one side."""
+    kept, kind = np.array([[0.0, 0.0], [1.0, 1.0]]), rng.random()
+    if kind < 0.6:
+        kept[1, 1] = rng.uniform(0.4, 0.85)
+    elif kind < 0.8:
+        kept[0, 1] = rng.uniform(0.08, 0.3)
+    else:
+        kept[int(rng.integers(2)), 0] = rng.uniform(0.2, 0.45)
+        kept[1, 0] = 1 - kept[1, 0] if kept[1, 0] < 1 else 1.0
+    return kept
 
 
 def box_of(seen: Array | Doubles) -> tuple[Doubles, Doubles]:
@@ -117,76 +144,139 @@ def box_of(seen: Array | Doubles) -> tuple[Doubles, Doubles]:
     return np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
 
 
-def paint(
-    room: Scene,
-    body: Mesh,
-    vertices: Array,
-    joints: Array,
-    other: Array | None,
-    rotation: Array,
-    focal: float,
-    size: tuple[int, int],
+def exposure(
+    room: Scene, people: list[Posed], rotation: Array, focal: float, size: tuple[int, int]
 ) -> tuple[Array, NDArray[np.int32]]:
-    """Picture (H,W,3) before the sensor, and the number (H,W) of the face each pixel shows, the subject's first."""
-    image = np.empty((*size, 3), np.float32)
-    face_id = np.full(size, render.NO_FACE, np.int32)
-    bary, near = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
-    light = rotation @ room.light
-    layers = [layer(room, rotation, vertices, body.faces, room.subject.colours)]
-    shadows = [joints]
-    if room.bystander is not None and other is not None:
-        points, others, _, _ = posed(room.bystander, body, other, None)
-        layers.append(layer(room, rotation, points, body.faces, room.bystander.colours))
-        shadows.append(others)
-    if len(room.props.faces):
-        boxes = room.props
-        layers.append(layer(room, rotation, boxes.vertices, boxes.faces, boxes.colours, boxes.normals))
-    wall, floor = room.textures
-    shadow = contacts(np.concatenate(shadows))
-    scale = room.scale * (size[0] / 256)
-    render.draw_room(image, focal, rotation, room.centre, room.wall, wall, floor, scale, room.offset, room.gain, shadow)
-    firsts = np.cumsum([0, *(len(one.faces) for one in layers)]).tolist()
-    for one, first in zip(layers, firsts, strict=False):
-        render.rasterise(one.vertices, one.faces, focal, face_id, bary, near, first)
-    for one, first in zip(layers, firsts, strict=False):
-        render.shade(image, face_id, bary, first, one.faces, one.normals, one.colours, light, room.ambient)
+    """Light (H,W,3) that falls on the sensor, and the number (2H,2W) of the face each sample shows."""
+    height, width = size
+    mesh, light, maps, axes, middles = lit_mesh(room, people)
+    screen = geometry.project(mesh.vertices, rotation, room.centre, 2 * focal, 2 * width, 2 * height, mesh.bias)
+    face_id = np.full((2 * height, 2 * width), raster.NO_FACE, np.int32)
+    bary = np.empty((2 * height, 2 * width, 2), np.float32)
+    near = np.zeros((2 * height, 2 * width), np.float32)
+    raster.rasterise(screen, mesh.cut, mesh.faces, mesh.culled, face_id, bary, near)
+    image, cover = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    paint.paint(
+        image, cover, face_id, bary, screen, mesh.faces, mesh.paint, light, mesh.material, mesh.axis, mesh.materials,
+        textures.tiles(), textures.prints(), textures.faces(),
+    )  # fmt: skip
+    behind(room, people, image, cover, rotation, focal, maps, axes, middles)
     return image, face_id
 
 
-def layer(
+def lit_mesh(room: Scene, people: list[Posed]) -> tuple[Mesh, Array, Array, Array, Array]:
+    """All meshes as one, the light (V,4) on it, lamps' shadow maps (P,L,C,C), axes (1 + L,3,3) and middles (P,3)."""
+    sun = room.light
+    axes = np.stack([frame_of(aim) for aim in (UP, *sun.aims)])
+    middles = np.stack([p.joints[0] for p in people]).astype(np.float32)
+    lights, maps, skies = [], [], []
+    figures = [room.subject, *(o.who for o in room.others)]
+    for who, one, middle in zip(figures, people, middles, strict=True):
+        sky = geometry.shadow_map(one.vertices, axes[0], middle, geometry.SKY_CELLS)
+        own = np.zeros((len(sun.aims), geometry.LAMP_CELLS, geometry.LAMP_CELLS), np.float32)
+        for i, frame in enumerate(axes[1:]):
+            own[i] = geometry.shadow_map(one.vertices, frame, middle, geometry.LAMP_CELLS)
+        maps.append(own)
+        skies.append(sky)
+        lights.append(
+            geometry.vertex_light(
+                one.vertices,
+                one.normals,
+                who.gloss,
+                sun.harmonics,
+                sun.aims,
+                sun.lamps,
+                room.centre,
+                sky,
+                own,
+                axes,
+                middle,
+            )
+        )
+    things = room.props
+    dull = np.zeros(len(things.vertices), np.float32)
+    lights.append(
+        geometry.vertex_light(
+            things.vertices, things.normals, dull, sun.harmonics, sun.aims, sun.lamps, room.centre, skies[0], maps[0],
+            axes, middles[0],
+        )
+    )  # fmt: skip
+    return joined(room, figures, people), np.concatenate(lights), np.stack(maps), axes, middles
+
+
+def frame_of(aim: Array) -> Array:
+    """Two axes across a direction (3,), and it: (3,3)."""
+    side = np.cross(aim, [1.0, 0, 0] if abs(aim[0]) < 0.8 else [0, 1.0, 0])
+    side /= np.linalg.norm(side)
+    return np.stack([side, np.cross(aim, side), aim]).astype(np.float32)
+
+
+def joined(room: Scene, figures: list[Figure], people: list[Posed]) -> Mesh:
+    """People and things as one mesh."""
+    things = room.props
+    count = len(things.vertices)
+    starts = np.cumsum([0, *(len(p.vertices) for p in people)]).astype(np.int32)
+    rows = np.cumsum([0, *(len(f.materials) for f in figures)]).astype(np.int16)
+    plain = np.zeros(count, np.float32)
+    return Mesh(
+        vertices=np.concatenate([*(p.vertices for p in people), things.vertices]),
+        normals=np.concatenate([*(p.normals for p in people), things.normals]),
+        paint=np.concatenate([*(f.paint for f in figures), things.paint]),
+        cut=np.concatenate([*(f.cut for f in figures), plain - 1]),
+        bias=np.concatenate([*(f.bias for f in figures), plain]),
+        gloss=np.concatenate([*(f.gloss for f in figures), plain]),
+        faces=np.concatenate(
+            [*(f.faces + s for f, s in zip(figures, starts, strict=False)), things.faces + starts[-1]]
+        ),
+        material=np.concatenate(
+            [*(f.material + r for f, r in zip(figures, rows, strict=False)), things.material + rows[-1]]
+        ),
+        axis=np.concatenate([*(f.axis for f in figures), things.axis]),
+        culled=np.concatenate([*(f.culled for f in figures), np.zeros(len(things.faces), bool)]),
+        materials=np.concatenate([*(f.materials for f in figures), things.materials]),
+    )
+
+
+def behind(
     room: Scene,
+    people: list[Posed],
+    image: Array,
+    cover: Array,
     rotation: Array,
-    vertices: Array,
-    faces: NDArray[np.int64],
-    colours: Array,
-    normals: Array | None = None,
-) -> Layer:
-    """A mesh in world axes as the camera of `rotation` (3,3) sees it; without normals (V,3) a smooth one."""
-    seen = np.asarray((vertices - room.centre) @ rotation.T, np.float32)
-    turned = render.vertex_normals(seen, faces) if normals is None else normals @ rotation.T
-    return Layer(seen, faces, turned, colours * falloff(room, seen) if room.world.flash else colours)
-
-
-def falloff(room: Scene, seen: Array) -> Array:
-    """How bright (V,1) a lamp at the camera makes points (V,3) in camera axes, 1 where the subject stands."""
-    away = np.linalg.norm(room.centre[[0, 2]] - room.subject.place[[0, 2]])
-    return np.clip((away / np.linalg.norm(seen, axis=1, keepdims=True)) ** 2, 0.3, 2).astype(np.float32)
+    focal: float,
+    maps: Array,
+    axes: Array,
+    middles: Array,
+) -> None:
+    """Draw what lies behind into what `cover` (H,W) leaves open of image (H,W,3)."""
+    height, width = cover.shape
+    back, sun = room.backdrop, room.light
+    fits = min(back.photo.shape[0] / height, back.photo.shape[1] / width)
+    left, top, share = back.crop
+    step = fits * share
+    place = (left * (back.photo.shape[1] - step * width), top * (back.photo.shape[0] - step * height), step)
+    below = np.maximum(sun.aims[:, 1], 0) * sun.lamps.mean(1)
+    ambient = max(float(sun.harmonics[0].mean() * 0.282095), 0.05)
+    touching = contacts(np.concatenate([p.joints for p in people]))
+    shadows = Shadows(touching, maps, axes[1:], middles, (below / (below.sum() + ambient)).astype(np.float32))
+    fill(image, cover, focal, rotation, room.centre, sensor.LINEAR, np.array(place, np.float32), back, shadows)
 
 
 def contacts(joints: Array) -> Array:
     """Soft shadows (C,4) under the joints (J,3) that are near the floor: x, z, radius m, strength."""
     low = joints[joints[:, 1] < 0.6]
     height = np.maximum(low[:, 1], 0.02)
-    return np.stack([low[:, 0], low[:, 2], 0.1 + 0.4 * height, 0.5 * np.exp(-4 * height)], 1).astype(np.float32)
+    return np.stack([low[:, 0], low[:, 2], 0.08 + 0.35 * height, 0.45 * np.exp(-4 * height)], 1).astype(np.float32)
 
 
-def patches(body: Mesh, face_id: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Array]:
-    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch of a crop."""
+def patches(who: Figure, face_id: NDArray[np.int32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Array]:
+    """Part (16,12) and rest-shape coordinate (16,12,3) m at the middle of each patch, inside the mask (H,W)."""
     height, width = face_id.shape
     rows = ((np.arange(16) + 0.5) * height / 16).astype(int)
     columns = ((np.arange(12) + 0.5) * width / 12).astype(int)
     face = face_id[np.ix_(rows, columns)]
-    person = (face >= 0) & (face < len(body.faces))
-    vertex = body.faces[np.where(person, face, 0), 0]
-    part = np.where(person, body.label[vertex] + 1, 0).astype(np.uint8)
-    return part, (body.vertices[vertex] * person[..., None]).astype(np.float32)
+    person = (face >= 0) & (face < len(who.faces)) & mask[np.ix_(rows // 2, columns // 2)]
+    vertex = who.faces[np.where(person, face, 0), 0]
+    joint = who.index[vertex, who.weight[vertex].argmax(-1)]
+    part = np.where(person, joint + 1, 0).astype(np.uint8)
+    return part, (who.paint[vertex] * person[..., None]).astype(np.float32)

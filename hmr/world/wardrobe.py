@@ -1,137 +1,238 @@
-"""What the synthetic people wear: one colour per vertex of the body, RGB 0..255.
+"""What people wear: the garments of `garments.npz` (built by experiments/build/garments.py) and how they are combined.
 
-Everyone has the cues that tell front from back and left from right on real people: face, hair, a print on the chest,
-soles, a watch on one wrist. The subject of `synth` moreover wears a *kit* whose colours tell limbs and sides apart
-(left warm, right cool): a model that learns from nothing on two cores has no other way to see that within hours.
-`synth-shift` draws many of these colours at random.
+A garment's vertices lie in the open body's T-pose and follow its shape and its joints. Sleeves and legs are cut where
+an outfit says so, pixel by pixel; `cut` is a distance in m beyond which a vertex is cut off.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hmr.body.model import JOINT_NAMES
+from hmr.body.files import load_body
+from hmr.world import fabric
 
-Colours = NDArray[np.float32]
+Array = NDArray[np.float32]
 
-SKIN = np.array([[236, 190, 158], [214, 160, 122], [168, 112, 78], [116, 76, 52], [84, 56, 42]], np.float32)
-# hue of each limb of the kit, 0..1; the torso is light in front and dark behind
-KIT_HUE = {
-    "left_shoulder": 0.00, "left_elbow": 0.09, "left_hip": 0.90, "left_knee": 0.80,
-    "right_shoulder": 0.62, "right_elbow": 0.52, "right_hip": 0.36, "right_knee": 0.25,
-    "left_foot": 0.04, "right_foot": 0.56,
-}  # fmt: skip
-LIMB = {"left_ankle": "left_foot", "right_ankle": "right_foot"}
-TORSO = ("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar", "neck")
-HANDS = ("left_wrist", "left_hand", "right_wrist", "right_hand")
-
-
-def hsv(hue: float, saturation: float, value: float) -> Colours:
-    """One HSV colour (each 0..1, hue wraps) as RGB 0..255, shape (3,)."""
-    wheel = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
-    rgb = value * (1 - saturation + saturation * np.clip(wheel, 0, 1))
-    return (255 * rgb).astype(np.float32)
+# garments that nothing is trained on: those of `synth-shift`, beside the others
+SHIFT_GARMENTS = (
+    "male_casualsuit03", "male_elegantsuit01", "female_sportsuit01", "shoes03", "fedora_cocked", "long01", "short02",
+)  # fmt: skip
+TOPS, BOTTOMS = ("top", "long_top"), ("trousers", "shorts", "skirt")
+ARM = 0.16  # m from the middle, where sleeves begin
+BIAS = {"body": 0.010, "trousers": 0.004, "shorts": 0.004, "skirt": 0.003, "shoes": 0.002, "overall": -0.003}
+GLOSS = {"body": 0.08, "shoes": 0.15, "hair": 0.10, "hat": 0.02}
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Vertex sets (V,) bool of a body in its rest pose: where each garment and feature lies."""
+class Body:
+    """The open body's arrays as the kernels want them; index, weight (V,4) are its largest skin weights."""
 
-    joint: dict[str, NDArray[np.bool_]]
-    front: NDArray[np.bool_]
-    chest: NDArray[np.bool_]
-    buttons: NDArray[np.bool_]
-    hair: NDArray[np.bool_]
-    eyes: NDArray[np.bool_]
-    mouth: NDArray[np.bool_]
-    soles: NDArray[np.bool_]
-    watch: NDArray[np.bool_]
-    height: NDArray[np.float32]
+    vertices: Array
+    shapes: Array  # (V*3, 10)
+    joints: Array
+    joint_shapes: Array  # (24, 3, 10)
+    index: NDArray[np.uint8]
+    weight: Array
+    faces: NDArray[np.int32]
+    axis: NDArray[np.uint8]
+    parents: NDArray[np.int64]
 
 
-def regions(vertices: Colours, weights: Colours) -> Regions:
-    """Find the regions on a rest-pose mesh, vertices (V,3) m facing +z, skin weights (V,24)."""
-    label = weights.argmax(1)
-    joint = {name: label == j for j, name in enumerate(JOINT_NAMES)}
-    x, y, z = vertices.T
-    torso = np.isin(label, [JOINT_NAMES.index(n) for n in TORSO])
-    middle = np.median(z[torso])
-    head = joint["head"]
-    low, high, deep = y[head].min(), y[head].max(), np.quantile(z[head], 0.5)
-    up = (y - low) / (high - low)
-    front = torso & (z > middle + 0.01)
-    chest_top = y[joint["spine3"]].max()
-    feet = joint["left_foot"] | joint["right_foot"] | joint["left_ankle"] | joint["right_ankle"]
-    wrist = joint["left_wrist"] & (np.abs(x - x[joint["left_wrist"]].min()) < 0.05)
-    return Regions(
-        joint=joint,
-        front=front,
-        chest=front & (np.abs(x) < 0.11) & (y < chest_top - 0.10) & (y > chest_top - 0.34),
-        buttons=front & (np.abs(x) < 0.02),
-        hair=head & (up > 0.35) & ((z < deep + 0.03) | (up > 0.88)),
-        eyes=head & (z > deep + 0.06) & (np.abs(up - 0.55) < 0.05) & (np.abs(np.abs(x) - 0.033) < 0.014),
-        mouth=head & (z > deep + 0.06) & (np.abs(up - 0.24) < 0.04) & (np.abs(x) < 0.026),
-        soles=feet & (y < np.quantile(y[feet], 0.12)),
-        watch=wrist,
-        height=y.astype(np.float32),
+@dataclass(frozen=True)
+class Garment:
+    """One thing to wear: T-pose vertices (V,3) m, the body vertices (V,3) and shares (V,3) it is shaped by, joints and
+    weights (V,4), faces (F,3), whether they are trimming (F,), the plane they are painted in (F,), hidden skin (B,)."""
+
+    name: str
+    kind: str
+    vertices: Array
+    corners: NDArray[np.int32]
+    shares: Array
+    index: NDArray[np.uint8]
+    weight: Array
+    faces: NDArray[np.int32]
+    trim: NDArray[np.bool_]
+    axis: NDArray[np.uint8]
+    hides: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Worn:
+    """A garment as somebody wears it: cut (V,) and hidden skin (B,) follow from `limit`, the materials are those of its
+    cloth and trimming, bias in m puts it below (> 0) or above other layers."""
+
+    garment: Garment
+    cut: Array
+    hides: NDArray[np.bool_]
+    cloth: Array
+    trim: Array
+    bias: float
+
+
+@cache
+def body() -> Body:
+    model = load_body("open")
+    arrays = {k: v.detach().cpu().numpy() for k, v in model.named_buffers()}
+    vertices, weights, regressor = arrays["v_template"], arrays["lbs_weights"], arrays["J_regressor"]
+    index = np.argsort(-weights, 1)[:, :4]
+    weight = np.take_along_axis(weights, index, 1)
+    shapes = arrays["shapedirs"]
+    faces = np.ascontiguousarray(arrays["faces"], np.int32)
+    return Body(
+        vertices=np.ascontiguousarray(vertices, np.float32),
+        shapes=np.ascontiguousarray(shapes.reshape(-1, shapes.shape[-1]), np.float32),
+        joints=(regressor @ vertices).astype(np.float32),
+        joint_shapes=np.einsum("jv,vkl->jkl", regressor, shapes).astype(np.float32),
+        index=index.astype(np.uint8),
+        weight=(weight / weight.sum(1, keepdims=True)).astype(np.float32),
+        faces=faces,
+        axis=planes(vertices, faces),
+        parents=arrays["parents"].astype(np.int64),
     )
 
 
-def dress(rng: np.random.Generator, where: Regions, kit: bool, hue_jitter: float) -> Colours:
-    """Vertex colours (V,3) of one person: in the kit, hues off by `hue_jitter` (one sigma), or in any clothes."""
-    out = np.empty((len(where.front), 3), np.float32)
-    skin = SKIN[rng.integers(len(SKIN))] * np.float32(rng.uniform(0.85, 1.1))
-    out[:] = skin
-    limbs = kit_colours(rng, hue_jitter) if kit else street_colours(rng)
-    for name, colour in limbs.items():
-        out[where.joint[name]] = colour
-    bare = skin if rng.random() < 0.25 and not kit else None  # short sleeves, shorts
-    for name in ("left_elbow", "right_elbow") if rng.random() < 0.5 else ("left_knee", "right_knee"):
-        if bare is not None:
-            out[where.joint[name]] = bare
-    shirt, back = torso_colours(rng, kit)
-    for name in TORSO:
-        out[where.joint[name]] = back
-    out[where.front] = shirt
-    out[where.chest] = 255 - shirt + rng.normal(0, 25, 3)
-    out[where.buttons] = rng.uniform(0, 255, 3)
-    out[where.joint["head"] | where.joint["neck"]] = skin
-    out[where.hair] = hsv(rng.uniform(0.02, 0.12), rng.uniform(0.2, 0.9), rng.uniform(0.08, 0.5))
-    out[where.eyes] = 20
-    out[where.mouth] = (150, 40, 50)
-    out[where.soles] = hsv(0.15, 0.35, 0.95) if kit else rng.uniform(0, 255, 3)
-    out[where.watch] = 15
-    stripes(rng, out, where)
-    return np.clip(out, 0, 255)
+def planes(vertices: Array, faces: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Which rest coordinates (F,) a face is painted in: 0 x y, 1 z y, 2 y x, 3 z x (arms), 4 x z (seen from above)."""
+    corner = vertices[faces].astype(np.float64)
+    normal = np.abs(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]))
+    middle = corner.mean(1)
+    arm = (np.abs(middle[:, 0]) > ARM + 0.03) & (middle[:, 1] > 0.3)
+    trunk = np.where(normal[:, 2] >= normal[:, 0], 0, 1)
+    trunk = np.where(normal[:, 1] > 2 * normal[:, [0, 2]].max(1), 4, trunk)
+    return np.where(arm, np.where(normal[:, 2] >= normal[:, 1], 2, 3), trunk).astype(np.uint8)
 
 
-def kit_colours(rng: np.random.Generator, jitter: float) -> dict[str, Colours]:
-    # values leave room for a lamp near by, and spread little: brightness then tells how near a limb is
-    draw, spread = rng.uniform, rng.normal
-    limbs = {n: hsv(h + spread(0, jitter), draw(0.75, 1), draw(0.58, 0.66)) for n, h in KIT_HUE.items()}
-    return limbs | {name: limbs[like] for name, like in LIMB.items()}
+@cache
+def garments() -> tuple[Garment, ...]:
+    """All garments of the package."""
+    with files("hmr").joinpath("assets", "garments.npz").open("rb") as stream:
+        arrays = dict(np.load(stream, allow_pickle=False))
+    skin = body()
+    trim = np.unpackbits(arrays["trim"], count=int(arrays["face_counts"].sum())).astype(bool)
+    hides = np.unpackbits(arrays["hides"], axis=1, count=len(skin.vertices)).astype(bool)
+    shares = arrays["mix"].astype(np.float32) / 255
+    shares = np.concatenate([shares, 1 - shares.sum(1, keepdims=True)], 1)
+    weights = arrays["weights"].astype(np.float32)
+    found, v, f = [], 0, 0
+    for i, (nv, nf) in enumerate(zip(arrays["vertex_counts"], arrays["face_counts"], strict=True)):
+        vertices = arrays["vertices"][v : v + nv].astype(np.float32)
+        faces = np.ascontiguousarray(arrays["faces"][f : f + nf], np.int32)
+        kind = str(arrays["kinds"][i])
+        below = vertices[faces].mean(1)[:, 1] < -0.02
+        weight = weights[v : v + nv]
+        found.append(
+            Garment(
+                name=str(arrays["names"][i]),
+                kind=kind,
+                vertices=vertices,
+                corners=skin.faces[arrays["anchor"][v : v + nv]],
+                shares=shares[v : v + nv],
+                index=arrays["joints"][v : v + nv],
+                weight=weight / weight.sum(1, keepdims=True),
+                faces=faces,
+                trim=below if kind == "suit" else trim[f : f + nf],
+                axis=planes(vertices, faces),
+                hides=hides[i],
+            )
+        )
+        v, f = v + nv, f + nf
+    return tuple(found)
 
 
-def street_colours(rng: np.random.Generator) -> dict[str, Colours]:
-    sleeves, trousers, shoes = (rng.uniform(15, 240, 3).astype(np.float32) for _ in range(3))
-    where = {"shoulder": sleeves, "elbow": sleeves, "hip": trousers, "knee": trousers, "ankle": shoes, "foot": shoes}
-    return {f"{side}_{part}": colour for side in ("left", "right") for part, colour in where.items()}
+@cache
+def stock(shift: bool) -> dict[str, tuple[Garment, ...]]:
+    """Garments by kind; without `shift` those that training may see."""
+    chosen = [g for g in garments() if shift or not g.name.startswith(SHIFT_GARMENTS)]
+    if shift:  # what was held out comes first and again: most outfits of `synth-shift` have some of it
+        held = [g for g in chosen if g.name.startswith(SHIFT_GARMENTS)]
+        chosen = chosen + held * 3
+    return {kind: tuple(g for g in chosen if g.kind == kind) for kind in sorted({g.kind for g in garments()})}
 
 
-def torso_colours(rng: np.random.Generator, kit: bool) -> tuple[Colours, Colours]:
-    """Front and back of the shirt (3,): light and dark grey-ish in the kit, one colour otherwise."""
-    if kit:
-        front = hsv(rng.random(), rng.uniform(0, 0.2), rng.uniform(0.65, 0.75))
-        return front, hsv(rng.random(), 0.3, rng.uniform(0.1, 0.3))
-    colour = rng.uniform(20, 240, 3).astype(np.float32)
-    return colour, colour * 0.9
+def outfit(rng: np.random.Generator, shift: bool, hair: Array) -> list[Worn]:
+    """Garments that go together, each with its cloth; `hair` is the material of the wearer's."""
+    rack = stock(shift)
+
+    def one(*kinds: str) -> Garment:
+        choice = [g for kind in kinds for g in rack[kind]]
+        return choice[int(rng.integers(len(choice)))]
+
+    found: list[Worn] = []
+    style = rng.random()
+    if style < 0.06:
+        found.append(worn(one("suit"), fabric.top_cloth(rng), fabric.bottom_cloth(rng, 0.0)))
+    elif style < 0.14:
+        found += [top(rng, one(*TOPS, "under_top")), worn(one("overall"), fabric.cloth(rng, 0.9), fabric.leather(rng))]
+    elif style < 0.22:  # a dress
+        upper, lower = top(rng, one(*TOPS)), one("skirt")
+        found += [upper, bottom(rng, lower, upper.cloth)]
+    else:
+        if rng.random() > 0.04:
+            found.append(top(rng, one(*TOPS)))
+        found.append(bottom(rng, one("trousers") if rng.random() < 0.65 else one("shorts", "skirt"), None))
+    if rng.random() < 0.9:
+        found.append(worn(one("shoes"), fabric.leather(rng), fabric.leather(rng)))
+    if rng.random() < 0.1:
+        found.append(worn(one("hat"), fabric.leather(rng), fabric.leather(rng)))
+    elif rng.random() < 0.9:
+        found.append(worn(one("hair"), hair, hair))
+    return found
 
 
-def stripes(rng: np.random.Generator, colours: Colours, where: Regions) -> None:
-    """Some shirts are striped: bands of 4-10 cm darkened in place."""
-    if rng.random() < 0.3:
-        band = np.sin(where.height * 2 * np.pi / rng.uniform(0.04, 0.1) + rng.uniform(0, 6)) > 0.3
-        colours[where.front & band] *= 0.75
+def top(rng: np.random.Generator, garment: Garment) -> Worn:
+    """A top whose sleeves may be shorter than they were made."""
+    limit = None
+    if garment.kind == "long_top" and rng.random() < 0.4:
+        limit = rng.uniform(0.26, 0.66)
+    elif garment.kind == "top" and rng.random() < 0.2:
+        limit = rng.uniform(0.19, 0.27)
+    return worn(garment, fabric.top_cloth(rng), fabric.top_cloth(rng), sleeve=limit)
+
+
+def bottom(rng: np.random.Generator, garment: Garment, cloth: Array | None) -> Worn:
+    """Trousers that may be cut to shorts; some are worn over the top."""
+    limit = None
+    if garment.kind == "trousers" and rng.random() < 0.35:
+        limit = rng.uniform(-0.75, -0.22)
+    waist = float(garment.vertices[:, 1].max())
+    cloth = fabric.bottom_cloth(rng, waist) if cloth is None else cloth
+    above = -0.012 if rng.random() < 0.25 else 0.0
+    return worn(garment, cloth, fabric.leather(rng), leg=limit, above=above)
+
+
+def worn(
+    garment: Garment,
+    cloth: Array,
+    trim: Array,
+    sleeve: float | None = None,
+    leg: float | None = None,
+    above: float = 0.0,
+) -> Worn:
+    """A garment in its cloth, cut at |x| = `sleeve` m or y = `leg` m of the rest pose."""
+    if sleeve is None and leg is None:
+        return Worn(
+            garment, uncut(len(garment.vertices)), garment.hides, cloth, trim, BIAS.get(garment.kind, 0.0) + above
+        )
+    cut, skin = (beyond(points, sleeve, leg) for points in (garment.vertices, body().vertices))
+    return Worn(garment, cut, garment.hides & (skin < -0.02), cloth, trim, BIAS.get(garment.kind, 0.0) + above)
+
+
+def beyond(points: Array, sleeve: float | None, leg: float | None) -> Array:
+    """How far (V,) m points (V,3) of the rest pose lie beyond where sleeves or legs are cut."""
+    if sleeve is not None:
+        return np.abs(points[:, 0]) - np.float32(sleeve)
+    return np.float32(leg or 0) - points[:, 1]
+
+
+@cache
+def uncut(count: int) -> Array:
+    return np.full(count, -1, np.float32)
+
+
+def gloss_of(kind: str) -> float:
+    return GLOSS.get(kind, 0.0)

@@ -48,7 +48,7 @@ class Part:
 
 def vitpose(sizes: Sizes, grid: tuple[int, int], patch: int) -> Backbone:
     """HMR2.0's backbone."""
-    return ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, sizes.stem, grid, patch)
+    return ViT(sizes.dim, sizes.depth, sizes.heads, sizes.mlp_dim, sizes.drop_path, grid, patch)
 
 
 @dataclass(frozen=True)
