@@ -126,8 +126,8 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         if not replace and occupied(path):
             raise Taken(f"{path}: already exists and is not empty; name another folder")
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
         try:
+            beside.mkdir(parents=True)  # in here: a signal may come before the next line
             yield beside
             for file in (*beside.rglob("*"), beside):
                 synced(file)
