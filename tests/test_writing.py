@@ -101,12 +101,13 @@ def write():
         process.send_signal(number)
         code_of_exit, said = ended(process)
         assert (code_of_exit, said) == (128 + number, f"fasthmr: stopped by {number.name}\n")
-        assert not [path for path in tmp_path.rglob(".*") if not path.name.endswith(".lock")]
-        for folder in tmp_path.iterdir():
-            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            assert names in ({"0", "1", "2"}, {"0", "1", "2", "last"}, set())
-            assert all(len(path.read_bytes()) == 1000 for path in folder.iterdir())
-            subprocess.run(["rm", "-r", folder], check=True)
+        # a signal before the block begins may leave the hidden folder or lock that the next writer takes over
+        assert not [path for path in tmp_path.glob(".*") if path.suffix not in (".lock", ".unfinished")]
+        for path in tmp_path.iterdir():
+            if not path.name.startswith("."):
+                assert {file.name for file in path.iterdir()} in ({"0", "1", "2"}, {"0", "1", "2", "last"})
+                assert all(len(file.read_bytes()) == 1000 for file in path.iterdir())
+            subprocess.run(["rm", "-r", path], check=True)
 
 
 def test_a_signal_in_an_import_waits_for_its_end(tmp_path):
