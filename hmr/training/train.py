@@ -30,6 +30,7 @@ from hmr.evaluation.metrics import mpjpe, pa_mpjpe
 from hmr.models.dinov2 import DINOv2
 from hmr.models.head import HMROutput, SMPLHead, sixd_from_rotations
 from hmr.models.model import HMRModel, build
+from hmr.resolver import digest, load, path_of
 from hmr.training.augment import augmented, blundered
 from hmr.training.config import HMRTrainConfig, Stage, stages_of
 from hmr.training.mirror import with_mirrors
@@ -60,11 +61,20 @@ def train(config: HMRTrainConfig) -> Path:
 
 
 def identity_of(config: HMRTrainConfig) -> dict[str, Any]:
-    """The hash of the pretrained weights. Not the pictures: a world may be refined while a long training is stopped."""
+    """The hash of the weights it starts from. Not the pictures: a world may be refined while a long training is
+    stopped."""
+    if config.start is not None:
+        path = path_of(config.start, weightless=False)
+        return {"start": digest(cast(Path, path))}
     path = config.backbone
     if path is not None and not path.is_file():
         raise BadInput(f"{path}: there is no such file of pretrained weights")
     return {"backbone": "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def pictures_of(config: HMRTrainConfig) -> int:
+    """The seed of the pictures: others than those that the model it goes on from was trained on."""
+    return config.seed + 1 + int(identity_of(config).get("start", "0")[:8], 16)
 
 
 class HMRLoss(nn.Module):
@@ -117,7 +127,7 @@ class HMRTask(TrainingTask):
         torch.manual_seed(config.seed)
         model = build(config.architecture, config.sizes)
         size = model.family.crop
-        self.frames = open_world("synth", "train", ENDLESS, config.seed + 1, config.mocap, size)
+        self.frames = open_world("synth", "train", ENDLESS, pictures_of(config), config.mocap, size)
         self.held_out = open_world("synth", "val", config.val_frames, size=size)
         self.val: dict[str, Tensor] = {}
         if not checkpoints(config.out):
@@ -130,7 +140,11 @@ class HMRTask(TrainingTask):
         self.stream = Stream(self.frames, config.batch // 2, config.workers)
 
     def begin(self, model: HMRModel) -> None:
-        """The backbone's pretrained weights, and the mean of training frames for the head."""
+        """The weights of a model to go on from; or the backbone's pretrained ones, and the mean of training frames for
+        the head."""
+        if self.config.start is not None:
+            take_over(model, self.config.start)
+            return
         if self.config.backbone is not None:
             if not isinstance(model.backbone, DINOv2):
                 raise BadInput(f"{self.config.backbone}: {model.architecture} does not stand on DINOv2")
@@ -216,6 +230,14 @@ class HMRTask(TrainingTask):
         error, aligned, _, least = rows.mean(0).tolist()
         named = {"mpjpe_mm": error, "pa_mpjpe_mm": aligned, "root_deg": rows[:, 2].median().item()}
         return {"stage": stage.name, **{f"val_{k}": v for k, v in named.items()}, "mean_pose_true_root_mm": least}
+
+
+def take_over(model: HMRModel, start: str) -> None:
+    """The weights of another model; raises BadInput where it is of another architecture or other sizes."""
+    try:
+        model.load_state_dict(load(start).state_dict())
+    except RuntimeError as error:
+        raise BadInput(f"{start}: a model of other sizes than the one that is trained ({error})") from error
 
 
 def errors(body: BodyModel, head: SMPLHead, output: HMROutput, target: dict[str, Tensor]) -> Tensor:
