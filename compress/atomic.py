@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from compress.errors import BadInput, Taken, Unwritable
 
+PATIENCE = 60  # seconds that one waits for another writer of the same file
+
 
 def atomic_write(path: Path, content: bytes | Iterable[bytes | memoryview], new: bool = False) -> Path:
     """Write `content`, whole or in pieces, to `path` so that no reader ever sees half of it; makes missing folders and
@@ -127,7 +129,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             raise Taken(f"{path}: already exists and is not empty; name another folder")
         shutil.rmtree(beside, ignore_errors=True)
         try:
-            beside.mkdir(parents=True)  # in here: a signal may come before the next line
+            beside.mkdir(parents=True)
             yield beside
             for file in (*beside.rglob("*"), beside):
                 synced(file)
@@ -163,10 +165,10 @@ def _put(new: Path, path: Path) -> None:
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes to `path`, as far as those that ask go; the system frees a dead one's lock.
 
-    Raises Taken where another one does, unless told to `wait` for it, and Unwritable.
+    Raises Taken where another one does, after PATIENCE where told to `wait` for it, and Unwritable.
     """
     file = path.with_name(f".{path.name}.lock")
-    lock = FileLock(file, blocking=wait)  # opens with O_EXCL, and again where the file was removed meanwhile
+    lock = FileLock(file, timeout=PATIENCE if wait else 0)  # opens with O_EXCL, and again where the file was removed meanwhile
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

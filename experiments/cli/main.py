@@ -7,19 +7,19 @@ Commands are imported once signals are heeded: they take a while.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from compress.errors import BadInput, refusal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-AGAIN = 0.05  # seconds, after which a signal comes again that came in an import
+AGAIN = 0.01  # seconds, after which a signal comes again that came where it has to wait
 
 
 class Stopped(BaseException):
@@ -79,7 +79,7 @@ def flush_output() -> None:
         raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def heeding_signals(came: list[int]) -> Iterator[None]:
     """Raise Stopped where SIGINT or SIGTERM comes, and note it in `came`; not where it is ignored, as in a job in the
     background. While Python exits, when all is done, they stop nothing."""
@@ -88,7 +88,7 @@ def heeding_signals(came: list[int]) -> Iterator[None]:
     heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not importing(frame):
+        if not waits(frame):
             came.append(number)
             raise Stopped
         again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
@@ -105,11 +105,20 @@ def heeding_signals(came: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: some extensions, as torch's, abort where they are interrupted in that."""
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+def waits(frame: FrameType | None) -> bool:
+    """Whether a signal has to wait for the end of an import or of what a context manager begins or ends.
+
+    Some extensions, as torch's, abort where an import is interrupted. Between a context manager and its block Python
+    runs code of its own: what raises there is seen by neither, and a lock or a hidden folder would stay.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib"):
+            return True
+        if code.co_filename == contextlib.__file__ and code.co_name in ("__enter__", "__exit__"):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 if __name__ == "__main__":
