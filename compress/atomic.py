@@ -168,7 +168,7 @@ def alone(path: Path, wait: bool = False) -> Iterator[None]:
     Raises Taken where another one does, after PATIENCE where told to `wait` for it, and Unwritable.
     """
     file = path.with_name(f".{path.name}.lock")
-    lock = FileLock(file, timeout=PATIENCE if wait else 0)  # opens with O_EXCL, and again where the file was removed meanwhile
+    lock = FileLock(file, timeout=PATIENCE if wait else 0)  # opens with O_EXCL, again where it was removed
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
