@@ -148,7 +148,7 @@ def test_a_folder_without_masks_says_so(folder, caplog):
 
 
 def test_video_frames_come_in_order_with_their_rate(video):
-    names, times = listed(video)
+    names, times, _ = listed(video)
     assert names == [str(i) for i in range(12)] and times == pytest.approx([i / 25 for i in range(12)])
     photos = list(read(video, ["3", "7"]))
     assert [p.name for p in photos] == ["3", "7"]

@@ -20,7 +20,7 @@ from hmr.data.pictures import Photo, listed, open_pictures, read
 from hmr.media.listing import part_of, pictures_in, recording_of
 from hmr.media.mask import person
 from hmr.media.picture import GREY, picture, say_once
-from hmr.media.video import known, rate_of, video
+from hmr.media.video import known, missing, rate_of, video
 from hmr.models.families import FAMILIES
 from tests.test_media import boxed
 
@@ -108,7 +108,7 @@ def test_one_picture_alone(tmp_path):
     RGB.save(tmp_path / "me.png")
     found = open_pictures(tmp_path / "me.png", "test", None, SIDE, (256, 192))
     assert len(found) == 1 and found.recordings == ["me.png"]
-    assert listed(tmp_path / "me.png") == (["me.png"], [])
+    assert listed(tmp_path / "me.png") == (["me.png"], [], {})
     with pytest.raises(BadInput, match="no picture of split calib"):
         open_pictures(tmp_path / "me.png", "calib", None, SIDE, (256, 192))
 
@@ -236,7 +236,7 @@ def test_packets_that_are_never_shown_are_no_frames(tmp_path, caplog):
     path = written(tmp_path / "edited.mp4", shift=12)
     with av.open(str(path)) as file:
         decoded = [frame.to_ndarray(format="rgb24").mean() for frame in file.decode(video=0)]
-    names, times = listed(path)
+    names, times, _ = listed(path)
     assert b"elst" in path.read_bytes() and len(names) == len(times) == len(decoded) < 24
     assert video(path).share == pytest.approx(1) and "breaks off" not in caplog.text
     for split in ("calib", "val", "test"):
@@ -286,7 +286,7 @@ def test_a_file_without_pictures_is_no_video(tmp_path):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 8000
         file.mux([*stream.encode(frame), *stream.encode()])
-    with pytest.raises(BadInput, match=r"a\.mp4: not a video that can be read: it holds no pictures"):
+    with pytest.raises(BadInput, match=r"a\.mp4: not a video that can be read: it holds sound alone"):
         listed(tmp_path / "a.mp4")
 
 
@@ -296,6 +296,45 @@ def test_frames_without_times_come_at_the_files_rate(tmp_path, caplog):
     assert "they are taken at 25 frames/s" in caplog.text
     with pytest.raises(BadInput, match="neither times of its frames nor their rate"):
         known([None], None, tmp_path)
+
+
+CODECS = [("mpeg4", "mp4"), ("mpeg4", "avi"), ("libx264", "mkv"), ("libvpx", "webm")]
+
+
+@pytest.mark.parametrize(("codec", "kind"), CODECS)
+def test_what_decodes_behind_damage_is_kept_and_the_damage_is_counted(tmp_path, caplog, codec, kind):
+    """Noise over the middle of a video, each tenth frame of which stands alone: what is kept is as it was filmed."""
+    rng, path = np.random.default_rng(0), tmp_path / f"walk.{kind}"
+    wall = rng.integers(0, 256, (48, 128, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(60):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(wall[:, i : i + 64]), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    clean = [photo.image.astype(int) for photo in read(path, listed(path)[0])]
+    assert len(clean) == 60 and not video(path).notes and not caplog.text
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 600] = rng.bytes(600)
+    path.write_bytes(content)
+    names, times, notes = listed(path)
+    behind = [name for name in names if times[int(name)] > 1.6]
+    assert 35 <= len(names) < 60 and len(behind) >= 10
+    assert notes["damaged_frames"] >= 60 - len(names)
+    assert notes["share_read"] == pytest.approx(len(names) / 60, abs=0.02)
+    assert "within it are not there or do not decode" in caplog.text or "are damaged and left out" in caplog.text
+    for photo in read(path, behind):
+        assert np.abs(clean[round(25 * times[int(photo.name)])] - photo.image).max() == 0
+    boxed(path, range(len(times)))
+    assert notes.items() <= open_pictures(path, "calib", None, SIDE, (256, 192)).notes.items()
+
+
+def test_holes_are_of_steady_videos_alone():
+    assert missing((0.0, 0.1, 0.2, 0.3)) == 0 == missing(()) == missing((0.0,))
+    assert missing((*(np.arange(12) / 25), *(0.6 + np.arange(12) / 25))) == 3
+    assert missing((*(np.arange(12) / 30), *(0.4 + np.arange(12) / 15))) == 0  # a phone in the dark
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "avi", "mov"])

@@ -168,7 +168,7 @@ def open_pictures(
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
-    names, times = listed(path)
+    names, times, damage = listed(path)
     names = without_masks(path, names, segmenter.folder if segmenter else None)
     boxes = read_boxes(path, names)
     if boxes is None:
@@ -191,7 +191,7 @@ def open_pictures(
     samples = [sample for _, sample in found]
     follow = bool(times) and [name for name, _ in found] == every and one_person(path, samples)
     shown = [float(times[int(name)]) for name in every] if follow else []
-    return timed(samples, shown, noted(segmenter, boxes, tally))
+    return timed(samples, shown, {**noted(segmenter, boxes, tally), **damage})
 
 
 def without_masks(path: Path, names: list[str], masks: Path | None) -> list[str]:
@@ -251,16 +251,16 @@ def one_person(path: Path, samples: Sequence[Sample]) -> bool:
     return not any(jumps)
 
 
-def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dict[str, str | int]:
+def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dict[str, str | float]:
     """What reports tell of the frames."""
     source = boxes.source if boxes else "mask" if segmenter else "whole picture"
     masks, counts = segmenter.name if segmenter else "none", tally.notes
-    told: dict[str, str | int] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
+    told: dict[str, str | float] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
     outside, small = ({key: counts.pop(key)} for key in ("boxes_outside", "small_people"))
     return {**told, **small, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
 
 
-def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, str | int]) -> Frames:
+def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, str | float]) -> Frames:
     """Samples that follow each other at `times` in seconds, if there are any: at their rate or, where that varies, each
     at its own time."""
     rate = rate_of(list(times))
@@ -306,21 +306,22 @@ def around(mask: NDArray[np.bool_]) -> Corners:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def listed(path: Path) -> tuple[list[str], list[float]]:
-    """Names of all pictures in order and, of a video's frames, the time of each in seconds.
+def listed(path: Path) -> tuple[list[str], list[float], dict[str, float]]:
+    """Names of all pictures in order and, of a video, the time of each frame in seconds, by its number, and what
+    reports tell of what is damaged: damaged frames have no name.
 
     Raises BadInput where there are none.
     """
     if path.is_dir():
-        return pictures_in(path), []
+        return pictures_in(path), [], {}
     if not path.is_file():
         raise BadInput(f"{path}: there is no such folder, video or picture")
     if path.suffix.lower() in IMAGES:
-        return [path.name], []
+        return [path.name], [], {}
     if path.suffix.lower() not in VIDEOS:
         raise BadInput(f"{path}: name a folder of pictures, a picture, or a video ({', '.join(VIDEOS)})")
-    times = video(path).times
-    return [str(i) for i in range(len(times))], list(times)
+    found = video(path)
+    return [str(i) for i in range(len(found.times)) if i not in found.damaged], list(found.times), found.notes
 
 
 def read(path: Path, names: Sequence[str]) -> Iterator[Photo]:

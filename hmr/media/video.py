@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr.media.listing import some
 from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
@@ -23,42 +24,116 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 STEADY = 0.1  # of a frame's duration, by which times may lie beside a steady rate: containers round to milliseconds
 MICROSECONDS = 1_000_000  # in a second, as a file's length is counted
 WIDEST = 4.0  # pixels, in their heights, or the other way round
+ROUNDED = 0.001  # seconds, to which Matroska's times are rounded
+MOST = 0.9  # of the gaps between frames are equal where the rate is steady
 WHOLE = 0.98  # of the packets that a file announces: their count is an estimate in some containers
 
 
 @dataclass(frozen=True)
 class Video:
-    """times: of each frame that decodes, in seconds. share: how much of what the file announces could be read."""
+    """times: of each frame that decodes, in seconds. damaged: the numbers of those that are not as they were filmed,
+    or are built on such. lost: how many others there were, as far as can be told. share: how much of what the file
+    announces is whole."""
 
     times: tuple[float, ...]
+    damaged: frozenset[int]
+    lost: int
     share: float
+
+    @property
+    def notes(self) -> dict[str, float]:
+        """What reports tell of a video that is not whole."""
+        if not self.damaged and not self.lost and self.share >= WHOLE:
+            return {}
+        return {"damaged_frames": len(self.damaged) + self.lost, "share_read": round(self.share, 4)}
+
+
+@dataclass
+class Reading:
+    """How far a file was read. unread: packets that do not decode. end: why it breaks off."""
+
+    packets: int = 0
+    unread: int = 0
+    end: str = ""
 
 
 def video(path: Path) -> Video:
     """Decode a video once, to know its frames. Packets that an edit list hides are no frames.
 
-    A video that breaks off counts as far as it goes, which is logged. Raises BadInput where no frame can be read.
+    A video that breaks off counts as far as it goes; of one that is damaged, what decodes before and behind the damage;
+    both are logged. Raises BadInput where no frame can be read.
     """
-    av, times, packets, reason = pyav(), [], 0, ""
+    av, reading = pyav(), Reading()
+    times: list[float | None] = []
+    damaged: list[int] = []
     try:
         with av.open(str(path)) as file:
             stream = shown_stream(file, path)
             announced, rate, seconds = stream.frames, stream.average_rate or stream.guessed_rate, length(file, stream)
-            try:
-                for packet in file.demux(stream):
-                    packets += packet.size > 0
-                    times += [frame.time for frame in packet.decode()]
-            except av.FFmpegError as error:
-                reason = f" ({error})"
+            for frame, whole in told_apart(decoded(file, stream, reading), reading):
+                damaged += [] if whole else [len(times)]
+                times.append(frame.time)
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: not a video that can be read ({error})") from error
-    if not times:
-        raise BadInput(f"{path}: not a video that can be read{reason}: it has no frame")
+    if len(times) == len(damaged):
+        raise BadInput(f"{path}: not a video that can be read{reading.end}: it has no frame")
     shown = known(times, rate, path)
-    share = min(1.0, max([*([packets / announced] if announced else []), *lasting(shown, seconds)], default=1.0))
-    if reason or share < WHOLE:
-        log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reason, len(times), 100 * share)
-    return Video(shown, share)
+    read = [reading.packets / announced] if announced else []
+    share = min(1.0, max([*read, *lasting(shown, seconds)], default=1.0))
+    if reading.end or share < WHOLE:
+        log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reading.end, len(times), 100 * share)
+    return without(path, shown, damaged, max(reading.unread, missing(shown)), share)
+
+
+def without(path: Path, times: tuple[float, ...], damaged: list[int], lost: int, share: float) -> Video:
+    """A video but for what is damaged, which is logged."""
+    share *= (len(times) - len(damaged)) / (len(times) + lost)
+    if lost:
+        log.warning("%s: about %d frames within it are not there or do not decode; those behind are counted on without "
+                    "them (%.0f %% of it is whole)", path, lost, 100 * share)  # fmt: skip
+    if damaged:
+        log.warning("%s: %d frames are damaged and left out: %s", path, len(damaged), some([*map(str, damaged)], 5))
+    return Video(times, frozenset(damaged), lost, share)
+
+
+def decoded(file: Any, stream: Any, reading: Reading) -> Iterator[Any]:
+    """The frames of an open file up to where it breaks off; `reading` counts packets and those that do not decode."""
+    av, packets = pyav(), file.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            packet, reading.end = None, f" ({error})"
+        if packet is None and not reading.end:
+            return
+        try:
+            frames = stream.decode(packet)  # of None: those that it holds back
+        except av.FFmpegError:
+            frames, reading.unread = [], reading.unread + 1
+        yield from frames
+        if packet is None:
+            return
+        reading.packets += packet.size > 0
+
+
+def told_apart(frames: Iterator[Any], reading: Reading) -> Iterator[tuple[Any, bool]]:
+    """Each frame with whether it is whole. What follows damage is built on it, up to the next frame that stands alone:
+    decoders do not flag that."""
+    whole, unread = True, 0
+    for frame in frames:
+        whole = not frame.is_corrupt and (frame.key_frame or (whole and reading.unread == unread))
+        unread = reading.unread
+        yield frame, whole
+
+
+def missing(times: tuple[float, ...]) -> int:
+    """How many frames would fill the holes of a video whose rate is steady but for them; 0 where it varies."""
+    gaps = np.diff(times)
+    usual = float(np.median(gaps)) if len(gaps) else 0.0
+    steady = np.abs(gaps - usual) <= STEADY * usual + ROUNDED
+    if not usual or steady.mean() < MOST:
+        return 0
+    return int(np.round(gaps[~steady & (gaps > usual)] / usual - 1).sum())
 
 
 def length(file: Any, stream: Any) -> float | None:
@@ -82,7 +157,8 @@ def shown_stream(file: Any, path: Path) -> Any:
     """The stream of an open file that a player shows, no cover picture; raises BadInput where there is none."""
     stream = file.streams.best("video")
     if stream is None:
-        raise BadInput(f"{path}: not a video that can be read: it holds no pictures")
+        what = "sound alone" if file.streams.audio else "no pictures"
+        raise BadInput(f"{path}: not a video that can be read: it holds {what}")
     films = [one for one in file.streams.video if not one.disposition & type(one.disposition).attached_pic]
     if len(films) > 1:
         size = f"{stream.codec_context.width} x {stream.codec_context.height}"
@@ -118,18 +194,19 @@ def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray
 
     Raises BadInput where the video breaks off before it.
     """
-    av, last = pyav(), max(wanted, default=-1)
+    av, reading, last = pyav(), Reading(), max(wanted, default=-1)
     try:
         with av.open(str(path)) as file:
             stream = shown_stream(file, path)
             aspect = float(stream.sample_aspect_ratio or 1)  # width over height of a pixel; None: not told
-            for i, frame in enumerate(file.decode(stream)):
+            for i, frame in enumerate(decoded(file, stream, reading)):
                 if i in wanted:
                     yield i, upright(frame, aspect, path)
                 if i >= last:
                     return
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: the video breaks off ({error})") from error
+    raise BadInput(f"{path}: the video breaks off before frame {last}{reading.end}")
 
 
 def upright(frame: Any, aspect: float, path: Path) -> NDArray[np.uint8]:
