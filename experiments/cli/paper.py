@@ -131,17 +131,13 @@ def decoders_table(result: dict[str, Any]) -> Table:
 
 def paper_table(result: dict[str, Any]) -> Table:
     """The rows of a table, for people."""
-    from experiments.paper.grid import grid, measured_on, trained_on
+    from experiments.paper.grid import grid, measured_on
 
-    trained = result["trained"]
     lines = [result["question"], measured_on(result["provenance"])]
     lines += [f"Impossible: {name}, because {why}" for name, why in result["impossible"].items()]
-    lines += [trained_on(trained)] if trained else []
-    rows = [*result["rows"], *(trained["rows"] if trained else ())]
-    columns = result["columns"] if result["rows"] or not trained else trained["columns"]
     title = f"{result['title']}: {result['provenance']['model']['name']}"
     caption = "\n".join(filter(None, [*lines, result["sentence"]]))
-    shown = result_table(title, caption, *grid(columns, rows, result["paper_model"]))
+    shown = result_table(title, caption, *grid(result["columns"], result["rows"], result["paper_model"]))
     shown.caption_justify = "left"
     return shown
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -32,7 +32,6 @@ from compress.provenance import commit
 from compress.recipe import Recipe
 from compress.stack import transformer_blocks
 from experiments.paper.finding import Finding, sentence
-from experiments.paper.trained import Figures, Trained, figures
 from hmr.data.dataset import Frames, refuse_choosing_split
 from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
@@ -42,6 +41,7 @@ from hmr.evaluation.measure import Measurement, body_for
 from hmr.home import fasthmr_home
 from hmr.models.device import best_device
 
+Figures = Mapping[str, Mapping[str, float]]  # by data set ("any": of none), by key of a measured row, in its unit
 TIMED, ROUNDS = 8, 5  # frames, and how often both models run them
 USUAL = (
     *("layers", "tokens", "macs_true", "macs_share", "frames_per_s", "times_faster"),
@@ -70,8 +70,8 @@ class Row:
 class Table:
     """A question, the rows that answer it, and what is claimed of them.
 
-    `trained` names rows that are read from records/; `look` measures something of the original model in the place of
-    rows, for `columns` and for a figure. `paper_model` is whose figures the rows hold.
+    `look` measures something of the original model in the place of rows, for `columns` and for a figure. `paper_model`
+    is whose figures the rows hold.
     """
 
     name: str
@@ -80,7 +80,6 @@ class Table:
     finding: Finding
     rows: tuple[Row, ...] = ()
     columns: tuple[str, ...] = USUAL
-    trained: Trained | None = None
     original: Row = Row("original")
     look: Callable[[Comparison], dict[str, Any]] | None = None
     paper_model: str = "CameraHMR"
@@ -181,7 +180,7 @@ class Comparison:
             "recipe_id": recipe.id,
             "plans": [plan.decided() for plan in plans],
             **self.known[key],
-            "paper": figures(row.paper, self.opened.spec.name),
+            "paper": {**row.paper.get("any", {}), **row.paper.get(self.opened.spec.name, {})},
         }
 
     def made(self, row: Row) -> tuple[Any, list[Plan]]:
@@ -260,15 +259,13 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
     searches, recoveries and rows stand in $FASTHMR_HOME until `Comparison.forget()`. Raises BadInput, before anything
     is measured, where a row cannot be done with this model or on these frames.
     """
-    trained = table.trained.read() if table.trained else None
     entries = list(table.rows) if recover_minutes is None else with_recovery(table.rows, recover_minutes)
     comparison.refuse(entries)
     looked = table.look(comparison) if table.look else {}
     rows, impossible = (
         measured_rows(comparison, [table.original, *entries]) if entries else (looked.pop("rows", []), {})
     )
-    same = trained and trained["provenance"]["model"]["sha256"] == comparison.model.sha256
-    by_name = {row["name"]: row for row in reversed([*rows, *(trained["rows"] if trained and same else ())])}
+    by_name = {row["name"]: row for row in rows}
     return {
         **named(table),
         "columns": list(table.columns),
@@ -276,7 +273,6 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
         "rows": rows,
         "impossible": impossible,
         **looked,
-        "trained": trained,
         "holds": table.finding.holds(by_name),
         "sentence": sentence(table.finding, by_name),
         "provenance": comparison.source(),

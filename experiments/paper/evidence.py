@@ -14,7 +14,7 @@ from compress.card import machine
 from compress.errors import BadInput
 from experiments.paper.ablation import Comparison, Table, ablate, named
 from experiments.paper.finding import VERDICTS
-from experiments.paper.grid import grid, measured_on, trained_on
+from experiments.paper.grid import grid, measured_on
 from experiments.reports import plots
 from experiments.reports.compression import rendered
 
@@ -73,13 +73,8 @@ def section(table: dict[str, Any]) -> dict[str, Any]:
     shown["verdict"] = {True: "holds", False: "fails", None: "open"}[table["holds"]]
     if "missing" in table:
         return shown | {"missing": table["missing"]}
-    trained, matrix = table["trained"], table.get("similarity")
     shown["impossible"] = table["impossible"]
-    if table["rows"]:
-        shown["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
-    if matrix:
-        shown["figure"] = plots.similarity_map(torch.tensor(matrix))
-    if trained:
-        shown["trained"] = grid(trained["columns"], trained["rows"], table["paper_model"])
-        shown["run"] = trained_on(trained)
+    shown["grid"] = grid(table["columns"], table["rows"], table["paper_model"])
+    if "similarity" in table:
+        shown["figure"] = plots.similarity_map(torch.tensor(table["similarity"]))
     return shown

@@ -1,6 +1,7 @@
-"""Fill the tables of README.md and docs/ from records/: `python -m experiments.paper.fill`.
+"""Fill the tables of README.md and docs/ from JSON in records/: `python -m experiments.paper.fill`.
 
-Above a table, a comment names the figures behind the name of each row, and the rows of which records they are:
+A record is what a command that measures printed with `--json`, whole. Above a table, a comment names the figures behind
+the name of each row, and the rows of which records they are:
 
     <!-- mpjpe_mm mpjpe_rise_mm of decoder:0 decoder:2-11 -->
 """
@@ -14,9 +15,9 @@ from typing import Any
 
 from compress.atomic import atomic_write
 from compress.card import formatted
-from experiments.paper.trained import RECORDS
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORDS = Path(__file__).with_name("records")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TABLE = re.compile(r"(<!-- ([a-z0-9_ ]+) of ([a-z0-9:\- ]+) -->\n(?:\|.*\n){2})((?:\|.*\n)+)")
 
@@ -46,9 +47,9 @@ def rows_of(choice: str) -> list[dict[str, Any]]:
 
 
 def figure(key: str, value: Any) -> str:
-    """An interval in mm, with its sign where it is a difference, or a number a second."""
+    """An interval in mm, with its sign where it is a difference, or a number."""
     if not isinstance(value, dict):
-        return "-" if value is None else f"{value:.0f}"
+        return "-" if value is None else f"{value:.1f}"
     sign = "+" if key in ("mpjpe_rise_mm", "over_decoder_mm") else ""
     return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.1f")
 

@@ -23,7 +23,6 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "pa_mpjpe_mm": ("PA-MPJPE mm", lambda mm: f"{mm:.1f}"),
     "pve_mm": ("PVE mm", lambda mm: f"{mm:.1f}"),
     "accel_mm_per_frame2": ("Accel mm/frame²", lambda mm: f"{mm:.1f}"),
-    "vae_mm": ("VAE mm", lambda mm: f"{mm:.1f}"),
     "protected_merged_share": ("person merged", lambda share: f"{share:.1%}"),
     "cka": ("CKA", lambda share: f"{share:.3f}"),
 }
@@ -67,20 +66,9 @@ def cell(value: Any, text: Callable[[Any], str]) -> str:
 
 
 def measured_on(source: dict[str, Any]) -> str:
-    """The frames that report and those that decide, in words; nothing where none were looked at."""
+    """The frames that results are reported on and that choices were made on, in words; nothing without frames."""
     data, calib = source["data"], source["calib"]
     reported = data and f"{data['name']}:{data['split']}, {counted(data)}, 95 % t intervals over recordings"
     decided = calib and f"choices made on {calib['frames']} frames of {calib['name']}:{calib['split']}"
     parts = [part for part in (reported, decided) if part]
     return "; ".join([*parts, f"commit {source['commit'][:12]}"]) if parts else ""
-
-
-def trained_on(trained: dict[str, Any]) -> str:
-    """Where and how rows were trained, in words."""
-    source, run, budget = trained["provenance"], trained["run"], trained["budget"]
-    data, model = source["data"], source["model"]
-    return (
-        f"Trained: run {run['id']} of {run['date']}, {budget['steps']} steps a row, on {model['name']} "
-        f"({(model['sha256'] or '')[:12]}); {data['name']}:{data['split']}, {data['frames']} frames of {data['clips']} "
-        "recordings"
-    )

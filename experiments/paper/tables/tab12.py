@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from compress.policy import Policy
 from compress.recipe import Recipe
-from experiments.paper.ablation import Row, Table
+from experiments.paper.ablation import Figures, Row, Table
 from experiments.paper.finding import Finding, Rows
 from experiments.paper.grid import COLUMNS, value
 from experiments.paper.tables.tab6 import LAYERS, MASK_TOME, MERGED
-from experiments.paper.trained import Figures
 
 WINDOW = Recipe.load("fasthmr-hmr2").steps[0]  # four layers go, as the paper's search took; which, it does not say
 
