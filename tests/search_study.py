@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,25 +42,34 @@ BASELINES = ["original", "merge_layers alone", "prune_width alone", "merge_token
 TRIALS = 12
 
 
-def study_folder(factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Path:
-    """A folder with two tiny models and a study, where commands run."""
-    folder = factory.mktemp("study")
-    patch.chdir(folder)
-    patch.setenv("FASTHMR_HOME", str(folder / "home"))
-    patch.delenv("FASTHMR_MOCAP", raising=False)
-    patch.setattr("hmr.evaluation.measure.RECOVERY_FRAMES", 2)  # thousands take a minute to open
-    for i, name in enumerate(("tiny", "other")):
-        torch.manual_seed(i)
-        save(build("reference", TINY), Path(f"{name}.safetensors"))
-    Path("tiny.yaml").write_text(STUDY)
-    return folder
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Iterator[Path]:
+    """A folder with two tiny models and a study."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FASTHMR_HOME", str(folder / "home"))
+        patch.delenv("FASTHMR_MOCAP", raising=False)
+        patch.setattr("hmr.evaluation.measure.RECOVERY_FRAMES", 2)  # thousands take a minute to open
+        for i, name in enumerate(("tiny", "other")):
+            torch.manual_seed(i)
+            save(build("reference", TINY), Path(f"{name}.safetensors"))
+        Path("tiny.yaml").write_text(STUDY)
+        yield folder
 
 
-def command(capsys, patch, *words: object) -> tuple[int | str | None, str, str]:
-    patch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code, *capsys.readouterr()
+@pytest.fixture
+def run(place, capsys, monkeypatch):
+    """Run the command in that folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(place)
+
+    def command(*words: object) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return command
 
 
 def small(name: str, *changes: tuple[str, str]) -> search.Job:

@@ -23,20 +23,11 @@ from experiments.search import lab, storage
 from experiments.search import workers as search
 from experiments.search.study import read_study
 from experiments.search.trials import Record, read, trials_of, written
+from tests import search_study
 from tests.planning import planned
-from tests.search_study import BASELINES, STUDY, TRIALS, command, small, study_folder
+from tests.search_study import BASELINES, STUDY, TRIALS, small
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        yield study_folder(tmp_path_factory, patch)
-
-
-@pytest.fixture
-def run(place, capsys, monkeypatch):
-    monkeypatch.chdir(place)
-    return lambda *words: command(capsys, monkeypatch, *words)
+place, run = search_study.place, search_study.run  # fixtures
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -14,25 +15,16 @@ from optuna.trial import TrialState
 from compress.errors import BadInput
 from compress.policy import ModelSize
 from experiments.reports import front, front_page
-from experiments.search import lab, storage
+from experiments.search import lab, processes, storage
 from experiments.search import workers as search
 from experiments.search.machine import machine
 from experiments.search.space import Space
 from experiments.search.study import parsed
 from experiments.search.trials import trials_of
-from tests.search_study import BASELINES, STUDY, command, small, study_folder
+from tests import search_study
+from tests.search_study import BASELINES, STUDY, small
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        yield study_folder(tmp_path_factory, patch)
-
-
-@pytest.fixture
-def run(place, capsys, monkeypatch):
-    monkeypatch.chdir(place)
-    return lambda *words: command(capsys, monkeypatch, *words)
+place, run = search_study.place, search_study.run  # fixtures
 
 
 # ---- what is asked of trials
@@ -133,8 +125,8 @@ class Pipe:
 
 def reporting(job, pipe):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.os, "_exit", sys.exit)
-        search.reporting(job, 0, pipe)
+        patch.setattr(processes.os, "_exit", sys.exit)
+        processes.reporting(partial(search.work, job), 0, pipe)
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])

@@ -5,16 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.connection import wait as wait_for
-from typing import Any
 
 import optuna
 import torch
@@ -24,10 +19,11 @@ from optuna.trial import TrialState
 
 from compress.atomic import writing
 from compress.context import Observer, silent
-from compress.errors import BadInput, refusal
+from compress.errors import BadInput
 from experiments.search.lab import Lab
 from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
+from experiments.search.processes import supervised
 from experiments.search.sampling import sampler, suggested
 from experiments.search.storage import (
     ASKED,
@@ -66,7 +62,6 @@ from hmr.home import fasthmr_home
 POLL = 0.5  # seconds between looks at what other workers do
 FAR_MM = 1000.0  # how far from feasible an impossible recipe is
 IN_VAIN = 100  # trials in a row that failed, after which a search gives up
-DEATHS = 20  # workers in a row that died without a finished trial, after which a search gives up
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
 
 
@@ -111,7 +106,7 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
         if job.workers == 1:
             work(job, lab=lab)
         else:
-            supervised(job, study, observer)
+            supervised(partial(work, job), job.workers, progress_of(job, study, observer))
         return trials_of(study, job.spec)
 
 
@@ -176,7 +171,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
     """Trial after trial until enough are complete and none is running."""
     digest = hashlib.sha256(f"{job.storage} {job.spec.name}".encode()).hexdigest()
     path = fasthmr_home() / "searches" / f"{digest[:32]}.lock"
-    gate = ExitStack()
+    gate, progress = ExitStack(), progress_of(job, study, lab.observer)
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         gate.close()  # this trial is running, so the others can count it
@@ -195,11 +190,18 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
             return
         if not turn:
             time.sleep(POLL)
-        lab.observer(f"trials of {job.spec.name}", "", min(completed(study), job.trials), job.trials)
+        progress()
 
 
-def completed(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+def progress_of(job: Job, study: optuna.Study, observer: Observer) -> Callable[[], int]:
+    """What tells the observer how many trials are complete, and returns it."""
+
+    def told() -> int:
+        complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        observer(f"trials of {job.spec.name}", "", min(complete, job.trials), job.trials)
+        return complete
+
+    return told
 
 
 def turn_of(study: optuna.Study, wanted: int) -> bool | None:
@@ -304,66 +306,3 @@ def best(front: Sequence[Trial], trials: Sequence[Trial], spec: Study) -> list[R
     lost = contributions([record.values(spec.objectives) for record in records], reference_point(every))
     changed = [i for i, record in enumerate(records) if not all(plan.empty for plan in record.plans)]
     return [records[i] for i in sorted(changed, key=lambda i: -lost[i])[: spec.recover.points]]
-
-
-# ---- several workers
-
-
-def supervised(job: Job, study: optuna.Study, observer: Observer) -> None:
-    """Keep `job.workers` processes at work; one that is killed is started again. Raises BadInput as theirs."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in whatever state they are
-    pipes = [context.Pipe(duplex=False) for _ in range(job.workers)]
-
-    def start(worker: int) -> Any:
-        process = context.Process(target=reporting, args=(job, worker, pipes[worker][1]))
-        with deaf_to_interrupts():
-            process.start()
-        return process
-
-    workers = {i: start(i) for i in range(job.workers)}
-    deaths, complete = 0, -1
-    try:
-        while workers:
-            wait_for([process.sentinel for process in workers.values()], timeout=1)
-            now = completed(study)
-            observer(f"trials of {job.spec.name}", "", min(now, job.trials), job.trials)
-            deaths, complete = (0, now) if now > complete else (deaths, complete)
-            for i, process in [(i, p) for i, p in workers.items() if p.exitcode is not None]:
-                del workers[i]
-                if process.exitcode < 0:
-                    deaths += 1
-                    if deaths > DEATHS:
-                        raise BadInput(f"{deaths} workers in a row were killed before they finished a trial, perhaps "
-                                       "for lack of memory: use fewer --workers")  # fmt: skip
-                    workers[i] = start(i)
-                elif process.exitcode:
-                    raise BadInput(pipes[i][0].recv()) if pipes[i][0].poll() else RuntimeError(f"worker {i} failed")
-    finally:
-        for process in workers.values():
-            process.terminate()
-            process.join()
-
-
-@contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Have processes that start now never see SIGINT, which a terminal sends to all: this one ends them."""
-    if not hasattr(signal, "pthread_sigmask"):  # POSIX alone has it
-        yield
-        return
-    resource_tracker.ensure_running()  # which, where a process starts it, lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def reporting(job: Job, worker: int, pipe: Any) -> None:
-    """`work` in a process of its own: a bad input, and what the system refuses, goes back as a sentence."""
-    try:
-        work(job, worker)
-    except (BadInput, OSError) as error:
-        if not refusal(error):
-            raise
-        pipe.send(refusal(error))
-        os._exit(2)
