@@ -7,7 +7,8 @@ import os
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hmr.motion.recordings import MotionClip, Split, load_clips, mirrored, shipped_clips, split_of
+from hmr.motion.clip import MotionClip, mirrored
+from hmr.motion.recordings import Split, load_clips, shipped_clips, split_of
 
 LIMIT = 0.02  # radians, mean over the 23 body joints: the root is left out, so heading and position play no part
 

@@ -23,7 +23,8 @@ from hmr.body.model import BodyModel
 from hmr.evaluation.intervals import Interval, interval
 from hmr.evaluation.metrics import mpjpe
 from hmr.models.head import sixd_from_rotations
-from hmr.motion.recordings import MotionClip, Split, load_clips, mirrored, resampled
+from hmr.motion.clip import MotionClip, mirrored, resampled
+from hmr.motion.recordings import Split, load_clips
 from hmr.world.synthetic import generator
 
 KL = 1e-4  # weight of the divergence, MLD's

@@ -17,9 +17,9 @@ import numpy as np
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.motion.clip import clip_name, plausible_parts, resampled
+from hmr.motion.clip import MotionClip, clip_name, plausible_parts, resampled
 from hmr.motion.deepmimic import read_deepmimic
-from hmr.motion.recordings import MotionClip, motion_files, pack_clips, read_clip, split_of
+from hmr.motion.recordings import motion_files, pack_clips, read_clip, split_of
 
 _PATTERN = "pybullet_data/data/motions/humanoid3d_*.txt"
 _SOURCE = "pybullet 3.2.7 pybullet_data/data/motions, from DeepMimic (Xue Bin Peng)"

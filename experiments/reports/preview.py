@@ -18,8 +18,8 @@ from hmr.body.model import JOINT_NAMES, PARENTS
 from hmr.data.dataset import Frames
 from hmr.data.real_people.dataset import RealFrames
 from hmr.data.sample import Sample, known
-from hmr.motion.clip import clip_name
-from hmr.motion.recordings import MotionClip, motion_files, read_clip, shipped_clips
+from hmr.motion.clip import MotionClip, clip_name
+from hmr.motion.recordings import motion_files, read_clip, shipped_clips
 from hmr.world import paint
 from hmr.world.fabric import blank
 from hmr.world.people import Figure, dressed, posed

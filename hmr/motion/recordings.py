@@ -17,35 +17,8 @@ from compress.errors import BadInput
 from hmr.motion.amass import read_amass
 from hmr.motion.asf_amc import read_asf_amc
 from hmr.motion.bvh import read_bvh
-from hmr.motion.clip import (
-    MotionClip,
-    blended,
-    clip_name,
-    family_of,
-    looped,
-    mirrored,
-    plausible_parts,
-    resampled,
-    splits_file,
-)
+from hmr.motion.clip import MotionClip, clip_name, family_of, plausible_parts, resampled, splits_file
 from hmr.motion.deepmimic import read_deepmimic
-
-__all__ = [
-    "MotionClip",
-    "Split",
-    "blended",
-    "family_of",
-    "load_clips",
-    "looped",
-    "mirrored",
-    "motion_files",
-    "pack_clips",
-    "read_clip",
-    "resampled",
-    "shipped_clips",
-    "split_of",
-    "unpack_clips",
-]
 
 Split = Literal["train", "calib", "val", "test"]
 _READERS: dict[str, Callable[[Path], MotionClip]] = {

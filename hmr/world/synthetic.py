@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.data.dataset import DataSpec, Frames
 from hmr.data.sample import Sample
-from hmr.motion.recordings import MotionClip, Split, blended, load_clips, looped, mirrored
+from hmr.motion.clip import MotionClip, blended, looped, mirrored
+from hmr.motion.recordings import Split, load_clips
 from hmr.world.geometry import chain
 from hmr.world.poses import varied
 from hmr.world.scene import SHIFT, SYNTH, Array, Scene, scene
