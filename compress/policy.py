@@ -223,6 +223,11 @@ class Policy(FrozenModel, ABC):
         search for an error decides, the one it cannot exceed. Raises BadInput where the model is too small."""
         return size
 
+    @property
+    def sizes_by_error(self) -> bool:
+        """Whether a search for an error decides the size that `fit` only bounds."""
+        return False
+
     def check(self, model: Compressible) -> None:
         """Raise BadInput where no plan for `model` can be made, as far as that is known without looking at data.
 

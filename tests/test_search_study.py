@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -267,16 +268,26 @@ def test_a_storage_that_cannot_be_reached(run, storage, hint):
         ("sqlite:///home", "not a database of studies"),
         ("sqlite:///tiny.yaml", "not a database of studies"),
         ("sqlite:///other.sqlite3", "not a database of studies"),
+        ("sqlite:///theirs.sqlite3", "not a database of studies"),
+        ("sqlite:///locked.sqlite3", "another process has locked it"),
     ],
 )
-def test_storages_in_memory_and_mistyped_ones_are_refused_before_a_file_is_made(run, place, url, words):
+def test_storages_in_memory_and_mistyped_ones_are_refused_before_a_file_is_made(run, place, monkeypatch, url, words):
     with closing(sqlite3.connect("other.sqlite3")) as other:
         other.execute("create table if not exists bookmarks (url text)")
+    with closing(sqlite3.connect("theirs.sqlite3")) as other:
+        other.execute("create table if not exists studies (patient text)")
+        other.execute("create table if not exists trials (drug text)")
+    search.opened(replace(small("locked"), storage="sqlite:///locked.sqlite3"))
+    monkeypatch.setattr(storage, "LOCKED", 0.1)
+    holding = sqlite3.connect("locked.sqlite3", isolation_level=None)
+    holding.execute("begin immediate")
     before = {path: path.read_bytes() for path in place.glob("*") if path.is_file()}
     (place / "home").mkdir(exist_ok=True)
     for words_of_command in (("search", "tiny.yaml", "--trials", 1), ("report", "tiny.yaml", "--out", "page")):
         code, out, err = run(*words_of_command, "--storage", url)
         assert (code, out, err.count("\n")) == (2, "", 1) and words in err and "--storage" in err
+    holding.close()
     assert {path: path.read_bytes() for path in place.glob("*") if path.is_file()} == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_a_baseline_that_was_stopped_waits_again(place, monkeypatch):
     search.enqueue_baselines(study, job.spec)
     waiting = study.get_trials(states=(TrialState.WAITING,))
     assert [t.user_attrs[search.BASELINE] for t in waiting] == [*BASELINES[1:], "original"]
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_what_is_drawn_behind_a_search_for_an_error_fits_what_it_left(place, monkeypatch, name):
+    """Of random blocks any threshold merges nearly all: at most 1 of 5 is left, where few tokens can go."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
+    changes = {
+        "strategy: greedy, layers: 4": "threshold_mm: 8.0",
+        "space:\n  merge_layers.layers: [2, 5]": f"sampler: {name}\nspace:",
+        "per_layer: [48, 48]": "per_layer: [8, 96]",
+    }
+    job = small(f"left-{name}", *changes.items())
+    trials = search.search(replace(job, trials=8))
+    assert [t.state for t in trials] == ["complete"] * 8
+    assert {t.record.layers for t in trials if t.record} == {1}
+    assert {t.params["merge_tokens.start"] for t in trials} == {0}
 
 
 def test_a_search_in_vain_ends(place, monkeypatch):

@@ -70,6 +70,10 @@ class MergeLayers(Policy):
     def needs_calib(self) -> bool:
         return self.strategy != "explicit" or self.operator == "linear"
 
+    @property
+    def sizes_by_error(self) -> bool:
+        return self.strategy != "explicit" and self.layers is None
+
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         idle = self.strategy == "explicit" or self.layers is not None
         return {name: found for name, found in super().knobs(size).items() if not (name == "threshold_mm" and idle)}

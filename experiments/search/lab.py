@@ -10,7 +10,7 @@ import hmr
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
-from compress.policy import ModelSize
+from compress.policy import ModelSize, Policy
 from compress.recipe import Recipe
 from experiments.search.space import Space
 from experiments.search.study import Study
@@ -22,6 +22,7 @@ from hmr.evaluation.measure import Measurement
 from hmr.models.cost import measured_cost
 from hmr.models.device import best_device
 
+FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
 WORST = 3  # recordings that a record names
 
 
@@ -54,6 +55,14 @@ class Lab:
     def space(self) -> Space:
         """What is drawn; raises BadInput where no recipe of the study fits the model."""
         return Space(self.study, ModelSize.of(self.model))
+
+    def after(self, steps: Sequence[Policy]) -> Space:
+        """What is drawn behind steps of which a search for an error decides how many blocks they leave; where they or
+        all that is behind them cannot be done, what is drawn anyway, which its measurement then says."""
+        try:
+            return Space(self.study, ModelSize.of(self.made(steps)[0]))
+        except FAILURES:
+            return self.space
 
     @cached_property
     def context(self) -> Context:

@@ -24,7 +24,7 @@ from experiments.cli.output import progress_bar, progress_callback, refuse_exist
 from experiments.reports import plots
 from experiments.search.lab import Lab
 from experiments.search.pareto import Values, grown, hypervolume, reference_point
-from experiments.search.sampling import sampler, turned
+from experiments.search.sampling import drawn, sampler
 from experiments.search.space import Space
 from experiments.search.storage import default_storage, quiet
 from experiments.search.study import Sampler, Study, read_study
@@ -83,7 +83,7 @@ def replayed(measured: Measured, space: Space, name: Sampler, seed: int, trials:
     seen: list[Values | None] = []
 
     def objective(trial: optuna.Trial) -> Values:
-        seen.append(measured.get(tuple(turned(trial, chosen).values())))
+        seen.append(measured.get(tuple(drawn(trial, chosen).values())))
         value = seen[-1]
         if value is None:
             trial.set_constraint(IMPOSSIBLE, FAR_MM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from compress.policy import Knob, Policy
 from compress.recipe import Recipe
 from experiments.search.space import Space
 from experiments.search.study import distribution
 from experiments.search.trials import RECIPE
+
+After = Callable[[Sequence[Policy]], Space]  # steps that are drawn -> what can be drawn behind them
 
 POPULATION = 20  # optuna's 50 would leave a study of 60 trials to chance
 
@@ -50,20 +54,27 @@ class Evolution(NSGAIISampler):
         return super().sample_relative(study, trial, search_space) if search_space else {}
 
 
-def suggested(trial: optuna.Trial, space: Space) -> Recipe:
+def suggested(trial: optuna.Trial, space: Space, after: After | None = None) -> Recipe:
     """The recipe of a trial: the baseline that it is, or one drawn from the space."""
     if RECIPE in trial.user_attrs:
         return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    return space.spec.drawn(turned(trial, space))
+    return space.spec.drawn(drawn(trial, space, after))
 
 
-def turned(trial: optuna.Trial, space: Space) -> dict[str, float]:
-    """What a trial's sampler draws for each knob, given what it drew before."""
+def drawn(trial: optuna.Trial, space: Space, after: After | None = None) -> dict[str, float]:
+    """What a trial's sampler draws for each knob, given what it drew before and what size the steps before it leave."""
     values: dict[str, float] = {}
-    for name in space.ranges:
-        knob = space.knob(name, values)
-        if knob.whole:
-            values[name] = trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
-        else:
-            values[name] = trial.suggest_float(name, knob.low, knob.high, step=knob.step)
+    spec = space.spec
+    for i, step in enumerate(spec.steps):
+        for name in [f"{step.policy}.{field}" for field in step.knobs()]:
+            if name in space.ranges:
+                values[name] = draw(trial, name, space.knob(name, values))
+        if after and step.sizes_by_error:
+            space = after(spec.drawn(values).steps[: i + 1])
     return values
+
+
+def draw(trial: optuna.Trial, name: str, knob: Knob) -> float:
+    if knob.whole:
+        return trial.suggest_int(name, int(knob.low), int(knob.high), step=int(knob.step))
+    return trial.suggest_float(name, knob.low, knob.high, step=knob.step)

@@ -16,7 +16,7 @@ class Space:
     """The recipes of a study that fit a model of one size.
 
     Knobs have an order, and the range of each follows from the values of those before it. Where a search for an error
-    decides how many blocks are left, no range knows how many that will be: such a draw can still be impossible.
+    decides how many blocks are left, it comes first, and what is drawn after it is from the space of what it left.
     """
 
     def __init__(self, spec: Study, size: ModelSize) -> None:

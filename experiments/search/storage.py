@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import warnings
@@ -15,6 +16,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages._rdb.models import BaseModel
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
@@ -25,7 +27,8 @@ from experiments.search.trials import RECIPE_ID
 from hmr.home import fasthmr_home
 
 KINDS = ("sqlite", "postgresql")
-OPTUNAS = {"studies", "trials", "version_info"}  # tables
+BESIDE = {"alembic_version", "sqlite_sequence"}  # tables of what optuna stands on
+LOCKED, WRITES = 10, 60  # seconds to wait at the start for whoever has a file, and later for another worker's write
 HEARTBEAT, GRACE = 5, 20  # seconds: how often a worker says that it is alive, and when it counts as dead
 MADE_FOR, ASKED = "made_for", "asked"  # attributes of a study
 
@@ -55,17 +58,24 @@ def refuse_url(url: str, study: str = "") -> None:
         if study:
             raise BadInput(f"--storage {shown(url)}: no such file, so there is no study '{study}' yet: search first")
         return
-    if path.is_dir() or (path.stat().st_size and tables(path).isdisjoint(OPTUNAS)):
+    if path.is_dir() or (path.stat().st_size and not of_studies(path, url)):
         raise BadInput(f"--storage {shown(url)}: this is not a database of studies; name another file")
 
 
-def tables(path: Path) -> set[str]:
-    """The names of the tables in a file of SQLite, which stays as it is; none where it is no database."""
+def of_studies(path: Path, url: str) -> bool:
+    """Whether a file is a database of optuna's, or the beginning of one. It stays as it is. Raises BadInput where
+    another process has locked it."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
-            return {name for (name,) in database.execute("select name from sqlite_master where type='table'")}
-    except sqlite3.DatabaseError:
-        return set()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=LOCKED)) as database:
+            database.execute("begin immediate" if os.access(path, os.W_OK) else "begin")
+            columns = {*database.execute("select m.name, c.name from sqlite_master m, pragma_table_info(m.name) c "
+                                         "where m.type = 'table'")}  # fmt: skip
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise BadInput(f"--storage {shown(url)}: another process has locked it; wait for that one") from error
+        return False
+    made = {(table.name, column.name) for table in BaseModel.metadata.tables.values() for column in table.columns}
+    return made <= columns or {name for name, _ in columns} - BESIDE <= {name for name, _ in columns & made}
 
 
 @contextmanager
@@ -106,7 +116,7 @@ def connected(url: str, again: bool = True) -> RDBStorage:
     `reaching`."""
     quiet()
     refuse_url(url)
-    waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds for another worker's write
+    waiting = {"timeout": WRITES} if url.startswith("sqlite") else {}
     try:
         return Storage(
             url,

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from compress.atomic import writing
 from compress.context import Observer, silent
 from compress.errors import BadInput
-from experiments.search.lab import Lab
+from experiments.search.lab import FAILURES, Lab
 from experiments.search.machine import machine
 from experiments.search.pareto import contributions, reference_point
 from experiments.search.processes import supervised
@@ -62,7 +62,6 @@ from hmr.home import fasthmr_home
 POLL = 0.5  # seconds between looks at what other workers do
 FAR_MM = 1000.0  # how far from feasible an impossible recipe is
 IN_VAIN = 100  # trials in a row that failed, after which a search gives up
-FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
 
 
 log = logging.getLogger(__name__)
@@ -230,7 +229,7 @@ def measured(study: optuna.Study, trial: optuna.Trial, lab: Lab) -> tuple[float,
     """
     spec = lab.study
     try:
-        recipe = suggested(trial, lab.space)
+        recipe = suggested(trial, lab.space, lab.after)
         trial.set_user_attr(DRAWN, recipe.model_dump(mode="json"))
         trial.set_user_attr(RECIPE_ID, recipe.id)
         earlier = known(study, trial.number, recipe.id)
