@@ -68,11 +68,17 @@ def test_few_frames_are_few_and_other_labels_are_other_data(drawn, tmp_path):
         before = after
 
 
-def test_masks_are_as_large_as_their_frames(drawn, tmp_path):
+def test_masks_at_another_scale_are_scaled_and_others_refused(drawn, tmp_path):
     shutil.copytree(drawn[1].parent, tmp_path, dirs_exist_ok=True)
     clips = open_clips(tmp_path / "clips.json", "train", Box().side, (256, 192))
-    Image.new("L", (96, 128)).save(tmp_path / read_file(tmp_path / "clips.json").clips[0].masks[1])
-    with pytest.raises(BadInput, match=r"mask-0001\.png is of another size"):
+    file = tmp_path / read_file(tmp_path / "clips.json").clips[0].masks[1]
+    whole = clips[1].mask
+    with Image.open(file) as image:
+        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(file)
+    scaled = clips[1].mask
+    assert whole is not None and scaled is not None and whole.any() and (scaled == whole).all()
+    Image.new("L", (96, 192)).save(file)
+    with pytest.raises(BadInput, match=r"mask-0001\.png: 96 x 192 pixels, its picture has 192 x 256"):
         clips[1]
 
 

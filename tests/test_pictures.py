@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
-from hmr.data.masks import MaskFiles, at_size
+from hmr.data.masks import MaskFiles
 from hmr.data.pictures import Photo, listed, open_pictures, read
 from hmr.media.listing import part_of, pictures_in, recording_of
-from hmr.media.mask import person
+from hmr.media.mask import at_size, person
 from hmr.media.picture import GREY, picture, say_once
 from hmr.media.video import known, missing, rate_of, video
 from hmr.models.families import FAMILIES

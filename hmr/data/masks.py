@@ -24,7 +24,7 @@ from hmr.data.wheel import members
 from hmr.home import fasthmr_home
 from hmr.media.boxes import SURE, Corners
 from hmr.media.listing import pictures_in, some
-from hmr.media.mask import person
+from hmr.media.mask import at_size, person
 from hmr.media.matching import match
 from hmr.media.picture import say_once
 
@@ -72,17 +72,6 @@ class MaskFiles(Segmenter):
             return None
         file = self.folder / self.files[photo.name]
         return at_size(person(file), photo.image.shape[:2], file)
-
-
-def at_size(mask: Mask, size: tuple[int, int], file: Path) -> Mask:
-    """A mask (h, w) as large as its picture (H, W); raises BadInput where it is not the same at another scale."""
-    (height, width), (h, w) = size, mask.shape
-    if (h, w) == (height, width):
-        return mask
-    if abs(h * width - w * height) > max(width, height) / 2 + max(w, h) / 2:  # half a pixel is lost in rounding
-        raise BadInput(f"{file}: {w} x {h} pixels, its picture has {width} x {height}")
-    say_once(file.parent, "masks are of another size than their pictures and are scaled to it")
-    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 class BlazePose(Segmenter):

@@ -39,6 +39,17 @@ def person(path: Path) -> NDArray[np.bool_]:
         raise BadInput(f"{path}: not a mask that can be read ({error})") from error
 
 
+def at_size(mask: NDArray[np.bool_], size: tuple[int, int], file: Path) -> NDArray[np.bool_]:
+    """A mask (h, w) as large as its picture (H, W); raises BadInput where it is not the same at another scale."""
+    (height, width), (h, w) = size, mask.shape
+    if (h, w) == (height, width):
+        return mask
+    if abs(h * width - w * height) > max(width, height) / 2 + max(w, h) / 2:  # half a pixel is lost in rounding
+        raise BadInput(f"{file}: {w} x {h} pixels, its picture has {width} x {height}")
+    say_once(file.parent, "masks are of another size than their pictures and are scaled to it")
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
 def brightness(image: Image.Image) -> NDArray[np.float64]:
     """(H, W): how much each pixel is the person's, from 0, in a unit of the file's own."""
     if image.has_transparency_data:

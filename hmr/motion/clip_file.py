@@ -26,7 +26,7 @@ from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec, Frames
 from hmr.data.pictures import Side
 from hmr.data.sample import Place, Sample, known
-from hmr.media.mask import person
+from hmr.media.mask import at_size, person
 from hmr.media.picture import picture
 from hmr.motion.amass import betas_of, read_amass
 from hmr.motion.clip import MotionClip, family_of
@@ -50,7 +50,7 @@ class Entry(BaseModel):
     fps: float = Field(gt=0)
     arrays: str
     frames: tuple[str, ...] = ()  # pictures
-    masks: tuple[str, ...] = ()  # grey pictures as large as the frames, the person bright
+    masks: tuple[str, ...] = ()  # as `hmr.media.mask` reads them; at another scale they are scaled
     focal: float | None = Field(None, gt=0)  # pixels of the frames; only CameraHMR asks
 
     @model_validator(mode="after")
@@ -159,9 +159,8 @@ def cut_out(
     centre, square = ((left + right) / 2, (top + bottom) / 2), side(right - left, bottom - top)
     mask = None
     if entry.masks:
-        visible = person(path.parent / entry.masks[frame])
-        if visible.shape != image.shape[:2]:
-            raise BadInput(f"{path}: {entry.masks[frame]} is of another size than {entry.frames[frame]}")
+        file = path.parent / entry.masks[frame]
+        visible = at_size(person(file), image.shape[:2], file)
         mask = cut(visible.astype(np.uint8) * 255, centre, square, size) > 127
     place = Place(centre, square, image.shape[:2], entry.focal)
     labels = {name: arrays[name][frame] for name in ("rotations", "betas")}
