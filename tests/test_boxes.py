@@ -108,7 +108,7 @@ def test_who_is_left_out_is_counted_and_named(tmp_path, caplog):
 def test_what_is_guessed_is_told(tmp_path, caplog):
     for name, words in (
         ("corners without a header", "it has no header: its columns are taken for name,left,top,right,bottom"),
-        ("tracks", "the columns track_id are not used"),
+        ("tracks", "its column of ids is not used"),
         ("folders", "matched to pictures by the last part of the name: /data/walk/000.png is of 000.png"),
     ):
         boxes_in(tmp_path, TABLES[name])

@@ -53,6 +53,7 @@ SHORT = {
     "inspect": "--heads 2",
     "convert": "--heads 2",
     "reconstruct": "",
+    "run": "--end 0.2",
 }
 LONG = {
     "train hmr": "--steps 2 --depth 1 --workers 0",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from compress.errors import BadInput
-from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Square
+from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Square, people_in_picture, tiles
 from hmr.data.dataset import DataSpec
 from hmr.data.real_people.dataset import RealFrames
 from hmr.data.real_people.offsets import LIMB_LANDMARKS
-from hmr.data.real_people.sports2d import VIDEO, beside, import_sports2d, people_in_picture, tiles
+from hmr.data.real_people.sports2d import VIDEO, beside, import_sports2d
 
 HEIGHT, WIDTH, FRAMES = 60, 100, 11
 PEOPLE = (30.0, 70.0)  # x of their hips; they stand at y 30 and are 20 pixels high

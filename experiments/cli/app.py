@@ -14,6 +14,7 @@ from experiments.cli.evaluate import cost, depth, evaluate
 from experiments.cli.models import body_app, convert, inspect, masks_app
 from experiments.cli.paper import decoders, paper
 from experiments.cli.recipe import recipe_app
+from experiments.cli.run import run
 from experiments.cli.search import report, search
 from experiments.cli.train import reconstruct, train_app
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, depth, cost, compress, search, report, paper, inspect, convert, decoders, reconstruct):
+for command in (evaluate, depth, cost, compress, search, report, paper, inspect, convert, decoders, reconstruct, run):
     app.command()(command)
 for name, group in {
     "body": body_app,

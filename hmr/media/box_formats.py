@@ -26,7 +26,7 @@ ROLES = {  # what headers call each column, in small letters, with _ for other s
     "cx": "cx xc x_center center_x x_centre centre_x xcenter centerx",
     "cy": "cy yc y_center center_y y_centre centre_y ycenter centery",
     "score": "score conf confidence",
-    "unused": "id track_id track person person_id",
+    "id": "id track_id track person person_id",
 }
 ROLE_OF = {word: role for role, words in ROLES.items() for word in words.split()}
 ACROSS = ({"left", "right"}, {"left", "width"}, {"cx", "width"})
@@ -42,7 +42,7 @@ class Row:
     """One person's box, in pixels, in the picture that the file calls `name`.
 
     size: (width, height) of the picture as the file has it. left_out: why the file itself says not to count it.
-    from_one: the name is a number, and frames are counted from 1.
+    from_one: the name is a number, and frames are counted from 1. person: who it is, as the file calls them.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Row:
     size: tuple[int, int] | None = None
     left_out: str | None = None
     from_one: bool = False
+    person: str | None = None
 
 
 # ---- tables
@@ -102,14 +103,13 @@ def header(file: Path, cells: Sequence[str]) -> dict[str, int]:
     roles = {**ROLE_OF, "x0": "left", "y0": "top", **({"x1": "right", "y1": "bottom"} if "x0" in words else {})}
     if odd := [cell for cell, word in zip(cells, words, strict=True) if word not in roles]:
         raise BadInput(f"{file}: the column '{odd[0]}' of its header is not known: leave it out; {HEADERS}")
-    if unused := [cell for cell, word in zip(cells, words, strict=True) if roles[word] == "unused"]:
-        say_once(file, f"the columns {', '.join(unused)} are not used: each row is a person")
-    places = [(roles[word], i) for i, word in enumerate(words) if roles[word] != "unused"]
+    ids = [i for i, word in enumerate(words) if roles[word] == "id"]
+    places = [(roles[word], i) for i, word in enumerate(words) if roles[word] != "id"]
     found = dict(places)
     across, down = found.keys() & set.union(*ACROSS), found.keys() & set.union(*DOWN)
     if len(found) < len(places) or "name" not in found or across not in ACROSS or down not in DOWN:
         raise BadInput(f"{file}: its header, {','.join(cells)}, does not name one box: {HEADERS}")
-    return {**found, "columns": len(cells)}
+    return {**found, "columns": len(cells), **({"id": ids[0]} if ids else {})}
 
 
 def headed(file: Path, line: int, cells: Sequence[str], places: dict[str, int]) -> Row:
@@ -117,14 +117,15 @@ def headed(file: Path, line: int, cells: Sequence[str], places: dict[str, int]) 
     wanted = places.get("columns", len(PLAIN))
     if len(cells) != wanted:
         raise BadInput(f"{file}, line {line}: {len(cells)} cells where there are {wanted} columns")
-    value = {role: number(file, line, cells[i]) for role, i in places.items() if role not in ("name", "columns")}
+    value = {role: number(file, line, cells[i]) for role, i in places.items() if role not in ("name", "columns", "id")}
     left, right = span(value, "left", "right", "width", "cx")
     top, bottom = span(value, "top", "bottom", "height", "cy")
     score = value.get("score")
     if score is not None and not 0 <= score <= 1:
         raise BadInput(f"{file}, line {line}: a score of {score:g}: scores are 0 to 1")
     bare = "" if "columns" in places else "; where the last two are width and height, put a header above: name,x,y,w,h"
-    return Row(cells[places["name"]], box(f"{file}, line {line}", left, top, right, bottom, bare), score)
+    who = cells[places["id"]] if "id" in places else None
+    return Row(cells[places["name"]], box(f"{file}, line {line}", left, top, right, bottom, bare), score, person=who)
 
 
 def span(value: dict[str, float], low: str, high: str, size: str, middle: str) -> tuple[float, float]:
@@ -139,13 +140,14 @@ def mot(file: Path, line: int, cells: Sequence[str]) -> Row:
     """A line of MOTChallenge's detections, tracks or truth (with nine columns, where class 1 is a pedestrian)."""
     if len(cells) not in MOT:
         raise BadInput(f"{file}, line {line}: {len(cells)} cells: MOTChallenge's lines have 7 to 10")
-    frame, _, left, top, width, height, score, *rest = (number(file, line, cell) for cell in cells)
+    frame, who, left, top, width, height, score, *rest = (number(file, line, cell) for cell in cells)
     if frame != int(frame) or frame < 0:
         raise BadInput(f"{file}, line {line}: {cells[0]} is no number of a frame")
     other = len(cells) == 9 and rest[0] != 1
     corners = box(f"{file}, line {line}", left, top, left + width, top + height)
     left_out = "is of another class than 1, pedestrian" if other else None
-    return Row(str(int(frame)), corners, score if 0 <= score <= 1 else None, None, left_out, from_one=True)
+    person = None if who < 0 else f"{who:g}"  # detections, which are nobody's track, have -1
+    return Row(str(int(frame)), corners, score if 0 <= score <= 1 else None, None, left_out, True, person)
 
 
 def number(file: Path, line: int, cell: str) -> float:

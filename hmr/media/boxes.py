@@ -70,6 +70,8 @@ def read_boxes(path: Path, pictures: Sequence[str]) -> Boxes | None:
         rows = READERS[file.suffix.lower()](file)
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+    if any(row.person is not None and not row.from_one for row in rows):
+        say_once(file, "its column of ids is not used: each row is a person")
     why = left_out(rows)
     sure = [row for i, row in enumerate(rows) if i not in why]
     numbers = all(row.name.isdecimal() for row in sure)

@@ -6,7 +6,6 @@ Sports2D is BSD-3-Clause; its demonstration shows a man on a roof and a woman wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from compress.atomic import atomic_folder
 from compress.context import Observer, silent
 from compress.errors import BadInput
-from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Square
+from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Square, people_in_picture
 from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec
 from hmr.data.real_people.crops import Side
@@ -32,8 +31,6 @@ NAME = "sports2d"
 VIDEO = "Sports2D/Demo/demo.mp4"
 HINT = "take the wheel of sports2d 0.8.34 (pip download --no-deps sports2d==0.8.34)"
 STEP = 5  # frames from one picture to the next
-TILE = 0.6  # of the picture's height, sides of the squares that people are looked for in: they are a quarter as high
-SURE = 0.9  # score of a person
 
 
 def import_sports2d(
@@ -74,30 +71,6 @@ def save(path: Path, found: list[tuple[int, Landmarks]]) -> None:
     masks = np.packbits(np.stack([person.mask for _, person in found]), axis=-1)
     with path.open("wb") as file:
         np.savez_compressed(file, moments=np.array([moment for moment, _ in found]), masks=masks, **arrays)
-
-
-def people_in_picture(image: Pixels, detector: Detector, network: LandmarkNetwork) -> list[Landmarks]:
-    """Everybody in a picture of small people, each once, looked for in overlapping squares."""
-    found: list[Landmarks] = []
-    for tile in tiles(*image.shape[:2]):
-        for square in detector.people(image, 0.5, tile):
-            person = network.see(image, network.see(image, square).next)
-            if person.score >= SURE and not any(same(person, other) for other in found):
-                found.append(person)
-    return found
-
-
-def tiles(height: int, width: int) -> Iterator[Square]:
-    """Squares of TILE of the height that cover a picture, each half on the next."""
-    side = TILE * height
-    for y in np.linspace(side / 2, height - side / 2, 3):
-        for x in np.linspace(side / 2, width - side / 2, int(np.ceil(2 * (width - side) / side)) + 1):
-            yield Square((float(x), float(y)), side)
-
-
-def same(one: Landmarks, other: Landmarks) -> bool:
-    """Whether two are one person: their middles are nearer than a quarter of their square."""
-    return float(np.hypot(*np.subtract(one.next.centre, other.next.centre))) < other.next.side / 4
 
 
 def beside(frames: RealFrames) -> RealFrames | None:

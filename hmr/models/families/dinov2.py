@@ -36,6 +36,7 @@ FAMILY = Family(
     patch=14,
     backbone=_backbone,
     sizes=DINOv2Sizes,
+    turned=True,
     heads={384: 6, 768: 12, 1024: 16},
     unused=("backbone.mask_token",),
 )

@@ -66,6 +66,7 @@ class Family:
     sizes: type[Sizes] = Sizes
     token_dims: tuple[int, ...] = (1, 157)
     box: Box = field(default_factory=Box)
+    turned: bool = False  # whether its crops are of a camera that looks through their middle, as those it learned from
     condition: str | None = None  # what `forward` needs beside the crop
     beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
     parts: tuple[Part, ...] = ()

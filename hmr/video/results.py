@@ -1,0 +1,171 @@
+"""What a run writes: an npz for each person, `run.json`, and whatever else was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from compress.atomic import alone, atomic_write, writing
+from compress.context import fingerprint
+from compress.provenance import provenance
+from hmr.animation.arrays import AXES, joint_table, npz
+from hmr.animation.bvh import bvh
+from hmr.animation.glb import glb, left_out
+from hmr.body.files import load_body
+from hmr.body.model import BodyModel
+from hmr.video.crops import Cutter
+from hmr.video.frames import STREAM
+from hmr.video.journal import Journal, source_id
+from hmr.video.overlay import write_overlay
+from hmr.video.run import Run
+from hmr.video.stages import peak_memory
+from hmr.video.tracker import PATIENCE
+from hmr.video.tracks import Track, rate, tracks_of
+
+OUTPUTS = ("csv", "bvh", "glb", "overlay", "vertices", "profile")  # beside an npz for each person and run.json
+
+
+def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]:
+    """See a video and write what is in it to the folder `out`; returns what `run.json` holds, which is written last.
+
+    A run that was stopped goes on; one that is finished is left as it is. A signal leaves the tracks of those who had
+    gone already, and of a stream, which does not come back, everything. outputs: some of OUTPUTS. Raises BadInput, and
+    Unwritable.
+    """
+    run.stages.traced = "profile" in outputs
+    with alone(out):
+        journal = Journal(out, identity(run, outputs))
+        if done := journal.result:
+            return {**done, "skipped": True}
+        begin = time.perf_counter()
+        try:
+            run.see(journal)
+        except Exception:
+            raise
+        except BaseException:
+            keep_finished(run, out)
+            raise
+        result = written(run, out, outputs, begin)
+        journal.finish(result)
+    return result
+
+
+def identity(run: Run, outputs: Sequence[str]) -> dict[str, Any]:
+    """What makes a run another one."""
+    encoder = run.model.encoder
+    return {
+        "video": source_id(run.film.path),
+        "model": fingerprint(run.model, encoder.schedule, encoder.protect),
+        "people": run.finder.name,
+        "masks": run.masks.name if run.masks else None,
+        "span": [str(value) for value in vars(run.film.span).values()],
+        "camera": [run.focal, run.fov],
+        "outputs": sorted(outputs),
+    }
+
+
+def found(run: Run, body: BodyModel) -> list[Track]:
+    """The people of what was seen so far."""
+    if not run.records.crops or run.lens is None:
+        return []
+    crops, moments = run.records.whole
+    cutter = Cutter(run.model.encoder, run.lens.focal, run.size)
+    return tracks_of(crops, moments, run.model, body, cutter, run.stages)
+
+
+def keep_finished(run: Run, out: Path) -> None:
+    """Write the tracks of people who are gone, or of everybody where the video is a stream."""
+    body, metric = load_body(), bool(run.lens and run.lens.metric)
+    for track in found(run, body):
+        if run.film.path == STREAM or run.records.times[-1] - track.time_s[-1] > PATIENCE:
+            atomic_write(out / f"track-{track.id}.npz", npz(track, metric, body))
+
+
+def written(run: Run, out: Path, outputs: Sequence[str], begin: float) -> dict[str, Any]:
+    """Write everything but `run.json`, and return that."""
+    body, metric = load_body(), bool(run.lens and run.lens.metric)
+    tracks = found(run, body)
+    seeing = time.perf_counter() - begin
+    with run.stages.stage("write"):
+        rows = [files_of(track, out, outputs, body, metric) for track in tracks]
+        if "csv" in outputs:
+            atomic_write(out / "joints.csv", joint_table(tracks, metric))
+    if "overlay" in outputs and run.film.path != STREAM:
+        overlay(run, out / "overlay.mp4", tracks, body)
+    if "profile" in outputs:
+        atomic_write(out / "profile.json", run.stages.trace())
+    return {
+        "provenance": told(run, body),
+        "tracks": rows,
+        "frames": len(run.records.frames),
+        "damaged": run.film.damaged,
+        "camera": run.lens and {"focal_px": run.lens.focal, "source": run.lens.source, "depth_metric": metric},
+        "axes": AXES,
+        "stages": run.stages.rows,
+        "seconds": {"seeing": seeing, "all": time.perf_counter() - begin},
+        "frames_per_s": speeds(run, time.perf_counter() - begin),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def files_of(track: Track, out: Path, outputs: Sequence[str], body: BodyModel, metric: bool) -> dict[str, Any]:
+    """Write one person's files, and say what is in them."""
+    name = f"track-{track.id}"
+    atomic_write(out / f"{name}.npz", npz(track, metric, body, "vertices" in outputs))
+    if "bvh" in outputs:
+        atomic_write(out / f"{name}.bvh", bvh(track, body))
+    if "glb" in outputs:
+        atomic_write(out / f"{name}.glb", glb(track, body))
+    return {
+        "id": track.id,
+        "first": int(track.frame[0]),
+        "last": int(track.frame[-1]),
+        "frames": len(track),
+        "interpolated": int(track.interpolated.sum()),
+        "file": f"{name}.npz",
+        **({"glb_left_out_mm": 1000 * left_out(track, body)} if "glb" in outputs else {}),
+    }
+
+
+def overlay(run: Run, path: Path, tracks: Sequence[Track], body: BodyModel) -> None:
+    """Write the overlay whole, or not at all."""
+    beside = path.with_name(f".{uuid4().hex}{path.suffix}")
+    damaged = run.film.damaged
+    try:
+        with writing(path):
+            write_overlay(beside, run.film, tracks, body, run.stages)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+        run.film.damaged = damaged  # they are the same frames
+
+
+def told(run: Run, body: BodyModel) -> dict[str, Any]:
+    """Where the figures come from."""
+    times = np.array(run.records.times)
+    data = {
+        "name": run.film.path.name,
+        "frames": len(times),
+        "fps": rate(times) if len(times) > 1 else None,
+        "people": run.finder.name,
+        "mask_source": run.finder.name if run.masks is None else run.masks.name,
+    }
+    device = next(run.model.parameters()).device
+    return provenance("run", run.model, device, body=body.identity, data=data)
+
+
+def speeds(run: Run, seconds: float) -> dict[str, float | None]:
+    """Frames a second end to end, and crops a second of the network alone."""
+    parts = ("encoder blocks", "matching and merging", "head", "decoder")
+    network = sum(run.stages.seconds.get(name, 0.0) for name in parts)
+    crops = sum(len(part["id"]) for part in run.records.crops)
+    return {
+        "end_to_end": len(run.records.frames) / seconds,
+        "network_alone": len(run.records.frames) / network if network else None,
+        "crops_network_alone": crops / network if network else None,
+    }

@@ -1,0 +1,128 @@
+"""A video to moving people: decode, find, follow, cut and see them, each stage beside the next.
+
+One thread decodes, one finds and cuts people, and the network runs in the caller's: it waits for no frame that could
+have been decoded meanwhile, and no more than a few frames are ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from compress.context import Observer, silent
+from compress.errors import BadInput
+from hmr.data.datasets import focal_of
+from hmr.data.pictures import Segmenter
+from hmr.models.head import JOINTS
+from hmr.video.ahead import Ahead
+from hmr.video.frames import Film, Shot
+from hmr.video.journal import Journal
+from hmr.video.lens import Lens, lens
+from hmr.video.network import Network
+from hmr.video.overlay import watched
+from hmr.video.people import Finder
+from hmr.video.records import Records
+from hmr.video.scene import Scene, Seen
+from hmr.video.stages import Stages
+
+BATCH = 16  # crops that the network sees at once
+PART = 128  # frames from one part of the journal to the next
+DEPTH = 4  # frames between threads
+
+
+class Moment(NamedTuple):
+    """What is seen in one frame, and what the scene remembers after it, as JSON values."""
+
+    frame: int
+    time: float
+    seen: list[Seen]
+    state: Any
+
+
+@dataclass
+class Run:
+    """One video, seen by a model. focal: pixels; fov: vertical, degrees; see `hmr.video.lens`."""
+
+    model: Any
+    film: Film
+    finder: Finder
+    masks: Segmenter | None = None
+    focal: float | None = None
+    fov: float | None = None
+    batch: int = BATCH
+    observer: Observer = silent
+    stages: Stages = field(default_factory=Stages)
+    lens: Lens | None = None  # known once a frame was seen
+    size: tuple[int, int] = (0, 0)  # height and width of frames
+
+    def see(self, journal: Journal | None = None) -> Records:
+        """Everybody in the video, from where a run with this journal was stopped, which is kept up to date.
+
+        Raises BadInput for a model that poses no whole person, frames that change their size, and as its parts do.
+        """
+        if self.model.encoder.head.joints != JOINTS:
+            raise BadInput(f"{self.model.encoder.name} poses hands, and a run follows whole people: name another model")
+        self.records, self.pending = Records(journal), list[tuple[int, Seen]]()
+        if state := self.records.state:
+            self.lens, self.size = Lens(*state["lens"]), (state["size"][0], state["size"][1])
+        after = self.records.frames[-1] if self.records.frames else -1
+        self.network = Network(self.model, self.batch, self.stages)
+        with (
+            Ahead(watched(self.film, self.stages, after), DEPTH, "decode") as shots,
+            Ahead(self._looked(shots), DEPTH, "people") as moments,
+        ):
+            try:
+                self._through(moments)
+            finally:  # after a signal too: what was seen is worth keeping
+                self._keep()
+        return self.records
+
+    def _looked(self, shots: Iterable[Shot]) -> Iterator[Moment]:
+        """What is seen frame by frame, in the thread that finds people."""
+        scene: Scene | None = None
+        for shot in shots:
+            scene = scene or self._scene(shot)
+            if shot.image.shape[:2] != self.size:
+                height, width = self.size
+                raise BadInput(f"{self.film.path}: frame {shot.number} is no longer of {width} x {height} pixels")
+            yield Moment(shot.number, shot.time, scene.look(shot), scene.state)
+
+    def _scene(self, shot: Shot) -> Scene:
+        """The scene, once the first frame says how large pictures are."""
+        if self.lens is None:
+            known = self.focal is not None or self.fov is not None or not self.model.encoder.needs_condition
+            network = None if known else focal_of(self.model.encoder)
+            self.lens = lens(self.film.path, shot.image, self.focal, self.fov, network)
+            self.size = (shot.image.shape[0], shot.image.shape[1])
+        scene = Scene(self.model.encoder, self.finder, self.lens.focal, self.stages, self.masks)
+        if self.records.state:
+            scene.restore(self.records.state["scene"])
+        return scene
+
+    def _through(self, moments: Iterable[Moment]) -> None:
+        """Run the network on what is seen, a batch whenever there are enough crops."""
+        for moment in moments:
+            assert self.lens is not None
+            state = {"scene": moment.state, "lens": [self.lens.focal, self.lens.source], "size": self.size}
+            place = self.records.add_frame(moment.frame, moment.time, state)
+            self.pending += [(place, one) for one in moment.seen]
+            while len(self.pending) >= self.batch:
+                self._batch()
+            if self.records.new >= PART:
+                self._keep()
+            total = max(moment.frame + 1, self.film.announced)
+            self.observer(f"people of {self.film.path.name}", "", moment.frame + 1, total)
+
+    def _batch(self) -> None:
+        """See the crops that have waited longest."""
+        some = self.pending[: self.batch]
+        said = self.network([one.view for _, one in some])
+        self.records.add_crops(some, said)
+        del self.pending[: len(some)]
+
+    def _keep(self) -> None:
+        """See the crops that wait, and keep what is new."""
+        while self.pending:
+            self._batch()
+        self.records.keep()

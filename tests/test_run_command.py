@@ -1,0 +1,124 @@
+"""`fasthmr run`: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hmr.models.model import build
+from tests.films import film, two
+
+BOXES = "frame,id,x1,y1,x2,y2\n"
+
+
+@pytest.fixture
+def walk(tmp_path) -> Path:
+    return film(tmp_path / "walk.mp4", 12)
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_file(build("reference", {"depth": 3, "head_depth": 1}).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def boxes(tmp_path) -> Path:
+    rows = [
+        f"{i},{'ab'[j]},{x - 8},{y - 12},{x + 8},{y + 12}\n" for i in range(12) for j, (_, x, y) in enumerate(two(i))
+    ]
+    path = tmp_path / "people.csv"
+    path.write_text(BOXES + "".join(rows))
+    return path
+
+
+def test_a_video_and_a_file_of_boxes_give_tracks_and_a_table_of_stages(fasthmr, walk, weights, boxes, tmp_path):
+    words = ("run", walk, "--model", weights, "--people", boxes, "--out", tmp_path / "out")
+    code, out, _ = fasthmr(*words, "--json", "--fov", 40, "--csv", "--glb")
+    found = json.loads(out)
+    assert code == 0 and [track["frames"] for track in found["tracks"]] == [12, 10]
+    assert found["camera"]["focal_px"] == pytest.approx(48 / np.tan(np.radians(20)))
+    assert found["provenance"]["schema"] == "fasthmr.run/1" and found["peak_memory_bytes"] > 1e7
+    assert {"joints.csv", "track-1.glb", "track-2.npz", "run.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    code, out, err = fasthmr(*words, "--fov", 40, "--csv", "--glb")
+    assert code == 0 and "was finished before" in out and "encoder blocks" in out
+    code, _, err = fasthmr(*words)
+    assert code == 2 and "another camera" in err and err.count("\n") == 1
+
+
+def test_a_folder_of_videos_is_a_folder_for_each(fasthmr, weights, boxes, tmp_path):
+    (tmp_path / "films").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "films" / name, 6)
+    words = ("run", tmp_path / "films", "--model", weights, "--people", boxes, "--out", tmp_path / "out", "--json")
+    code, out, _ = fasthmr(*words)
+    assert code == 0 and [Path(one["out"]).name for one in json.loads(out)["videos"]] == ["a.mp4", "b.mp4"]
+    film(tmp_path / "films" / "c.mp4", 6)
+    videos = json.loads(fasthmr(*words)[1])["videos"]
+    assert [one.get("skipped", False) for one in videos] == [True, True, False]
+
+
+def test_a_recipe_compresses_on_the_way(fasthmr, walk, weights, boxes, tmp_path):
+    recipe = tmp_path / "short.yaml"
+    step = "{policy: merge_layers, strategy: explicit, windows: [[1, 2]]}"
+    recipe.write_text(f"schema_version: 1\nname: short\nsteps:\n  - {step}\n")
+    words = ("run", walk, "--model", weights, "--people", boxes, "--json")
+    whole, short = (
+        json.loads(fasthmr(*words, "--out", tmp_path / name, *more)[1])
+        for name, more in (("whole", ()), ("short", ("--recipe", recipe)))
+    )
+    assert [track["id"] for track in short["tracks"]] == [track["id"] for track in whole["tracks"]]
+    one, other = (np.load(tmp_path / name / "track-1.npz")["body_pose"] for name in ("whole", "short"))
+    assert np.abs(one - other).max() > 1e-3
+    code, _, err = fasthmr(*words, "--out", tmp_path / "no", "--recipe", "fasthmr-reference")
+    assert code == 2 and "fasthmr compress" in err and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["nothing.mp4"], "no such video or folder"),
+        (["notes.txt"], "name a video"),
+        (["broken.mp4"], "broken.mp4"),
+        (["walk.mp4", "--start", "9", "--end", "1"], "the first comes before"),
+        (["walk.mp4", "--start", "60"], "no frame"),
+        (["walk.mp4", "--people", "nobody"], "choose one of blazepose"),
+        (["walk.mp4", "--people", "nobody.csv"], "nobody.csv"),
+        (["walk.mp4", "--people", "bad.csv"], "line 2"),
+        (["walk.mp4", "--people", "bad.npz"], "bad.npz"),
+        (["walk.mp4", "--people", "blazepose"], "masks import"),
+        (["walk.mp4", "--people", "blazepose", "--masks", "rfdetr"], "--masks is for"),
+        (["walk.mp4", "--people", "people.csv", "--focal", "9", "--fov", "9"], "give one of them"),
+        (["walk.mp4", "--people", "people.csv", "--fov", "0"], "0.1 to 179"),
+        (["empty", "--people", "people.csv"], "no pictures"),
+        (["walk.mp4", "--out", "full"], "holds no run"),
+        (["walk.mp4", "--out", "notes.txt"], "a file"),
+        (["walk.mp4", "--model", "refrence"], "did you mean 'reference'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_lost(
+    fasthmr, monkeypatch, tmp_path, walk, weights, boxes, words, hint
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "bad.csv").write_text(BOXES + "0,a,5,5,4,9\n")
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    defaults = [("--model", weights), ("--people", boxes), ("--out", "out")]
+    given = [each for pair in defaults if pair[0] not in words for each in pair]
+    code, out, err = fasthmr("run", *words, *given)
+    said = [line for line in err.splitlines() if line.startswith("fasthmr:")]
+    assert (code, out, len(said)) == (2, "", 1) and hint in said[0] and "Traceback" not in err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not list(tmp_path.rglob("run.json"))
