@@ -49,21 +49,23 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
 	$(BIN)/python -m pytest -m slow
 
-# timm's networks need a torchvision, which refuses the CPU torch of the pins: a venv of its own, with a pair that matches.
+# timm's networks and the detectors of people need a torchvision, which refuses the CPU torch of the pins: a venv of its
+# own, with a pair that matches. ultralytics is under AGPL-3.0: it is tested, and nothing here is built on it.
 ZOO := build/zoo
 ZOO_TORCH ?= torch==2.14.1 torchvision==0.29.1
+ZOO_OTHERS := timm==1.0.31 rfdetr==1.11.2 ultralytics==8.4.190
 
 $(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/python -m pip install $(ZOO_TORCH)
 	grep -v '^torch==' constraints.txt > $(ZOO)/constraints.txt
 	$(ZOO)/bin/python -m pip list --format=freeze | grep '^torch==' >> $(ZOO)/constraints.txt
-	$(ZOO)/bin/python -m pip install -c $(ZOO)/constraints.txt -e '.[dev]' timm==1.0.31
+	$(ZOO)/bin/python -m pip install -c $(ZOO)/constraints.txt -e '.[dev]' $(ZOO_OTHERS)
 	touch $@
 
 test-zoo: export OMP_NUM_THREADS := 1
 test-zoo: $(ZOO)/.installed
-	$(ZOO)/bin/python -m pytest tests/zoo_timm.py
+	$(ZOO)/bin/python -m pytest tests/zoo_timm.py tests/zoo_detectors.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
