@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import roma
 import torch
+from PIL import Image
 
 from compress.errors import BadInput
 from hmr.body.files import load_body
@@ -228,9 +231,22 @@ def test_a_sensor_keeps_what_is_flat_and_blur_keeps_the_sum() -> None:
     assert sensor.blurred(dot, 1.5)[16, 18, 0] == pytest.approx(sensor.blurred(dot, 1.5)[18, 16, 0])
 
 
+def test_backgrounds_are_as_they_show(tmp_path) -> None:
+    """A phone's photograph lies in its file; grey of 16 bits is no white."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20), (200, 0, 0)).save(tmp_path / "10.jpg", exif=exif)
+    Image.fromarray(np.full((20, 40), 128 * 257, np.uint16)).save(tmp_path / "2.png")
+    (tmp_path / "._2.png").write_bytes(b"resources")
+    paths = backdrop.folder_photos(str(tmp_path))
+    assert [Path(path).name for path in paths] == ["2.png", "10.jpg"]
+    grey, phone = map(backdrop.photo, paths)
+    assert grey.shape == (20, 40, 3) and (grey == 128).all() and phone.shape == (40, 20, 3)
+
+
 def test_a_folder_without_pictures_is_named(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(BadInput, match="holds no"):
+    with pytest.raises(BadInput, match=r"no pictures .* check --backgrounds"):
         backdrop.folder_photos(str(tmp_path))
     broken = tmp_path / "a.jpg"
     broken.write_bytes(b"no picture")

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from compress.errors import BadInput
+from hmr.media.listing import pictures_in
+from hmr.media.picture import shown
 from hmr.world.fabric import colour
 from hmr.world.geometry import Scalar, shaded
 from hmr.world.light import Place
@@ -123,24 +125,26 @@ def any_photo(rng: np.random.Generator, split: str) -> Bytes:
 
 @cache
 def folder_photos(folder: str) -> tuple[str, ...]:
-    """Paths of a folder's pictures, sorted; BadInput where a folder is named that has none."""
+    """Paths of a folder's pictures, in natural order; BadInput where a folder is named that has none."""
     if not folder:
         return ()
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
-    if not paths:
-        raise BadInput(f"{folder}: holds no .jpg, .png or .webp picture; check --backgrounds or {FOLDER}")
-    return tuple(map(str, paths))
+    try:
+        return tuple(str(Path(folder) / name) for name in pictures_in(Path(folder)))
+    except BadInput as error:
+        raise BadInput(f"{error}; check --backgrounds or {FOLDER}") from error
 
 
 @lru_cache(maxsize=256)
 def photo(path: str) -> Bytes:
-    """A picture as (h,w,3) u8, at most LONGEST pixels long."""
+    """A picture as (h,w,3) u8, at most LONGEST pixels long, as `hmr.media.picture` shows it."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (LONGEST, LONGEST))
             image.thumbnail((LONGEST, LONGEST))
-            return np.asarray(image.convert("RGB")).copy()
+            return shown(ImageOps.exif_transpose(image), Path(path)).copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadInput):
+            raise
         raise BadInput(f"{path}: not a picture that can be read ({error})") from error
 
 
