@@ -123,6 +123,34 @@ def test_a_signal_in_an_import_waits_for_its_end(tmp_path):
     assert not (tmp_path / "interrupted").exists()
 
 
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_a_signal_while_a_context_manager_begins_or_ends_waits(moment, tmp_path):
+    """Else nobody would remove what it made before its block, or half of what it removes after it."""
+    code = f"""
+import signal
+from contextlib import contextmanager
+def signalled(moment):
+    if moment == {moment!r}:
+        os.kill(os.getpid(), signal.SIGTERM)
+@contextmanager
+def held():
+    (place / "lock").touch()
+    signalled("begins")
+    try:
+        yield
+    finally:
+        signalled("ends")
+        (place / "lock").unlink()
+def write():
+    with held():
+        if {moment!r} == "begins":
+            time.sleep(60)
+    time.sleep(60)
+"""
+    assert ended(start(code, tmp_path, 0)) == (143, "fasthmr: stopped by SIGTERM\n")
+    assert not [*tmp_path.iterdir()]
+
+
 FULL = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 (place / "lines").write_text("first\\n")
