@@ -15,16 +15,13 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Somebody dressed, in T-pose: shaped vertices (V,3) m, the body's first; `paint` (V,3) m are the unshaped ones
-    that surfaces are painted by; the rest as in `Worn`, faces (F,3) without the hidden ones."""
+class Surface:
+    """A mesh as it is drawn: vertices (V,3) m, `paint` (V,3) m, the rest coordinates that materials are evaluated at;
+    cut, bias, gloss (V,) as in `Worn`; faces (F,3), the row of `materials` (M,columns), the plane of rest coordinates
+    and whether the back is left out of each (F,)."""
 
-    betas: Array
-    joints: Array  # (24, 3) m
     vertices: Array
     paint: Array
-    index: NDArray[np.uint8]
-    weight: Array
     cut: Array
     bias: Array
     gloss: Array
@@ -33,6 +30,24 @@ class Figure:
     axis: NDArray[np.uint8]
     culled: NDArray[np.bool_]
     materials: Array
+
+
+@dataclass(frozen=True)
+class Mesh(Surface):
+    """One in its place, with normals (V,3)."""
+
+    normals: Array
+
+
+@dataclass(frozen=True)
+class Figure(Surface):
+    """Somebody dressed, in T-pose: the body's vertices come first, hidden faces are not there; see `Worn` for the rest.
+    `paint` is the shape of mean betas."""
+
+    betas: Array
+    joints: Array  # (24, 3) m
+    index: NDArray[np.uint8]
+    weight: Array
 
 
 @dataclass(frozen=True)

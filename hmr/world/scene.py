@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hmr.world import fabric
 from hmr.world.backdrop import Backdrop, backdrop
 from hmr.world.light import Light, lit, places_of
-from hmr.world.people import Figure, figure
+from hmr.world.people import Figure, Mesh, figure
 from hmr.world.sensor import Sensor, sensor
 from hmr.world.wardrobe import planes
 
@@ -77,24 +77,11 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Props:
-    """Boxes as one mesh: vertices, normals, paint (V,3), faces (F,3), material, axis (F,), materials (M,columns)."""
-
-    vertices: Array
-    normals: Array
-    paint: Array
-    faces: NDArray[np.int32]
-    material: NDArray[np.int16]
-    axis: NDArray[np.uint8]
-    materials: Array
-
-
-@dataclass(frozen=True)
 class Scene:
     subject: Figure
     heading: float  # radians about y, added to the motion's own
     others: tuple[Standing, ...]
-    props: Props
+    props: Mesh
     camera: Array  # rotation (3,3) world -> camera
     centre: Array  # (3,) m
     light: Light
@@ -126,12 +113,7 @@ def scene(rng: np.random.Generator, world: World, split: str, distance: tuple[fl
 
 def cleared(room: Scene) -> Scene:
     """The scene without what may hide its subject: nothing and nobody nearer to the camera."""
-    none = np.zeros((0, 3), np.float32)
-    props = replace(
-        room.props, faces=np.zeros((0, 3), np.int32), material=room.props.material[:0], axis=room.props.axis[:0]
-    )
-    props = replace(props, vertices=none, normals=none, paint=none)
-    return replace(room, others=tuple(o for o in room.others if o.is_behind), props=props)
+    return replace(room, others=tuple(o for o in room.others if o.is_behind), props=as_mesh([], []))
 
 
 def bystander(rng: np.random.Generator, world: World, away: float) -> Standing:
@@ -207,7 +189,7 @@ def furniture(rng: np.random.Generator) -> list[Corners]:
     return block(rng, rng.uniform(0.3, 0.9), rng.uniform(0.3, 1.6))
 
 
-def props(rng: np.random.Generator, world: World, centre: Array) -> Props:
+def props(rng: np.random.Generator, world: World, centre: Array) -> Mesh:
     """Furniture around the subject and things that stand between them and the camera."""
     pieces: list[tuple[Doubles, Doubles, Doubles]] = []
     rows: list[Array] = []
@@ -233,7 +215,7 @@ def props(rng: np.random.Generator, world: World, centre: Array) -> Props:
     return as_mesh(pieces, rows)
 
 
-def as_mesh(pieces: list[tuple[Doubles, Doubles, Doubles]], rows: list[Array]) -> Props:
+def as_mesh(pieces: list[tuple[Doubles, Doubles, Doubles]], rows: list[Array]) -> Mesh:
     """Boxes (vertices, normals, paint: (24,3) each) and the material of each as one mesh."""
     count = len(pieces)
     quads = np.arange(6 * count)[:, None, None] * 4 + QUAD  # (6n, 2, 3)
@@ -241,7 +223,19 @@ def as_mesh(pieces: list[tuple[Doubles, Doubles, Doubles]], rows: list[Array]) -
     stack = [np.concatenate([p[k] for p in pieces]) if pieces else np.zeros((0, 3)) for k in range(3)]
     vertices, normals, paint = (np.asarray(s, np.float32) for s in stack)
     material = np.repeat(np.arange(count), 12).astype(np.int16)
-    axis = (
-        planes(paint - np.array([0, 9, 0], np.float32), faces) if count else np.zeros(0, np.uint8)
-    )  # below the arms of the plane's rule
-    return Props(vertices, normals, paint, faces, material, axis, np.stack(rows) if rows else fabric.blank(0)[None])
+    below = np.array([0, 9, 0], np.float32)  # the arms of the plane's rule
+    axis = planes(paint - below, faces) if count else np.zeros(0, np.uint8)
+    plain = np.zeros(len(vertices), np.float32)
+    return Mesh(
+        vertices=vertices,
+        paint=paint,
+        cut=plain - 1,
+        bias=plain,
+        gloss=plain,
+        faces=faces,
+        material=material,
+        axis=axis,
+        culled=np.zeros(len(faces), bool),
+        materials=np.stack(rows) if rows else fabric.blank(0)[None],
+        normals=normals,
+    )

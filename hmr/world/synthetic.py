@@ -39,19 +39,22 @@ def generator(*key: int | str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key])
 
 
-class Stills:
-    """Single frames, each its own room, person and pose; `size` is (height, width) of the crops."""
+@dataclass
+class Clips:
+    """The motion of a split and how often each clip is drawn, `share` (N,); `size` is (height, width) of the crops."""
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        seed: int,
-        clips: Sequence[MotionClip],
-        size: tuple[int, int] = SIZE,
-    ) -> None:
-        self.name, self.split, self.seed, self.clips, self.size = name, split, seed, clips, size
-        self.share = shares(clips) if split == "train" else even_shares(clips)
+    name: str
+    split: str
+    seed: int
+    clips: Sequence[MotionClip]
+    size: tuple[int, int] = SIZE
+
+    def __post_init__(self) -> None:
+        self.share = shares(self.clips) if self.split == "train" else even_shares(self.clips)
+
+
+class Stills(Clips):
+    """Single frames, each its own room, person and pose."""
 
     def recording_of(self, index: int) -> str:
         """The recording that a frame's pose comes from, without drawing anything."""
@@ -114,20 +117,10 @@ class Take:
     name: str
 
 
-class Videos:
+class Videos(Clips):
     """Videos of `VIDEO_FRAMES` frames at 30 fps: frame i is frame i % VIDEO_FRAMES of video i // VIDEO_FRAMES."""
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        seed: int,
-        clips: Sequence[MotionClip],
-        size: tuple[int, int] = SIZE,
-    ) -> None:
-        self.name, self.split, self.seed, self.clips, self.size = name, split, seed, clips, size
-        self.share = shares(clips) if split == "train" else even_shares(clips)
-        self._open: tuple[int, Take, list[Take], Scene] | None = None
+    _open: tuple[int, Take, list[Take], Scene] | None = None
 
     def recording_of(self, index: int) -> str:
         return f"video-{index // VIDEO_FRAMES:03d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,29 +10,12 @@ from numpy.typing import NDArray
 from hmr.data.sample import Sample
 from hmr.world import geometry, paint, raster, sensor, textures
 from hmr.world.backdrop import Shadows, fill
-from hmr.world.people import Figure, Posed, posed
+from hmr.world.people import Figure, Mesh, Posed, Surface, posed
 from hmr.world.scene import Array, Doubles, Scene, cleared
 from hmr.world.wardrobe import body
 
 LEAST = 0.05  # of the crop that the subject has to fill, or what stands before it is taken away
 UP = np.array([0.0, 1.0, 0.0], np.float32)
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Everything that is drawn with samples, the subject first: see `raster.paint`."""
-
-    vertices: Array
-    normals: Array
-    paint: Array
-    cut: Array
-    bias: Array
-    gloss: Array
-    faces: NDArray[np.int32]
-    material: NDArray[np.int16]
-    axis: NDArray[np.uint8]
-    culled: NDArray[np.bool_]
-    materials: Array
 
 
 def draw(
@@ -169,39 +152,23 @@ def lit_mesh(room: Scene, people: list[Posed]) -> tuple[Mesh, Array, Array, Arra
     sun = room.light
     axes = np.stack([frame_of(aim) for aim in (UP, *sun.aims)])
     middles = np.stack([p.joints[0] for p in people]).astype(np.float32)
-    lights, maps, skies = [], [], []
     figures = [room.subject, *(o.who for o in room.others)]
-    for who, one, middle in zip(figures, people, middles, strict=True):
-        sky = geometry.shadow_map(one.vertices, axes[0], middle, geometry.SKY_CELLS)
-        own = np.zeros((len(sun.aims), geometry.LAMP_CELLS, geometry.LAMP_CELLS), np.float32)
-        for i, frame in enumerate(axes[1:]):
-            own[i] = geometry.shadow_map(one.vertices, frame, middle, geometry.LAMP_CELLS)
-        maps.append(own)
-        skies.append(sky)
-        lights.append(
-            geometry.vertex_light(
-                one.vertices,
-                one.normals,
-                who.gloss,
-                sun.harmonics,
-                sun.aims,
-                sun.lamps,
-                room.centre,
-                sky,
-                own,
-                axes,
-                middle,
-            )
-        )
-    things = room.props
-    dull = np.zeros(len(things.vertices), np.float32)
-    lights.append(
+    maps = np.zeros((len(people), len(sun.aims), geometry.LAMP_CELLS, geometry.LAMP_CELLS), np.float32)
+    skies = []
+    for one, own, middle in zip(people, maps, middles, strict=True):
+        skies.append(geometry.shadow_map(one.vertices, axes[0], middle, geometry.SKY_CELLS))
+        for lamp, frame in zip(own, axes[1:], strict=True):
+            lamp[:] = geometry.shadow_map(one.vertices, frame, middle, geometry.LAMP_CELLS)
+    drawn: list[Posed | Mesh] = [*people, room.props]  # things lie in the subject's shadow, people each in their own
+    whole = joined([*figures, room.props], drawn)
+    own_light = [
         geometry.vertex_light(
-            things.vertices, things.normals, dull, sun.harmonics, sun.aims, sun.lamps, room.centre, skies[0], maps[0],
-            axes, middles[0],
+            one.vertices, one.normals, surface.gloss, sun.harmonics, sun.aims, sun.lamps, room.centre,
+            skies[i % len(people)], maps[i % len(people)], axes, middles[i % len(people)],
         )
-    )  # fmt: skip
-    return joined(room, figures, people), np.concatenate(lights), np.stack(maps), axes, middles
+        for i, (surface, one) in enumerate(zip([*figures, room.props], drawn, strict=True))
+    ]  # fmt: skip
+    return whole, np.concatenate(own_light), maps, axes, middles
 
 
 def frame_of(aim: Array) -> Array:
@@ -211,29 +178,17 @@ def frame_of(aim: Array) -> Array:
     return np.stack([side, np.cross(aim, side), aim]).astype(np.float32)
 
 
-def joined(room: Scene, figures: list[Figure], people: list[Posed]) -> Mesh:
-    """People and things as one mesh."""
-    things = room.props
-    count = len(things.vertices)
-    starts = np.cumsum([0, *(len(p.vertices) for p in people)]).astype(np.int32)
-    rows = np.cumsum([0, *(len(f.materials) for f in figures)]).astype(np.int16)
-    plain = np.zeros(count, np.float32)
+def joined(surfaces: Sequence[Surface], placed: Sequence[Posed | Mesh]) -> Mesh:
+    """People and things as one mesh: each one's surface, and where it stands."""
+    starts = np.cumsum([0, *(len(p.vertices) for p in placed)]).astype(np.int32)
+    rows = np.cumsum([0, *(len(s.materials) for s in surfaces)]).astype(np.int16)
+    alike = ("paint", "cut", "bias", "gloss", "axis", "culled", "materials")
     return Mesh(
-        vertices=np.concatenate([*(p.vertices for p in people), things.vertices]),
-        normals=np.concatenate([*(p.normals for p in people), things.normals]),
-        paint=np.concatenate([*(f.paint for f in figures), things.paint]),
-        cut=np.concatenate([*(f.cut for f in figures), plain - 1]),
-        bias=np.concatenate([*(f.bias for f in figures), plain]),
-        gloss=np.concatenate([*(f.gloss for f in figures), plain]),
-        faces=np.concatenate(
-            [*(f.faces + s for f, s in zip(figures, starts, strict=False)), things.faces + starts[-1]]
-        ),
-        material=np.concatenate(
-            [*(f.material + r for f, r in zip(figures, rows, strict=False)), things.material + rows[-1]]
-        ),
-        axis=np.concatenate([*(f.axis for f in figures), things.axis]),
-        culled=np.concatenate([*(f.culled for f in figures), np.zeros(len(things.faces), bool)]),
-        materials=np.concatenate([*(f.materials for f in figures), things.materials]),
+        vertices=np.concatenate([p.vertices for p in placed]),
+        normals=np.concatenate([p.normals for p in placed]),
+        faces=np.concatenate([s.faces + at for s, at in zip(surfaces, starts, strict=False)]),
+        material=np.concatenate([s.material + at for s, at in zip(surfaces, rows, strict=False)]),
+        **{name: np.concatenate([getattr(s, name) for s in surfaces]) for name in alike},
     )
 
 
