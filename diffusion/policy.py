@@ -15,7 +15,7 @@ from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
 from diffusion.model.representation import WIDTH
 from diffusion.model.schedule import Objective
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from hmr.models.head import JOINTS
 
 
@@ -72,7 +72,7 @@ class DecoderPlan(Plan):
     remedy: ClassVar[str] = "train one for this model with `fasthmr train decoder`"
 
     policy: Literal["diffusion_decoder"] = "diffusion_decoder"
-    sizes: Sizes
+    sizes: DecoderSizes
     predictor: Predictor
     objective: Objective
     encoder: str

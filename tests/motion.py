@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from diffusion.model.representation import encode
-from diffusion.model.sizes import Sizes
-from diffusion.motion.features import Video
+from diffusion.model.sizes import DecoderSizes
+from diffusion.motion.features import VideoFeatures
 from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 
-TINY = Sizes(
+TINY = DecoderSizes(
     frames=12,
     stride=3,
     tokens=4,
@@ -25,7 +25,7 @@ TINY = Sizes(
 )
 
 
-def video(frames: int = 20, seed: int = 0) -> Video:
+def video(frames: int = 20, seed: int = 0) -> VideoFeatures:
     """Features that say something of a shipped clip's pose, and the pose of its first frame."""
     generator = torch.Generator().manual_seed(seed)
     clip = shipped_clips()[seed % 15]
@@ -34,4 +34,4 @@ def video(frames: int = 20, seed: int = 0) -> Video:
     betas = torch.randn(1, 10, generator=generator).expand(frames, 10).contiguous()
     still = encode(rotations[:1].expand_as(rotations), betas, load_body())
     features = torch.cat((rotations[:, 1].flatten(1) @ mix, still), 1)
-    return Video(features, betas, rotations, rotations, betas)
+    return VideoFeatures(features, betas, rotations, rotations, betas)

@@ -13,14 +13,14 @@ from compress.pipeline import run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from experiments.cli.paper import paper_table
-from experiments.paper.ablation import Comparison, Row, Table, ablate, with_recovery
+from experiments.paper.ablation import Comparison, Table, TableRow, ablate, with_recovery
 from experiments.paper.finding import Finding
 from experiments.paper.tables import tables
 from hmr.models.model import HMRModel, build
 
 OPEN = Finding("the claim", lambda rows: None, lambda rows: f"{len(rows)} rows")
 SMALL = {"dim": 16, "depth": 4, "heads": 2, "mlp_dim": 16, "head_dim": 16, "head_depth": 1}
-MERGED = Row("pairs", (MergeLayers(strategy="explicit", windows=((0, 1),)),))
+MERGED = TableRow("pairs", (MergeLayers(strategy="explicit", windows=((0, 1),)),))
 SLOW = (MergeTokens(keep=150, per_layer=21),)
 TOKENS = (MergeTokens(keep=90, per_layer=51),)
 
@@ -45,9 +45,9 @@ def home(monkeypatch, tmp_path):
 def result(tmp_path_factory):
     rows = (
         MERGED,
-        Row("greedy", (MergeLayers(strategy="greedy", layers=1),), as_deep_as="pairs"),
-        Row("exact", TOKENS),
-        Row("box", TOKENS, "box"),
+        TableRow("greedy", (MergeLayers(strategy="greedy", layers=1),), as_deep_as="pairs"),
+        TableRow("exact", TOKENS),
+        TableRow("box", TOKENS, "box"),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTHMR_HOME", str(tmp_path_factory.mktemp("home")))
@@ -65,7 +65,7 @@ def test_a_search_comes_down_to_the_depth_of_the_row_it_names(result):
 
 
 def test_rows_do_not_see_each_other(result):
-    alone = ablate(Table("t", "", "", OPEN, (Row("exact", TOKENS),)), comparison())
+    alone = ablate(Table("t", "", "", OPEN, (TableRow("exact", TOKENS),)), comparison())
     kept = [[row["tokens"], row["macs"], row["layers"]] for row in (result["rows"][3], alone["rows"][1])]
     assert kept[0] == kept[1] and result["rows"][3]["layers"] == 4
 
@@ -83,7 +83,7 @@ def test_a_table_is_json_and_text(result):
 
 
 def test_steps_that_do_not_fit_are_refused_before_anything_is_measured():
-    too_deep = Table("t", "", "", OPEN, (Row("no", (MergeLayers(strategy="explicit", windows=((0, 9),)),)),))
+    too_deep = Table("t", "", "", OPEN, (TableRow("no", (MergeLayers(strategy="explicit", windows=((0, 9),)),)),))
     told: list[str] = []
     with pytest.raises(BadInput, match="block"):
         ablate(too_deep, comparison(lambda *said: told.append(said[0])))
@@ -119,7 +119,7 @@ def test_token_policies_are_compared_at_equal_macs():
 
 def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
     """Masks are for measuring: rows that differ in them alone are one model, which is recovered once."""
-    ways = (Row("exact", TOKENS), Row("box", TOKENS, "box"), Row("no steps"))
+    ways = (TableRow("exact", TOKENS), TableRow("box", TOKENS, "box"), TableRow("no steps"))
     rows = with_recovery(ways, 0.01)
     assert [row.name for row in rows] == ["exact", "box", "exact, recovered", "box, recovered", "no steps"]
     told: list[str] = []
@@ -138,7 +138,7 @@ def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
 
 def test_rows_that_come_to_the_same_model_are_measured_once():
     told: list[str] = []
-    again = Row("again", (MergeLayers(strategy="explicit", windows=((0, 1),)), MergeTokens(keep=192)))
+    again = TableRow("again", (MergeLayers(strategy="explicit", windows=((0, 1),)), MergeTokens(keep=192)))
     found = ablate(Table("t", "", "", OPEN, (MERGED, again)), comparison(lambda *said: told.append(said[0])))
     assert "measuring pairs" in told and "measuring again" not in told
     first, second = found["rows"][1:]
@@ -146,7 +146,7 @@ def test_rows_that_come_to_the_same_model_are_measured_once():
 
 
 def test_a_table_that_was_killed_goes_on():
-    table = Table("t", "", "", OPEN, (MERGED, Row("exact", TOKENS)))
+    table = Table("t", "", "", OPEN, (MERGED, TableRow("exact", TOKENS)))
     begun = comparison()
     before = [begun.measure(way, *begun.made(way)) for way in (table.original, MERGED)]
     with begun.journal.open("a") as file:
@@ -165,7 +165,7 @@ def test_a_table_that_was_killed_goes_on():
 
 def test_a_row_that_the_search_left_no_room_for_says_so():
     """Ten tokens a layer take more layers than a search may leave; the other rows are there all the same."""
-    ways = (Row("room", TOKENS), Row("none", (MergeLayers(strategy="greedy", threshold_mm=1e6), *SLOW)))
+    ways = (TableRow("room", TOKENS), TableRow("none", (MergeLayers(strategy="greedy", threshold_mm=1e6), *SLOW)))
     found = ablate(Table("t", "", "", OPEN, ways), comparison())
     assert [row["name"] for row in found["rows"]] == ["original", "room"]
     assert "this model's last block is 0" in found["impossible"]["none"]

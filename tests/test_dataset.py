@@ -17,7 +17,7 @@ from compress.policies.merge_tokens import MergeTokens
 from hmr.body.camera import bbox_info
 from hmr.data.dataset import DataSpec, Frames, frames_of
 from hmr.data.mask_errors import MASKS, with_masks
-from hmr.data.sample import Place, Sample, batch, known
+from hmr.data.sample import CropSquare, Sample, batch, known
 from hmr.evaluation.label_free import labelled_by
 from hmr.evaluation.predict import predict
 from hmr.models.model import build
@@ -66,11 +66,11 @@ def test_a_batch_holds_what_its_samples_hold(drawn):
 
 def test_a_place_is_a_condition_once_the_focal_length_is_known():
     """The whole picture as one crop is the case that a rendered sample has, by the other formula."""
-    place = Place((96, 128), 256, (256, 192), 300.0)
+    place = CropSquare((96, 128), 256, (256, 192), 300.0)
     rendered = replace(bare(), focal=300.0)
     assert replace(bare(), place=place).bbox_info == pytest.approx(rendered.bbox_info)
     assert replace(bare(), place=replace(place, focal=None), focal=300.0).bbox_info is None
-    off = Place((30.0, 40.0), 50.0, (100, 80), 200.0)
+    off = CropSquare((30.0, 40.0), 50.0, (100, 80), 200.0)
     wanted = bbox_info(*(torch.tensor([v]) for v in ([30.0, 40.0], 50.0, [80.0, 100.0], 200.0)))[0]
     assert known(off.bbox_info, "condition").tolist() == wanted.tolist() == pytest.approx([-0.05, -0.05, 0.25])
 

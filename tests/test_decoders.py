@@ -15,7 +15,7 @@ from diffusion.model.vae import KIND, MotionVAE
 from diffusion.model.weights import save
 from experiments.cli.paper import decoders_table
 from experiments.paper import decoders
-from experiments.paper.decoders import FILTERS, TABLES, Budget, DecoderComparison, DecoderRow
+from experiments.paper.decoders import FILTERS, TABLES, DecoderComparison, DecoderRow, RowBudget
 from hmr.models.model import HMRModel, build
 from tests.motion import TINY
 from tests.test_decoder import SIZES
@@ -45,7 +45,7 @@ def original() -> HMRModel:
 
 def table(name, place, **other):
     size = {"frames": 4, "train_frames": 4, **other}
-    data, budget = size.pop("data", "synth-video:test"), Budget(steps=2, vae_steps=0, batch=2)
+    data, budget = size.pop("data", "synth-video:test"), RowBudget(steps=2, vae_steps=0, batch=2)
     made = DecoderComparison(original(), str(place / "two.yaml"), data, budget, place / "vae.safetensors", **size)
     return made.table(name)
 
@@ -85,14 +85,14 @@ def test_latents_are_compared_by_vaes_of_their_own(place, monkeypatch):
         return place / "vae.safetensors"
 
     monkeypatch.setattr(decoders, "train_vae", train_vae)
-    heads = DecoderComparison(original(), str(place / "two.yaml"), "synth-video:test", Budget(2, 2, 2), None, 4, 4)
+    heads = DecoderComparison(original(), str(place / "two.yaml"), "synth-video:test", RowBudget(2, 2, 2), None, 4, 4)
     for way in TABLES["latents"]:
         heads.vae(way)
     assert asked == [(9, 96), (9, 192), (9, 384), (27, 192)] and len(folders) == 4
 
 
 def test_a_filter_is_chosen_on_the_validation_split(place):
-    heads = DecoderComparison(original(), str(place / "two.yaml"), "synth-video:test", Budget(2, 0, 2), None, 4, 4)
+    heads = DecoderComparison(original(), str(place / "two.yaml"), "synth-video:test", RowBudget(2, 0, 2), None, 4, 4)
     way = DecoderRow("smooth", head="savitzky-golay")
     chosen = heads.head(way)
     (video,) = heads.videos("merged", "test")

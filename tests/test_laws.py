@@ -25,7 +25,7 @@ from compress import artefact
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
-from experiments.paper.ablation import Comparison, Row, Table, ablate
+from experiments.paper.ablation import Comparison, Table, TableRow, ablate
 from experiments.paper.finding import Finding
 from hmr import load
 from hmr.models.model import HMRModel, build
@@ -157,7 +157,7 @@ def test_law_9_nothing_is_unpickled(path):
 
 def test_law_13_every_row_of_a_table_can_be_traced(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTHMR_HOME", str(tmp_path))
-    rows = (Row("layers", (MergeLayers(threshold_mm=1.0),)), Row("tokens", (TOKENS,)))
+    rows = (TableRow("layers", (MergeLayers(threshold_mm=1.0),)), TableRow("tokens", (TOKENS,)))
     nothing = Finding("nothing", lambda rows: None, lambda rows: "nothing")
     model = original()
     model.sha256 = "0" * 64

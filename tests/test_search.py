@@ -16,7 +16,7 @@ from compress.errors import BadInput
 from compress.layers import search
 from compress.layers.search import (
     Journal,
-    Progress,
+    TrialProgress,
     Windows,
     error_constrained,
     explicit,
@@ -334,7 +334,7 @@ def test_journal_that_is_none_is_refused_and_left_alone(tmp_path: Path, line: st
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from(["window", "greedy", "cka"]), smallests)
 def test_progress_names_every_trial_and_ends_at_its_total(seed, depth, strategy, smallest) -> None:
-    seen: list[Progress] = []
+    seen: list[TrialProgress] = []
     arguments = arguments_of(strategy, depth, smallest)
     found = error_constrained(landscape(seed), progress=seen.append, **arguments)
     assert [p.done for p in seen] == list(range(1, seen[0].total + 1))

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from compress.errors import BadInput
 from compress.tokens import DROPPED, Tokens
 from compress.training.loop import train as trained
-from compress.training.task import Step
+from compress.training.task import OptimizerStep
 from hmr.body.files import load_body
 from hmr.checkpoints.files import load
 from hmr.models.dinov2 import DINOv2
@@ -155,7 +155,9 @@ def test_the_backbone_waits_for_the_head_and_all_rates_fall_at_the_end(backbone,
     with noise_frames():
         task = HMRTask(config(tmp_path, backbone, head_until=0.02, half_until=0.5, drop_until=0.5, decay=0.4))
     head, lower = ({"initial_lr": 1.0, "backbone": backbone} for backbone in (False, True))
-    rates = [[task.learning_rate(g, Step(1000, f), 10) for f in (0.01, 0.025, 0.5, 0.8, 1.0)] for g in (head, lower)]
+    rates = [
+        [task.learning_rate(g, OptimizerStep(1000, f), 10) for f in (0.01, 0.025, 0.5, 0.8, 1.0)] for g in (head, lower)
+    ]
     assert rates[0] == pytest.approx([1, 1, 1, 0.505, 0.01]) and rates[1] == pytest.approx([0, 0.5, 1, 0.505, 0.01])
 
 
@@ -216,10 +218,10 @@ def test_no_picture_is_drawn_twice_and_a_stream_begins_anywhere():
     world = noise_world("synth", "train", 1 << 40, 0, None, (28, 21))
     drawn = [world[i].betas[0] for i in range(12)]
     stream = Stream(world, 4, workers=0)
-    seen = [stream.batch(Step(i))["betas"][:, 0] for i in (0, 0, 1, 2)]
+    seen = [stream.batch(OptimizerStep(i))["betas"][:, 0] for i in (0, 0, 1, 2)]
     assert torch.equal(seen[0], seen[1])
     torch.testing.assert_close(torch.cat(seen[1:]), torch.tensor(drawn))
-    shares = [Stream(world, 4, workers=0).batch(Step(1, 0.0, i, 2))["betas"][:, 0] for i in (0, 1)]
+    shares = [Stream(world, 4, workers=0).batch(OptimizerStep(1, 0.0, i, 2))["betas"][:, 0] for i in (0, 1)]
     torch.testing.assert_close(torch.stack(shares, 1).flatten(), torch.tensor(drawn[4:8]))
 
 
@@ -228,7 +230,7 @@ def test_other_processes_draw_the_same_frames_in_the_same_order():
     world = noise_world("synth", "train", 1 << 40, 0, None, (28, 21))
     here, there = (Stream(world, 4, workers) for workers in (0, 2))
     for i in range(3, 9):
-        assert torch.equal(here.batch(Step(i))["image"], there.batch(Step(i))["image"])
+        assert torch.equal(here.batch(OptimizerStep(i))["image"], there.batch(OptimizerStep(i))["image"])
 
 
 def test_augmentation_stays_in_range_and_is_different_for_each_picture():

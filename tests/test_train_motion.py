@@ -17,7 +17,7 @@ import torch
 
 from compress.errors import BadInput
 from compress.training.loop import train
-from compress.training.task import Step, TrainConfig
+from compress.training.task import OptimizerStep, TrainConfig
 from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
@@ -101,7 +101,7 @@ def test_a_decoder_does_not_go_on_with_another_prior(tmp_path):
 @pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
 def test_training_brings_the_loss_down(kind, tmp_path):
     task = decoder_task(kind)
-    batch = task.batch(Step(0))
+    batch = task.batch(OptimizerStep(0))
 
     def loss(module):
         torch.manual_seed(0)
@@ -122,9 +122,9 @@ def test_the_vae_is_frozen_while_a_decoder_trains(tmp_path):
 
 def test_processes_draw_their_own_share():
     task = vae_task(batch=8)
-    (one,), (two,) = task.batch(Step(3, 0.0, 0, 2)), task.batch(Step(3, 0.0, 1, 2))
+    (one,), (two,) = task.batch(OptimizerStep(3, 0.0, 0, 2)), task.batch(OptimizerStep(3, 0.0, 1, 2))
     assert len(one) == len(two) == 4 and not torch.equal(one, two)
-    assert torch.equal(one, task.batch(Step(3, 0.0, 0, 2))[0])
+    assert torch.equal(one, task.batch(OptimizerStep(3, 0.0, 0, 2))[0])
 
 
 def test_from_mocap_to_a_decoder_that_loads(tmp_path):
@@ -227,7 +227,7 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
     vae = MotionVAE(TINY)
     decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), encoder="e", vae=vae)
     task = HeadTask(decoder, vae, [video(20, 0)], [video(12, 3)], 4).of(head)
-    batch = task.batch(Step(0))
+    batch = task.batch(OptimizerStep(0))
     before = task.module(*batch)["loss"].item()
     trained = train(task, config(tmp_path / "run", steps=30, checkpoint_minutes=9.0)).weights
     assert trained(*batch)["loss"].item() < before
@@ -235,12 +235,12 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
 
 def test_filters_leave_what_is_still_and_calm_what_shakes():
     still = video(20, 0)
-    still = features.Video(**{**vars(still), "predicted_rotations": still.rotations[:1].expand(20, -1, -1, -1)})
+    still = features.VideoFeatures(**{**vars(still), "predicted_rotations": still.rotations[:1].expand(20, -1, -1, -1)})
     for found in (savitzky_golay(still, 30.0, 0.4), one_euro(still, 30.0, 1.0, 0.3)):
         assert torch.allclose(found, still.predicted_rotations, atol=1e-5)
     torch.manual_seed(0)
     noise = 0.05 * torch.randn(20, 24, 3, 3)
-    shaky = features.Video(**{**vars(still), "predicted_rotations": still.predicted_rotations + noise})
+    shaky = features.VideoFeatures(**{**vars(still), "predicted_rotations": still.predicted_rotations + noise})
     for found in (savitzky_golay(shaky, 30.0, 0.6), one_euro(shaky, 30.0, 1.0, 0.0)):
         assert found.diff(2, 0).norm() < 0.5 * shaky.predicted_rotations.diff(2, 0).norm()
     assert torch.equal(savitzky_golay(video(2, 0), 30.0, 0.4), video(2, 0).predicted_rotations)
@@ -250,7 +250,7 @@ def test_a_causal_filter_does_not_look_ahead():
     one, two = video(20, 0), video(20, 0)
     changed = two.predicted_rotations.clone()
     changed[12:] = torch.eye(3)
-    two = features.Video(**{**vars(two), "predicted_rotations": changed})
+    two = features.VideoFeatures(**{**vars(two), "predicted_rotations": changed})
     assert torch.equal(one_euro(one, 30.0, 1.0, 0.5)[:12], one_euro(two, 30.0, 1.0, 0.5)[:12])
     # an RC low pass of cutoff f takes dt / (dt + RC), RC = 1 / (2 pi f)
     assert share(2.0, 30.0) == pytest.approx((1 / 30) / (1 / 30 + 1 / (2 * torch.pi * 2.0)))

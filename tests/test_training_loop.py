@@ -15,7 +15,7 @@ import torch
 
 from compress.errors import BadInput
 from compress.training.loop import Training, train
-from compress.training.task import Step, cosine, linear
+from compress.training.task import OptimizerStep, cosine, linear
 from tests import training_tasks
 from tests.training_tasks import Regression, regression
 
@@ -73,19 +73,19 @@ def test_a_finished_run_may_be_given_more_minutes_and_nothing_else(tmp_path):
 
 def test_learning_rates_warm_up_and_fall_to_a_hundredth():
     for schedule in (lambda step: cosine(2.0, step, 10), lambda step: linear(2.0, step, 10, 0.4)):
-        assert schedule(Step(4, 0.0)) == pytest.approx(1.0)
-        assert schedule(Step(9, 0.0)) == pytest.approx(2.0)
-        assert schedule(Step(90, 1.0)) == pytest.approx(0.02)
-    assert linear(2.0, Step(50, 0.6), 10, 0.4) == 2.0
-    assert cosine(2.0, Step(50, 0.5), 10) == pytest.approx(1.01)
+        assert schedule(OptimizerStep(4, 0.0)) == pytest.approx(1.0)
+        assert schedule(OptimizerStep(9, 0.0)) == pytest.approx(2.0)
+        assert schedule(OptimizerStep(90, 1.0)) == pytest.approx(0.02)
+    assert linear(2.0, OptimizerStep(50, 0.6), 10, 0.4) == 2.0
+    assert cosine(2.0, OptimizerStep(50, 0.5), 10) == pytest.approx(1.01)
 
 
 def test_shares_of_a_batch_are_disjoint_equal_and_complete():
-    shares = [Step(0, 0.0, process, 3).share(12) for process in range(3)]
+    shares = [OptimizerStep(0, 0.0, process, 3).share(12) for process in range(3)]
     assert sorted(i for share in shares for i in share) == list(range(12))
     assert {len(share) for share in shares} == {4}
     with pytest.raises(BadInput, match="16 samples cannot be divided equally among 3 processes"):
-        Step(0, 0.0, 0, 3).share(16)
+        OptimizerStep(0, 0.0, 0, 3).share(16)
 
 
 @pytest.fixture(scope="module")

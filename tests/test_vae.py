@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from compress.errors import BadInput
 from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.model.denoiser import Denoiser
-from diffusion.model.sizes import SIZES, Sizes, sizes_of
+from diffusion.model.sizes import SIZES, DecoderSizes, sizes_of
 from diffusion.model.transformer import SkipTransformer, at_their_time
 from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.model.weights import read, save
@@ -139,7 +139,7 @@ def test_paper_size_is_the_papers():
 @pytest.mark.parametrize("odd", [{"dim": 100, "heads": 3}, {"encoder_layers": 2}, {"stride": 5}, {"frames": 0}])
 def test_sizes_that_make_no_network_are_refused(odd):
     with pytest.raises(ValidationError):
-        Sizes(**{**TINY.model_dump(), **odd})
+        DecoderSizes(**{**TINY.model_dump(), **odd})
     with pytest.raises(BadInput, match="no decoder is of size 'huge'"):
         sizes_of("huge")
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.training.loop import train
-from compress.training.task import Step, TrainConfig, TrainingTask
+from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 from hmr.body.files import load_body
 from hmr.data import dataset
 from hmr.data.sample import Sample
@@ -58,7 +58,7 @@ class Regression(TrainingTask):
     def identity(self) -> dict[str, Any]:
         return {"batch": self.size}
 
-    def batch(self, step: Step) -> tuple[Tensor, Tensor, bool]:
+    def batch(self, step: OptimizerStep) -> tuple[Tensor, Tensor, bool]:
         chosen = [(step.index * self.size + i) % len(self.x) for i in step.share(self.size)]
         self.seen += chosen
         return self.x[chosen], self.y[chosen], step.fraction < WARM
@@ -88,7 +88,7 @@ class Frames(hmr_training.HMRTask):
             super().__init__(config)
         self.seen = list[float]()
 
-    def batch(self, step: Step) -> tuple[Any, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Any, ...]:
         same: dict[str, Any] = {"augmented": lambda images: images, "blundered": lambda masks: masks}
         with mock.patch.multiple(hmr_training, **same):
             found = super().batch(step)

@@ -39,7 +39,7 @@ class Evaluate(Protocol):
     def __call__(self, windows: Windows, settled: Windows, /) -> float: ...
 
 
-class Step(NamedTuple):
+class PathPoint(NamedTuple):
     """A model that a search came through."""
 
     depth: int  # blocks that are left, maps not counted
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     error: float
 
 
-class Progress(NamedTuple):
+class TrialProgress(NamedTuple):
     """What a search reports after each trial."""
 
     windows: Windows
@@ -57,12 +57,12 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search decided. `path` starts at the original model, whose windows are ()."""
 
     windows: Windows
     error: float
-    path: tuple[Step, ...]
+    path: tuple[PathPoint, ...]
 
 
 def error_constrained(
@@ -76,8 +76,8 @@ def error_constrained(
     commit_open_window: bool = True,
     smallest: int = 2,
     known: MutableMapping[Windows, float] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Found:
+    progress: Callable[[TrialProgress], None] = lambda _: None,
+) -> SearchResult:
     """The windows of a model of `depth` blocks to merge, so that the error rises by less than `threshold`.
 
     Strategies: `window` (FastHMR Alg. 1) needs a threshold; `greedy` and `cka` walk a path of ever fewer blocks and
@@ -104,10 +104,12 @@ def error_constrained(
     else:
         path = cka(error, depth, similarity, least, smallest)
     chosen = path[-1] if layers is not None else shortest(path, threshold or 0.0)
-    return Found(chosen.windows, chosen.error, path)
+    return SearchResult(chosen.windows, chosen.error, path)
 
 
-def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bool = True, smallest: int = 2) -> Found:
+def window(
+    error: Evaluate, depth: int, threshold: float, commit_open_window: bool = True, smallest: int = 2
+) -> SearchResult:
     """FastHMR Algorithm 1: from the last block down, windows grow while the error rises by less than `threshold`.
 
     As printed, the loop ends without merging a window that is still open when it reaches block 0;
@@ -116,13 +118,13 @@ def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bo
     model's included.
     """
     base = error((), ())
-    path, merged = [Step(depth, (), base)], ()  # type: tuple[list[Step], Windows]
+    path, merged = [PathPoint(depth, (), base)], ()  # type: tuple[list[PathPoint], Windows]
     high, low = depth - 1, depth - smallest
     while low >= 0:
         trial = ((low, high), *merged)
         found = error(trial, merged)
         if found - base < threshold:
-            path.append(Step(blocks_left(trial, depth, smallest), trial, found))
+            path.append(PathPoint(blocks_left(trial, depth, smallest), trial, found))
             low -= 1
             continue
         if high - low >= smallest:
@@ -130,30 +132,30 @@ def window(error: Evaluate, depth: int, threshold: float, commit_open_window: bo
         high, low = low - 2 + smallest, low - 1
     if commit_open_window and high - low >= smallest:  # low is -1, and the window (0, high) was accepted
         merged = ((0, high), *merged)
-    return Found(merged, next(step.error for step in path if step.windows == merged), tuple(path))
+    return SearchResult(merged, next(step.error for step in path if step.windows == merged), tuple(path))
 
 
-def greedy(error: Evaluate, depth: int, layers: int = 1, smallest: int = 2) -> tuple[Step, ...]:
+def greedy(error: Evaluate, depth: int, layers: int = 1, smallest: int = 2) -> tuple[PathPoint, ...]:
     """The path down to `layers` blocks that takes, each time, the place whose window leaves the least error: the two
     adjacent runs whose merge does, or the block whose replacement does.
 
     A window that grows is made again from all of its original blocks. Among equals the later blocks go first.
     """
     chosen: frozenset[int] = frozenset()
-    path = [Step(depth, (), error((), ()))]
+    path = [PathPoint(depth, (), error((), ()))]
     while depth - len(chosen) > layers:
         settled = windows_at(chosen, smallest)
         trials = [chosen | {place} for place in reversed(range(depth + 1 - smallest)) if place not in chosen]
         least, chosen = min(
             ((error(windows_at(trial, smallest), settled), trial) for trial in trials), key=itemgetter(0)
         )
-        path.append(Step(depth - len(chosen), windows_at(chosen, smallest), least))
+        path.append(PathPoint(depth - len(chosen), windows_at(chosen, smallest), least))
     return tuple(path)
 
 
 def cka(
     error: Evaluate, depth: int, similarity: Sequence[float], layers: int = 1, smallest: int = 2
-) -> tuple[Step, ...]:
+) -> tuple[PathPoint, ...]:
     """The path down to `layers` blocks that takes the places of most similar layers first; one evaluation a step.
 
     similarity (depth + 1 - smallest), larger is more alike: of the outputs of block i and block i + 1 (smallest 2), or
@@ -165,10 +167,10 @@ def cka(
         each = "one per two neighbours" if smallest > 1 else "one each"
         raise BadInput(f"{depth} blocks need {places} similarities, {each}, not {len(similarity)}")
     order = sorted(range(places), key=lambda i: (-similarity[i], -i))
-    path = [Step(depth, (), error((), ()))]
+    path = [PathPoint(depth, (), error((), ()))]
     for count in range(1, depth - layers + 1):
         windows = windows_at(order[:count], smallest)
-        path.append(Step(depth - count, windows, error(windows, path[-1].windows)))
+        path.append(PathPoint(depth - count, windows, error(windows, path[-1].windows)))
     return tuple(path)
 
 
@@ -195,7 +197,7 @@ def explicit(windows: Sequence[Sequence[int]], depth: int | None = None, smalles
     return tuple((given[0], given[1]) for given in windows)
 
 
-def shortest(path: Sequence[Step], threshold: float) -> Step:
+def shortest(path: Sequence[PathPoint], threshold: float) -> PathPoint:
     """The step with the fewest blocks whose error is less than `threshold` above the first one's, or the first.
 
     Errors need not rise along the path: a later step may be back within the threshold.
@@ -251,7 +253,7 @@ def trials(strategy: Strategy, depth: int, layers: int = 1, smallest: int = 2) -
 
 
 def remembered(
-    evaluate: Evaluate, known: MutableMapping[Windows, float], total: int, progress: Callable[[Progress], None]
+    evaluate: Evaluate, known: MutableMapping[Windows, float], total: int, progress: Callable[[TrialProgress], None]
 ) -> Evaluate:
     """`evaluate`, asked only for what is not `known`; errors that are not finite become infinite."""
     done = 0
@@ -262,7 +264,7 @@ def remembered(
             found = float(evaluate(windows, settled))
             known[windows] = found if math.isfinite(found) else math.inf
         done += 1
-        progress(Progress(windows, known[windows], done, total))
+        progress(TrialProgress(windows, known[windows], done, total))
         return known[windows]
 
     return error

@@ -76,7 +76,7 @@ class MergeLayers(Policy):
 
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         idle = self.strategy == "explicit" or self.layers is not None
-        return {name: found for name, found in super().knobs(size).items() if not (name == "threshold_mm" and idle)}
+        return {name: knob for name, knob in super().knobs(size).items() if not (name == "threshold_mm" and idle)}
 
     def largest(self, size: ModelSize) -> dict[str, int]:
         return {"layers": size.blocks}
@@ -108,9 +108,9 @@ class MergeLayers(Policy):
         kind = "shared-searches" if context.shared else "searches"  # the latter go when their artefact is saved
         with context.place(kind, self.operator) as path, evaluating(model):
             trials = Trials(model.stack, context.judge, self.operator)
-            found = self._searched(trials, model, context, search.Journal(path.with_suffix(".jsonl")))
+            result = self._searched(trials, model, context, search.Journal(path.with_suffix(".jsonl")))
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
-        return self._planned(model, context, found.windows, measurements(found) | counts)
+        return self._planned(model, context, result.windows, measurements(result) | counts)
 
     def _planned(
         self, model: Compressible, context: Context, windows: search.Windows, measured: dict[str, Any]
@@ -125,15 +125,15 @@ class MergeLayers(Policy):
 
     def _searched(
         self, trials: Trials, model: Compressible, context: Context, known: MutableMapping[search.Windows, float]
-    ) -> search.Found:
+    ) -> search.SearchResult:
         """What the search finds; where others work on the same journal, a greedy one walks its path with them."""
         depth = len(model.stack.blocks)
 
-        def show(progress: search.Progress) -> None:
+        def show(progress: search.TrialProgress) -> None:
             detail = f"{list(map(list, progress.windows))}: {progress.error:.2f} mm"
             context.observer("merging layers", detail, progress.done, progress.total)
 
-        def to(layers: int | None) -> search.Found:
+        def to(layers: int | None) -> search.SearchResult:
             return search.error_constrained(
                 trials,
                 depth,
@@ -258,13 +258,13 @@ def tuples(given: Any) -> Any:
     return tuple(tuple(x) if isinstance(x, list) else x for x in given) if isinstance(given, list | tuple) else given
 
 
-def measurements(found: search.Found) -> dict[str, Any]:
+def measurements(result: search.SearchResult) -> dict[str, Any]:
     """What a search measured, as JSON values."""
     path = [
         {"layers": step.depth, "windows": [list(window) for window in step.windows], "error_mm": finite(step.error)}
-        for step in found.path
+        for step in result.path
     ]
-    return {"error_mm": finite(found.error), "original_mm": finite(found.path[0].error), "path": path}
+    return {"error_mm": finite(result.error), "original_mm": finite(result.path[0].error), "path": path}
 
 
 def finite(error: float) -> float | None:

@@ -29,7 +29,7 @@ from compress.policy import Compressible, MadeFor, Plan, Policy
 from compress.stack import LinearBlock
 from compress.tokens import Tokens, taken
 from compress.training.loop import Progress, train
-from compress.training.task import Budget, Step, TrainConfig, TrainingTask
+from compress.training.task import Budget, OptimizerStep, TrainConfig, TrainingTask
 
 WARMUP = 20  # steps
 
@@ -156,7 +156,7 @@ class Distillation(TrainingTask):
     def identity(self) -> dict[str, Any]:
         return self.known
 
-    def batch(self, step: Step) -> tuple[Any, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Any, ...]:
         chosen = order(self.trained_on, self.plan.batch, step.index, self.seed)
         return self.crops.read([chosen[i] for i in step.share(len(chosen))])
 

@@ -26,7 +26,7 @@ from compress.atomic import alone, append_line
 from compress.cost.bfloat16 import warn_if_slow
 from compress.errors import BadInput
 from compress.training.checkpoint import reserve_folder, resume, save_checkpoint
-from compress.training.task import Step, TrainConfig, TrainingTask
+from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 
 log = logging.getLogger(__name__)
 CLIP = 1.0  # largest norm of a gradient
@@ -103,10 +103,10 @@ class Training:
             return self.progress.step / self.config.steps
         return self.progress.seconds / (60 * cast(float, self.config.minutes))
 
-    def next_step(self) -> Step:
+    def next_step(self) -> OptimizerStep:
         """The step that this process takes next."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return Step(self.progress.step, min(1.0, self.fraction), process, processes)
+        return OptimizerStep(self.progress.step, min(1.0, self.fraction), process, processes)
 
     @property
     def weights(self) -> nn.Module:

@@ -49,7 +49,7 @@ class TrainConfig(Budget):
 
 
 @dataclass(frozen=True)
-class Step:
+class OptimizerStep:
     """One optimizer step, as one of the processes takes it."""
 
     index: int
@@ -82,10 +82,10 @@ class TrainingTask(ABC):
         """What distinguishes this training from others, as JSON values: its data, sizes and initial weights."""
 
     @abstractmethod
-    def batch(self, step: Step) -> tuple[Any, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Any, ...]:
         """This process's share of the samples of a step: tensors, or tuples and dicts of them."""
 
-    def validate(self, module: nn.Module, step: Step) -> dict[str, Any]:
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
         """Errors of `module`, with averaged weights, on data that is not trained on; part of a row of curve.jsonl."""
         return {}
 
@@ -97,18 +97,18 @@ class TrainingTask(ABC):
         """
         return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
 
-    def learning_rate(self, group: dict[str, Any], step: Step, warmup: int) -> float:
+    def learning_rate(self, group: dict[str, Any], step: OptimizerStep, warmup: int) -> float:
         """The learning rate of a parameter group, whose highest is group["initial_lr"]."""
         return cosine(group["initial_lr"], step, warmup)
 
 
-def cosine(peak: float, step: Step, warmup: int) -> float:
+def cosine(peak: float, step: OptimizerStep, warmup: int) -> float:
     """Linear warm-up over steps times a cosine over the budget, down to FLOOR of the peak."""
     share = 0.5 * (1 + math.cos(math.pi * min(1.0, step.fraction)))
     return peak * min(1.0, (step.index + 1) / max(1, warmup)) * (FLOOR + (1 - FLOOR) * share)
 
 
-def linear(peak: float, step: Step, warmup: int, decay: float) -> float:
+def linear(peak: float, step: OptimizerStep, warmup: int, decay: float) -> float:
     """Linear warm-up over steps, then constant, then linear down to FLOOR of the peak over the last `decay` of the
     budget."""
     share = min(1.0, (1 - step.fraction) / decay)

@@ -20,7 +20,7 @@ from compress.files.weights import digest
 from diffusion.model.denoiser import Denoiser, FrameEmbedding, Start
 from diffusion.model.representation import rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.model.weights import load_into, read, save
@@ -35,7 +35,7 @@ Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a Featur
 class FeatureRegressor(nn.Module):
     """Features of frames (B, F, W) -> latent (B, T, D), or the numbers of each frame (B, F, 133), without any noise."""
 
-    def __init__(self, sizes: Sizes, target: Literal["latent", "numbers"]) -> None:
+    def __init__(self, sizes: DecoderSizes, target: Literal["latent", "numbers"]) -> None:
         super().__init__()
         self.target = target
         self.frames = FrameEmbedding(sizes)
@@ -52,7 +52,7 @@ class FeatureRegressor(nn.Module):
         return self.out(self.transformer(torch.cat((tokens, frames), 1))[:, : len(self.queries)])
 
 
-def predictor_of(kind: Predictor, sizes: Sizes) -> Denoiser | FeatureRegressor:
+def predictor_of(kind: Predictor, sizes: DecoderSizes) -> Denoiser | FeatureRegressor:
     """An untrained network that reads features."""
     return Denoiser(sizes) if kind == "diffusion" else FeatureRegressor(sizes, kind)
 
@@ -65,7 +65,7 @@ class LatentDiffusionDecoder(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
+        sizes: DecoderSizes,
         predictor: Predictor = "diffusion",
         objective: Objective = "hybrid",
         *,

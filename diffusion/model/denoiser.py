@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent, waves
 
 SHRINK = 0.3  # of the ridge regression, for features of deviation 1
@@ -24,7 +24,7 @@ class FrameEmbedding(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.features, sizes.dim)
         self.places = positions(sizes.frames, sizes.dim, sizes.frames)
@@ -90,7 +90,7 @@ def ridge(x: Tensor, y: Tensor, shrink: float) -> Tensor:
 class Denoiser(nn.Module):
     """Latent tokens, a token of the timestep and one of each frame through one transformer, norms after the sums."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
         dim = sizes.dim
         self.frames = FrameEmbedding(sizes)

@@ -11,7 +11,7 @@ from compress.policy import FrozenModel
 from diffusion.model.representation import WIDTHS, Representation
 
 
-class Sizes(FrozenModel):
+class DecoderSizes(FrozenModel):
     """One size of motion VAE and denoiser; the defaults are the paper's (FastHMR, Tab. 13, 14).
 
     NOTE: the paper gives its VAE nine layers, and what runs behind the encoder of pictures 29.5 M parameters and 6.8 G
@@ -40,7 +40,7 @@ class Sizes(FrozenModel):
         return WIDTHS[self.representation]
 
     @model_validator(mode="after")
-    def _whole(self) -> Sizes:
+    def _whole(self) -> DecoderSizes:
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} does not divide into {self.heads} heads of even width")
         if self.frames % self.stride:
@@ -50,10 +50,10 @@ class Sizes(FrozenModel):
         return self
 
 
-SIZES: dict[str, Sizes] = {
-    "paper": Sizes(),
+SIZES: dict[str, DecoderSizes] = {
+    "paper": DecoderSizes(),
     # What trains on two cores: a third of the frames, three of them a token of the VAE, and less than half the width.
-    "reference": Sizes(
+    "reference": DecoderSizes(
         frames=81,
         stride=3,
         dim=192,
@@ -69,8 +69,8 @@ SIZES: dict[str, Sizes] = {
 }
 
 
-def sizes_of(name: str, **other: Any) -> Sizes:
+def sizes_of(name: str, **other: Any) -> DecoderSizes:
     """The sizes called `name`, with `other` in their place; raises BadInput where there are none."""
     if name not in SIZES:
         raise BadInput(f"no decoder is of size {name!r}: choose one of {', '.join(SIZES)}")
-    return Sizes(**{**SIZES[name].model_dump(), **other})
+    return DecoderSizes(**{**SIZES[name].model_dump(), **other})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from diffusion.model.representation import JOINTS
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions
 from diffusion.model.weights import load_into, read
 
@@ -33,7 +33,7 @@ class MotionVAE(nn.Module):
     latent_mean: Tensor
     latent_deviation: Tensor
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
         self.sizes = sizes
         dim, shape = sizes.dim, (sizes.dim, sizes.heads, sizes.hidden, sizes.dropout)
@@ -100,7 +100,7 @@ class MotionVAE(nn.Module):
 class MotionEncoder(nn.Module):
     """Frames and as many queries as there are latent tokens through one transformer; the queries become the latent."""
 
-    def __init__(self, sizes: Sizes, transformer: SkipTransformer) -> None:
+    def __init__(self, sizes: DecoderSizes, transformer: SkipTransformer) -> None:
         super().__init__()
         self.stride = sizes.stride
         self.embed = nn.Linear(sizes.stride * sizes.width, sizes.dim)
@@ -122,7 +122,7 @@ class MotionEncoder(nn.Module):
 class MotionDecoder(nn.Module):
     """One query per `stride` frames reads the latent tokens (B, T, D) and becomes their numbers, normalised."""
 
-    def __init__(self, sizes: Sizes, transformer: SkipTransformer) -> None:
+    def __init__(self, sizes: DecoderSizes, transformer: SkipTransformer) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.dim, sizes.dim)
         self.places = positions(sizes.tokens, sizes.dim, sizes.frames)

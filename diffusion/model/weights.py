@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from compress.atomic import atomic_write
 from compress.errors import BadInput
 from compress.files.weights import safetensors
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 
 
 def save(
-    path: Path, module: nn.Module, kind: str, sizes: Sizes, facts: dict[str, Any], without: tuple[str, ...] = ()
+    path: Path, module: nn.Module, kind: str, sizes: DecoderSizes, facts: dict[str, Any], without: tuple[str, ...] = ()
 ) -> Path:
     """Write a module in half precision, whole or not at all, without values whose names begin with one of `without`.
 
@@ -32,7 +32,7 @@ def save(
     return atomic_write(path, safetensors(state, metadata))
 
 
-def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any]]:
+def read(path: Path, kind: str) -> tuple[dict[str, Tensor], DecoderSizes, dict[str, Any]]:
     """The state in float32, the sizes and the facts that `save` wrote; raises BadInput for any other file."""
     try:
         with safe_open(path, "pt") as file:
@@ -40,7 +40,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Sizes, dict[str, Any
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
         if metadata.get("kind") != kind:
             raise BadInput(f"{path}: holds {metadata.get('kind', 'no')} weights, expected {kind}")
-        return state, Sizes.model_validate_json(metadata["sizes"]), {**json.loads(metadata["facts"])}
+        return state, DecoderSizes.model_validate_json(metadata["sizes"]), {**json.loads(metadata["facts"])}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, ValidationError) as error:
         if isinstance(error, BadInput):
             raise

@@ -40,7 +40,7 @@ FIELDS = {
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoFeatures:
     """Predictions for a video's N frames, and the truth: features (N, W) as `read_off` has them,
     predicted_betas (N, 10), predicted_rotations (N, 24, 3, 3) of its head; rotations (N, 24, 3, 3), betas (N, 10)."""
 
@@ -63,14 +63,14 @@ def read_off(output: HMROutput, body: BodyModel) -> Tensor:
     return torch.cat((output.features.float(), encode(output.rotations.float(), output.betas.float(), body)), 1)
 
 
-def at_thirty(video: Video, fps: float) -> Video:
+def at_thirty(video: VideoFeatures, fps: float) -> VideoFeatures:
     """A video of another rate at 30 frames/s, which is the rate that decoders know."""
     if fps == FPS:
         return video
     count = round((len(video) - 1) * FPS / fps) + 1
     parts = {name: resampled(value, count) for name, value in vars(video).items()}
     turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "predicted_rotations")}
-    return Video(**{**parts, **turned})
+    return VideoFeatures(**{**parts, **turned})
 
 
 def cache_bytes(model: HMRModel, videos: Dataset) -> int:
@@ -86,7 +86,7 @@ def cached_features(
     folder: Path,
     identity: dict[str, Any],
     tell: Callable[[int], None] = lambda frames: None,
-) -> list[Video]:
+) -> list[VideoFeatures]:
     """Every video's features, computed where they are not in `folder` yet; masks go in where the model looks at them.
 
     `identity` says which encoder and data the folder is of. Raises BadInput where it holds others', or what no such
@@ -108,7 +108,7 @@ def cached_features(
     return cached
 
 
-def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> Video:
+def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> VideoFeatures:
     """Predictions of a model for the frames of one video, beside their labels."""
     device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
@@ -120,10 +120,10 @@ def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) 
         found = (read_off(output, body), output.betas, output.rotations, *labels)
         for name, value in zip(FIELDS, found, strict=True):
             parts[name].append(value.float().contiguous())
-    return Video(**{name: torch.cat(values) for name, values in parts.items()})
+    return VideoFeatures(**{name: torch.cat(values) for name, values in parts.items()})
 
 
-def read(path: Path, frames: int) -> Video:
+def read(path: Path, frames: int) -> VideoFeatures:
     """The video of a file that `cached_features` wrote; raises BadInput where it is damaged."""
     try:
         arrays = load_file(path)
@@ -135,4 +135,4 @@ def read(path: Path, frames: int) -> Video:
         raise BadInput(f"{path}: cannot be read ({error}); remove it, and it is computed again") from error
     if not good or not all(value.isfinite().all() for value in arrays.values()):
         raise BadInput(f"{path}: not the features of {frames} frames; remove it, and it is computed again")
-    return Video(**arrays)
+    return VideoFeatures(**arrays)

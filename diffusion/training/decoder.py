@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.training.loop import train
-from compress.training.task import Step, TrainConfig, TrainingTask
+from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, SURE
 from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from diffusion.model.vae import MotionVAE
 from diffusion.motion.camera_clips import at, warp
-from diffusion.motion.features import Video
+from diffusion.motion.features import VideoFeatures
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import accel, mpjpe
@@ -61,8 +61,8 @@ class DecoderTask(TrainingTask):
         self,
         decoder: LatentDiffusionDecoder,
         vae: MotionVAE,
-        videos: Sequence[Video],
-        validation: Sequence[Video],
+        videos: Sequence[VideoFeatures],
+        validation: Sequence[VideoFeatures],
         batch: int,
         seed: int = 0,
     ) -> None:
@@ -94,7 +94,7 @@ class DecoderTask(TrainingTask):
         return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()
-    def batch(self, step: Step) -> tuple[Tensor, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
         return self.targets(*self.clips(step))
 
@@ -104,21 +104,21 @@ class DecoderTask(TrainingTask):
         numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
         return features, numbers, self.vae.target(numbers)
 
-    def clips(self, step: Step) -> tuple[Tensor, ...]:
+    def clips(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
         rng = generator("decoder", self.seed, step.index, step.process)
         chosen = rng.integers(len(self.videos), size=len(step.share(self.size)))
         parts = [self.clip(self.videos[i], rng) for i in chosen]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
-    def clip(self, video: Video, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def clip(self, video: VideoFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Features (1, F, W), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some part of a video."""
         times = torch.from_numpy(warp(rng, 1, self.vae.sizes.frames, len(video)))
         quaternions = at(roma.rotmat_to_unitquat(video.rotations)[None], times)
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
         return at(video.features[None], times), rotations, at(video.betas[None], times)
 
-    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, float]:
         decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
         place = decoder.vae.mean.device
         each = [
@@ -129,7 +129,7 @@ class DecoderTask(TrainingTask):
         return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
 
 
-def errors(rotations: Tensor, video: Video, body: BodyModel) -> tuple[Tensor, Tensor]:
+def errors(rotations: Tensor, video: VideoFeatures, body: BodyModel) -> tuple[Tensor, Tensor]:
     """MPJPE (N,) mm and acceleration error (N - 2,) of rotations (N, 24, 3, 3) predicted of a video, posed with the
     encoder's betas."""
     joints = body.skeleton(rotations, video.predicted_betas)
@@ -139,8 +139,8 @@ def errors(rotations: Tensor, video: Video, body: BodyModel) -> tuple[Tensor, Te
 
 def train_decoder(
     vae: MotionVAE,
-    videos: Sequence[Video],
-    validation: Sequence[Video],
+    videos: Sequence[VideoFeatures],
+    validation: Sequence[VideoFeatures],
     encoder: str,
     config: TrainConfig,
     predictor: Predictor = "diffusion",
@@ -158,6 +158,6 @@ def train_decoder(
     return save_decoder(trained.decoder, config.out / "decoder.safetensors")
 
 
-def sizes_for(vae: MotionVAE, videos: Sequence[Video]) -> Sizes:
+def sizes_for(vae: MotionVAE, videos: Sequence[VideoFeatures]) -> DecoderSizes:
     """Those of the VAE, for features as wide as the videos'."""
     return vae.sizes.model_copy(update={"features": videos[0].features.shape[1]} if videos else {})

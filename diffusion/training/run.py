@@ -25,7 +25,7 @@ from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.clips import FPS
-from diffusion.motion.features import Video, at_thirty, cache_bytes, cached_features
+from diffusion.motion.features import VideoFeatures, at_thirty, cache_bytes, cached_features
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import train_decoder
 from diffusion.training.vae import gate, train_vae
@@ -99,7 +99,7 @@ def decoder_training(
 
 def features(
     model: Any, data: str, split: str, frames: int | None, mocap: Path | None, observer: Observer
-) -> list[Video]:
+) -> list[VideoFeatures]:
     """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it."""
     videos = opened(model, data, split, frames, mocap)
     if model.protect is not None and not videos.has_masks:

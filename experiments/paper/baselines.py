@@ -14,9 +14,9 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
-from compress.training.task import Step
+from compress.training.task import OptimizerStep
 from diffusion.model.decoder import LatentDiffusionDecoder
-from diffusion.motion.features import Video
+from diffusion.motion.features import VideoFeatures
 from diffusion.training.decoder import DecoderTask, errors
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
@@ -75,17 +75,17 @@ class HeadTask(DecoderTask):
         return self
 
     @torch.no_grad()
-    def batch(self, step: Step) -> tuple[Tensor, ...]:
+    def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         return self.clips(step)
 
-    def validate(self, module: nn.Module, step: Step) -> dict[str, float]:
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, float]:
         head = cast(FrameHead, module.head)
         predicted = [head(v.features.to(head.init.device)).cpu() for v in self.validation]
         wrong = [errors(pose, v, self.body)[0].mean() for pose, v in zip(predicted, self.validation, strict=True)]
         return {"mpjpe_mm": torch.stack(wrong).mean().item()}
 
 
-def savitzky_golay(video: Video, fps: float, seconds: float, order: int = 2) -> Tensor:
+def savitzky_golay(video: VideoFeatures, fps: float, seconds: float, order: int = 2) -> Tensor:
     """The encoder's own rotations (N, 24, 3, 3), their first two columns smoothed over a window; looks ahead."""
     window = min(round(seconds * fps) // 2 * 2 + 1, (len(video) - 1) // 2 * 2 + 1)
     if window <= order:
@@ -94,7 +94,7 @@ def savitzky_golay(video: Video, fps: float, seconds: float, order: int = 2) -> 
     return rotations_from_6d(torch.from_numpy(savgol_filter(columns, window, order, axis=0)).float())
 
 
-def one_euro(video: Video, fps: float, cutoff: float, speed: float) -> Tensor:
+def one_euro(video: VideoFeatures, fps: float, cutoff: float, speed: float) -> Tensor:
     """The encoder's own rotations (N, 24, 3, 3), their first two columns low-passed without a look ahead.
 
     Casiez et al., 1 € Filter (CHI 2012): a cutoff of `cutoff` Hz at rest, `speed` more for each unit a second. Every

@@ -37,7 +37,7 @@ from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.motion.clips import FPS
-from diffusion.motion.features import Video
+from diffusion.motion.features import VideoFeatures
 from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import errors as decoding_errors
 from diffusion.training.decoder import sizes_for, train_decoder
@@ -53,7 +53,8 @@ from hmr.models.model import HMRModel
 
 Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
 Head = Literal["own", "head", "one-euro", "savitzky-golay", "start", "diffusion", "latent", "numbers"]
-FILTERS: dict[str, list[Callable[[Video, float], Tensor]]] = {  # the best of each on the validation split is taken
+Filter = Callable[[VideoFeatures, float], Tensor]
+FILTERS: dict[str, list[Filter]] = {  # the best of each on the validation split is taken
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
 }
@@ -115,7 +116,7 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
 
 
 @dataclass(frozen=True)
-class Budget:
+class RowBudget:
     """What every trained row gets: optimizer steps of decoders and of recovery, of `batch` clips or pictures."""
 
     steps: int
@@ -135,7 +136,7 @@ class DecoderComparison:
     model: Any
     recipe: str
     data: str
-    budget: Budget
+    budget: RowBudget
     vae_path: Path | None = None
     frames: int | None = None
     train_frames: int | None = None
@@ -179,7 +180,7 @@ class DecoderComparison:
         }
         return steps[form]
 
-    def videos(self, form: Encoder, split: str) -> list[Video]:
+    def videos(self, form: Encoder, split: str) -> list[VideoFeatures]:
         """Features of the videos of a split, in the cache."""
         encoder = self.encoder(form)
         if split == self.test.spec.split:
@@ -205,7 +206,7 @@ class DecoderComparison:
         named = hashlib.sha256(json.dumps([*map(str, key), asdict(self.budget), str(self.mocap)]).encode()).hexdigest()
         return fasthmr_home() / "decoders" / named[:32]
 
-    def trained(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
+    def trained(self, entry: DecoderRow) -> Callable[[VideoFeatures], Tensor]:
         """What a row's head does to a video, trained if it has to be."""
         model, (vae, sha256) = self.encoder(entry.encoder), self.vae(entry)
         videos, val = (self.videos(entry.encoder, split) for split in ("train", "val"))
@@ -226,7 +227,7 @@ class DecoderComparison:
         trained = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
         return lambda video: trained.video(video.features, video.predicted_betas)
 
-    def head(self, entry: DecoderRow) -> Callable[[Video], Tensor]:
+    def head(self, entry: DecoderRow) -> Callable[[VideoFeatures], Tensor]:
         """What a row's head does to a video."""
         if entry.head == "own":
             return lambda video: video.predicted_rotations
@@ -237,7 +238,7 @@ class DecoderComparison:
         best = FILTERS[entry.head][int(np.argmin(scores))]
         return lambda video: best(video, FPS)
 
-    def score(self, head: Callable[[Video, float], Tensor], videos: list[Video]) -> float:
+    def score(self, head: Filter, videos: list[VideoFeatures]) -> float:
         """MPJPE in mm over videos."""
         return torch.cat([decoding_errors(head(v, FPS), v, self.body)[0] for v in videos]).mean().item()
 

@@ -13,7 +13,7 @@ import numpy as np
 from compress.atomic import atomic_write
 from compress.choices import one_of
 from compress.errors import BadInput
-from hmr.body.model import BETAS, MANO, SMPL, BodyModel, Layout, digest, layout_of
+from hmr.body.model import BETAS, MANO, SMPL, BodyLayout, BodyModel, digest, layout_of
 from hmr.checkpoints.safe_pickle import read_arrays
 from hmr.home import fasthmr_home
 
@@ -87,7 +87,7 @@ def import_body(path: str | Path, name: str | None = None) -> Path:
     return atomic_write(_home_file(called), buffer.getvalue())
 
 
-def _name_of(path: Path, layout: Layout, name: str | None) -> str:
+def _name_of(path: Path, layout: BodyLayout, name: str | None) -> str:
     """`name`, or the one that the names of the file and of its folder tell; raises BadInput as `import_body`."""
     kinds = KINDS[layout.name]
     if name is not None:
@@ -115,16 +115,16 @@ def _places(name: str | Path) -> list[Path]:
     return [_home_file(name)]
 
 
-def check_body(found: Mapping[str, object], path: Path) -> dict[str, np.ndarray]:
-    """The arrays of SMPL or MANO in `found`, float32 with the first ten betas; `path` is for the message.
+def check_body(arrays: Mapping[str, object], path: Path) -> dict[str, np.ndarray]:
+    """The arrays of SMPL or MANO in `arrays`, float32 with the first ten betas; `path` is for the message.
 
     Raises: BadInput naming file, array and what is wrong with it.
     """
-    layout = layout_of(found)
+    layout = layout_of(arrays)
     vertices, joints = layout.vertices, len(layout.parents)
-    missing = [key for key in ARRAYS if key not in found]
+    missing = [key for key in ARRAYS if key not in arrays]
     if missing:
-        raise BadInput(f"{path}: no {layout.name} body: {', '.join(missing)} missing (it holds: {_listed(found)})")
+        raise BadInput(f"{path}: no {layout.name} body: {', '.join(missing)} missing (it holds: {_listed(arrays)})")
     shapes: dict[str, tuple[int, ...]] = {
         "v_template": (vertices, 3),
         "shapedirs": (vertices, 3, BETAS),
@@ -132,21 +132,21 @@ def check_body(found: Mapping[str, object], path: Path) -> dict[str, np.ndarray]
         "J_regressor": (joints, vertices),
         "kintree_table": (2, joints),
     }
-    if "posedirs" in found:
+    if "posedirs" in arrays:
         shapes["posedirs"] = (vertices, 3, 9 * (joints - 1))
-    floats = {key: _floats(found[key], key, shape, path, layout) for key, shape in shapes.items()}
+    floats = {key: _floats(arrays[key], key, shape, path, layout) for key, shape in shapes.items()}
     kintree = floats.pop("kintree_table").astype(np.int64)
     if kintree[1].tolist() != list(range(joints)) or kintree[0, 1:].tolist() != list(layout.parents[1:]):
         raise BadInput(f"{path}: kintree_table is not {layout.name}'s tree of {joints} joints")
     _check_ranges(floats, path)
-    return floats | {"kintree_table": kintree, "f": _faces(found["f"], path, vertices)}
+    return floats | {"kintree_table": kintree, "f": _faces(arrays["f"], path, vertices)}
 
 
-def _listed(found: Mapping[str, object]) -> str:
-    return ", ".join(sorted(found)[:20]) or "nothing"
+def _listed(arrays: Mapping[str, object]) -> str:
+    return ", ".join(sorted(arrays)[:20]) or "nothing"
 
 
-def _floats(value: object, key: str, shape: tuple[int, ...], path: Path, layout: Layout) -> np.ndarray:
+def _floats(value: object, key: str, shape: tuple[int, ...], path: Path, layout: BodyLayout) -> np.ndarray:
     """`value` as a finite array of that shape; more than ten betas are cut."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         raise BadInput(f"{path}: {key} is not an array of numbers")

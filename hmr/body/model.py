@@ -35,7 +35,7 @@ HAND_PARENTS: tuple[int, ...] = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13
 
 
 @dataclass(frozen=True)
-class Layout:
+class BodyLayout:
     """What the files of one body model hold, and where its authors give them out."""
 
     name: str
@@ -47,8 +47,8 @@ class Layout:
     leaf_parents: tuple[int, ...] = ()
 
 
-SMPL = Layout("SMPL", 6890, JOINT_NAMES, PARENTS, "https://smpl.is.tue.mpg.de", LEAF_VERTICES, LEAF_PARENTS)
-MANO = Layout("MANO", 778, HAND_JOINT_NAMES, HAND_PARENTS, "https://mano.is.tue.mpg.de")
+SMPL = BodyLayout("SMPL", 6890, JOINT_NAMES, PARENTS, "https://smpl.is.tue.mpg.de", LEAF_VERTICES, LEAF_PARENTS)
+MANO = BodyLayout("MANO", 778, HAND_JOINT_NAMES, HAND_PARENTS, "https://mano.is.tue.mpg.de")
 
 BETAS = 10
 
@@ -269,6 +269,6 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def layout_of(arrays: Mapping[str, object]) -> Layout:
+def layout_of(arrays: Mapping[str, object]) -> BodyLayout:
     """MANO where the tree of joints is a hand's, else SMPL."""
     return MANO if getattr(arrays.get("kintree_table"), "shape", None) == (2, len(MANO.parents)) else SMPL

@@ -20,14 +20,14 @@ MAX_RECORDS = 200_000
 
 
 @dataclass(frozen=True)
-class Record:
+class StorageRecord:
     """Where a record's bytes lie in the file."""
 
     offset: int
     size: int
 
 
-def checked_records(path: Path) -> dict[str, Record]:
+def checked_records(path: Path) -> dict[str, StorageRecord]:
     """The records of a torch archive, by name below its one folder; BadInput for what torch.save never writes."""
     size = path.stat().st_size
     with refused_if_broken(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -71,14 +71,14 @@ def _odd(member: zipfile.ZipInfo) -> str:
     return "is encrypted" if member.flag_bits & 1 else ""
 
 
-def _place(path: Path, file: Any, member: zipfile.ZipInfo, size: int) -> Record:
+def _place(path: Path, file: Any, member: zipfile.ZipInfo, size: int) -> StorageRecord:
     file.seek(member.header_offset)
     header = file.read(30)
     name, extra = struct.unpack("<26x2H", header)
     offset = member.header_offset + 30 + name + extra
     if not header.startswith(ZIP) or offset + member.file_size > size:
         raise BadInput(f"{path}: record {short(member.filename)} lies beyond the end of the file: truncated")
-    return Record(offset, member.file_size)
+    return StorageRecord(offset, member.file_size)
 
 
 def short(name: str) -> str:

@@ -25,7 +25,7 @@ from compress.files.weights import safetensors
 from hmr.checkpoints.safe_torch import entry
 from hmr.checkpoints.source import Source, finite, read, some_of, unfit
 from hmr.models.families import FAMILIES
-from hmr.models.families.family import Family, Part
+from hmr.models.families.family import Family, SeparatePart
 from hmr.models.model import HMRModel, build, family_of
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ def load(
     Raises BadInput for a file that is missing, broken, hostile or of no model we know, that holds a value that is not
     finite, or whose keys or shapes under the model's prefixes are not exactly the model's.
     """
-    found = find(Path(path), architecture, {"tokenizer": tokenizer, "cam_model": cam_model})
-    model = found.built({"heads": heads, "iterations": iterations, **sizes})
-    found.report()
+    checkpoint = find(Path(path), architecture, {"tokenizer": tokenizer, "cam_model": cam_model})
+    model = checkpoint.built({"heads": heads, "iterations": iterations, **sizes})
+    checkpoint.report()
     return model
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """A model in a file, not built yet."""
 
     source: Source
@@ -175,7 +175,7 @@ class Found:
             log.warning("%s: names code that was not run: %s", self.source.path, some_of(self.source.stubbed))
 
 
-def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | None]) -> Found:
+def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | None]) -> Checkpoint:
     """Read a checkpoint, and the files of its parts, and find the model in it; raises BadInput as `load`."""
     source = read(path)
     names = source.unwrapped(ANCHOR)
@@ -192,20 +192,20 @@ def find(path: Path, architecture: str | None, files: Mapping[str, Path | str | 
     ignored = set(source.state) - {names[ours] for ours in state}
     for part in family.parts:
         if (file := files.get(part.argument)) is not None:
-            other, found = part_of(Path(file), part)
-            state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in found.items()}
-            ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(found.values())}
+            other, keys = part_of(Path(file), part)
+            state |= {f"{part.prefix}{ours}": other.state[theirs] for ours, theirs in keys.items()}
+            ignored |= {f"{part.argument}:{key}" for key in set(other.state) - set(keys.values())}
     if "sizes" in source.header:
-        return Found(source, name, state, tuple(sorted(ignored)), _sizes(path, source.header))
+        return Checkpoint(source, name, state, tuple(sorted(ignored)), _sizes(path, source.header))
     sizes = sizes_of(source, name, family, state)
     beside, unread = heads_beside(path, sizes["dim"])
     known = {"heads", "head_heads"} & {*beside, *configured(source, family)}
     usual = {"heads": family.heads[sizes["dim"]]} if sizes["dim"] in family.heads else {}
     assumed = tuple({*usual, "head_heads"} - known)
-    return Found(source, name, state, tuple(sorted(ignored)), {**usual, **sizes, **beside}, assumed, unread)
+    return Checkpoint(source, name, state, tuple(sorted(ignored)), {**usual, **sizes, **beside}, assumed, unread)
 
 
-def part_of(file: Path, part: Part) -> tuple[Source, dict[str, str]]:
+def part_of(file: Path, part: SeparatePart) -> tuple[Source, dict[str, str]]:
     """The file of a part, and its keys: as the part has them -> as the file has them."""
     source = read(file)
     names = {ours: theirs for ours, theirs in source.unwrapped(part.anchor).items() if ours.startswith(part.keys)}
@@ -316,21 +316,21 @@ def inspect(
     }
     if not any(family.mark in names for family in FAMILIES.values()):
         return unknown
-    found = find(path, architecture, files)
-    model, missing, odd = found.outline({"heads": heads})
+    checkpoint = find(path, architecture, files)
+    model, missing, odd = checkpoint.outline({"heads": heads})
     sizes = model.sizes.model_dump(mode="json")
-    if heads is None and "heads" not in found.sizes:
+    if heads is None and "heads" not in checkpoint.sizes:
         sizes["heads"] = None  # not known
     return unknown | {
         "family": model.family.name,
-        "architecture": found.architecture,
+        "architecture": checkpoint.architecture,
         "sizes": sizes,
         "prefixes": list(model.family.prefixes),
         "tokens": model.grid[0] * model.grid[1],
         "head_needs": model.head_needs,
-        "unknown_globals": list(found.source.stubbed),
+        "unknown_globals": list(checkpoint.source.stubbed),
         "licence": model.family.licence,
         "missing": missing,
         "unexpected": odd,
-        "ignored_keys": list(found.ignored),
+        "ignored_keys": list(checkpoint.ignored),
     }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
-from hmr.checkpoints.archive import ZIP, Record, checked_records, short
+from hmr.checkpoints.archive import ZIP, StorageRecord, checked_records, short
 from hmr.checkpoints.unpickler import BROKEN, GuardedUnpickler, hashed, refused_if_broken
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files from before torch 1.6 begin
@@ -81,7 +81,7 @@ class Stub(dict[Any, Any]):
     extend = add = append
 
 
-def _restricted(path: Path, records: dict[str, Record]) -> Read:
+def _restricted(path: Path, records: dict[str, StorageRecord]) -> Read:
     place = records["data.pkl"]
     if place.size > MAX_PICKLE:
         raise BadInput(f"{path}: its data.pkl has {place.size} bytes, more than {MAX_PICKLE >> 20} MiB; not read")
@@ -89,7 +89,7 @@ def _restricted(path: Path, records: dict[str, Record]) -> Read:
     with refused_if_broken(path, partial(_listed, stubbed)), path.open("rb") as file:
         file.seek(place.offset)
         stream = io.BytesIO(file.read(place.size))
-        if records.get("byteorder", Record(0, 6)).size != len("little"):
+        if records.get("byteorder", StorageRecord(0, 6)).size != len("little"):
             raise ValueError("written on a big-endian machine")
         return Read(_Unpickler(stream, path, records, stubbed).load(), tuple(stubbed))
 
@@ -120,7 +120,7 @@ class _Unpickler(GuardedUnpickler):
     kinds: ClassVar[tuple[type, ...]] = KEYS
 
     def __init__(
-        self, stream: io.BytesIO, path: Path, records: dict[str, Record] | None, stubbed: dict[str, type[Stub]]
+        self, stream: io.BytesIO, path: Path, records: dict[str, StorageRecord] | None, stubbed: dict[str, type[Stub]]
     ) -> None:
         """Without `records` (of a file from before torch 1.6) tensors are stubs too."""
         super().__init__(stream, encoding="utf-8", errors="surrogateescape")

@@ -26,7 +26,7 @@ GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "n": 
 
 
 @dataclass(frozen=True)
-class Recording:
+class AnnotatedRecording:
     """Annotated frames of one video, in its order; rotations are local, the root's turns into camera axes."""
 
     name: str
@@ -46,7 +46,7 @@ class Recording:
 class Annotations:
     """What a data set's files say of one split, and how its errors are measured."""
 
-    recordings: tuple[Recording, ...]
+    recordings: tuple[AnnotatedRecording, ...]
     root: Path  # of the pictures
     convention: str  # a name in `hmr.body.conventions`
     boxes: str  # where they come from
@@ -59,7 +59,7 @@ class Annotations:
 
 
 def open_annotated(
-    found: Annotations,
+    annotations: Annotations,
     split: str,
     frames: int | None,
     side: Side,
@@ -78,53 +78,55 @@ def open_annotated(
     counted in the notes, where the counts are None until every frame was drawn. Raises BadInput where no frame is
     valid, and, at the latest while they are drawn, where more than half of them are such.
     """
-    every = [(i, j) for i, recording in enumerate(found.recordings) for j in range(len(recording))]
+    every = [(i, j) for i, recording in enumerate(annotations.recordings) for j in range(len(recording))]
     if not every:
-        raise BadInput(f"{found.root}: no frame of split {split} is valid")
+        raise BadInput(f"{annotations.root}: no frame of split {split} is valid")
     limit = len(every) if split == "test" else LIMITS.get(split, len(every))
     count = min(frames or limit, len(every))
     places = [every[k * len(every) // count] for k in range(count)]
     notes: dict[str, Any] = {
         "mask_source": segmenter.name if segmenter else "none",
-        "boxes": found.boxes,
-        "convention": found.convention,
-        "convention_used_by": CONVENTIONS[found.convention].used_by,
-        "invalid_frames": found.invalid,
+        "boxes": annotations.boxes,
+        "convention": annotations.convention,
+        "convention_used_by": CONVENTIONS[annotations.convention].used_by,
+        "invalid_frames": annotations.invalid,
         **(dict.fromkeys(Tally().notes) if segmenter else {}),
     }
-    pictures = [name for recording in found.recordings for name in recording.pictures]
+    pictures = [name for recording in annotations.recordings for name in recording.pictures]
     cutter = Cutter(side, size, segmenter.among(pictures) if segmenter else None)
-    refuse_few_masks(found, places, cutter)
+    refuse_few_masks(annotations, places, cutter)
     tally, drawn = Tally(), set[int]()
 
     def draw(index: int) -> Sample:
         i, j = places[index]
-        sample = cut_out(found.root, found.recordings[i], j, cutter, focal, tally)
+        sample = cut_out(annotations.root, annotations.recordings[i], j, cutter, focal, tally)
         drawn.add(index)
         if segmenter:
-            tally.refuse_most(found.root, count)
+            tally.refuse_most(annotations.root, count)
             notes.update(tally.notes if len(drawn) == count else {})
         return sample
 
-    names = [found.recordings[i].name for i, _ in places]
-    return Frames(draw, names.__getitem__, count, found.fps if count == len(every) else None, notes)
+    names = [annotations.recordings[i].name for i, _ in places]
+    return Frames(draw, names.__getitem__, count, annotations.fps if count == len(every) else None, notes)
 
 
-def refuse_few_masks(found: Annotations, places: Sequence[tuple[int, int]], cutter: Cutter) -> None:
+def refuse_few_masks(annotations: Annotations, places: Sequence[tuple[int, int]], cutter: Cutter) -> None:
     """Raise BadInput where it is known, before a picture is read, that most frames have no mask."""
-    names = [found.recordings[i].pictures[j] for i, j in places]
-    boxes = [box_of(found.recordings[i], j) for i, j in places]
+    names = [annotations.recordings[i].pictures[j] for i, j in places]
+    boxes = [box_of(annotations.recordings[i], j) for i, j in places]
     bare = [cutter.segmenter is not None and cutter.segmenter.lacks(name) for name in names]
     keys = [key for key, lacking in zip(zip(names, boxes, strict=True), bare, strict=True) if lacking]
-    Tally(dict.fromkeys(keys, "without_mask")).refuse_most(found.root, len(places))
+    Tally(dict.fromkeys(keys, "without_mask")).refuse_most(annotations.root, len(places))
 
 
-def box_of(recording: Recording, frame: int) -> Corners:
+def box_of(recording: AnnotatedRecording, frame: int) -> Corners:
     left, top, right, bottom = map(float, recording.boxes[frame])
     return left, top, right, bottom
 
 
-def cut_out(root: Path, of: Recording, frame: int, cutter: Cutter, focal: Focal | None, tally: Tally) -> Sample:
+def cut_out(
+    root: Path, of: AnnotatedRecording, frame: int, cutter: Cutter, focal: Focal | None, tally: Tally
+) -> Sample:
     """One frame of a recording; its mask is empty where a segmenter does not find its person, which is counted."""
     photo = Photo(of.pictures[frame], picture(root / of.pictures[frame]))
     own = float(of.focal[frame])
@@ -143,11 +145,11 @@ def cut_out(root: Path, of: Recording, frame: int, cutter: Cutter, focal: Focal 
     )
 
 
-def numbers(found: Any, key: str, shape: tuple[int | None, ...], path: Path) -> Doubles:
-    """`found[key]` as floats of `shape`, where None is any length. Raises BadInput naming file and key."""
-    value = found.get(key) if isinstance(found, dict) else None
+def numbers(content: Any, key: str, shape: tuple[int | None, ...], path: Path) -> Doubles:
+    """`content[key]` as floats of `shape`, where None is any length. Raises BadInput naming file and key."""
+    value = content.get(key) if isinstance(content, dict) else None
     if value is None:
-        names = ", ".join(sorted(found)[:20]) if isinstance(found, dict) else "no names"
+        names = ", ".join(sorted(content)[:20]) if isinstance(content, dict) else "no names"
         raise BadInput(f"{path}: '{key}' is missing, so this is not a supported annotation file: {names}")
     try:
         array = np.asarray(value, np.float64)
@@ -173,14 +175,14 @@ def gender_of(word: Any, path: Path) -> str:
     return gender
 
 
-def chosen(recording: Recording, keep: NDArray[np.bool_], path: Path, name: str = "") -> Recording:
+def chosen(recording: AnnotatedRecording, keep: NDArray[np.bool_], path: Path, name: str = "") -> AnnotatedRecording:
     """The frames of a recording that `keep` (N,) marks, with another `name` where one is given.
 
     Raises BadInput where one of them holds a value that is not finite.
     """
     frames = np.flatnonzero(keep).tolist()
     parts: dict[str, Any] = {"name": name or recording.name}
-    for field in fields(Recording):
+    for field in fields(AnnotatedRecording):
         value = getattr(recording, field.name)
         if isinstance(value, np.ndarray):
             parts[field.name] = value[frames]
@@ -188,7 +190,7 @@ def chosen(recording: Recording, keep: NDArray[np.bool_], path: Path, name: str 
                 raise BadInput(f"{path}: '{field.name}' of a frame that counts as valid is not finite")
         elif field.name not in parts:
             parts[field.name] = value and tuple(value[i] for i in frames)
-    return Recording(**parts)
+    return AnnotatedRecording(**parts)
 
 
 def refuse_missing(root: Path, names: Sequence[str], path: Path) -> None:
@@ -218,9 +220,9 @@ def unknown(count: int) -> Doubles:
     return np.full(count, math.nan)
 
 
-def boxes_at(found: Any, count: int, unit: float, path: Path) -> Doubles:
+def boxes_at(content: Any, count: int, unit: float, path: Path) -> Doubles:
     """Boxes (N, 4) of a file's `center` (N, 2) in pixels and `scale` (N,), (N, 1) or (N, 2) in `unit` pixels."""
-    centre, scale = numbers(found, "center", (count, 2), path), found.get("scale")
+    centre, scale = numbers(content, "center", (count, 2), path), content.get("scale")
     if isinstance(scale, np.ndarray) and scale.ndim == 1:
         scale = scale[:, None]  # (N,) -> (N, 1)
     size = unit * numbers({"scale": scale}, "scale", (count, None), path)

@@ -114,10 +114,10 @@ def open_data(
     finder = segmenter(spec.masks) if spec.masks else None
     side = model.family.box.side if model else Box().side
     if spec.name in READERS and spec.root:
-        found = read(spec.name, spec.split, spec.root)
-        knows = found.cameras_known and not hasattr(model, "fov_net")
+        annotations = read(spec.name, spec.split, spec.root)
+        knows = annotations.cameras_known and not hasattr(model, "fov_net")
         network = None if model is None or knows else focal_of(model)
-        opened = open_annotated(found, spec.split, frames, side, finder, size, network)
+        opened = open_annotated(annotations, spec.split, frames, side, finder, size, network)
     elif spec.name == "frames" and spec.root:
         focal = focal_of(model) if model else None
         opened = open_pictures(spec.root, spec.split, frames, side, size, finder, focal)

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from hmr.body.conventions import J19
-from hmr.data.annotated import Recording, boxes_at, numbers, rotations, unknown
+from hmr.data.annotated import AnnotatedRecording, boxes_at, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "body_pose", "betas", "extra_keypoints_3d")
 CONVENTIONS = {"3dpw": "j19-mpii"}  # by data set
 
 
-def read_rows(found: dict[str, Any], pictures: tuple[str, ...], path: Path) -> Recording:
+def read_rows(content: dict[str, Any], pictures: tuple[str, ...], path: Path) -> AnnotatedRecording:
     """Every row of the file, as one recording. `scale` is the box's width and height in pixels, or one for both."""
     count = len(pictures)
-    landmarks = numbers(found, "extra_keypoints_3d", (count, J19.rows, 4), path)
-    return Recording(
+    landmarks = numbers(content, "extra_keypoints_3d", (count, J19.rows, 4), path)
+    return AnnotatedRecording(
         name=path.stem,
         pictures=pictures,
-        boxes=boxes_at(found, count, 1.0, path),
-        rotations=rotations(numbers(found, "body_pose", (count, 72), path)),
-        betas=numbers(found, "betas", (count, 10), path),
+        boxes=boxes_at(content, count, 1.0, path),
+        rotations=rotations(numbers(content, "body_pose", (count, 72), path)),
+        betas=numbers(content, "betas", (count, 10), path),
         genders=("neutral",) * count,
         focal=unknown(count),
         landmarks=landmarks[..., :3],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import Frames, frames_of
-from hmr.data.sample import Place, Sample
+from hmr.data.sample import CropSquare, Sample
 from hmr.media.boxes import READERS, Boxes, Corners, read_boxes
 from hmr.media.listing import PARTS, part_of, pictures_in, recording_of, some, spread
 from hmr.media.matching import of_video
@@ -142,7 +142,7 @@ class Cutter:
         if max(right - left, bottom - top) < SMALL:
             tally.small.add(photo.name)
         centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
-        place = Place(centre, square, (height, width), focal)
+        place = CropSquare(centre, square, (height, width), focal)
         mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, self.size) > 127
         return Sample(cut(photo.image, centre, square, self.size), recording, mask, place)
 

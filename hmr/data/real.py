@@ -37,15 +37,15 @@ def read_npz(name: str, split: str, path: Path) -> Annotations:
     if path.suffix != ".npz" or split != "test" or f"{name}_test" not in path.stem:
         raise BadInput(f"{path}: of {name}, one file is read for the split test alone: a {name}_test*.npz")
     wanted = {"imgname", *camerahmr.KEYS, *fourdhumans.KEYS}
-    found = read_arrays(path, only=wanted)
-    kind = next((module for key, module in NPZ.items() if key in found), None)
-    if kind is None or name not in kind.CONVENTIONS or not isinstance(found.get("imgname"), np.ndarray):
-        raise BadInput(f"{path}: neither 4D-Humans' nor CameraHMR's file of {name}: it holds {sorted(found)}")
-    pictures = tuple(found["imgname"].astype(str).tolist())
+    content = read_arrays(path, only=wanted)
+    kind = next((module for key, module in NPZ.items() if key in content), None)
+    if kind is None or name not in kind.CONVENTIONS or not isinstance(content.get("imgname"), np.ndarray):
+        raise BadInput(f"{path}: neither 4D-Humans' nor CameraHMR's file of {name}: it holds {sorted(content)}")
+    pictures = tuple(content["imgname"].astype(str).tolist())
     places = [path.parent / place for place in PICTURES[name]]
     root = next((place for place in places if pictures and (place / pictures[0]).is_file()), path.parent)
     refuse_missing(root, pictures, path)
-    rows = kind.read_rows(found, pictures, path)
+    rows = kind.read_rows(content, pictures, path)
     folders = np.array([Path(picture).parent.as_posix() for picture in pictures])
     recordings = [chosen(rows, folders == folder, path, folder) for folder in dict.fromkeys(folders.tolist())]
     return Annotations(tuple(recordings), root, kind.CONVENTIONS[name], f"those of {path.name}", None)

@@ -23,7 +23,7 @@ Inputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True)
-class Place:
+class CropSquare:
     """The square that a crop was cut from, in pixels of its picture; a crop shows the middle columns of it."""
 
     centre: tuple[float, float]  # x, y
@@ -51,7 +51,7 @@ class Sample:
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     recording: str  # frames of one recording resemble each other
     mask: NDArray[np.bool_] | None = None  # (H, W) visible pixels of the person
-    place: Place | None = None  # None: the crop is the whole picture
+    place: CropSquare | None = None  # None: the crop is the whole picture
     rotations: Array | None = None  # (24, 3, 3) local; the root's turns the rest pose into camera axes
     betas: Array | None = None  # (10,)
     joints: Array | None = None  # (24, 3) m relative to the pelvis, camera axes

@@ -14,9 +14,9 @@ import numpy as np
 from compress.errors import BadInput
 from hmr.checkpoints.safe_pickle import read_pickle
 from hmr.data.annotated import (
+    AnnotatedRecording,
     Annotations,
     Doubles,
-    Recording,
     boxes_of,
     chosen,
     gender_of,
@@ -39,55 +39,55 @@ def read_3dpw(root: Path, split: str) -> Annotations:
     files, wanted = sorted(folder.glob("*.pkl")), SEQUENCES[FOLDERS[split]]
     if len(files) < wanted:
         raise BadInput(f"{folder}: holds {len(files)} of the {wanted} sequences of 3DPW: unpack all of sequenceFiles")
-    recordings: list[Recording] = []
+    recordings: list[AnnotatedRecording] = []
     invalid = 0
     for file in files:
-        found = read_pickle(file)
-        everyone = people(found, file)
+        content = read_pickle(file)
+        everyone = people(content, file)
         refuse_missing(root, everyone[0].pictures, file)
         for i, person in enumerate(everyone):
-            keep = valid(found, i, len(person), file) & np.isfinite(person.boxes).all(1)
+            keep = valid(content, i, len(person), file) & np.isfinite(person.boxes).all(1)
             invalid += int((~keep).sum())
             recordings += [chosen(person, keep, file)] if keep.any() else []
     boxes = f"projected joints, {MARGIN} times as large"
     return Annotations(tuple(recordings), root, "h36m14-hips", boxes, 30.0, invalid)
 
 
-def people(found: Any, path: Path) -> list[Recording]:
+def people(content: Any, path: Path) -> list[AnnotatedRecording]:
     """Every person of a sequence, with all frames."""
-    cameras = numbers(found, "cam_poses", (None, 4, 4), path)
-    intrinsics = numbers(found, "cam_intrinsics", (3, 3), path)
+    cameras = numbers(content, "cam_poses", (None, 4, 4), path)
+    intrinsics = numbers(content, "cam_intrinsics", (3, 3), path)
     count, name = len(cameras), path.stem
-    genders = found.get("genders")
+    genders = content.get("genders")
     if not isinstance(genders, list) or not genders:
         raise BadInput(f"{path}: 'genders' is not a list of people, so this is not a sequence file of 3DPW")
     pictures = tuple(f"imageFiles/{name}/image_{i:05d}.jpg" for i in range(count))
     out = []
     for i, gender in enumerate(genders):
-        turns = rotations(numbers(of(found, "poses", i), "poses", (count, 72), path))
+        turns = rotations(numbers(of(content, "poses", i), "poses", (count, 72), path))
         turns[:, 0] = cameras[:, :3, :3] @ turns[:, 0]
-        betas = numbers(of(found, "betas", i), "betas", (None,), path)[:10]
+        betas = numbers(of(content, "betas", i), "betas", (None,), path)[:10]
         if len(betas) < 10:
             raise BadInput(f"{path}: 'betas' of a person are {len(betas)} numbers, which have to be 10")
-        joints = numbers(of(found, "jointPositions", i), "jointPositions", (count, 72), path)
+        joints = numbers(of(content, "jointPositions", i), "jointPositions", (count, 72), path)
         shape = np.tile(betas, (count, 1))
         focal = np.full(count, intrinsics[0, 0])
         joints = joints.reshape(count, 24, 3)  # (N, 72) -> (N, 24, 3)
         boxes = boxes_of(projected(joints, cameras, intrinsics), MARGIN)
         someone = gender_of(gender, path)
-        out.append(Recording(f"{name}_{i}", pictures, boxes, turns, shape, (someone,) * count, focal))
+        out.append(AnnotatedRecording(f"{name}_{i}", pictures, boxes, turns, shape, (someone,) * count, focal))
     return out
 
 
-def of(found: dict[str, Any], key: str, person: int) -> dict[str, Any]:
+def of(content: dict[str, Any], key: str, person: int) -> dict[str, Any]:
     """What a list under `key` says of one person, under the same key; nothing where it does not."""
-    values = found.get(key)
+    values = content.get(key)
     return {key: values[person]} if isinstance(values, list) and person < len(values) else {}
 
 
-def valid(found: dict[str, Any], person: int, count: int, path: Path) -> np.ndarray:
+def valid(content: dict[str, Any], person: int, count: int, path: Path) -> np.ndarray:
     """(N,) whether the camera is aligned with the person."""
-    return numbers(of(found, "campose_valid", person), "campose_valid", (count,), path) > 0
+    return numbers(of(content, "campose_valid", person), "campose_valid", (count,), path) > 0
 
 
 def projected(joints: Doubles, cameras: Doubles, intrinsics: Doubles) -> Doubles:

@@ -84,11 +84,11 @@ def all_errors(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence
 
 def paired(mine: Errors, theirs: Errors, recordings: Sequence[str]) -> dict[str, Any]:
     """MPJPE of the first minus that of the second on the same frames: the mean over recordings with its interval."""
-    first, second = (found.per_joint_mm.mean(1).numpy() for found in (mine, theirs))
+    first, second = (measured.per_joint_mm.mean(1).numpy() for measured in (mine, theirs))
     return asdict(paired_interval(first, second, recordings))
 
 
-def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
+def row(name: str, measured: Errors, frames: Frames) -> dict[str, Any]:
     """A predictor's row of the report: means over recordings with their intervals, means of each joint and recording.
 
     Only the frames of a video follow each other, so only there is an acceleration; what is unknown is None. On data of
@@ -98,11 +98,11 @@ def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
     recordings = list(frames.recordings)
     members = {one: np.flatnonzero(np.asarray(recordings) == one) for one in dict.fromkeys(recordings)}
     per_frame = {
-        "mpjpe_mm": found.per_joint_mm.mean(1).numpy(),
-        "pa_mpjpe_mm": found.pa_mpjpe_mm.numpy(),
-        "pve_mm": found.pve_mm.numpy(),
+        "mpjpe_mm": measured.per_joint_mm.mean(1).numpy(),
+        "pa_mpjpe_mm": measured.pa_mpjpe_mm.numpy(),
+        "pve_mm": measured.pve_mm.numpy(),
     }
-    accel = {one: accelerations(found, i, frames) for one, i in members.items()}
+    accel = {one: accelerations(measured, i, frames) for one, i in members.items()}
     values = {key: (each, recordings) for key, each in per_frame.items()}
     values["accel_mm_per_frame2"] = (
         np.concatenate(list(accel.values())),
@@ -112,10 +112,10 @@ def row(name: str, found: Errors, frames: Frames) -> dict[str, Any]:
     return {
         "name": name,
         **{key: asdict(interval(each, of)) if len(each) else None for key, (each, of) in values.items()},
-        "mpjpe_true_root_mm": asdict(interval(found.true_root_mm.numpy(), recordings)),
-        "root_error_deg": found.root_deg.median().item(),
+        "mpjpe_true_root_mm": asdict(interval(measured.true_root_mm.numpy(), recordings)),
+        "root_error_deg": measured.root_deg.median().item(),
         "frames_mean": {key: mean(each) for key, (each, _) in values.items()} if published else None,
-        "per_joint_mm": dict(zip(NAMES[found.joints.shape[1]], joint_means(found, recordings), strict=True)),
+        "per_joint_mm": dict(zip(NAMES[measured.joints.shape[1]], joint_means(measured, recordings), strict=True)),
         "per_clip": [
             {
                 "clip": one,
@@ -133,16 +133,16 @@ def mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def joint_means(found: Errors, recordings: Sequence[str]) -> list[float]:
+def joint_means(measured: Errors, recordings: Sequence[str]) -> list[float]:
     """The error of each joint in mm, as a mean over recordings."""
-    means: list[float] = clip_means(found.per_joint_mm.double().numpy(), recordings).mean(0).tolist()
+    means: list[float] = clip_means(measured.per_joint_mm.double().numpy(), recordings).mean(0).tolist()
     return means
 
 
-def accelerations(found: Errors, members: np.ndarray, frames: Frames) -> np.ndarray:
+def accelerations(measured: Errors, members: np.ndarray, frames: Frames) -> np.ndarray:
     """Acceleration errors (T - 2,) in mm per frame squared over one recording's `members` (T,); none where frames do
     not follow each other."""
     if not frames.follow:
         return np.zeros(0)
     times = None if frames.times is None else torch.tensor(frames.times, dtype=torch.float64)[members]
-    return metrics.accel(found.joints[members], found.true_joints[members], aligned=True, times=times).numpy()
+    return metrics.accel(measured.joints[members], measured.true_joints[members], aligned=True, times=times).numpy()

@@ -29,7 +29,7 @@ DOWNS = ("fc2", "w3", "down_proj", "output.dense")
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Where pre-norm blocks of one kind keep their parts, as dotted names; "" or () for one they do not have."""
 
     attention: str  # the module that knows the number of heads
@@ -80,19 +80,19 @@ class Parts:
         """What a norm computes in; one without weights of its own in what the block does."""
         return next(iter((*cast(nn.Module, self.get(norm)).parameters(), *self.block.parameters()))).dtype
 
-    def heads(self, layout: Layout) -> int:
+    def heads(self, layout: BlockLayout) -> int:
         attn = self.get(layout.attention)
         return next((n for name in HEADS if isinstance(n := getattr(attn, name, None), int)), 0)
 
 
-def layout_of(block: nn.Module) -> Layout:
+def layout_of(block: nn.Module) -> BlockLayout:
     """The layout of a block. Raises BadInput that names what is missing and what has no place in it."""
     parts = Parts(block)
     ways = [(at, tuple(f"{at}.{name}" for name in names)) for at in ATTENTIONS for names in PROJECTIONS]
     attention, project = next(((at, names) for at, names in ways if parts.has(*names)), ("", ()))
     out = parts.first(*(f"{attention}.{name}" for name in OUTS), "attention.output.dense")
     biases = tuple(f"{attention}.{name}_bias" for name in "qkv") if len(project) == 1 else ()
-    layout = Layout(
+    layout = BlockLayout(
         attention=attention,
         norm1=parts.first(*NORM1),
         project=project,
@@ -110,7 +110,7 @@ def layout_of(block: nn.Module) -> Layout:
     return layout
 
 
-def unaccounted(block: nn.Module, layout: Layout) -> Iterator[str]:
+def unaccounted(block: nn.Module, layout: BlockLayout) -> Iterator[str]:
     """What a block lacks of a layout, and the weights of the block that the layout has no place for."""
     parts = Parts(block)
     if not layout.norm1:
@@ -134,7 +134,7 @@ def unaccounted(block: nn.Module, layout: Layout) -> Iterator[str]:
             yield f"{name} has no place"
 
 
-def units_of(block: nn.Module, layout: Layout) -> Units:
+def units_of(block: nn.Module, layout: BlockLayout) -> Units:
     """The layers of a block that have heads and hidden units; raises BadInput where its MLP is of another kind."""
     parts = Parts(block)
     mlp = {name: part for at in layout.mlp for name, part in cast(nn.Module, parts.get(at)).named_modules(prefix=at)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 from compress.stack import Units
 from compress.tokens import Tokens
-from hmr.models.layouts import Layout, Parts, units_of
+from hmr.models.layouts import BlockLayout, Parts, units_of
 from hmr.models.rope import Rope
 from hmr.models.vit import attention
 
@@ -25,7 +25,7 @@ class OwnStack:
     they had. Updates are those of a finished model: no dropout, no stochastic depth, no jitter of positions.
     """
 
-    def __init__(self, holder: nn.Module, place: str, layout: Layout, embed: Embed, patches: Patches) -> None:
+    def __init__(self, holder: nn.Module, place: str, layout: BlockLayout, embed: Embed, patches: Patches) -> None:
         self.holder, self.place, self.layout = holder, place, layout
         self.to_tokens, self.patches = embed, patches
         self.norm: nn.Module = nn.Identity()

@@ -18,7 +18,7 @@ _CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotatio
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Hierarchy:
     """A BVH hierarchy: joint names, parents (-1 for the root), offsets (J, 3), channels of each joint in file order."""
 
     names: list[str]
@@ -27,8 +27,8 @@ class Skeleton:
     channels: list[list[str]]
 
 
-def parse_bvh(path: Path) -> tuple[Skeleton, np.ndarray, float]:
-    """Skeleton, channel values (T, C) as in the file, and frames per second. Raises BadInput naming file and line."""
+def parse_bvh(path: Path) -> tuple[Hierarchy, np.ndarray, float]:
+    """Hierarchy, channel values (T, C) as in the file, and frames per second. Raises BadInput naming file and line."""
     lines = lines_of(path)
     start = next((number for number, line in enumerate(lines) if line.strip() == "MOTION"), None)
     if start is None or not lines[0].strip() == "HIERARCHY":
@@ -42,7 +42,7 @@ def parse_bvh(path: Path) -> tuple[Skeleton, np.ndarray, float]:
     return skeleton, _rows(path, rows, width), fps
 
 
-def _hierarchy(path: Path, lines: list[str]) -> Skeleton:
+def _hierarchy(path: Path, lines: list[str]) -> Hierarchy:
     names: list[str] = []
     parents: list[int] = []
     offsets: list[list[float]] = []
@@ -74,7 +74,7 @@ def _hierarchy(path: Path, lines: list[str]) -> Skeleton:
                 raise BadInput(f"{path}, line {number}: not understood in a BVH hierarchy: {line.strip()[:60]!r}")
     if not names or open_joints:
         raise BadInput(f"{path}, line {len(lines)}: the hierarchy is empty or a brace is not closed")
-    return Skeleton(names, parents, np.array(offsets), channels)
+    return Hierarchy(names, parents, np.array(offsets), channels)
 
 
 def _floats(path: Path, number: int, values: list[str]) -> list[float]:
@@ -110,7 +110,7 @@ def _rows(path: Path, rows: list[tuple[int, str]], width: int) -> np.ndarray:
 
 
 def global_pose(
-    skeleton: Skeleton, values: np.ndarray, wanted: set[str] | None = None
+    skeleton: Hierarchy, values: np.ndarray, wanted: set[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """World rotations (T, 3, 3) and positions (T, 3), in the file's units, by joint name: forward kinematics.
 
@@ -133,7 +133,7 @@ def global_pose(
     return rotations, positions
 
 
-def _with_ancestors(skeleton: Skeleton, names: set[str]) -> set[str]:
+def _with_ancestors(skeleton: Hierarchy, names: set[str]) -> set[str]:
     needed = set(names)
     for joint in reversed(range(len(skeleton.names))):  # children come after their parents
         if skeleton.names[joint] in needed and skeleton.parents[joint] >= 0:

@@ -25,7 +25,7 @@ from compress.errors import BadInput
 from hmr.data.crop import cut
 from hmr.data.dataset import DataSpec, Frames
 from hmr.data.pictures import Side
-from hmr.data.sample import Place, Sample, known
+from hmr.data.sample import CropSquare, Sample, known
 from hmr.media.mask import at_size, person
 from hmr.media.picture import picture
 from hmr.motion.amass import betas_of, read_amass
@@ -162,7 +162,7 @@ def cut_out(
         file = path.parent / entry.masks[frame]
         visible = at_size(person(file), image.shape[:2], file)
         mask = cut(visible.astype(np.uint8) * 255, centre, square, size) > 127
-    place = Place(centre, square, image.shape[:2], entry.focal)
+    place = CropSquare(centre, square, image.shape[:2], entry.focal)
     labels = {name: arrays[name][frame] for name in ("rotations", "betas")}
     return Sample(cut(image, centre, square, size), entry.name, mask, place, **labels)
 

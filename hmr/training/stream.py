@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from compress.training.task import Step
+from compress.training.task import OptimizerStep
 from hmr.data.dataset import Frames
 from hmr.data.sample import Sample, known
 
@@ -27,7 +27,7 @@ class Stream:
         self.last: tuple[int, dict[str, Tensor]] | None = None
         self.batches: Iterator[dict[str, Tensor]] | None = None
 
-    def batch(self, step: Step) -> dict[str, Tensor]:
+    def batch(self, step: OptimizerStep) -> dict[str, Tensor]:
         """This process's share of a step's frames, see `labels_of`: (size / processes, ...) each. Steps in a row are
         drawn ahead."""
         if self.last is not None and self.last[0] == step.index:
@@ -37,7 +37,7 @@ class Stream:
         self.last = step.index, next(self.batches)
         return self.last[1]
 
-    def loader(self, step: Step) -> DataLoader[dict[str, Any]]:
+    def loader(self, step: OptimizerStep) -> DataLoader[dict[str, Any]]:
         """This process's batches from a step on."""
         share = step.share(self.size)
         places = range(step.index * self.size + share.start, len(self.frames), share.step)

@@ -20,7 +20,7 @@ from compress.stack import most_covered, through
 from compress.tokens import Tokens, coverage
 from compress.training import loop
 from compress.training.checkpoint import checkpoints, reserve_folder
-from compress.training.task import Step, TrainingTask, linear
+from compress.training.task import OptimizerStep, TrainingTask, linear
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.checkpoints.backbone import start
@@ -154,10 +154,10 @@ class HMRTask(TrainingTask):
     def identity(self) -> dict[str, Any]:
         return identity_of(self.config)
 
-    def stage(self, step: Step) -> Stage:
+    def stage(self, step: OptimizerStep) -> Stage:
         return next((stage for stage in self.stages if step.fraction < stage.until), self.stages[-1])
 
-    def batch(self, step: Step) -> tuple[Tensor, Tensor | None, dict[str, Tensor], Stage, float]:
+    def batch(self, step: OptimizerStep) -> tuple[Tensor, Tensor | None, dict[str, Tensor], Stage, float]:
         """Crops and their mirror images, what they show of the person, targets, the stage, and what the losses of the
         auxiliary heads count for."""
         stage, target = self.stage(step), with_mirrors(self.stream.batch(step))
@@ -205,7 +205,7 @@ class HMRTask(TrainingTask):
         below = depth - 1 - int(number) if number.isdigit() else 0 if ".norm." in name else depth
         return config.backbone_lr * config.layer_decay**below
 
-    def learning_rate(self, group: dict[str, Any], step: Step, warmup: int) -> float:
+    def learning_rate(self, group: dict[str, Any], step: OptimizerStep, warmup: int) -> float:
         """Constant, then linear down at the end; the backbone's rises once the head's own time is over."""
         rate = linear(group["initial_lr"], step, warmup, self.config.decay)
         if not group["backbone"]:
@@ -213,7 +213,7 @@ class HMRTask(TrainingTask):
         return rate * min(1.0, max(0.0, (step.fraction - self.config.head_until) / 0.01))
 
     @torch.no_grad()
-    def validate(self, module: nn.Module, step: Step) -> dict[str, Any]:
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
         """Joint errors (mm) and the root's (degrees, median) on `synth:val`, as this stage sees it, beside those of the
         mean pose under the true root."""
         stage, trained, device = self.stage(step), cast(HMRLoss, module), device_of(module)

@@ -18,7 +18,7 @@ from hmr.media.listing import pictures_in
 from hmr.media.picture import shown
 from hmr.world.fabric import colour
 from hmr.world.geometry import Scalar, shaded
-from hmr.world.light import Place
+from hmr.world.light import Panorama
 from hmr.world.textures import grains, patterns
 
 Array = NDArray[np.float32]
@@ -65,7 +65,9 @@ class Shadows(NamedTuple):
     share: Array
 
 
-def backdrop(rng: np.random.Generator, place: Place, angle: float, split: str, shift: bool, photo: float) -> Backdrop:
+def backdrop(
+    rng: np.random.Generator, place: Panorama, angle: float, split: str, shift: bool, photo: float
+) -> Backdrop:
     """A photograph for a share of `photo`, else the panorama, or a room that opens onto it."""
     kind = rng.random()
     flat, room = kind < photo, kind > photo + (1 - photo) * 0.45

@@ -24,7 +24,7 @@ SHIFT_PLACES = ("dawn", "lab", "lobby", "park", "venice", "warehouse")
 
 
 @dataclass(frozen=True)
-class Place:
+class Panorama:
     """A panorama: harmonics (9,3), its brightest lamp's direction (3,) and irradiance / pi (3,), a picture (H,W,3)."""
 
     name: str
@@ -77,7 +77,7 @@ def turned_harmonics(coefficients: Array, turn: Array) -> Array:
 
 
 @cache
-def places() -> tuple[Place, ...]:
+def places() -> tuple[Panorama, ...]:
     """All panoramas of the package, sorted by name."""
     with files("hmr").joinpath("assets", "light.npz").open("rb") as stream:
         arrays = dict(np.load(stream, allow_pickle=False))
@@ -86,15 +86,15 @@ def places() -> tuple[Place, ...]:
     for i, name in enumerate(arrays["names"]):
         jpeg = arrays["jpeg"][ends[i] - arrays["lengths"][i] : ends[i]].tobytes()
         image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-        found.append(Place(str(name), arrays["harmonics"][i], arrays["aims"][i], arrays["lamps"][i], image))
+        found.append(Panorama(str(name), arrays["harmonics"][i], arrays["aims"][i], arrays["lamps"][i], image))
     return tuple(found)
 
 
-def places_of(shift: bool) -> list[Place]:
+def places_of(shift: bool) -> list[Panorama]:
     return [place for place in places() if (place.name in SHIFT_PLACES) == shift]
 
 
-def lit(rng: np.random.Generator, place: Place, angle: float, coloured: float) -> Light:
+def lit(rng: np.random.Generator, place: Panorama, angle: float, coloured: float) -> Light:
     """The light of a place turned by `angle` radians about y, with up to two lamps: its own and one brought along.
 
     `coloured` is the share of lamps brought along that are not nearly white.

@@ -6,22 +6,22 @@ from typing import get_args
 
 from compress.policies.merge_layers import MergeLayers, Operator
 from compress.policies.merge_tokens import MergeTokens
-from experiments.paper.ablation import Row, Table
+from experiments.paper.ablation import Table, TableRow
 from experiments.paper.finding import Finding, Rows, below, difference, rise
 
 THRESHOLD_MM = 5.0  # at 0.1 mm, for 32 blocks trained with stochastic depth, none of 12 without it can go
 TOKENS = MergeTokens(keep=90, per_layer=40, dilate=1)
-SMALL = Row("reference-small, as trained", model="reference-small")
+SMALL = TableRow("reference-small, as trained", model="reference-small")
 
 
-def rows(operator: Operator) -> list[Row]:
+def rows(operator: Operator) -> list[TableRow]:
     """Alg. 1 with an operator, without and with fewer tokens."""
     layers = MergeLayers(operator=operator, threshold_mm=THRESHOLD_MM)
     name = f"{operator} at {THRESHOLD_MM:g} mm"
-    return [Row(name, (layers,)), Row(f"{name}, {TOKENS.keep} tokens", (layers, TOKENS))]
+    return [TableRow(name, (layers,)), TableRow(f"{name}, {TOKENS.keep} tokens", (layers, TOKENS))]
 
 
-MEASURED = (Row(f"{TOKENS.keep} tokens", (TOKENS,)), *(row for op in get_args(Operator) for row in rows(op)))
+MEASURED = (TableRow(f"{TOKENS.keep} tokens", (TOKENS,)), *(row for op in get_args(Operator) for row in rows(op)))
 
 
 def best(rows: Rows) -> str:

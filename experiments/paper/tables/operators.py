@@ -6,22 +6,24 @@ from typing import get_args
 
 from compress.layers.search import Strategy
 from compress.policies.merge_layers import MergeLayers, Operator
-from experiments.paper.ablation import Row, Table
+from experiments.paper.ablation import Table, TableRow
 from experiments.paper.finding import lower
 
 THRESHOLD_MM = 1.0
 
 
-def rows(operator: Operator) -> list[Row]:
+def rows(operator: Operator) -> list[TableRow]:
     """Alg. 1, and the other strategies down to the depth that it reaches."""
-    window = Row(f"window, {operator}, {THRESHOLD_MM} mm", (MergeLayers(operator=operator, threshold_mm=THRESHOLD_MM),))
+    window = TableRow(
+        f"window, {operator}, {THRESHOLD_MM} mm", (MergeLayers(operator=operator, threshold_mm=THRESHOLD_MM),)
+    )
     return [window, *(as_deep(strategy, operator, window) for strategy in ("cka", "greedy"))]
 
 
-def as_deep(strategy: Strategy, operator: Operator, as_deep_as: Row) -> Row:
+def as_deep(strategy: Strategy, operator: Operator, as_deep_as: TableRow) -> TableRow:
     """`layers` stands in for the depth that the other row reaches."""
     steps = (MergeLayers(strategy=strategy, operator=operator, layers=1),)
-    return Row(f"{strategy}, {operator}, as deep as {as_deep_as.name}", steps, as_deep_as=as_deep_as.name)
+    return TableRow(f"{strategy}, {operator}, as deep as {as_deep_as.name}", steps, as_deep_as=as_deep_as.name)
 
 
 STRATEGIES = {operator: rows(operator) for operator in get_args(Operator)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.policies.merge_tokens import MergeTokens
-from experiments.paper.ablation import Figures, Row, Table
+from experiments.paper.ablation import Figures, Table, TableRow
 from experiments.paper.finding import lower
 from experiments.paper.tables.tab6 import ECLM, MASK_TOME
 
@@ -12,8 +12,8 @@ def emdb(pa_mpjpe: float, mpjpe: float, pve: float) -> Figures:
     return {"emdb": {"pa_mpjpe_mm": pa_mpjpe, "mpjpe_mm": mpjpe, "pve_mm": pve}}
 
 
-BARE = Row("ECLM, ToMe", (ECLM, MergeTokens(protect="none", keep=90, per_layer=40)), paper=emdb(67.2, 98.1, 112.9))
-MASKED = Row("ECLM, Mask-ToMe", (ECLM, MASK_TOME), paper=emdb(54.8, 84.0, 96.7))
+BARE = TableRow("ECLM, ToMe", (ECLM, MergeTokens(protect="none", keep=90, per_layer=40)), paper=emdb(67.2, 98.1, 112.9))
+MASKED = TableRow("ECLM, Mask-ToMe", (ECLM, MASK_TOME), paper=emdb(54.8, 84.0, 96.7))
 
 TABLE = Table(
     name="tab11",

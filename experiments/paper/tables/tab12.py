@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from compress.policy import Policy
 from compress.recipe import Recipe
-from experiments.paper.ablation import Figures, Row, Table
+from experiments.paper.ablation import Figures, Table, TableRow
 from experiments.paper.finding import Finding, Rows
 from experiments.paper.grid import COLUMNS, value
 from experiments.paper.tables.tab6 import LAYERS, MASK_TOME, MERGED
@@ -18,8 +18,8 @@ def counts(params: float, macs: float) -> Figures:
     return {"any": {"params_thop": params, "macs_thop": macs}}
 
 
-def hmr2(name: str, steps: tuple[Policy, ...], figures: Figures) -> Row:
-    return Row(name, steps, model="hmr2", paper=figures)
+def hmr2(name: str, steps: tuple[Policy, ...], figures: Figures) -> TableRow:
+    return TableRow(name, steps, model="hmr2", paper=figures)
 
 
 HMR2 = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.policies.merge_layers import MergeLayers
-from experiments.paper.ablation import Row, Table
+from experiments.paper.ablation import Table, TableRow
 from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, difference, every, rise
 
 # threshold in mm -> MPJPE in mm on EMDB and layers left of CameraHMR's 32
@@ -11,11 +11,11 @@ PAPER = {1.0: (74.7, 27), 0.5: (73.9, 26), 0.3: (73.7, 28), 0.2: (73.6, 27), 0.1
 THRESHOLDS_MM = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
-def row(mm: float) -> Row:
+def row(mm: float) -> TableRow:
     """The paper's strategy and operator; others stand in `operators`."""
     mpjpe, layers = PAPER.get(mm, (None, None))
     figures = {"emdb": {"mpjpe_mm": mpjpe, "layers": layers}} if mpjpe and layers else {}
-    return Row(f"window, slm, {mm} mm", (MergeLayers(operator="slm", threshold_mm=mm),), paper=figures)
+    return TableRow(f"window, slm, {mm} mm", (MergeLayers(operator="slm", threshold_mm=mm),), paper=figures)
 
 
 PAPERS_OWN = row(0.1).name
@@ -43,5 +43,5 @@ TABLE = Table(
         shows=shows,
     ),
     columns=("layers", "macs_true", "macs_share", "times_faster", "mpjpe_mm", "mpjpe_rise_mm"),
-    original=Row("original", paper={"emdb": {"mpjpe_mm": 73.3, "layers": 32}}),
+    original=TableRow("original", paper={"emdb": {"mpjpe_mm": 73.3, "layers": 32}}),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.paper.ablation import Row, Table
+from experiments.paper.ablation import Table, TableRow
 from experiments.paper.finding import NEGLIGIBLE_MM, Finding, Rows, below, difference, every, rise
 from experiments.search.study import PAPER
 
 ECLM, MASK_TOME = PAPER
-LAYERS = Row("ECLM", (ECLM,), paper={"emdb": {"frames_per_s": 83.3, "mpjpe_mm": 73.1}})  # speed: one RTX 3090
-MERGED = Row("ECLM, Mask-ToMe", PAPER, paper={"emdb": {"frames_per_s": 176.5, "mpjpe_mm": 84.0}})
+LAYERS = TableRow("ECLM", (ECLM,), paper={"emdb": {"frames_per_s": 83.3, "mpjpe_mm": 73.1}})  # speed: one RTX 3090
+MERGED = TableRow("ECLM, Mask-ToMe", PAPER, paper={"emdb": {"frames_per_s": 176.5, "mpjpe_mm": 84.0}})
 
 
 def faster(rows: Rows) -> bool | None:
@@ -39,5 +39,5 @@ TABLE = Table(
         holds=lambda rows: every(faster(rows), below(rise(rows, LAYERS.name, "original"), NEGLIGIBLE_MM)),
         shows=shows,
     ),
-    original=Row("original", paper={"emdb": {"frames_per_s": 68.2, "mpjpe_mm": 73.3}}),
+    original=TableRow("original", paper={"emdb": {"frames_per_s": 68.2, "mpjpe_mm": 73.3}}),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.policies.merge_tokens import MergeTokens
-from experiments.paper.ablation import USUAL, Row, Table
+from experiments.paper.ablation import USUAL, Table, TableRow
 from experiments.paper.finding import lower
 from hmr.data.mask_errors import MASKS
 
@@ -12,15 +12,15 @@ SCHEDULES = {130: (31, 135), 90: (40, 100), 60: (44, 75)}
 CLAIMED = (130, 90)  # at 60 a person often covers more patches than are kept
 
 
-def rows(keep: int, per_layer: int, dropped_to: int) -> list[Row]:
+def rows(keep: int, per_layer: int, dropped_to: int) -> list[TableRow]:
     """ToMe, Mask-ToMe with both partitions and dropped background, each on every kind of mask that it looks at."""
     policies = {
         f"Mask-ToMe {keep}": MergeTokens(keep=keep, per_layer=per_layer),
         f"Mask-ToMe {keep}, even": MergeTokens(keep=keep, per_layer=per_layer, partition="unprotected"),
         f"drop to {dropped_to}": MergeTokens(mode="drop", keep=dropped_to),
     }
-    tome = Row(f"ToMe {keep}", (MergeTokens(protect="none", keep=keep, per_layer=per_layer),))  # looks at no mask
-    return [tome, *(Row(name, (policy,), masks) for name, policy in policies.items() for masks in MASKS)]
+    tome = TableRow(f"ToMe {keep}", (MergeTokens(protect="none", keep=keep, per_layer=per_layer),))  # looks at no mask
+    return [tome, *(TableRow(name, (policy,), masks) for name, policy in policies.items() for masks in MASKS)]
 
 
 TABLE = Table(

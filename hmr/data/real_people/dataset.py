@@ -21,7 +21,7 @@ from hmr.data.real_people.crops import Side, places_in, taken, toward, turned
 from hmr.data.real_people.importing import VIDEOS, video_name
 from hmr.data.real_people.manifest import read_manifest
 from hmr.data.real_people.offsets import LIMB_LANDMARKS, joints_of, read_offsets
-from hmr.data.real_people.recording import Recording, load_recording
+from hmr.data.real_people.recording import MultiViewRecording, load_recording
 from hmr.data.real_people.silver import LIMB_POINTS, VISIBLE
 from hmr.data.sample import Sample
 from hmr.home import fasthmr_home
@@ -118,14 +118,14 @@ def open_real(spec: DataSpec, frames: int | None, side: Side, size: tuple[int, i
     )
 
 
-def crop_camera(recording: Recording, view: int, moment: int, side: Side, size: tuple[int, int]) -> Camera:
+def crop_camera(recording: MultiViewRecording, view: int, moment: int, side: Side, size: tuple[int, int]) -> Camera:
     """The camera of the crop of one view at one moment."""
     pixels = recording.pixels[view, moment]
     middle = (pixels.amin(0) + pixels.amax(0)) / 2
     return turned(recording.cameras[view], middle + MARGIN * (pixels - middle), side, size)
 
 
-def known(recording: Recording, view: int, moments: Sequence[int], crops: Sequence[Camera]) -> Truth:
+def known(recording: MultiViewRecording, view: int, moments: Sequence[int], crops: Sequence[Camera]) -> Truth:
     """What is known of some moments of one view."""
     picked, offsets = list(moments), read_offsets()
     rotations = torch.stack([crop.rotation for crop in crops])
@@ -146,7 +146,7 @@ def known(recording: Recording, view: int, moments: Sequence[int], crops: Sequen
     )
 
 
-def seen(recording: Recording, view: int, moments: Sequence[int], crops: Sequence[Camera]) -> Keypoints:
+def seen(recording: MultiViewRecording, view: int, moments: Sequence[int], crops: Sequence[Camera]) -> Keypoints:
     """Where BlazePose has its landmarks in the crops of one view."""
     picked, camera = list(moments), recording.cameras[view]
     pixels = recording.pixels[view, picked]

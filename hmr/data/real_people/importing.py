@@ -21,7 +21,7 @@ from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Pixels, Squ
 from hmr.data.real_people.camera import Camera, read_qualisys
 from hmr.data.real_people.manifest import digest, write_manifest
 from hmr.data.real_people.people import followed, people_in
-from hmr.data.real_people.recording import Recording, stacked
+from hmr.data.real_people.recording import MultiViewRecording, stacked
 from hmr.data.real_people.silver import LIMB_POINTS, silver
 from hmr.data.real_people.skeleton import POINTS
 from hmr.data.real_people.triangulation import Views, triangulated
@@ -79,7 +79,7 @@ def recorded(
     finder: tuple[Detector, LandmarkNetwork],
     other: Tensor | None,
     observer: Observer,
-) -> tuple[Recording, dict[str, Any]]:
+) -> tuple[MultiViewRecording, dict[str, Any]]:
     """The recording of the person on whom V videos agree best, at least AWAY from an `other` place (3,) m; and the
     figures of its silver truth, as JSON values."""
     times = [video(path).times for path in videos]
@@ -94,7 +94,7 @@ def recorded(
     seen = stacked(moments)
     truth = silver(cameras, seen["pixels"], seen["visibility"], fps)
     masks = np.stack([[one.mask for one in views] for views in zip(*moments, strict=True)])
-    recording = Recording(fps, truth.cameras, masks=masks, points=truth.points, error=truth.error, **seen)
+    recording = MultiViewRecording(fps, truth.cameras, masks=masks, points=truth.points, error=truth.error, **seen)
     error = truth.error.median(0).values * 1000
     figures = {"frames": len(moments), "error_mm": dict(zip(POINTS, error.tolist(), strict=True)), **truth.figures}
     return recording, figures

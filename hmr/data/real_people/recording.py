@@ -19,7 +19,7 @@ from hmr.data.real_people.camera import Camera
 
 
 @dataclass(frozen=True)
-class Recording:
+class MultiViewRecording:
     """T frames of V views; places in the world are in metres."""
 
     fps: float
@@ -47,20 +47,22 @@ class Recording:
         return atomic_write(path, buffer.getvalue())
 
 
-def load_recording(path: Path) -> Recording:
+def load_recording(path: Path) -> MultiViewRecording:
     """What `save` wrote. Raises BadInput for another file."""
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = dict(found)
         cameras = Camera(*(torch.from_numpy(arrays.pop(f"camera_{one.name}")) for one in fields(Camera)))
         fps, masks = float(arrays.pop("fps")), np.unpackbits(arrays.pop("masks"), axis=-1).astype(np.bool_)
-        return Recording(fps, cameras, masks=masks, **{name: torch.from_numpy(each) for name, each in arrays.items()})
+        return MultiViewRecording(
+            fps, cameras, masks=masks, **{name: torch.from_numpy(each) for name, each in arrays.items()}
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BadInput(f"{path}: no recording of fasthmr data import ({error!r}); import the wheel again") from error
 
 
 def stacked(moments: Sequence[Sequence[Landmarks]]) -> dict[str, Tensor]:
-    """Pixels, visibility, world and squares of a `Recording` from V landmarks of each of T moments."""
+    """Pixels, visibility, world and squares of a `MultiViewRecording` from V landmarks of each of T moments."""
     squares = [[(*one.square.centre, one.square.side, one.square.angle) for one in views] for views in moments]
     arrays = {
         name: np.array([[getattr(one, name) for one in views] for views in moments])

@@ -22,7 +22,7 @@ from hmr.data.real_people.crops import Side
 from hmr.data.real_people.dataset import MARGIN, ChosenPictures, RealFrames, keypoints_of
 from hmr.data.real_people.manifest import digest, read_manifest, write_manifest
 from hmr.data.real_people.recording import stacked
-from hmr.data.sample import Place, Sample
+from hmr.data.sample import CropSquare, Sample
 from hmr.data.wheel import described, members
 from hmr.home import fasthmr_home
 from hmr.media.video import frames_of_video, video
@@ -64,13 +64,13 @@ def import_sports2d(
     return target
 
 
-def save(path: Path, found: list[tuple[int, Landmarks]]) -> None:
+def save(path: Path, people_at: list[tuple[int, Landmarks]]) -> None:
     """Write who was found at which moment of the video."""
-    people = stacked([[person] for _, person in found])  # as if by one camera of several
+    people = stacked([[person] for _, person in people_at])  # as if by one camera of several
     arrays: dict[str, Any] = {name: each[0].numpy() for name, each in people.items()}
-    masks = np.packbits(np.stack([person.mask for _, person in found]), axis=-1)
+    masks = np.packbits(np.stack([person.mask for _, person in people_at]), axis=-1)
     with path.open("wb") as file:
-        np.savez_compressed(file, moments=np.array([moment for moment, _ in found]), masks=masks, **arrays)
+        np.savez_compressed(file, moments=np.array([moment for moment, _ in people_at]), masks=masks, **arrays)
 
 
 def beside(frames: RealFrames) -> RealFrames | None:
@@ -101,7 +101,7 @@ def open_sports2d(folder: Path, side: Side, size: tuple[int, int]) -> RealFrames
         mask = Square((x, y), across, angle).pasted(255 * masks[index], image.shape[:2])
         centre = (float(middles[index, 0]), float(middles[index, 1]))
         crop, person = (cut(each, centre, sides[index], size) for each in (image, mask))
-        return Sample(crop, NAME, person > 127, Place(centre, sides[index], image.shape[:2]))
+        return Sample(crop, NAME, person > 127, CropSquare(centre, sides[index], image.shape[:2]))
 
     return RealFrames(
         draw=draw,

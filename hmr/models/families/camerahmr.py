@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 from hmr.body.camera import focal_length
 from hmr.data.crop import normalised
-from hmr.models.families.family import Box, Family, Part
+from hmr.models.families.family import Box, Family, SeparatePart
 from hmr.models.families.hrnet import HRNet
 from hmr.models.head import SMPLHead
 from hmr.models.sizes import Sizes
@@ -118,6 +118,6 @@ FAMILY = Family(
     box=Box(aspect=None),
     condition="bbox_info",
     beside=_networks,
-    parts=(Part("fov_net.", "cam_model", "fc1.weight", keys=("backbone.", "fc1.", "fc2.", "fc3.")),),
+    parts=(SeparatePart("fov_net.", "cam_model", "fc1.weight", keys=("backbone.", "fc1.", "fc2.", "fc3.")),),
     sizes_from=lambda shapes: {"fov_width": shapes.get("fov_net.fc1.weight", (0, 0))[1] // 15},
 )

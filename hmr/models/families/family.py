@@ -36,7 +36,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Part:
+class SeparatePart:
     """A part of a network whose weights come in a file of their own."""
 
     prefix: str  # of its keys in ours
@@ -69,7 +69,7 @@ class Family:
     turned: bool = False  # whether its crops are of a camera that looks through their middle, as those it learned from
     condition: str | None = None  # what `forward` needs beside the crop
     beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SeparatePart, ...] = ()
     sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes tell
     # dim -> attention heads, which no shape tells: those of ViTPose's three larger backbones
     heads: Mapping[int, int] = field(default_factory=lambda: {768: 12, 1024: 16, 1280: 16})

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hmr.models.families.family import Family, Part, Shapes
+from hmr.models.families.family import Family, SeparatePart, Shapes
 from hmr.models.head import SMPLHead, rotations_from_6d, small
 from hmr.models.sizes import Sizes
 
@@ -208,7 +208,7 @@ FAMILY = Family(
     head=TokenHead,
     sizes=TokenSizes,
     parts=(
-        Part(
+        SeparatePart(
             TOKENIZER,
             "tokenizer",
             "quantizer.codebook",
