@@ -45,7 +45,7 @@ class Origin(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """What manifest.json says. Its own hash stands in it too, so that no byte of the folder goes unchecked."""
+    """The content of manifest.json. Its own hash is in it too, so that no byte of the folder goes unchecked."""
 
     schema_version: Literal[1] = 1
     id: str

@@ -185,7 +185,7 @@ def alone(path: Path, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says of a write to `path` into a sentence, Unwritable."""
+    """Turn the system's errors in writing `path` into a sentence, Unwritable."""
     try:
         yield
     except Unwritable:

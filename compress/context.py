@@ -30,7 +30,7 @@ def silent(stage: str, detail: str, done: int, total: int) -> None:
 class Context:
     """What policies share while one recipe is worked through, or many on the same model and frames.
 
-    original: the model before its first step. calib: the frames that choices are made on. observer: who is told of
+    original: the model before its first step. calib: the frames that choices are made on. observer: called with
     progress. seed: of everything that is drawn at random. shared: whether other processes work on the same model and
     frames, so that a search leaves trials to them.
     """

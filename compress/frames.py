@@ -37,7 +37,7 @@ class Pictures(Protocol):
         """(student's output, teacher's output) -> scalar, 0 where they are equal."""
 
     def provenance(self) -> dict[str, Any]:
-        """Which pictures these are, as JSON values: `name` and `split`, and whatever else tells."""
+        """Which pictures these are, as JSON values: `name`, `split` and others."""
 
     def __len__(self) -> int: ...
     def read(self, indices: Sequence[int]) -> tuple[Any, ...]:
@@ -75,7 +75,7 @@ class FrameSet(Protocol):
         """These frames as what choices are made on."""
 
     def measure(self, model: Any, name: str, observer: Callable[[str, str, int, int], None]) -> Scores:
-        """How wrong and how fast `model` is on these frames; `name` is what an observer is told."""
+        """How wrong and how fast `model` is on these frames; `name` is shown to the observer."""
 
     def pictures(self, model: Any) -> Pictures:
         """What recovery learns from where choices are made on these frames."""

@@ -1,7 +1,7 @@
 """From a recipe to a smaller model, in one loop: each step is planned, applied and measured.
 
 Reading order: `compress.recipe` -> this file -> `compress.policies` -> `compress.artefact`. It knows no data set and no
-command line: the frames that it is handed measure, and an observer is told of progress.
+command line: the frames that it is given measure, and an observer is called with progress.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def compress(
     """Do what `recipe` asks for to a copy of `model`.
 
     Choices are made on `calib`, results are reported on `test`; a recipe that chooses nothing on frames needs no
-    `calib`, and without `test` the rows tell costs alone. Work that takes long keeps what it has in the cache of
+    `calib`, and without `test` the rows have costs only. Work that takes long keeps what it has in the cache of
     `calib` until `save`: a compression that was killed goes on from there.
 
     Raises BadInput, before anything is measured, where the recipe does not fit the model or the frames.

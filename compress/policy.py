@@ -232,7 +232,7 @@ class Policy(FrozenModel, ABC):
         """Raise BadInput where no plan for `model` can be made, as far as that is known without looking at data.
 
         Every step is checked against the model before the first one is planned: a search that takes an hour is not to
-        end in a sentence that could have been said at once. Later steps meet a model of this depth or less.
+        end in an error that could have been raised at once. Later steps meet a model of this depth or less.
         """
         return
 

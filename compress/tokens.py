@@ -115,11 +115,6 @@ class Matching(NamedTuple):
     assign: Tensor  # (B, N) the place of each token among the N - r that are left, in their old order
     score: Tensor  # (B, r) cosine of each pair that merges, less TIER for each protected token in it
 
-    @property
-    def forced(self) -> Tensor:
-        """Merges (B,) that took a protected token, because too few unprotected pairs were left."""
-        return (self.score < -TIER / 2).sum(1)  # well between two tiers: a cosine may round to above 1
-
 
 def match(key: Tensor, protected: Tensor, r: int, *, prefix: int = 0, partition: Partition = "parity") -> Matching:
     """Bipartite soft matching (Bolya et al. 2023, Sec. 3) that spares protected tokens (FastHMR Sec. 3.2).

@@ -110,7 +110,7 @@ class DecodedModel(nn.Module):
 
 
 def encoder_id(encoder: HMRModel) -> str:
-    """What tells one encoder from all others: sha256 of weights, token schedule and mask threshold."""
+    """The identity of an encoder: sha256 of weights, token schedule and mask threshold."""
     return fingerprint(encoder, encoder.schedule, encoder.protect)
 
 

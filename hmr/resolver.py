@@ -29,7 +29,7 @@ def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: An
     """A model in evaluation mode, in float32 unless it was compressed to less.
 
     model: a shipped name, a checkpoint, a folder of `fasthmr convert` or of `fasthmr compress`, or a module of your
-    own, which becomes an `OwnModel`. facts: what the file does not tell, as heads=, cam_model=, tokenizer=; for a
+    own, which becomes an `OwnModel`. facts: what the file does not have, as heads=, cam_model=, tokenizer=; for a
     module the arguments of `OwnModel`. weightless: also take an architecture whose weights do not ship, as hmr2, on the
     meta device.
 

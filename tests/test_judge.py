@@ -69,21 +69,10 @@ def test_errors_are_pelvis_aligned_joint_distances(model, body) -> None:
             assert error.item() == pytest.approx(1000 * distances.mean().item(), rel=1e-4)
 
 
-def test_label_free_judge_finds_no_error_in_the_original(model, body) -> None:
-    """... does not look at poses, does find an error in another model, and leaves the model's mode alone."""
-    frames = samples(5)
-    blind = [replace(frame, rotations=None, betas=None) for frame in frames]
+def test_frames_without_poses_are_refused(model, body) -> None:
+    blind = [replace(frame, rotations=None, betas=None) for frame in samples(5)]
     with pytest.raises(BadInput, match="no poses"):
         JointJudge(model, blind, body)
-    model.train()
-    judge = JointJudge(model, blind, body, label_free=True, size=2)
-    assert model.training and model.backbone.blocks[0].training
-    model.eval()
-    with torch.no_grad():
-        for index, crop in enumerate(judge.crops):
-            assert judge.errors(index, encode(model.backbone, crop)).max() < 1e-3
-        torch.nn.init.normal_(model.backbone.blocks[0].mlp.fc2.weight)
-        assert judge.errors(0, encode(model.backbone, judge.crops[0])).min() > 0.1
 
 
 def test_search_on_a_model_reports_the_error_of_what_it_makes(model, body) -> None:

@@ -175,7 +175,7 @@ def test_who_is_not_seen_is_not_measured(fasthmr, folder, tmp_path):
     tables = {"beside": "x,y,w,h\n" + "".join(f"{i}.png,500,500,9,9\n" for i in range(8)), "odd": "a,b,c,d\n"}
     for table, data, more, told in (
         ("", folder, ["--masks", masks], "in 2 of 2 places nobody is seen for sure (2 have no mask: 6.png, 7.png)"),
-        ("", video, [], "nothing tells where people are in this video: write walk.mp4.boxes.csv beside it"),
+        ("", video, [], "it is not known where people are in this video: write walk.mp4.boxes.csv beside it"),
         ("beside", folder, [], "in 2 of 2 places nobody is seen for sure (2 have their box outside of the picture"),
         ("odd", folder, [], "boxes.csv: the column 'a' of its header is not known: leave it out; columns are name"),
     ):

@@ -162,7 +162,7 @@ def test_video_frames_come_in_order_with_their_rate(video):
 
 def test_a_video_is_not_measured_on_a_guess(video, caplog):
     """Without boxes somebody has to look for people: a frame without them is left out, and half of all may be."""
-    with pytest.raises(BadInput, match=r"nothing tells where people are in this video: write walk\.mp4\.boxes\.csv"):
+    with pytest.raises(BadInput, match=r"it is not known where people are in this video: write walk\.mp4\.boxes\.csv"):
         open_pictures(video, "calib", None, SIDE, (256, 192))
 
     class Finder(Segmenter):

@@ -24,6 +24,6 @@ def warn_if_slow(kind: str) -> None:
 
 def emulated(capabilities: Mapping[str, Any]) -> bool:
     """Whether a CPU of these capabilities, as torch names them, has no products of bfloat16. Of others
-    than x86 torch names none, so nothing is said."""
+    than x86 torch names none, so there is no warning."""
     x86 = capabilities.get("architecture") in ("x86_64", "amd64", "AMD64")
     return x86 and not any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))

@@ -36,7 +36,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     call()
     after.record()
     torch.cuda.synchronize(device)
-    return before.elapsed_time(after) / 1000  # it says milliseconds
+    return before.elapsed_time(after) / 1000  # from milliseconds
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
@@ -57,4 +57,4 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
             return None
         call()
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))  # it says kB
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))  # from kB

@@ -2,7 +2,7 @@
 
 Blocks are numbered 0 to depth - 1 as in the original model. A window (low, high), both ends included, is a run of
 blocks that one block or one linear map replaces; every other block is left as it is. Every trial is a tuple of windows:
-it says how to build the trial from the original weights, whatever was tried before.
+it defines how to build the trial from the original weights, whatever was tried before.
 
 `smallest` is the number of blocks in the smallest window: 2 where blocks are merged into one, 1 where a map, which is
 hardly a block, takes their place. A search chooses places, each of which leaves one block less: place p is the joint of
@@ -178,7 +178,7 @@ def explicit(windows: Sequence[Sequence[int]], depth: int | None = None, smalles
     """`windows` as a tuple, where they are pairs (low < high, or low <= high for maps), in rising order, disjoint and
     within `depth` blocks.
 
-    Without a depth, only what can be said without knowing the model is checked. Raises BadInput that names the window.
+    Without a depth, only what does not depend on the model is checked. Raises BadInput that names the window.
     """
     before = -1
     for given in windows:

@@ -20,22 +20,17 @@ Pair = tuple[int, int]
 
 
 def layer_similarity(
-    stack: Stack,
-    crops: Sequence[Tensor],
-    *,
-    band: int | None = None,
-    memory: int = MEMORY,
-    embedding: bool = False,
+    stack: Stack, crops: Sequence[Tensor], *, band: int | None = None, embedding: bool = False
 ) -> Tensor:
     """Linear CKA (L, L), float64, between the outputs of all L blocks over all tokens of crops, each (B, 3, H, W).
 
     With `embedding`, what goes into the first block is one more layer, before them: (L + 1, L + 1). With a `band`, only
     layers at most so many apart are compared (1: neighbours), and the rest is NaN. Where the covariances, 8 C^2 bytes
-    for each pair of layers, do not fit in `memory` bytes, the crops run through the stack as often as it takes. The
-    stack has to be in evaluation mode. Raises BadInput as `cka`.
+    for each pair of layers, do not fit in MEMORY bytes, the crops run through the stack as often as it takes. The stack
+    has to be in evaluation mode. Raises BadInput as `cka`.
     """
     layers = len(stack.blocks) + embedding
-    return cka(lambda: (outputs(stack, crop, embedding) for crop in crops), layers, band=band, memory=memory)
+    return cka(lambda: (outputs(stack, crop, embedding) for crop in crops), layers, band=band)
 
 
 @torch.no_grad()
@@ -109,8 +104,3 @@ def fitting(pairs: Sequence[Pair], features: Sequence[Tensor], memory: int) -> l
     if not out:
         raise BadInput(f"similarity of layers takes {taken} bytes for two layers alone: allow more than {memory} bytes")
     return out
-
-
-def neighbours(matrix: Tensor) -> list[float]:
-    """The similarity of each layer and the next, from (L, L): what the search strategy `cka` goes by."""
-    return matrix.diagonal(1).tolist()

@@ -15,7 +15,7 @@ from compress.context import Context, fingerprint
 from compress.errors import BadInput
 from compress.layers import search
 from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
-from compress.layers.similarity import layer_similarity, neighbours
+from compress.layers.similarity import layer_similarity
 from compress.layers.trials import Trials
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse
 from compress.stack import LinearBlock
@@ -23,7 +23,7 @@ from compress.stack import LinearBlock
 
 class MergeLayers(Policy):
     """Merge runs of blocks into one block each, or replace blocks and runs of them by linear maps; which ones, a search
-    finds (see `compress.layers.search`) or the user says."""
+    finds (see `compress.layers.search`) or the user gives."""
 
     stage: ClassVar[int] = 0
     bounded: ClassVar[tuple[str, ...]] = ("layers",)
@@ -150,7 +150,8 @@ class MergeLayers(Policy):
         near: list[float] = []
         if self.strategy == "cka":  # of two blocks that may merge, or of what goes into a block and what comes out
             alone = trials.smallest == 1
-            near = neighbours(layer_similarity(model.stack, trials.judge.crops, band=1, embedding=alone))
+            similarity = layer_similarity(model.stack, trials.judge.crops, band=1, embedding=alone)
+            near = similarity.diagonal(1).tolist()  # of each layer and the next
         if context.shared and self.strategy == "greedy" and self.layers is not None:
             for left in range(depth, self.layers, -1):
                 search.spread(trials, to(left).windows, depth, known, trials.smallest)

@@ -44,7 +44,7 @@ class Precision(Policy):
     )
 
     def check(self, model: Compressible) -> None:
-        """Raise BadInput where int8 layers do not run here, and say where bfloat16 is slow."""
+        """Raise BadInput where int8 layers do not run here, and warn where bfloat16 is slow."""
         if self.dtype == "int8":
             refuse_int8()
         if self.dtype == "bfloat16":

@@ -27,8 +27,8 @@ from compress.tokens import coverage
 
 
 def units_of(stack: Stack, block: nn.Module) -> Units:
-    """The layers of a block that have units: as its stack says, or those of a plain ViT. Raises BadInput for a block of
-    another kind."""
+    """The layers of a block that have units: as its stack names them, or those of a plain ViT. Raises BadInput for
+    a block of another kind."""
     known = getattr(stack, "units", None)
     try:
         found = plain_units(block) if known is None else known(block)

@@ -1,4 +1,4 @@
-"""Label-free recovery: after merging or pruning, a model learns to say again what the original says.
+"""Label-free recovery: after merging or pruning, a model learns the original's outputs.
 
 The compressed model (student) follows the original's (teacher's) finished tokens and its output on pictures without
 labels. FastHMR has no such step before its decoder. Blocks whose weights or inputs are no longer the original's train,

@@ -28,7 +28,7 @@ from diffusion.motion.clips import FPS, decode_video
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 
-KIND = "diffusion-decoder"  # what a file of its weights says it is
+KIND = "diffusion-decoder"  # in the header of a file of its weights
 Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a FeatureRegressor to one of two targets
 
 
@@ -150,7 +150,7 @@ def calmed(numbers: Tensor, deviation: float) -> Tensor:
 
 
 def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:
-    """What a file of weights says beside sizes."""
+    """What a file of weights holds beside sizes."""
     return {"predictor": decoder.kind, "objective": decoder.objective, "encoder": decoder.encoder}
 
 

@@ -71,7 +71,7 @@ class Start(nn.Module):
     @torch.no_grad()
     def fit(self, normal: Tensor, true: Tensor, wanted: Tensor) -> None:
         """Ridge regression of `wanted` (B, F / span, D) on normalised features (B, F, W), the last P of which are the
-        pose that the head says, and `true` (B, F, P) is the true one."""
+        pose that the head predicts, and `true` (B, F, P) is the true one."""
         if self.linear is not None:
             known = F.pad(true, (normal.shape[2] - true.shape[2], 0))  # and nothing else is
             x, sure, y = (part.flatten(0, 1).double() for part in (self.around(normal), self.around(known), wanted))

@@ -59,7 +59,7 @@ def rotations_of(numbers: Tensor, betas: Tensor, body: BodyModel, kind: Represen
 def encode(rotations: Tensor, betas: Tensor, body: BodyModel) -> Tensor:
     """Local rotations (N, 24, 3, 3) and betas (N, 10) of `body` -> (N, 133).
 
-    The twist of spine3 says nothing, because its children do, and is (1, 0). Cosine and sine are read off the twist's
+    The twist of spine3 is (1, 0): its children determine it. Cosine and sine are read off the twist's
     matrix, so no angle is taken and none is lost near 0 or a half turn. Raises as BodyModel.
     """
     joints = body.skeleton29(rotations, betas)

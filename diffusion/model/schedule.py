@@ -20,7 +20,7 @@ STEPS = 1000
 def scheduler(objective: Objective = "hybrid") -> DDIMScheduler:
     """1000 steps, scaled-linear beta, rescaled to zero terminal SNR (Lin et al., arXiv:2305.08891), trailing steps.
 
-    For `noise` the schedule is not rescaled: where nothing of z_0 is left, noise cannot tell of it.
+    For `noise` the schedule is not rescaled: where nothing of z_0 is left, noise cannot recover it.
     """
     noise = objective == "noise"
     return DDIMScheduler(
@@ -38,7 +38,7 @@ def scheduler(objective: Objective = "hybrid") -> DDIMScheduler:
 def denoising_loss(
     denoise: Callable[[Tensor, Tensor], Tensor], latent: Tensor, objective: Objective, steps: DDIMScheduler
 ) -> Tensor:
-    """A scalar, for latents z_0 (B, T, D) at mean 0 and deviation 1; `denoise(z_t, t)` says v, or eps for `noise`.
+    """A scalar, for latents z_0 (B, T, D) at mean 0 and deviation 1; `denoise(z_t, t)` predicts v, or eps for `noise`.
 
     `hybrid` is |v_hat - v|^2 + |eps_hat - eps|^2 = (1 + abar) |v_hat - v|^2, since eps_hat = sqrt(abar) v_hat +
     sqrt(1 - abar) z_t. Half of the latents are at the last step, at which one step decodes.

@@ -18,7 +18,7 @@ FAINT = 0.02  # of a wave's height: what a token holds is to outweigh where it i
 
 
 def silent(linear: nn.Linear) -> nn.Linear:
-    """A layer that says 0 before it has learned."""
+    """A layer whose output is 0 before training."""
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

@@ -15,7 +15,7 @@ from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions
 from diffusion.model.weights import load_into, read
 
-KIND = "motion-vae"  # what a file of its weights says it is
+KIND = "motion-vae"  # in the header of a file of its weights
 FLOORS = (0.1, 0.2)  # least deviation of a joint's coordinate in m, and of a cosine or a sine
 
 CERTAIN = 6.0  # by how much the logarithm of a latent's variance starts below 0

@@ -1,4 +1,4 @@
-"""Files of weights: safetensors whose header says what they are, of which size, and what they belong to."""
+"""Files of weights: safetensors whose header has their kind, their size, and what they belong to."""
 
 from __future__ import annotations
 

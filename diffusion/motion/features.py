@@ -89,7 +89,7 @@ def cached_features(
 ) -> list[VideoFeatures]:
     """Every video's features, computed where they are not in `folder` yet; masks go in where the model looks at them.
 
-    `identity` says which encoder and data the folder is of. Raises BadInput where it holds others', or what no such
+    `identity` names the encoder and data of the folder. Raises BadInput where it holds others', or what no such
     file can hold, and for frames that are no video's.
     """
     if videos.fps is None:

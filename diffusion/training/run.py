@@ -20,8 +20,6 @@ from compress.files.weights import digest
 from compress.provenance import provenance
 from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
-from diffusion.model.decoder import Predictor
-from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.clips import FPS
@@ -77,8 +75,6 @@ def decoder_training(
     config: TrainConfig,
     mocap: Path | None = None,
     frames: int | None = None,
-    predictor: Predictor = "diffusion",
-    objective: Objective = "hybrid",
     observer: Observer = silent,
 ) -> Path:
     """Train a decoder on the features of `model`; returns the file of weights.
@@ -94,7 +90,7 @@ def decoder_training(
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
         train = features(model, data, "train", frames, mocap, observer)
         validation = features(model, data, "val", None, None, observer)
-    return train_decoder(prior, train, validation, encoder_id(model), config, predictor, objective)
+    return train_decoder(prior, train, validation, encoder_id(model), config)
 
 
 def features(
@@ -123,7 +119,7 @@ def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | 
 
 
 def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:
-    """What tells a data set's frames from others'; of a file of clips, its hash and that of all it names."""
+    """The identity of a data set's frames; of a file of clips, its hash and that of all it names."""
     if data.endswith(".json"):
         named = digest_of(Path(data), split, len(videos))
         return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": named}

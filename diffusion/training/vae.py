@@ -106,9 +106,9 @@ def train_vae(
 
 
 @torch.no_grad()
-def held_out_clips(frames: int, split: Split, body: BodyModel, clips: list[MotionClip] | None = None) -> CameraClips:
+def held_out_clips(frames: int, split: Split, body: BodyModel) -> CameraClips:
     """The clips that report on a split: of the shipped recordings, so that they are the same on every machine."""
-    motion = Motion(clips or load_clips(split), frames, HELD_OUT[split], body, varied=False)
+    motion = Motion(load_clips(split), frames, HELD_OUT[split], body, varied=False)
     return motion.draw(np.arange(len(motion)), generator("held", split))
 
 

@@ -46,7 +46,7 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def settings(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default cuda if available.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; by default one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; by default one per core.")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,

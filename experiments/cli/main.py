@@ -41,7 +41,7 @@ def command() -> None:
 
 
 def ended(run: Callable[[], None]) -> NoReturn:
-    """Do `run` and exit as this module says."""
+    """Do `run` and exit as described above."""
     came: list[int] = []
     try:
         with heeding_signals(came):

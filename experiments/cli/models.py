@@ -52,7 +52,7 @@ def body_import(
     path: Annotated[Path, typer.Argument(help="An official SMPL or MANO .pkl or .npz file.")],
     name: Annotated[
         str | None,
-        typer.Option(help="smpl, smpl-female, smpl-male, mano or mano-left, where no file or folder name tells."),
+        typer.Option(help="smpl, smpl-female, smpl-male, mano or mano-left, where the file's name does not show it."),
     ] = None,
 ) -> None:
     """Convert an SMPL or MANO file to plain arrays in $FASTHMR_HOME, without executing anything in it."""

@@ -38,12 +38,12 @@ def hmr(
     backgrounds: Annotated[Path | None, typer.Option(help="Folder of photographs to use as backgrounds.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that render frames while this one trains.")] = 1,
     lr: Rate = 5e-4,
-    batch: Batch = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 32,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")
     ] = "auto",
 ) -> None:
-    """Train an HMR model on synth:train, from a pretrained backbone or further; prints the path of the weights."""
+    """Train an HMR model on synth:train, from a pretrained backbone or a model; prints the path of the weights."""
     from accelerate import PartialState
 
     from compress.choices import one_of

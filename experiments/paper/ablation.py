@@ -197,7 +197,7 @@ class Comparison:
         return self.latest[1:]
 
     def steps(self, row: TableRow) -> tuple[Policy, ...]:
-        """A row's steps, its layer search told how many layers to leave."""
+        """A row's steps, its layer search with the number of layers to leave."""
         if row.as_deep_as is None:
             return row.steps
         layers = {"layers": self.depths[row.as_deep_as]}
@@ -253,7 +253,7 @@ def with_recovery(rows: Sequence[TableRow], minutes: float) -> list[TableRow]:
 
 
 def ablate(table: Table, comparison: Comparison, recover_minutes: float | None = None) -> dict[str, Any]:
-    """Measure every row of `table`, and say what the table shows.
+    """Measure every row of `table`, and summarise what the table shows.
 
     With `recover_minutes`, every row is there with recovery too. A run that was killed goes on where it stopped:
     searches, recoveries and rows stand in $FASTHMR_HOME until `Comparison.forget()`. Raises BadInput, before anything

@@ -1,6 +1,6 @@
 """Baselines for a motion decoder: the pose head itself, fine-tuned, and filters without training.
 
-Each gives rotations of a video's frames from what the encoder says of them.
+Each gives rotations of a video's frames from the encoder's features and predictions.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def one_euro(video: VideoFeatures, fps: float, cutoff: float, speed: float) -> T
     """The encoder's own rotations (N, 24, 3, 3), their first two columns low-passed without a look ahead.
 
     Casiez et al., 1 € Filter (CHI 2012): a cutoff of `cutoff` Hz at rest, `speed` more for each unit a second. Every
-    frame depends on what was said of the last one, so this goes frame by frame.
+    frame depends on the output for the last one, so this goes frame by frame.
     """
     columns = sixd_from_rotations(video.predicted_rotations).numpy()
     value, slope = columns[0], np.zeros_like(columns[0])

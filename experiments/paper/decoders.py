@@ -202,7 +202,7 @@ class DecoderComparison:
         return load_vae(path), digest(path)
 
     def place(self, *key: object) -> Path:
-        """The folder of a training that is told from others by a key."""
+        """The folder of the training that has this key."""
         named = hashlib.sha256(json.dumps([*map(str, key), asdict(self.budget), str(self.mocap)]).encode()).hexdigest()
         return fasthmr_home() / "decoders" / named[:32]
 

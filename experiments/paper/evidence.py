@@ -22,8 +22,8 @@ FRAMES, CALIB_FRAMES = 512, 128  # where none are named: every table within half
 
 
 def ablate_all(tables: Sequence[Table], comparison: Comparison, recover_minutes: float | None = None) -> dict[str, Any]:
-    """What `fasthmr paper all --json` prints. A table that cannot be made says in its place what is missing; where that
-    is every table, BadInput says it."""
+    """What `fasthmr paper all --json` prints. A table that cannot be made has in its place what is missing; where that
+    is every table, BadInput is raised."""
     results = []
     for table in tables:
         try:

@@ -15,7 +15,7 @@ VERDICTS = {True: "holds here", False: "does not hold here", None: "is inconclus
 
 @dataclass(frozen=True)
 class Finding:
-    """`claim` completes "..., and CLAIM holds here"; `shows` says in figures what the rows show; both are pure."""
+    """`claim` completes "..., and CLAIM holds here"; `shows` gives the rows' figures in words; both are pure."""
 
     claim: str
     holds: Callable[[Rows], bool | None]

@@ -130,7 +130,7 @@ def data_arguments(data: dict[str, Any]) -> str:
 
 
 def calibrated(source: dict[str, Any]) -> str:
-    """The words of the command that say how many frames decided."""
+    """The options of the command for the number of calib frames."""
     return f" --calib-frames {source['calib']['frames']}" if source["calib"] else ""
 
 

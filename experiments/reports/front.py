@@ -1,4 +1,4 @@
-"""What a study, or compressed models, tell: trials, other models beside them, and those that nothing beats."""
+"""The results of a study, or of compressed models: trials, other models beside them, and those that nothing beats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from experiments.search.trials import Record, Trial, front_of, later, of_artefac
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a report tells: trials, other models on the same frames, and the study that they come from."""
+    """Everything that a report shows: trials, other models on the same frames, and the study that they come from."""
 
     title: str
     trials: list[Trial]
@@ -41,7 +41,7 @@ class Results:
 
 
 def load_results(names: Sequence[str], storage: str | None = None) -> Results:
-    """What STUDY_OR_FOLDERS tell. Raises BadInput for none that tell anything, and where their figures cannot stand
+    """The results in STUDY_OR_FOLDERS. Raises BadInput where there are none, and where their figures cannot stand
     in one front, because they are of different data, splits, bodies or mask sources."""
     studies = [name for name in names if name.endswith(".yaml")]
     if len(studies) > 1:

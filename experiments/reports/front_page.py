@@ -34,7 +34,7 @@ UNITS = {
 
 
 def write(results: Results, out: Path, observer: Observer = silent) -> dict[str, Any]:
-    """Write the report folder, whole or not at all; returns what front.json says."""
+    """Write the report folder, whole or not at all; returns the content of front.json."""
     summary = result(results)
     shown = trials_plot(results, split_of(results.original))
     on_test = trials_plot(results, "test") if results.spec and any(t.test for t in results.front) else None

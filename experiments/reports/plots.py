@@ -1,6 +1,6 @@
 """Figures of reports, each a pure function from numbers to SVG.
 
-Colours are Okabe and Ito's, which people of any colour vision tell apart; what they say is said by shape or text too.
+Colours are Okabe and Ito's, which people of any colour vision tell apart; what they mean is shown by shape or text too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from compress.layers.search import runs_of
 
-BROKEN = 100.0  # mm from the original's joints: a model that says something else
+BROKEN = 100.0  # mm from the original's joints: a model that is broken
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#E69F00"
 WIDE = 5.6  # inches: as wide as a phone shows with letters that can be read
@@ -189,7 +189,7 @@ def staircase(points: Sequence[Point]) -> list[Point]:
 
 
 def cropped(axes: matplotlib.axes.Axes, groups: Mapping[str, Sequence[Point]]) -> None:
-    """Leave out what is far worse than all that has a name, and say how much that is."""
+    """Leave out what is far worse than all that has a name, and show how much that is."""
     named = [p.mm for kind, points in groups.items() if KINDS[kind].named for p in points]
     every = [p.mm for points in groups.values() for p in points]
     top = max(named) + 0.5 * (max(named) - min(named))

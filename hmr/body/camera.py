@@ -1,4 +1,4 @@
-"""From what a network says of its crop to metres in front of a camera, and from a box to what CameraHMR asks for.
+"""From a network's prediction for its crop to metres in front of a camera, and from a box to what CameraHMR asks for.
 
 Camera axes: x right, y down, z forward. Boxes are squares of `side` pixels around `center` (x, y) in the whole image.
 """

@@ -104,7 +104,7 @@ class ConventionBody(BodyModel):
         return {**super().identity, **bodies}
 
     def positions(self, rotations: Tensor, betas: Tensor, people: People | None = None) -> Positions:
-        """A prediction's on the neutral body; the truth's on the bodies of `people`, or where landmarks say."""
+        """A prediction's on the neutral body; the truth's on the bodies of `people`, or at their landmarks."""
         if people is None:
             return self.convention.placed(*self.posed("neutral", rotations, betas))
         if people.landmarks is not None:

@@ -77,7 +77,7 @@ def import_body(path: str | Path, name: str | None = None) -> Path:
     file or else of its folder (`male/model.pkl`) where it is not given. Returns its path.
 
     Raises: BadInput where the file is missing, is neither (names the array and what is wrong), or wants to run code,
-    and where no name tells which body it is.
+    and where no name shows which body it is.
     """
     path = Path(path).expanduser()
     arrays = check_body(read_arrays(path), path)
@@ -88,7 +88,7 @@ def import_body(path: str | Path, name: str | None = None) -> Path:
 
 
 def _name_of(path: Path, layout: BodyLayout, name: str | None) -> str:
-    """`name`, or the one that the names of the file and of its folder tell; raises BadInput as `import_body`."""
+    """`name`, or the one in the names of the file and of its folder; raises BadInput as `import_body`."""
     kinds = KINDS[layout.name]
     if name is not None:
         return one_of(name, kinds, f"{layout.name} body")
@@ -98,7 +98,7 @@ def _name_of(path: Path, layout: BodyLayout, name: str | None) -> str:
             return found.pop()
         if found:
             break
-    raise BadInput(f"{path}: its name does not tell which body it is: pass {' or '.join(f'--name {k}' for k in kinds)}")
+    raise BadInput(f"{path}: its name does not show which body it is: pass {' or '.join(f'--name {k}' for k in kinds)}")
 
 
 def _home_file(name: str) -> Path:

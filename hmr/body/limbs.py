@@ -1,4 +1,4 @@
-"""The twelve joints of arms and legs, which nearly every skeleton has, and what they tell of the trunk between them.
+"""The twelve joints of arms and legs, which nearly every skeleton has, and the trunk that follows from them.
 
 Points are (..., 12, 3) in the order of LIMBS, in metres and in any axes.
 """

@@ -190,7 +190,7 @@ class BodyModel(nn.Module):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells this body from others, for reports."""
+        """The identity of this body, for reports."""
         return {"name": self.name, "sha256": self.sha256}
 
     def rest_joints(self, betas: Tensor) -> Tensor:

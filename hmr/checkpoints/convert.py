@@ -27,7 +27,7 @@ def inspection(path: Path, heads: int | None = None, **files: Any) -> dict[str, 
 
 
 def provenance_of(command: str, path: Path, architecture: str | None) -> dict[str, Any]:
-    """Where what a command says of a checkpoint comes from: no body and no data."""
+    """The provenance of what a command prints about a checkpoint: no body and no data."""
     model = {"name": str(path), "architecture": architecture, "sha256": digest(path)}
     return {**provenance(command, None, torch.device("cpu")), "seed": None, "precision": None, "model": model}
 

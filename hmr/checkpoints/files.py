@@ -1,8 +1,8 @@
-"""Weights on disk: ours, whose safetensors header says which model they belong to, and those of the models' authors.
+"""Weights on disk: ours, whose safetensors header names the model they belong to, and those of the models' authors.
 
 Reading a file never runs any of it (`hmr.checkpoints.safe_torch`). Which network it holds, and how large, is
-read off its keys and shapes; what no shape tells stands in `hmr.models.families`, in the file's own configuration, or
-is asked for.
+read off its keys and shapes; what shapes do not determine is in `hmr.models.families`, in the file's own
+configuration, or is asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def save(model: HMRModel, path: Path, metadata: dict[str, str] | None = None, dt
 
 
 def header(model: HMRModel, metadata: dict[str, str] | None = None) -> dict[str, str]:
-    """What a file of ours says of its model."""
+    """The header of a file of ours."""
     return {"architecture": model.architecture, "sizes": model.sizes.model_dump_json(), **(metadata or {})}
 
 
@@ -87,7 +87,7 @@ class Checkpoint:
     state: dict[str, Tensor]  # under the model's prefixes
     ignored: tuple[str, ...]
     sizes: dict[str, Any]
-    assumed: tuple[str, ...] = ()  # sizes that neither file nor configuration tells: what the family has
+    assumed: tuple[str, ...] = ()  # sizes in neither file nor configuration: the family's
     unread: str = ""  # why the configuration beside the file cannot be read
 
     def outline(self, sizes: Mapping[str, Any]) -> tuple[HMRModel, list[str], list[str]]:
@@ -95,7 +95,7 @@ class Checkpoint:
         given = {name: value for name, value in sizes.items() if value is not None}
         whole = {**self.sizes, **given}
         if "head_heads" in given and "head_dim_head" not in given and "head_heads" in self.sizes:
-            inner = whole["head_dim_head"] * self.sizes["head_heads"]  # this product is what shapes tell
+            inner = whole["head_dim_head"] * self.sizes["head_heads"]  # shapes determine this product
             whole["head_dim_head"] = int(inner / given["head_heads"])
         try:
             with torch.device("meta"):  # a file that asks for a giant is found out before it takes the memory
@@ -139,7 +139,7 @@ class Checkpoint:
             raise BadInput(f"{self.unread}; or pass heads=N (--heads N)")
         if given is None and "heads" not in self.sizes:
             raise BadInput(
-                f"{self.source.path}: shapes do not tell the backbone's attention heads: pass heads=N (--heads N)"
+                f"{self.source.path}: shapes do not determine the backbone's attention heads: pass heads=N (--heads N)"
             )
         if self.unread:
             log.warning("%s; left out, for heads are given", self.unread)
@@ -254,7 +254,7 @@ def sizes_of(source: Source, name: str, family: Family, state: Mapping[str, Tens
 
 
 def configured(source: Source, family: Family) -> dict[str, int]:
-    """What the configuration that a Lightning file carries says and no shape does."""
+    """What the configuration in a Lightning file has and shapes do not determine."""
     settings = ("hyper_parameters", "cfg", "MODEL", family.head_name.upper())
     given = {
         "iterations": entry(source.content, *settings, "IEF_ITERS"),

@@ -34,7 +34,7 @@ OTHERS = {  # how files begin that people have in the place of weights
 
 @dataclass(frozen=True)
 class Source:
-    """The tensors of a file, what its header says, and what of it was not believed."""
+    """The tensors of a file, its header, and what in it was not trusted."""
 
     path: Path
     state: Mapping[str, Tensor]

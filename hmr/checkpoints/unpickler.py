@@ -27,7 +27,7 @@ BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeErro
 
 @contextmanager
 def refused_if_broken(path: Path, named: Callable[[], str] = str) -> Iterator[None]:
-    """BadInput for whatever a broken file does to its reader, with what `named` says at the end."""
+    """BadInput for whatever a broken file does to its reader, with `named` at the end."""
     try:
         yield
     except BadInput:

@@ -44,14 +44,14 @@ class AnnotatedRecording:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a data set's files say of one split, and how its errors are measured."""
+    """A data set's annotations of one split, and how its errors are measured."""
 
     recordings: tuple[AnnotatedRecording, ...]
     root: Path  # of the pictures
     convention: str  # a name in `hmr.body.conventions`
     boxes: str  # where they come from
     fps: float | None  # None where frames of one person do not follow each other
-    invalid: int = 0  # frames that the annotators say not to use
+    invalid: int = 0  # frames that the annotators exclude
 
     @property
     def cameras_known(self) -> bool:
@@ -216,7 +216,7 @@ def boxes_of(points: Doubles, factor: float) -> Doubles:
 
 
 def unknown(count: int) -> Doubles:
-    """Focal lengths (N,) that nobody told."""
+    """Unknown focal lengths (N,)."""
     return np.full(count, math.nan)
 
 

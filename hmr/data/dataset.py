@@ -34,7 +34,7 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What reports tell of these frames, as JSON values: mask_source, boxes, convention, ..."""
+        """What reports state about these frames, as JSON values: mask_source, boxes, convention, ..."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...

@@ -1,7 +1,7 @@
 """EMDB: `P*/<sequence>/*_data.pkl` beside `images/*.jpg`.
 
-test is EMDB 1, the 17 sequences whose file says `emdb1`. There is no other split: EMDB was made to test on, so nothing
-is decided on it.
+test is EMDB 1, the 17 sequences whose file has `emdb1` set. There is no other split: EMDB was made to test on, so no
+choices are made on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The .npz in which 4D-Humans and TokenHMR keep annotations: one row a person and picture, positions of 44 joints.
 
-It says nothing of gender, so its joints are the truth and nobody knows the truth's vertices.
+It has no gender, so its joints are the truth and the true vertices are unknown.
 """
 
 from __future__ import annotations

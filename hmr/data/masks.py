@@ -76,7 +76,7 @@ class MaskFiles(Segmenter):
 
 class BlazePose(Segmenter):
     """MediaPipe's pose network, which draws a mask of one person in a square: around the box, or else where MediaPipe's
-    detector is surest of a person. A score below `least` says that there is no whole person: then there is no mask."""
+    detector is surest of a person. With a score below `least` there is no whole person, and no mask."""
 
     name = "blazepose"
 

@@ -157,7 +157,7 @@ def open_pictures(
     focal: Focal | None = None,
 ) -> Frames:
     """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
-    `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and what decides must
+    `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and choices must
     not see what reports.
 
     At most `frames` pictures, spread evenly, in crops of `size` (height, width). Boxes come from a file of boxes (see
@@ -211,7 +211,7 @@ def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) 
         say_once(path, f"no file has boxes: of several people, {segmenter.name} takes the surest or largest one")
     if segmenter is None and of_video(names):
         raise BadInput(
-            f"{path}: nothing tells where people are in this video: write {path.name}.boxes.csv beside it "
+            f"{path}: it is not known where people are in this video: write {path.name}.boxes.csv beside it "
             f"(name,left,top,right,bottom; the name is the frame's number), or find them by {FINDERS}"
         )
     if segmenter is None:
@@ -252,7 +252,7 @@ def one_person(path: Path, samples: Sequence[Sample]) -> bool:
 
 
 def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dict[str, str | float]:
-    """What reports tell of the frames."""
+    """What reports state about the frames."""
     source = boxes.source if boxes else "mask" if segmenter else "whole picture"
     masks, counts = segmenter.name if segmenter else "none", tally.notes
     told: dict[str, str | float] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
@@ -308,7 +308,7 @@ def around(mask: NDArray[np.bool_]) -> Corners:
 
 def listed(path: Path) -> tuple[list[str], list[float], dict[str, float]]:
     """Names of all pictures in order and, of a video, the time of each frame in seconds, by its number, and what
-    reports tell of what is damaged: damaged frames have no name.
+    reports count what is damaged: damaged frames have no name.
 
     Raises BadInput where there are none.
     """

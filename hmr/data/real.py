@@ -20,7 +20,7 @@ PICTURES = {"3dpw": ("", "imageFiles"), "emdb": ("",)}  # where an .npz's names 
 
 
 def read(name: str, split: str, root: Path) -> Annotations:
-    """What a data set's files say of a split; `root` is its folder, or 4D-Humans' or CameraHMR's .npz in that folder.
+    """A data set's annotations of a split; `root` is its folder, or 4D-Humans' or CameraHMR's .npz in that folder.
 
     Raises BadInput, in one sentence, for files that are others, too few, or without their pictures.
     """
@@ -32,7 +32,7 @@ def read(name: str, split: str, root: Path) -> Annotations:
 def read_npz(name: str, split: str, path: Path) -> Annotations:
     """A code base's own annotations, which are measured by its own convention; a recording is a folder of pictures.
 
-    What it says of two people in one picture stands row by row, so no frames follow each other.
+    Two people in one picture are two rows, so no frames follow each other.
     """
     if path.suffix != ".npz" or split != "test" or f"{name}_test" not in path.stem:
         raise BadInput(f"{path}: of {name}, one file is read for the split test alone: a {name}_test*.npz")

@@ -80,7 +80,7 @@ def people(content: Any, path: Path) -> list[AnnotatedRecording]:
 
 
 def of(content: dict[str, Any], key: str, person: int) -> dict[str, Any]:
-    """What a list under `key` says of one person, under the same key; nothing where it does not."""
+    """One person's value of the list under `key`, under the same key; empty where there is none."""
     values = content.get(key)
     return {key: values[person]} if isinstance(values, list) and person < len(values) else {}
 

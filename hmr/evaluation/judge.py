@@ -1,4 +1,4 @@
-"""A model's joints against the true ones, or against what the model said before it was compressed."""
+"""A model's joints against those of the labels."""
 
 from __future__ import annotations
 
@@ -22,19 +22,12 @@ BATCH = 32
 class JointJudge:
     """A `compress.frames.Judge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured on.
 
-    The truth is the frames' labels, or with `label_free` what `model` predicts when the judge is made, before anything
-    is compressed: then labels are not looked at. Crops and masks are kept on the model's device: 0.6 MB a frame of
-    256 x 192. Raises BadInput without frames, without labels, and where the truth is not finite.
+    Crops and masks are kept on the model's device: 0.6 MB a frame of 256 x 192. Raises BadInput without frames, without
+    labels, and where the truth is not finite.
     """
 
     def __init__(
-        self,
-        model: HMRModel,
-        frames: Dataset | Sequence[Sample],
-        body: BodyModel,
-        *,
-        label_free: bool = False,
-        size: int = BATCH,
+        self, model: HMRModel, frames: Dataset | Sequence[Sample], body: BodyModel, *, size: int = BATCH
     ) -> None:
         if not len(frames):
             raise BadInput("a judge needs frames, and there are none")
@@ -46,7 +39,7 @@ class JointJudge:
         self.crops = [some.crops for some in batches]
         self.masks = masks if len(masks) == len(batches) else None
         self.conditions = [some.conditions for some in batches]  # for the families that ask for it
-        self.truth = [self.predicted(model, some) if label_free else self.labelled(some) for some in batches]
+        self.truth = [self.labelled(some) for some in batches]
         for start, truth in zip(starts, self.truth, strict=True):
             if not truth.isfinite().all():
                 raise BadInput(f"frames {start} to {start + len(truth) - 1} have joints that are not finite")
@@ -68,11 +61,3 @@ class JointJudge:
         """The true joints (B, J, 3) m of a batch, from the pelvis."""
         rotations, betas = known(some.rotations, "poses"), known(some.betas, "shapes")
         return self.body.joints_from_pelvis(rotations.float(), betas.float(), some.people)
-
-    @torch.no_grad()
-    def predicted(self, model: HMRModel, some: Batch) -> Tensor:
-        """The joints (B, J, 3) m that a model sees in a batch."""
-        training = model.training
-        output = model.eval()(*some.inputs)
-        model.train(training)
-        return self.joints(output)

@@ -1,7 +1,7 @@
 """Pictures without labels: what the original model predicts takes the labels' place.
 
 An error is then the distance in mm between the joints of a compressed model and those of the original, on pictures that
-the user has. It tells what compression changes; how wrong the original is, it cannot tell.
+the user has. It measures what compression changes, and not how wrong the original is.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class HMRModel(nn.Module):
 
     @property
     def base(self) -> Base:
-        """What an artefact made from this model says of it."""
+        """What an artefact made from this model records about it."""
         weights = self.sha256 or ("" if self.is_meta else sha256(weights_of(self)))
         sizes = self.sizes.model_dump(mode="json")
         return Base(name=self.name, architecture=self.architecture, sizes=sizes, sha256=weights)
@@ -124,7 +124,7 @@ class HMRModel(nn.Module):
         return encode(self.stack, crop, self.person(crop, mask), self.schedule)
 
     def read(self, tokens: Tokens, condition: Tensor | None = None) -> HMROutput:
-        """What the head says of finished tokens; condition as `forward`."""
+        """The head's output for finished tokens; condition as `forward`."""
         return self.head(tokens.x, condition)
 
     def decoded(self, output: HMROutput, fps: float | None) -> HMROutput:

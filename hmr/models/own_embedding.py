@@ -34,7 +34,7 @@ def embedding(owners: list[nn.Module]) -> Embed:
     No closure: a copy of the model has to ask the copy's layers, and a process it is sent to its own.
     """
     for owner in owners:
-        if hasattr(owner, "prepare_tokens_with_masks"):  # DINOv2; DINOv3 tells the grid too
+        if hasattr(owner, "prepare_tokens_with_masks"):  # DINOv2; DINOv3 returns the grid too
             return partial(dino_tokens, owner)
         if isinstance(getattr(owner, "embeddings", None), nn.Module):  # Hugging Face
             return cast(Embed, owner.embeddings)

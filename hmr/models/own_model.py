@@ -1,4 +1,4 @@
-"""A user's own transformer as a model: `stack_from` finds the parts of its blocks, or says what it could not find.
+"""A user's own transformer as a model: `stack_from` finds the parts of its blocks, or names what it could not find.
 
 Known are the blocks of ViTPose, timm (EVA02 too), DINOv2 and DINOv3 as their authors wrote them, and Hugging Face's of
 transformers 4 and 5. Nothing is guessed: every weight of a block has to be accounted for, the parts put together have
@@ -121,7 +121,7 @@ class OwnModel(nn.Module):
 
     @property
     def base(self) -> Base:
-        """What an artefact made from this model says of it; it comes back by `artefact.load(folder, own_model)`."""
+        """What an artefact made from this model records; it comes back by `artefact.load(folder, own_model)`."""
         return Base(name=self.name, architecture=self.architecture, sizes={}, sha256=sha256(weights_of(self)))
 
     @property

@@ -34,7 +34,7 @@ def off(mine: Tensor, theirs: Tensor, before: Tensor) -> float:
 
 @torch.no_grad()
 def prove(stack: OwnStack, block: nn.Module) -> None:
-    """Raise BadInput where a block says something else of a few random tokens than its parts put together.
+    """Raise BadInput where a block's output for a few random tokens differs from that of its parts together.
 
     That is how a block shows what its weights do not: another order, windows, parallel halves. On the meta device there
     is nothing to compare.

@@ -56,7 +56,7 @@ class OwnStack:
         return Tokens.of(x, grid, prefix)
 
     def counted(self, otherwise: int) -> int:
-        """Tokens before the patches, where the module that holds the blocks says so, as timm's do."""
+        """Tokens before the patches, where the module that holds the blocks has their number, as timm's do."""
         count = getattr(self.holder, "num_prefix_tokens", otherwise)
         return count if isinstance(count, int) else otherwise
 

@@ -198,7 +198,7 @@ def rope_of(owners: list[nn.Module], block: str) -> Rope | None:
 
 @torch.no_grad()
 def same_angles(rope: Rope, grid: tuple[int, int]) -> bool:
-    """Whether whole patches are turned as the module itself says; on the meta device there is nothing to compare."""
+    """Whether whole patches are turned as the module itself does it; on the meta device there is nothing to compare."""
     module, mode = rope.module, rope.module.training
     if any(value.is_meta for value in module.buffers()):
         return True

@@ -37,7 +37,7 @@ class MotionClip:
 
     `rotations` (T, 24, 3, 3) float32 are local to the parent joint, the first one is the root in a y-up world where
     the zero pose faces +z; `translation` (T, 3) float32 is the pelvis in metres. A `cyclic` clip's last frame is its
-    first one a cycle later. `source` and `licence` say where the clip comes from.
+    first one a cycle later. `source` and `licence` are the clip's.
     """
 
     rotations: np.ndarray

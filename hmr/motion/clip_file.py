@@ -62,7 +62,7 @@ class Entry(BaseModel):
 
 
 class ClipFile(BaseModel):
-    """What `clips.json` says."""
+    """The content of `clips.json`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -168,7 +168,7 @@ def cut_out(
 
 
 def digest_of(path: Path, split: str, frames: int) -> str:
-    """sha256 of labels, pictures and masks of a split's first frames: a file's name tells nothing of what is in it."""
+    """sha256 of labels, pictures and masks of a split's first frames: a file's name does not identify its content."""
     found, left = hashlib.sha256(), frames
     for entry in (entry for entry in read_file(path).clips if entry.split == split and entry.frames):
         if not left:
@@ -213,8 +213,8 @@ def from_amass(source: Path, out: Path) -> Path:
 def from_videos(some: Sequence[Frames], out: Path, tell: Callable[[int], None] = lambda frames: None) -> Path:
     """A file of clips from synthetic videos of some splits: pictures, masks and labels as a user's own would come.
 
-    Pictures are crops already: the box is the whole of each. `tell` is told of each frame that is drawn. The folder of
-    the file is written whole or not at all.
+    Pictures are crops already: the box is the whole of each. `tell` is called for each frame that is drawn. The
+    folder of the file is written whole or not at all.
     """
     entries = []
     with atomic_folder(out.parent) as folder:

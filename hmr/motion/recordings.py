@@ -32,7 +32,7 @@ _QUANTUM = 32767  # quaternion parts are stored as 16-bit integers
 
 
 def read_clip(path: str | Path) -> MotionClip:
-    """Read one clip at its own rate; the suffix says the format (.txt, .json, .amc, .bvh, .npz).
+    """Read one clip at its own rate; the suffix is the format (.txt, .json, .amc, .bvh, .npz).
 
     Raises BadInput for a suffix that no reader takes and, naming file and line or key, for a malformed file.
     """

@@ -93,7 +93,7 @@ class HMRLoss(nn.Module):
         return self._body[0]
 
     def tokens(self, crop: Tensor, cover: Tensor | None, stage: Stage) -> Tokens:
-        """Finished tokens of crops (B, 3, H, W); cover (B, N0) is what decides which are dropped. No gradient reaches
+        """Finished tokens of crops (B, 3, H, W); cover (B, N0) decides which are dropped. No gradient reaches
         the embedding and the frozen blocks."""
         stack, blocks = self.model.backbone, list(self.model.backbone.blocks)
         frozen = len(blocks) if stage.frozen is None else stage.frozen

@@ -51,7 +51,7 @@ def labelled(
     focal: float,
     clip: str,
 ) -> Sample:
-    """The picture (H,W,3) with what is known about it; face_id (2H,2W) says what each sample shows."""
+    """The picture (H,W,3) with what is known about it; face_id (2H,2W) is the face that each sample shows."""
     height, width = image.shape[:2]
     seen = (subject.joints - room.centre) @ rotation.T
     origin = seen[0] - room.subject.joints[0]

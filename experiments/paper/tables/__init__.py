@@ -1,6 +1,6 @@
 """The tables of the FastHMR paper (arXiv:2510.10868) and three further comparisons: one file each.
 
-A file says what is compared on which frames, what the paper found, in figures and in a sentence, and how to see in
+A file defines what is compared on which frames, what the paper found, in figures and in a sentence, and how to see in
 measured rows whether it is so here. A new table is a new file.
 """
 

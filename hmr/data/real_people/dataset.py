@@ -173,7 +173,7 @@ def concatenated(parts: Sequence[Part]) -> Part:
 
 
 def notes(spec: DataSpec, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What reports tell of these frames."""
+    """What reports state about these frames."""
     return {
         "clips": 1,
         "mask_source": "blazepose",

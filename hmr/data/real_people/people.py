@@ -68,7 +68,7 @@ def limbs(one: Seen, cameras: Camera) -> Views:
 
 
 def filled(one: Seen, cameras: Camera) -> list[Square]:
-    """Where V views see a person: as each says, or where the others put them."""
+    """Where V views see a person: each by itself, or where the others put them."""
     points = triangulated(all_landmarks(one, cameras), SCALE)
     return [each.next if each else around(cameras[view].project(points)) for view, each in enumerate(one)]
 

@@ -1,4 +1,4 @@
-"""Silver truth: where a person was in a recording of several calibrated cameras, as the landmarks in their views tell.
+"""Silver truth: where a person was in a recording of several calibrated cameras, from the landmarks in their views.
 
 What is compared with one view comes from the others, so that no network's error in a view is in that view's truth.
 Errors that all views share are in it still.
@@ -92,7 +92,7 @@ def _held_out(cameras: Camera, held: Tensor, pixels: Tensor, visibility: Tensor)
 
 
 def _lengths(held: Tensor) -> dict[str, list[float]]:
-    """The length of each bone in m, as V - 1 views tell it."""
+    """The length of each bone in m, from V - 1 views."""
     return {
         f"{origin} to {to}": (held[:, 0, POINTS.index(to)] - held[:, 0, POINTS.index(origin)]).norm(dim=-1).tolist()
         for origin, to in BONES

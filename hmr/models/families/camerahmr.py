@@ -1,4 +1,4 @@
-"""CameraHMR (Patel and Black 2025): HMR2.0's network told where its crop lies in the image, and a network for that.
+"""CameraHMR (Patel and Black 2025): HMR2.0's network, given where its crop lies in the image, and a network for that.
 
 The condition of `forward` is `hmr.body.camera.bbox_info`, which needs the focal length: the camera's own where it is
 known, else `FoVNet`'s.

@@ -53,7 +53,7 @@ def vitpose(sizes: Sizes, grid: tuple[int, int], patch: int) -> Backbone:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network: its head, its conventions and how its files are told from those of other families."""
+    """A kind of network: its head, its conventions and how its files are recognised."""
 
     name: str
     mark: str  # a key, from the head's prefix on, that files of this family have and those of earlier ones lack
@@ -70,8 +70,8 @@ class Family:
     condition: str | None = None  # what `forward` needs beside the crop
     beside: Callable[[Sizes], Mapping[str, nn.Module]] = lambda _sizes: {}  # networks that run beside the backbone
     parts: tuple[SeparatePart, ...] = ()
-    sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes tell
-    # dim -> attention heads, which no shape tells: those of ViTPose's three larger backbones
+    sizes_from: Callable[[Shapes], Mapping[str, int]] = lambda _shapes: {}  # fields of `sizes` that shapes determine
+    # dim -> attention heads, which shapes do not determine: those of ViTPose's three larger backbones
     heads: Mapping[int, int] = field(default_factory=lambda: {768: 12, 1024: 16, 1280: 16})
 
     unused: tuple[str, ...] = ()  # keys under the model's prefixes that only pretraining needs

@@ -182,7 +182,7 @@ class TokenHead(SMPLHead):
 
 
 def _sizes_from(shapes: Shapes) -> dict[str, int]:
-    """What keys and shapes tell of the mixer, and of the tokenizer if it is there; KeyError without a mixer."""
+    """The sizes of the mixer, and of the tokenizer if it is there, from keys and shapes; KeyError without a mixer."""
     hidden = shapes[f"{MIXER}class_pred_layer.weight"][1]
     found = {
         "hidden": hidden,
