@@ -21,7 +21,7 @@ from hmr.body.camera import full_translation
 from hmr.data.crop import cut
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import turned
-from hmr.data.sample import Array, Place
+from hmr.data.sample import Array, CropSquare
 from hmr.media.boxes import Corners
 from hmr.models.model import HMRModel
 from hmr.video.frames import Pixels
@@ -46,11 +46,11 @@ class Cutter:
         middle = torch.tensor([width / 2, height / 2], dtype=torch.float64)
         return Camera(torch.eye(3, dtype=torch.float64), zero[:3], zero[:2] + self.focal, middle, zero)
 
-    def square(self, box: Corners) -> Place:
+    def square(self, box: Corners) -> CropSquare:
         """The square that a plain crop is cut from."""
         left, top, right, bottom = box
         side = self.model.family.box.side(right - left, bottom - top)
-        return Place(((left + right) / 2, (top + bottom) / 2), side, self.size, self.focal)
+        return CropSquare(((left + right) / 2, (top + bottom) / 2), side, self.size, self.focal)
 
     def turned(self, box: Corners) -> Camera:
         """The camera of a crop, turned to the middle of a box."""
