@@ -24,7 +24,7 @@ def silent(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-class CrossAttention(nn.Module):
+class ContextAttention(nn.Module):
     """Attention of tokens (B, N, D) over `context` (B, M, D)."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -48,8 +48,8 @@ class Layer(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, cross: bool, pre_norm: bool) -> None:
         super().__init__()
         self.pre_norm, self.dropout = pre_norm, nn.Dropout(dropout)
-        self.attend = CrossAttention(dim, heads)
-        self.cross = CrossAttention(dim, heads) if cross else None
+        self.attend = ContextAttention(dim, heads)
+        self.cross = ContextAttention(dim, heads) if cross else None
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3 if cross else 2))
         for last in (self.attend.out, *([self.cross.out] if self.cross else []), self.fc2):
