@@ -6,7 +6,7 @@ rotated squares, refinement by heat maps) are those of MediaPipe's graphs. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,16 +114,6 @@ class LandmarkNetwork:
         following = square_of(pixels[COUNT], pixels[COUNT + 1])
         visibility = expit(out.landmarks[:COUNT, 3])
         return Landmarks(pixels[:COUNT], visibility, world, out.score, out.mask > 0, square, following)
-
-    def track(self, images: Iterable[Pixels], start: Square) -> Iterator[Landmarks]:
-        """One person through a video, from the square where the first picture shows them."""
-        square, first = start, True
-        for image in images:
-            if first:  # a detector's square is rough
-                square, first = self.see(image, square).next, False
-            person = self.see(image, square)
-            square = person.next
-            yield person
 
 
 class Detector:
