@@ -4,7 +4,7 @@
     model = hmr.load("reference")
     frames = hmr.frames("synth:test", 256)
 
-Both are imported when they are first asked for, so that `import hmr` does not wait for torch.
+They are imported when they are first asked for, so that `import hmr` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hmr.library import frames
     from hmr.resolver import load
+    from hmr.video.stream import Stream
 
-__all__ = ["frames", "load"]
+__all__ = ["Stream", "frames", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from hmr.resolver import load
 
         return load
+    if name == "Stream":
+        from hmr.video.stream import Stream
+
+        return Stream
     raise AttributeError(f"module 'hmr' has no attribute {name!r}")

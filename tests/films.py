@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from hmr.models.model import HMRModel, build
+from hmr.people.finders import Person
 from hmr.video.frames import Shot
-from hmr.video.people import Person
 from tests.sizes import TINY
 
 HEIGHT, WIDTH, FPS = 96, 128, 25

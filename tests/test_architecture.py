@@ -61,7 +61,7 @@ def test_library_stays_at_home(library):
 
 
 def test_what_is_imported_is_required():
-    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics")
+    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics", "ray")
     extras = set().union(*map(required, by_choice))
     known = {*PACKAGES, *sys.stdlib_module_names}
     foreign = {name: path for path in SOURCES for name in imports(path) - known}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,59 @@ def test_a_folder_of_videos_is_a_folder_for_each(fasthmr, weights, boxes, tmp_pa
     film(tmp_path / "films" / "c.mp4", 6)
     videos = json.loads(fasthmr(*words)[1])["videos"]
     assert [one.get("skipped", False) for one in videos] == [True, True, False]
+
+
+def test_one_bad_video_does_not_stop_the_others(fasthmr, weights, boxes, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"no video")
+    film(tmp_path / "films" / "b.mp4", 6)
+    words = ("run", tmp_path / "films", "--model", weights, "--people", boxes, "--out", tmp_path / "out", "--json")
+    code, out, err = fasthmr(*words)
+    found = json.loads(out)
+    assert code == 2 and "1 of 2 videos could not be read: a.mp4" in err
+    assert [Path(one["out"]).name for one in found["videos"]] == ["b.mp4"] and list(found["refused"]) == ["a.mp4"]
+
+
+def test_live_lines_are_what_the_files_of_a_run_have(fasthmr, walk, weights, boxes, tmp_path):
+    words = ("run", walk, "--model", weights, "--people", boxes, "--fov", 40, "--json")
+    assert fasthmr(*words, "--out", tmp_path / "whole")[0] == 0
+    code, out, _ = fasthmr(*words, "--out", tmp_path / "live", "--live")
+    found = json.loads(out)
+    assert code == 0 and found["latency_frames"] == 0 and found["latency_s"]["median"] > 0 and found["people"] == [1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "live" / "live.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(12))
+    assert [len(line["people"]) for line in lines] == [2] * 10 + [1] * 2
+    track = np.load(tmp_path / "whole" / "track-1.npz")
+    assert [line["people"][0]["box_px"] for line in lines] == track["box_px"].round(1).tolist()
+    last = np.array(lines[-1]["people"][0]["joints_coco_m"])
+    assert np.abs(last - track["joints_coco_m"][-1]).max() < 0.02  # the shape is the mean so far
+    assert fasthmr(*words, "--out", tmp_path / "live", "--live")[0] == 2
+
+
+def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path):
+    """Two workers on this machine, and one video that is none; what was finished before is left alone."""
+    pytest.importorskip("ray")
+    (tmp_path / "films").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "films" / name, 6)
+    (tmp_path / "films" / "c.mp4").write_bytes(b"no video")
+    words = ("run", tmp_path / "films", "--model", weights, "--people", boxes, "--json")
+    assert fasthmr(*words, "--out", tmp_path / "one")[0] == 2
+    code, out, err = fasthmr(*words, "--out", tmp_path / "two", "--engine", "ray")
+    found = json.loads(out)
+    assert code == 2 and list(found["refused"]) == ["c.mp4"] and "1 of 3 videos" in err
+    for name in ("a.mp4", "b.mp4"):
+        one, other = (np.load(tmp_path / kind / name / "track-1.npz")["joints_m"] for kind in ("one", "two"))
+        assert one == pytest.approx(other, abs=1e-4)
+    again = json.loads(fasthmr(*words, "--out", tmp_path / "two", "--engine", "ray")[1])
+    assert all(one["skipped"] for one in again["videos"])
+
+
+def test_ray_that_is_missing_is_told(fasthmr, walk, weights, boxes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ("run", walk, "--model", weights, "--people", boxes, "--out", tmp_path / "out", "--engine", "ray")
+    code, _, err = fasthmr(*words)
+    assert code == 2 and "pip install 'fasthmr[ray]'" in err
 
 
 def test_a_recipe_compresses_on_the_way(fasthmr, walk, weights, boxes, tmp_path):

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from hmr.video.people import Person
-from hmr.video.tracker import PATIENCE, Tracker, overlaps
+from hmr.people.finders import Person
+from hmr.people.tracker import PATIENCE, Tracker, overlaps
 
 
 def person(x: float, y: float = 50.0, score: float = 0.9, name: str | None = None) -> Person:

@@ -10,9 +10,9 @@ import pytest
 
 from compress.errors import BadInput
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Square
+from hmr.people.finders import MARGIN, BlazePoseFinder, finder
+from hmr.people.known import KnownPeople
 from hmr.video.frames import Shot
-from hmr.video.known import KnownPeople
-from hmr.video.people import MARGIN, BlazePoseFinder, finder
 
 SHAPE = (200, 300, 3)
 

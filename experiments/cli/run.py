@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,10 +12,6 @@ from rich.table import Table
 from compress.errors import BadInput
 from experiments.cli.options import AsJson, Masks
 from experiments.cli.output import print_result, progress_bar, progress_callback, result_table
-
-if TYPE_CHECKING:
-    from hmr.data.pictures import Segmenter
-    from hmr.video.people import Finder
 
 
 def run(
@@ -46,64 +41,44 @@ def run(
     overlay: Annotated[bool, typer.Option("--overlay", help="Write the video with the bodies over it.")] = False,
     vertices: Annotated[bool, typer.Option("--vertices", help="Write the vertices of every frame too.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Write a trace that Chrome and Perfetto show.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="A line of JSON for each frame as soon as it was seen, and nothing else.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray: videos are shared out among its workers.")] = "local",
     as_json: AsJson = False,
 ) -> None:
     """People of a video as moving bodies: one file for each person, and how long every stage took."""
-    from hmr.video.frames import Film, Span, videos_in
+    from compress.choices import one_of
+    from hmr.video.cluster import on_ray
+    from hmr.video.jobs import Job, do_all, places
     from hmr.video.lens import refuse_lenses
-    from hmr.video.results import run_into
-    from hmr.video.run import Run
 
     given = {"csv": csv, "bvh": bvh, "glb": glb, "overlay": overlay, "vertices": vertices, "profile": profile}
-    outputs = [name for name, wanted in given.items() if wanted]
-    if not (0 <= start < end):
-        raise BadInput(f"--start {start:g} --end {end:g}: they are seconds, and the first comes before the second")
-    films, finding = videos_in(video), partial(people_of, people, every, masks)
-    finding()  # its mistakes are told before a model is looked for
     refuse_lenses(focal, fov)
+    one_of(engine, ("local", "ray"), "engine")
+    job = Job(
+        model=model,
+        recipe=recipe,
+        people=people,
+        every=every,
+        masks=masks,
+        start=start,
+        end=end,
+        stride=stride,
+        fps=fps,
+        focal=focal,
+        fov=fov,
+        batch=batch,
+        outputs=tuple(name for name, wanted in given.items() if wanted),
+        live=live,
+    )
+    videos = places(video, out)
+    job.people_of(), job.film(video)  # their mistakes are told before a model is looked for
     with progress_bar() as bar:
-        facts: dict[str, Any] = {"focal": focal, "fov": fov, "batch": batch, "observer": progress_callback(bar)}
-        network, span, results = model_of(model, recipe), Span(start, end, stride), []
-        for path in films:
-            finder, segmenter = finding()
-            there = out if films == [video] else out / path.name
-            made = run_into(Run(network, Film(path, span, fps), finder, segmenter, **facts), there, outputs)
-            results.append({"out": str(there), **made})
-    print_result(results[0] if films == [video] else {"videos": results}, as_json, run_table)
-
-
-def model_of(name: str, recipe: str | None) -> Any:
-    """The model called `name`, compressed by a recipe where one is given. Raises BadInput for a recipe that makes its
-    choices on frames."""
-    import hmr
-    from compress.context import Context
-    from compress.pipeline import refuse_misfit, run_all_steps
-    from compress.recipe import Recipe
-    from hmr.models.device import best_device
-
-    steps = Recipe.load(recipe).steps if recipe else ()
-    if chooses := [step.policy for step in steps if step.needs_calib or step.trains]:
-        raise BadInput(
-            f"--recipe {recipe}: {chooses[0]} makes choices on frames, which takes minutes: compress first, with "
-            "`fasthmr compress`, and name the folder it writes as --model"
-        )
-    original = hmr.load(name).to(best_device())
-    if steps:
-        refuse_misfit(original, steps, None, None)
-    return run_all_steps(original, steps, Context(original)).eval()
-
-
-def people_of(people: str, every: int, masks: str | None) -> tuple[Finder, Segmenter | None]:
-    """What finds people and, where those come from a file, what finds their masks."""
-    from hmr.data.masks import segmenter
-    from hmr.video.known import KnownPeople
-    from hmr.video.people import finder
-
-    if Path(people).suffix.lower() in (".csv", ".txt", ".npz"):
-        return KnownPeople(Path(people)), segmenter(masks) if masks else None
-    if masks:
-        raise BadInput(f"--masks {masks}: {people} finds masks itself; --masks is for people from a file")
-    return finder(people, every), None
+        results, refused = on_ray(job, videos) if engine == "ray" else do_all(job, videos, progress_callback(bar))
+    print_result(results[0] if videos[0][1] == out else {"videos": results, "refused": refused}, as_json, run_table)
+    if refused:
+        raise BadInput(f"{len(refused)} of {len(videos)} videos could not be read: {', '.join(refused)}")
 
 
 def run_table(result: dict[str, Any]) -> Table:
@@ -130,9 +105,10 @@ def summary(one: dict[str, Any]) -> str:
     """What was found in a video, in a few lines."""
     from compress.card import machine
 
-    people = ", ".join(f"{t['id']} (frames {t['first']} to {t['last']})" for t in one["tracks"]) or "nobody"
+    tracks = [f"{t['id']} (frames {t['first']} to {t['last']})" for t in one.get("tracks", [])]
+    people = ", ".join(tracks or map(str, one.get("people", []))) or "nobody"
     speed, memory = one["frames_per_s"], one["peak_memory_bytes"]
-    network = f", network alone {speed['network_alone']:.1f}" if speed["network_alone"] else ""
+    network = f", network alone {speed['network_alone']:.1f}" if speed.get("network_alone") else ""
     lines = [
         f"{one['out']}: {'was finished before; ' if one.get('skipped') else ''}people: {people}",
         f"{one['frames']} frames at {speed['end_to_end']:.1f} frames/s end to end{network}; stages overlap",

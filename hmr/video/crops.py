@@ -24,8 +24,8 @@ from hmr.data.real_people.crops import turned
 from hmr.data.sample import Array, CropSquare
 from hmr.media.boxes import Corners
 from hmr.models.model import HMRModel
+from hmr.people.finders import Mask
 from hmr.video.frames import Pixels
-from hmr.video.people import Mask
 
 SMALLEST = 0.05  # of the camera's scale s: what is said to be smaller is as far away as this
 

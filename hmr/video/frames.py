@@ -19,6 +19,7 @@ from compress.errors import BadInput
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES, LARGEST, picture
 from hmr.media.video import VIDEOS, pyav, shown_stream, upright
+from hmr.video.stages import Stages
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,17 @@ class Film:
         self.damaged += 1
         if self.damaged <= TOLD:
             log.warning("%s: %s; it is left out%s", self.path, what, "" if self.damaged < TOLD else ", as are others")
+
+
+def watched(film: Film, stages: Stages, after: int = -1) -> Iterator[Shot]:
+    """A film's frames after one, their decoding counted."""
+    shots = film.shots(after)
+    while True:
+        with stages.stage("decode"):
+            shot = next(shots, None)
+        if shot is None:
+            return
+        yield shot
 
 
 class Pipe:

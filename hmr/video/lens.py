@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from typing import Any
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr.data.datasets import focal_of
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES
 from hmr.media.video import pyav
+from hmr.models.model import HMRModel
 from hmr.video.frames import STREAM, Pixels
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,12 @@ def lens(
     image: Pixels,
     focal: float | None = None,
     fov: float | None = None,
-    network: Callable[[Pixels], float] | None = None,
+    model: HMRModel | None = None,
 ) -> Lens:
     """The lens that took the frame `image` (H, W, 3) of a file: `focal` in pixels or the vertical field of view `fov`
-    in degrees where one is given, else what the file says, else what a model's own network sees, else assumed aloud.
+    in degrees where one is given, else what the file says, else what the `model`'s own network sees, else assumed.
 
-    Raises BadInput for both, and for values that no lens has.
+    Raises BadInput for both, for values that no lens has, and for a model that has to know it and has no network.
     """
     height, width = image.shape[:2]
     refuse_lenses(focal, fov)
@@ -58,7 +59,7 @@ def lens(
         return Lens(height / (2 * math.tan(math.radians(fov) / 2)), "--fov")
     if equivalent := equivalent_of(path):
         return Lens(equivalent / FULL_FRAME * math.hypot(width, height), "written in the file")
-    if network is not None:
+    if model is not None and (network := focal_of(model)):
         return Lens(network(image), "the model's field-of-view network, from the first frame")
     found = Lens(math.hypot(width, height), ASSUMED)
     log.warning(

@@ -17,8 +17,8 @@ from hmr.data.crop import normalised
 from hmr.data.sample import Array
 from hmr.evaluation.predict import now
 from hmr.models.head import HMROutput
+from hmr.people.finders import Mask
 from hmr.video.frames import Pixels
-from hmr.video.people import Mask
 from hmr.video.stages import Stages
 
 

@@ -38,13 +38,7 @@ class Records:
 
     def add_crops(self, crops: Sequence[tuple[int, Seen]], said: Arrays) -> None:
         """Add crops of a few moments and what a network says of them."""
-        told = {
-            "id": np.array([one.id for _, one in crops]),
-            "moment": np.array([moment for moment, _ in crops]),
-            "box": np.array([one.box for _, one in crops]),
-            "score": np.array([one.score for _, one in crops], np.float32),
-        }
-        self.crops.append({**told, **said})
+        self.crops.append(described(crops, said))
 
     @property
     def new(self) -> int:
@@ -63,6 +57,17 @@ class Records:
     def whole(self) -> tuple[Arrays, Arrays]:
         """All crops (N, ...) by the names of what is known of them, and frame (M,) and time (M,) of all frames."""
         return joined(self.crops), {"frame": np.array(self.frames), "time": np.array(self.times)}
+
+
+def described(crops: Sequence[tuple[int, Seen]], said: Arrays) -> Arrays:
+    """What is known of B crops of a few moments, and what a network says of them, as arrays (B, ...)."""
+    return {
+        "id": np.array([one.id for _, one in crops]),
+        "moment": np.array([moment for moment, _ in crops]),
+        "box": np.array([one.box for _, one in crops]),
+        "score": np.array([one.score for _, one in crops], np.float32),
+        **said,
+    }
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:

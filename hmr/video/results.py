@@ -16,15 +16,15 @@ from compress.provenance import provenance
 from hmr.animation.arrays import AXES, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, left_out
+from hmr.animation.overlay import write_overlay
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
+from hmr.people.tracker import PATIENCE
 from hmr.video.crops import Cutter
 from hmr.video.frames import STREAM
 from hmr.video.journal import Journal, source_id
-from hmr.video.overlay import write_overlay
 from hmr.video.run import Run
 from hmr.video.stages import peak_memory
-from hmr.video.tracker import PATIENCE
 from hmr.video.tracks import Track, rate, tracks_of
 
 OUTPUTS = ("csv", "bvh", "glb", "overlay", "vertices", "profile")  # beside an npz for each person and run.json

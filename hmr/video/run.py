@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 
 from compress.context import Observer, silent
 from compress.errors import BadInput
-from hmr.data.datasets import focal_of
 from hmr.data.pictures import Segmenter
 from hmr.models.head import JOINTS
+from hmr.people.finders import Finder
 from hmr.video.ahead import Ahead
-from hmr.video.frames import Film, Shot
+from hmr.video.frames import Film, Shot, watched
 from hmr.video.journal import Journal
 from hmr.video.lens import Lens, lens
 from hmr.video.network import Network
-from hmr.video.overlay import watched
-from hmr.video.people import Finder
 from hmr.video.records import Records
 from hmr.video.scene import Scene, Seen
 from hmr.video.stages import Stages
@@ -91,9 +89,7 @@ class Run:
     def _scene(self, shot: Shot) -> Scene:
         """The scene, once the first frame says how large pictures are."""
         if self.lens is None:
-            known = self.focal is not None or self.fov is not None or not self.model.encoder.needs_condition
-            network = None if known else focal_of(self.model.encoder)
-            self.lens = lens(self.film.path, shot.image, self.focal, self.fov, network)
+            self.lens = lens(self.film.path, shot.image, self.focal, self.fov, self.model.encoder)
             self.size = (shot.image.shape[0], shot.image.shape[1])
         scene = Scene(self.model.encoder, self.finder, self.lens.focal, self.stages, self.masks)
         if self.records.state:

@@ -11,12 +11,12 @@ from compress.errors import BadInput
 from hmr.data.pictures import Photo, Segmenter
 from hmr.media.boxes import Corners
 from hmr.models.model import HMRModel
+from hmr.people.finders import Finder, Mask, Person
+from hmr.people.tracker import Tracker
 from hmr.video.crops import Cutter
 from hmr.video.frames import Shot
 from hmr.video.network import View
-from hmr.video.people import Finder, Mask, Person
 from hmr.video.stages import Stages
-from hmr.video.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,16 @@ def tracks_of(
 
 
 def track_of(
-    number: int, seen: Arrays, moments: Arrays, model: Any, body: BodyModel, cutter: Cutter, stages: Stages
+    number: int,
+    seen: Arrays,
+    moments: Arrays,
+    model: Any,
+    body: BodyModel,
+    cutter: Cutter,
+    stages: Stages,
+    betas: Tensor | None = None,
 ) -> Track:
-    """One person's motion from the crops that showed them."""
+    """One person's motion from the crops that showed them, in the shape `betas` (10,) or else the mean of theirs."""
     span = np.arange(seen["moment"][0], seen["moment"][-1] + 1)
     filled = without_gaps(seen, span)
     frame, times = moments["frame"][span], moments["time"][span]
@@ -107,7 +114,7 @@ def track_of(
             there = HMROutput(*(getattr(output, name).to(device) for name in VALUES))
             output = HMROutput(*(value.cpu() for value in vars(model.decoded(there, rate(times))).values()))
     with stages.stage("body"), torch.no_grad():
-        betas = weighted(seen["betas"], seen["score"])
+        betas = weighted(seen["betas"], seen["score"]) if betas is None else betas
         own = body.rest_joints(output.betas)[:, 0]  # (T, 3), with the shape that each frame has by itself
         rotations, pelvis = cutter.placed(filled["box"], output.rotations, output.camera, own)
         rotations = roma.special_procrustes(rotations)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from hmr.media.boxes import Corners
-from hmr.video.people import Person
+from hmr.people.finders import Person
 
 PATIENCE = 1.0  # s, for how long somebody may be out of sight
 OVERLAP = 0.2  # least intersection over union

@@ -14,15 +14,16 @@ from compress.errors import BadInput
 from hmr.media.box_formats import Row, table_rows
 from hmr.media.boxes import left_out
 from hmr.media.listing import some
+from hmr.people.finders import Mask, Person
 from hmr.video.frames import Shot
-from hmr.video.people import Mask, Person
 
+KINDS = (".csv", ".txt", ".npz")
 NEEDED = {"frame": 1, "box": 2}  # arrays of an npz, and their dimensions
 ALLOWED = {**NEEDED, "id": 1, "score": 1, "mask": 3}
 
 
 class KnownPeople:
-    """A `hmr.video.people.Finder` that reads a file: frames count from 0, in MOTChallenge's files from 1.
+    """A `hmr.people.finders.Finder` that reads a file: frames count from 0, in MOTChallenge's files from 1.
 
     An npz has frame (N,) and box (N, 4), left, top, right, bottom in pixels; if it likes, id (N,), score (N,) 0..1 and
     mask (N, H, W), as large as the frames.

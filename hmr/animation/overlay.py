@@ -13,7 +13,7 @@ from compress.errors import BadInput
 from hmr.body.model import BodyModel
 from hmr.media.video import pyav
 from hmr.video.ahead import Ahead
-from hmr.video.frames import Film, Pixels, Shot
+from hmr.video.frames import Film, Pixels, Shot, watched
 from hmr.video.stages import Stages
 from hmr.video.tracks import Track
 from hmr.world.raster import draw_solid
@@ -34,17 +34,6 @@ def write_overlay(path: Path, film: Film, tracks: Sequence[Track], body: BodyMod
         Ahead(drawn(shots, tracks, body, stages), DEPTH, "draw") as frames,
     ):
         write(path, frames, stages)
-
-
-def watched(film: Film, stages: Stages, after: int = -1) -> Iterator[Shot]:
-    """A film's frames after one, their decoding counted."""
-    shots = film.shots(after)
-    while True:
-        with stages.stage("decode"):
-            shot = next(shots, None)
-        if shot is None:
-            return
-        yield shot
 
 
 def drawn(

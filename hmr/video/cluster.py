@@ -1,0 +1,71 @@
+"""Videos shared out by Ray Data, on one machine or on a cluster that is there already (`$RAY_ADDRESS`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.errors import BadInput
+from hmr.video.jobs import Job, do, network_of, told
+
+WORKERS = 2  # on one machine without GPUs
+
+
+class Worker:
+    """One process with its own copy of the model, which does video after video."""
+
+    def __init__(self, job: str) -> None:
+        self.job = Job.model_validate_json(job, strict=False)
+        self.network = network_of(self.job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with video and out -> name, and its result or why there is none, as JSON."""
+        result, refusal = None, ""
+        try:
+            result = do(self.job, self.network, Path(row["video"]), Path(row["out"]))
+        except BadInput as error:
+            refusal = str(error)
+        return {"name": Path(row["video"]).name, "result": json.dumps(result), "refusal": refusal}
+
+
+def on_ray(job: Job, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """As `hmr.video.jobs.do_all`, on a worker for each GPU, or on WORKERS of them where there is none. A Ray that is
+    started here listens on 127.0.0.1 alone and reports to nobody.
+
+    Raises BadInput where Ray is not installed, and as `do_all`.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise BadInput("--engine ray: Ray is not installed: pip install 'fasthmr[ray]'") from error
+    started = not ray.is_initialized()
+    address = os.environ.get("RAY_ADDRESS")
+    if started:
+        here = {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, **here)
+    try:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        size = min(len(videos), gpus or WORKERS)
+        rows = [{"video": str(path.absolute()), "out": str(out.absolute())} for path, out in videos]
+        found = (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(
+                Worker,
+                fn_constructor_args=(job.model_dump_json(),),
+                compute=ray.data.ActorPoolStrategy(size=size),
+                num_gpus=1 if gpus else 0,
+                num_cpus=0,  # else workers could take all, and nobody would hand them rows
+            )
+            .take_all()
+        )
+    finally:
+        if started:
+            ray.shutdown()
+    found.sort(key=lambda row: row["name"])
+    refused = {row["name"]: row["refusal"] for row in found if row["refusal"]}
+    return told([json.loads(row["result"]) for row in found if not row["refusal"]], refused)
