@@ -13,9 +13,11 @@ import roma
 import torch
 from pygltflib import GLTF2
 
+from compress.errors import BadInput
 from hmr.animation.arrays import UNITS, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, left_out, quaternions
+from hmr.animation.world import in_world, read_cameras
 from hmr.body.files import body_arrays, load_body
 from hmr.body.model import JOINT_NAMES, BodyModel
 from hmr.motion.bvh import global_pose, parse_bvh
@@ -198,3 +200,56 @@ def test_the_table_of_joints_is_read_as_any_table():
     values = [[[float(row[f"{joint}_{axis}_m"]) for axis in "xyz"] for joint in JOINT_NAMES] for row in rows[:FRAMES]]
     assert np.array(values) == pytest.approx(track.joints_m, abs=1e-5)
     assert [float(row["time_s"]) for row in rows[:FRAMES]] == pytest.approx(track.time_s)
+
+
+# ---- the world
+
+
+def turning(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """A camera that turns and walks, at these frames."""
+    way = torch.tensor([[0.2, 0.9, -0.1]]) * torch.from_numpy(frames.copy())[:, None] / 10
+    rotation = roma.rotvec_to_rotmat(way).numpy()
+    return {"frame": frames, "rotation": rotation, "translation": np.stack([frames / 5, 0 * frames, frames / 9], 1)}
+
+
+def test_motion_in_the_world_is_what_the_camera_sees_of_it(tmp_path):
+    """The body posed by the world's arrays and seen by the camera is the body in the camera's axes."""
+    track, body = moving(), load_body()
+    np.savez(tmp_path / "c.npz", **turning(np.arange(20)[::-1]))  # type: ignore[arg-type]
+    world = in_world(track, read_cameras(tmp_path / "c.npz"))
+    turns = torch.from_numpy(np.concatenate([world["world_orient"], track.rotations[:, 1:]], 1))
+    posed = body(turns, torch.from_numpy(track.betas[None]))
+    at = torch.from_numpy(world["world_translation_m"])[:, None]
+    assert (posed.joints + at).numpy() == pytest.approx(world["world_joints_m"], abs=1e-4)
+    camera = turning(track.frame)
+    seen = np.einsum("tab,tvb->tva", camera["rotation"], (posed.vertices + at).numpy()) + camera["translation"][:, None]
+    assert seen == pytest.approx(track.vertices_m(body), abs=1e-4)
+    with np.load(io.BytesIO(npz(track, True, body, world=world))) as file:
+        assert any(line.startswith("world_joints_m: m") for line in file["units"])
+
+
+@pytest.mark.parametrize(
+    "change, hint",
+    [
+        ({"rotation": np.ones((7, 3, 3))}, "a rotation is none"),
+        ({"rotation": -np.tile(np.eye(3), (7, 1, 1))}, "a rotation is none"),
+        ({"rotation": np.eye(3)}, "rotation is not so"),
+        ({"translation": np.full((7, 3), np.nan)}, "translation is not so"),
+        ({"translation": np.zeros((6, 3))}, "as many"),
+        ({"frame": np.zeros(7)}, "each frame once"),
+    ],
+)
+def test_cameras_that_are_none_are_refused(tmp_path, change: dict[str, np.ndarray], hint):
+    np.savez(tmp_path / "c.npz", **{**turning(np.arange(7)), **change})  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=hint):
+        read_cameras(tmp_path / "c.npz")
+
+
+def test_a_frame_without_a_camera_and_what_is_no_file_are_refused(tmp_path):
+    np.savez(tmp_path / "c.npz", **turning(np.arange(7)))  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="frame 7 has no camera; 4 of 7"):
+        in_world(moving(), read_cameras(tmp_path / "c.npz"))
+    (tmp_path / "c.npz").write_bytes(b"PK")
+    for name in ("c.npz", "nothing.npz"):
+        with pytest.raises(BadInput, match=name):
+            read_cameras(tmp_path / name)

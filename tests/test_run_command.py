@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from hmr.models.model import build
+from hmr.video.jobs import Job
 from tests.films import film, two
 
 BOXES = "frame,id,x1,y1,x2,y2\n"
@@ -93,9 +95,26 @@ def test_live_lines_are_what_the_files_of_a_run_have(fasthmr, walk, weights, box
     assert fasthmr(*words, "--out", tmp_path / "live", "--live")[0] == 2
 
 
-def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path):
+def test_cameras_give_the_world(fasthmr, walk, weights, boxes, tmp_path):
+    np.savez(tmp_path / "still.npz", rotation=np.tile(np.eye(3), (12, 1, 1)), translation=np.tile([0, 0, 2.0], (12, 1)))
+    words = ("run", walk, "--model", weights, "--people", boxes, "--out", tmp_path / "out")
+    assert fasthmr(*words, "--camera", tmp_path / "still.npz")[0] == 0
+    with np.load(tmp_path / "out" / "track-1.npz") as track:
+        assert track["world_joints_m"] == pytest.approx(track["joints_m"] - [0, 0, 2], abs=1e-4)
+    code, _, err = fasthmr(*words, "--camera", tmp_path / "nothing.npz")
+    assert code == 2 and "nothing.npz" in err
+
+
+def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path, monkeypatch):
     """Two workers on this machine, and one video that is none; what was finished before is left alone."""
-    pytest.importorskip("ray")
+    ray, addresses = pytest.importorskip("ray"), set[str]()
+    end = ray.shutdown
+
+    def shutdown() -> None:
+        addresses.update(node["NodeManagerAddress"] for node in ray.nodes())
+        end()
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
     (tmp_path / "films").mkdir()
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "films" / name, 6)
@@ -109,7 +128,12 @@ def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path):
         one, other = (np.load(tmp_path / kind / name / "track-1.npz")["joints_m"] for kind in ("one", "two"))
         assert one == pytest.approx(other, abs=1e-4)
     again = json.loads(fasthmr(*words, "--out", tmp_path / "two", "--engine", "ray")[1])
-    assert all(one["skipped"] for one in again["videos"])
+    assert all(one["skipped"] for one in again["videos"]) and addresses == {"127.0.0.1"}
+
+
+def test_a_job_goes_to_another_process_as_it_is():
+    job = Job(model="reference", people="a.csv", focal=9.0, outputs=("csv",))
+    assert Job.model_validate_json(job.model_dump_json(), strict=False) == job and job.end == math.inf
 
 
 def test_ray_that_is_missing_is_told(fasthmr, walk, weights, boxes, tmp_path, monkeypatch):

@@ -34,6 +34,9 @@ def run(
     fps: Annotated[float, typer.Option(min=0.001, help="Pictures a second, of a folder of pictures.")] = 30.0,
     focal: Annotated[float | None, typer.Option(help="The camera's focal length in pixels.")] = None,
     fov: Annotated[float | None, typer.Option(help="The camera's vertical field of view in degrees.")] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="An npz with the camera's rotation and translation at each frame.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Crops that the network sees at once.")] = 16,
     csv: Annotated[bool, typer.Option("--csv", help="Write everybody's joints as a table.")] = False,
     bvh: Annotated[bool, typer.Option("--bvh", help="Write each person's motion as BVH.")] = False,
@@ -68,11 +71,14 @@ def run(
         fps=fps,
         focal=focal,
         fov=fov,
+        camera=camera,
         batch=batch,
         outputs=tuple(name for name, wanted in given.items() if wanted),
         live=live,
     )
     videos = places(video, out)
+    if camera and videos[0][1] != out:
+        raise BadInput(f"--camera {camera}: it is of one video, and {video} is a folder of {len(videos)}")
     job.people_of(), job.film(video)  # their mistakes are told before a model is looked for
     with progress_bar() as bar:
         results, refused = on_ray(job, videos) if engine == "ray" else do_all(job, videos, progress_callback(bar))

@@ -41,7 +41,7 @@ UNITS = {
 def npz(track: Track, metric: bool, body: BodyModel, vertices: bool = False, world: Any = None) -> bytes:
     """One person's file: arrays that `numpy.load(allow_pickle=False)` reads, and what they mean beside them.
 
-    metric: whether the focal length is known. world: more arrays by their names, see `hmr.video.world`.
+    metric: whether the focal length is known. world: more arrays by their names, see `hmr.animation.world`.
     """
     rotations = torch.from_numpy(track.rotations)
     arrays: dict[str, NDArray[Any]] = {

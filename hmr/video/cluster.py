@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from compress.errors import BadInput
 from hmr.video.jobs import Job, do, network_of, told
 
 WORKERS = 2  # on one machine without GPUs
+ALONE = {  # settings of a Ray that is started here
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 is the only address that it has, on whatever system
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else it writes one to the user's home
+}
 
 
 class Worker:
@@ -37,17 +43,17 @@ def on_ray(job: Job, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str
 
     Raises BadInput where Ray is not installed, and as `do_all`.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in {} if address else ALONE.items():
+        os.environ.setdefault(name, value)  # before it is imported
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise BadInput("--engine ray: Ray is not installed: pip install 'fasthmr[ray]'") from error
     started = not ray.is_initialized()
-    address = os.environ.get("RAY_ADDRESS")
     if started:
-        here = {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, **here)
+        ray.init(address=address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         size = min(len(videos), gpus or WORKERS)

@@ -14,6 +14,7 @@ from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, run_all_steps
 from compress.recipe import Recipe
+from hmr.animation.world import read_cameras
 from hmr.data.masks import segmenter
 from hmr.data.pictures import Segmenter
 from hmr.models.device import best_device
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 class Job(BaseModel):
     """What is to be done with each video; names and units as on the command line."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", ser_json_inf_nan="constants")
 
     model: str
     recipe: str | None = None
@@ -45,6 +46,7 @@ class Job(BaseModel):
     fps: float = 30.0
     focal: float | None = None
     fov: float | None = None
+    camera: str | None = None
     batch: int = 16
     outputs: tuple[str, ...] = ()
     live: bool = False
@@ -116,5 +118,6 @@ def do(job: Job, network: Any, video: Path, out: Path, observer: Observer = sile
     if job.live:
         stream = Stream(network, finds, focal=job.focal, fov=job.fov, masks=masks)
         return {"out": str(out), **live_into(stream, film, out, observer)}
-    run = Run(network, film, finds, masks, job.focal, job.fov, job.batch, observer)
+    cameras = read_cameras(Path(job.camera)) if job.camera else None
+    run = Run(network, film, finds, masks, job.focal, job.fov, cameras, job.batch, observer)
     return {"out": str(out), **run_into(run, out, job.outputs)}

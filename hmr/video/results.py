@@ -17,6 +17,7 @@ from hmr.animation.arrays import AXES, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, left_out
 from hmr.animation.overlay import write_overlay
+from hmr.animation.world import in_world
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.people.tracker import PATIENCE
@@ -64,7 +65,7 @@ def identity(run: Run, outputs: Sequence[str]) -> dict[str, Any]:
         "people": run.finder.name,
         "masks": run.masks.name if run.masks else None,
         "span": [str(value) for value in vars(run.film.span).values()],
-        "camera": [run.focal, run.fov],
+        "camera": [run.focal, run.fov, *([source_id(run.cameras.path)] if run.cameras else [])],
         "outputs": sorted(outputs),
     }
 
@@ -92,7 +93,7 @@ def written(run: Run, out: Path, outputs: Sequence[str], begin: float) -> dict[s
     tracks = found(run, body)
     seeing = time.perf_counter() - begin
     with run.stages.stage("write"):
-        rows = [files_of(track, out, outputs, body, metric) for track in tracks]
+        rows = [files_of(run, track, out, outputs, body) for track in tracks]
         if "csv" in outputs:
             atomic_write(out / "joints.csv", joint_table(tracks, metric))
     if "overlay" in outputs and run.film.path != STREAM:
@@ -113,10 +114,11 @@ def written(run: Run, out: Path, outputs: Sequence[str], begin: float) -> dict[s
     }
 
 
-def files_of(track: Track, out: Path, outputs: Sequence[str], body: BodyModel, metric: bool) -> dict[str, Any]:
+def files_of(run: Run, track: Track, out: Path, outputs: Sequence[str], body: BodyModel) -> dict[str, Any]:
     """Write one person's files, and say what is in them."""
     name = f"track-{track.id}"
-    atomic_write(out / f"{name}.npz", npz(track, metric, body, "vertices" in outputs))
+    metric, world = bool(run.lens and run.lens.metric), in_world(track, run.cameras) if run.cameras else None
+    atomic_write(out / f"{name}.npz", npz(track, metric, body, "vertices" in outputs, world))
     if "bvh" in outputs:
         atomic_write(out / f"{name}.bvh", bvh(track, body))
     if "glb" in outputs:

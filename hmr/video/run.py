@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from compress.context import Observer, silent
 from compress.errors import BadInput
+from hmr.animation.world import CameraPath
 from hmr.data.pictures import Segmenter
 from hmr.models.head import JOINTS
 from hmr.people.finders import Finder
@@ -48,6 +49,7 @@ class Run:
     masks: Segmenter | None = None
     focal: float | None = None
     fov: float | None = None
+    cameras: CameraPath | None = None  # where the camera is
     batch: int = BATCH
     observer: Observer = silent
     stages: Stages = field(default_factory=Stages)
