@@ -56,7 +56,7 @@ def start(code: str, place: Path, me: object) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, what it said on stderr)."""
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]  # two loads of a model on a busy machine
     return process.returncode, said
 
 
