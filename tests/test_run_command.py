@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from hmr.models.model import build
+from hmr.video.cluster import ALONE
 from hmr.video.jobs import Job
 from tests.films import film, two
 
@@ -107,6 +108,8 @@ def test_cameras_give_the_world(fasthmr, walk, weights, boxes, tmp_path):
 
 def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path, monkeypatch):
     """Two workers on this machine, and one video that is none; what was finished before is left alone."""
+    for name, value in ALONE.items():  # as `on_ray` does, before Ray is imported, which reads them once
+        monkeypatch.setenv(name, value)
     ray, addresses = pytest.importorskip("ray"), set[str]()
     end = ray.shutdown
 

@@ -13,6 +13,8 @@ from compress.errors import BadInput
 from experiments.cli.options import AsJson, Masks
 from experiments.cli.output import print_result, progress_bar, progress_callback, result_table
 
+WIDE = 100  # columns of the table, so that the lines below it are not folded
+
 
 def run(
     video: Annotated[
@@ -95,12 +97,14 @@ def run_table(result: dict[str, Any]) -> Table:
         for one in videos
         for stage in one["stages"]
     ]
-    return result_table(
+    shown = result_table(
         f"{len(videos)} videos" if len(videos) > 1 else Path(videos[0]["out"]).name,
         "\n".join(map(summary, videos)),
         ("stage", "s", "share", "first time s"),
         rows,
     )
+    shown.min_width = WIDE
+    return shown
 
 
 def figures(stage: dict[str, Any]) -> tuple[str, str, str]:
