@@ -1,7 +1,7 @@
 """`python -m experiments.reports.running ORIGINAL COMPRESSED`: two runs of one video, stage by stage and as pictures.
 
-Both are folders of `fasthmr run --overlay`. The strip has their bodies over the same frames, one row for each; the
-record is what tables of docs/ are filled from.
+Both are folders of `fasthmr run`, with --overlay for the strip, which has their bodies over the same frames, one row
+for each. The record is what tables of docs/ are filled from.
 """
 
 from __future__ import annotations
@@ -85,15 +85,16 @@ def smaller(image: Picture) -> Picture:
 def main(
     original: Annotated[Path, typer.Argument(help="A folder of `fasthmr run` by the original model.")],
     compressed: Annotated[Path, typer.Argument(help="One of the same video, by the compressed model.")],
-    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG to write, of runs with --overlay.")] = None,
     table: Annotated[Path | None, typer.Option(help="The JSON of times to write.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Frames of the strip.")] = 4,
 ) -> None:
     """Show two runs of one video: a strip of their overlays, and how long each stage took."""
     found = record(read(original), read(compressed))
-    stream = BytesIO()
-    Image.fromarray(strip([original, compressed], columns)).save(stream, "png")
-    atomic_write(out, small(stream.getvalue()))
+    if out:
+        stream = BytesIO()
+        Image.fromarray(strip([original, compressed], columns)).save(stream, "png")
+        atomic_write(out, small(stream.getvalue()))
     if table:
         atomic_write(table, json.dumps(found, indent=1).encode())
     for one in found["rows"]:
