@@ -101,10 +101,10 @@ def run_steps(model: Any, steps: Sequence[Policy | Plan], context: Context) -> I
     """
     smaller = copy.deepcopy(model) if steps else model
     for step in steps:
-        plan, before = step.plan(smaller, context), fingerprint(smaller)
+        plan, before = step.plan(smaller, context), observable_state(smaller)
         context.measured.clear()
         smaller = plan.apply(smaller, context)
-        if not plan.empty and fingerprint(smaller) == before:
+        if not plan.empty and observable_state(smaller) == before:
             raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
         context.plans.append(plan.model_copy(update={"measured": {**plan.measured, **context.measured}}))
         yield smaller
@@ -132,7 +132,7 @@ def refuse_misfit(model: Any, steps: Sequence[Policy], calib: FrameSet | None, t
                 )
 
 
-def fingerprint(model: Any) -> tuple[object, ...]:
+def observable_state(model: Any) -> tuple[object, ...]:
     """By what a changed model is recognised: its type, shapes and sums of its weights, schedule and mask threshold.
 
     Weights on the meta device have no sums.
@@ -143,9 +143,7 @@ def fingerprint(model: Any) -> tuple[object, ...]:
     return type(model), [(name, value.shape) for name, value in state.items()], sums, model.schedule, model.protect
 
 
-def row(
-    step: str, plan: Plan | None, model: Any, now: Scores | None, original: Scores | None
-) -> dict[str, Any]:
+def row(step: str, plan: Plan | None, model: Any, now: Scores | None, original: Scores | None) -> dict[str, Any]:
     """The figures after a step as JSON values; cost is per frame."""
     cost = asdict(model.cost())
     return {

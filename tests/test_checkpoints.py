@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
+import hmr
 from compress.errors import BadInput
 from hmr.checkpoints.files import inspect, load, save
+from hmr.evaluation.evaluate import evaluate
 from hmr.models.model import build
 
 TINY = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 2, "head_mlp_dim": 40}
@@ -294,6 +296,15 @@ def test_heads_are_assumed_aloud_read_from_a_configuration_or_asked_for(fasthmr,
     assert (code, json.loads(out)["sizes"]["heads"]) == (0, 4)
     assert fasthmr("convert", tmp_path / "model.pt", "--heads", 4, "--out", tmp_path / "ours")[0] == 0
     assert load(tmp_path / "ours").sizes.heads == 4
+
+
+@pytest.mark.slow
+def test_another_number_of_heads_is_measurably_worse(tmp_path):
+    """What supports an assumed number: errors on rendered people, which need no labels of the user."""
+    save(hmr.load("reference"), tmp_path / "model.safetensors")
+    right, wrong = (load(tmp_path / "model.safetensors", heads=heads) for heads in (6, 12))
+    frames = hmr.frames("synth:test", 60)
+    assert evaluate(wrong, frames, None, right)["paired"]["mpjpe_mm"]["lo"] > 0
 
 
 def test_heads_of_the_decoder_are_assumed_aloud_or_read_from_the_file(tmp_path, caplog):
