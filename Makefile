@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size test test-slow test-zoo check clean
+.PHONY: demo bench full-size video test test-slow test-zoo check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -39,6 +39,26 @@ full-size: $(INSTALLED)
 		$(BIN)/python -m tests.full_size $$family build/full-size/Sports2D/Demo/demo.mp4 \
 			--out build/full-size/$$family || exit 1; \
 	done
+
+# The strip and the tables of docs/your-own-videos.md, again: minutes on a core that has nothing else to do.
+VIDEO := build/video
+video: export FASTHMR_HOME := $(CURDIR)/$(VIDEO)/home
+video: $(INSTALLED)
+	rm -rf $(VIDEO)
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
+	$(BIN)/python -m pip download --no-deps -d $(VIDEO) sports2d==0.8.34
+	$(BIN)/python -m pip download --no-deps --python-version 3.12 -d $(VIDEO) mediapipe==0.10.21
+	$(BIN)/python -m zipfile -e $(VIDEO)/sports2d-*.whl $(VIDEO)
+	$(BIN)/fasthmr masks import $(VIDEO)/mediapipe-*.whl
+	$(BIN)/fasthmr run $(VIDEO)/Sports2D/Demo/demo.mp4 --model reference --overlay --out $(VIDEO)/whole
+	$(BIN)/fasthmr run $(VIDEO)/Sports2D/Demo/demo.mp4 --model reference --recipe mask-tome --overlay --out $(VIDEO)/merged
+	$(BIN)/python -m experiments.reports.running $(VIDEO)/whole $(VIDEO)/merged --out docs/video.png \
+		--table experiments/paper/records/video.json
+	for people in boxes blazepose; do \
+		$(BIN)/python -m experiments.paper.two_people --out $(VIDEO)/two --frames 300 --moving --people $$people || exit 1; \
+		cp $(VIDEO)/two/two-people-$$people.json experiments/paper/records/; \
+	done
+	$(BIN)/python -m experiments.paper.fill
 
 # Files stay whole on one worker, so that what a file draws or trains once is made once; a worker computes on one thread.
 test: export OMP_NUM_THREADS := 1
