@@ -225,6 +225,17 @@ def test_a_table_is_filled_and_keeps_its_words(tmp_path, monkeypatch):
         fill.filled(page.replace("objectives:2-3", "objectives:2"))
 
 
+def test_a_column_may_be_of_the_same_row_of_another_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(fill, "RECORDS", tmp_path)
+    for name, share in (("here", 0.5), ("on-real", 0.25)):
+        rows = [{"macs_share": 1.0, "layers": 12, "tokens": [193, 91]}, {"macs_share": share, "layers": None}]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    page = "<!-- layers macs_share on-real.macs_share on-real.layers of here:1 -->\n"
+    page += "| a | b | c | d | e |\n|---|--:|--:|--:|--:|\n"
+    assert fill.filled(page + "| row | | | | |\n").endswith("| row | - | 50% | 25% | - |\n")
+    assert fill.cell("tokens", "here", 0) == "91"
+
+
 # ---- one page
 
 

@@ -4,6 +4,8 @@ A record is what a command that measures printed with `--json`, whole. Above a t
 the name of each row, and the rows of which records they are:
 
     <!-- mpjpe_mm mpjpe_rise_mm of decoder:0 decoder:2-11 -->
+
+A figure of the row at the same place of another record has that one's name before it, as in `real.mpjpe_mm`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from compress.card import formatted
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = Path(__file__).with_name("records")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-TABLE = re.compile(r"(<!-- ([a-z0-9_ ]+) of ([a-z0-9:\- ]+) -->\n(?:\|.*\n){2})((?:\|.*\n)+)")
+TABLE = re.compile(r"(<!-- ([a-z0-9_.\- ]+) of ([a-z0-9:\- ]+) -->\n(?:\|.*\n){2})((?:\|.*\n)+)")
 
 
 def filled(page: str) -> str:
@@ -29,29 +31,41 @@ def filled(page: str) -> str:
 
 def table(body: str, columns: list[str], chosen: list[str]) -> str:
     """The rows of a table, each with its own name, and with the figures of the chosen rows of records."""
-    rows = [row for choice in chosen for row in rows_of(choice)]
+    places = [place for choice in chosen for place in places_of(choice)]
     lines = []
-    for line, row in zip(body.splitlines(), rows, strict=True):
+    for line, (record, row) in zip(body.splitlines(), places, strict=True):
         cells = line.strip("|").split("|")
         kept = cells[: len(cells) - len(columns)]
-        lines.append("|".join(["", *kept, *(f" {figure(key, row[key])} " for key in columns), ""]) + "\n")
+        lines.append("|".join(["", *kept, *(f" {cell(column, record, row)} " for column in columns), ""]) + "\n")
     return "".join(lines)
 
 
-def rows_of(choice: str) -> list[dict[str, Any]]:
-    """The rows that `RECORD:FIRST` or `RECORD:FIRST-LAST` names."""
-    name, _, span = choice.partition(":")
+def places_of(choice: str) -> list[tuple[str, int]]:
+    """The record and the number of each row that `RECORD:FIRST` or `RECORD:FIRST-LAST` names."""
+    record, _, span = choice.partition(":")
     first, _, last = span.partition("-")
-    rows: list[dict[str, Any]] = json.loads((RECORDS / f"{name}.json").read_bytes())["rows"]
-    return rows[int(first) : int(last or first) + 1]
+    return [(record, row) for row in range(int(first), int(last or first) + 1)]
+
+
+def cell(column: str, record: str, row: int) -> str:
+    """The figure of a column, `KEY` or `RECORD.KEY`."""
+    other, _, key = column.rpartition(".")
+    rows: list[dict[str, Any]] = json.loads((RECORDS / f"{other or record}.json").read_bytes())["rows"]
+    return figure(key, rows[row][key])
 
 
 def figure(key: str, value: Any) -> str:
-    """An interval in mm, with its sign where it is a difference, or a number."""
-    if not isinstance(value, dict):
-        return "-" if value is None else f"{value:.1f}"
-    sign = "+" if key in ("mpjpe_rise_mm", "over_decoder_mm") else ""
-    return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.1f")
+    """An interval in mm, with its sign where it is a difference; a share; the last of some counts; or a number."""
+    if isinstance(value, dict):
+        sign = "+" if "rise" in key or key == "over_decoder_mm" else ""
+        return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.1f")
+    if isinstance(value, list):
+        return figure(key, value[-1])
+    if value is None:
+        return "-"
+    if key.endswith("_share"):
+        return f"{value:.0%}"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
 if __name__ == "__main__":
