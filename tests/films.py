@@ -56,7 +56,7 @@ def film(
 class Squares:
     """A finder that sees red and green squares, and remembers how many frames it has looked at."""
 
-    name = "squares"
+    name = identity = "squares"
 
     def __init__(self) -> None:
         self.state: Any = 0

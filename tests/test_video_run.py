@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compress.context import Context
 from compress.errors import BadInput
 from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
+from hmr.body.model import BodyModel
+from hmr.people.finders import BlazePoseFinder
+from hmr.people.known import KnownPeople
 from hmr.video import run as running
 from hmr.video.frames import Film, Span
 from hmr.video.results import run_into
 from hmr.video.run import Run
 from hmr.video.stages import NAMES
-from tests.films import FPS, Squares, film, tiny
+from tests.films import FPS, Squares, film, painted, tiny
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,41 @@ def test_a_finished_run_is_left_alone_and_another_one_is_refused(walk, model, tm
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(BadInput, match="holds no run"):
         run_into(run(walk, model), tmp_path / "mine")
+
+
+def known(path: Path, left: int) -> KnownPeople:
+    """Somebody whose box begins at `left` in each frame of the film, in a file."""
+    path.write_text("frame,id,x1,y1,x2,y2\n" + "".join(f"{i},a,{left},20,60,70\n" for i in range(24)))
+    return KnownPeople(path)
+
+
+@pytest.mark.parametrize("last", [12, None], ids=["stopped", "finished"])
+def test_a_run_is_another_one_with_other_boxes_looks_rates_or_body(walk, model, tmp_path, monkeypatch, last):
+    """All of them change what is in its files: neither mixed with what was seen before nor taken for it."""
+    out, boxes = tmp_path / "out", tmp_path / "boxes.csv"
+    stopped = Ends(walk, last, KeyboardInterrupt()) if last else None
+    with pytest.raises(KeyboardInterrupt) if last else nullcontext():
+        run_into(run(walk, model, film=stopped, finder=known(boxes, 30)), out)
+    with pytest.raises(BadInput, match="another people"):
+        run_into(run(walk, model, finder=known(boxes, 31)), out)
+    with monkeypatch.context() as patch:
+        patch.setattr(BodyModel, "identity", {"name": "open", "sha256": "of another one"})
+        with pytest.raises(BadInput, match="another body"):
+            run_into(run(walk, model, finder=known(boxes, 30)), out)
+    assert run_into(run(walk, model, finder=known(boxes, 30)), out).get("skipped", False) == (last is None)
+    networks: Any = (None, None)
+    assert BlazePoseFinder(5, networks).identity != BlazePoseFinder(10, networks).identity
+
+
+def test_pictures_at_another_rate_are_another_run_and_a_video_has_its_own(walk, model, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(6):
+        Image.fromarray(painted(i)).save(tmp_path / "pictures" / f"{i}.png")
+    run_into(run(tmp_path, model, film=Film(tmp_path / "pictures", fps=10)), tmp_path / "out")
+    with pytest.raises(BadInput, match="another fps"):
+        run_into(run(tmp_path, model, film=Film(tmp_path / "pictures", fps=20)), tmp_path / "out")
+    run_into(run(walk, model, film=Film(walk, fps=10)), tmp_path / "video")
+    assert run_into(run(walk, model, film=Film(walk, fps=20)), tmp_path / "video")["skipped"]
 
 
 def test_a_damaged_journal_says_what_to_do(walk, model, tmp_path):

@@ -36,10 +36,14 @@ class Person:
 class Finder(Protocol):
     """Whatever finds the people of a video's frames, which it is shown in their order.
 
-    `state` is what it remembers, as JSON values, so that a run that was stopped goes on with the same people.
+    `state` is what it remembers, as JSON values, so that a run that was stopped goes on with the same people;
+    `identity` is whatever decides whom it finds, as JSON values too: a run goes on only where it is the same.
     """
 
     name: str
+
+    @property
+    def identity(self) -> Any: ...
 
     def find(self, shot: Shot) -> list[Person]:
         """The people of a frame."""
@@ -71,6 +75,10 @@ class BlazePoseFinder:
         self.wait -= 1
         self.squares = [person.next for person in people]
         return [person_of(each, shot.image.shape[:2]) for each in people]
+
+    @property
+    def identity(self) -> Any:
+        return [self.name, self.every]
 
     @property
     def state(self) -> Any:
@@ -108,7 +116,8 @@ class DetectionFinder:
     state: Any = None
 
     def __init__(self, name: str) -> None:
-        self.name, self.detections = name, Detections(name)
+        self.name = self.identity = name
+        self.detections = Detections(name)
 
     def find(self, shot: Shot) -> list[Person]:
         read = rfdetr_people if self.name == "rfdetr" else yolo_people

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class KnownPeople:
         """Raises BadInput, with the line, for what is not understood."""
         self.path, self.name = path, f"boxes{path.suffix.lower()}"
         self.of = read_arrays(path) if path.suffix.lower() == ".npz" else read_table(path)
+        self.identity = [self.name, hashlib.sha256(path.read_bytes()).hexdigest()]
 
     def find(self, shot: Shot) -> list[Person]:
         """Those of a frame whose box has something of it. Raises BadInput for a mask of another size."""

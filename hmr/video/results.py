@@ -38,9 +38,9 @@ def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]
     gone already, and of a stream, which does not come back, everything. outputs: some of OUTPUTS. Raises BadInput, and
     Unwritable.
     """
-    run.stages.traced = "profile" in outputs
+    run.stages.traced, body = "profile" in outputs, load_body()
     with alone(out):
-        journal = Journal(out, identity(run, outputs))
+        journal = Journal(out, identity(run, outputs, body))
         if done := journal.result:
             return {**done, "skipped": True}
         begin = time.perf_counter()
@@ -49,22 +49,24 @@ def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]
         except Exception:
             raise
         except BaseException:
-            keep_finished(run, out)
+            keep_finished(run, out, body)
             raise
-        result = written(run, out, outputs, begin)
+        result = written(run, out, outputs, begin, body)
         journal.finish(result)
     return result
 
 
-def identity(run: Run, outputs: Sequence[str]) -> dict[str, Any]:
-    """What makes a run another one."""
+def identity(run: Run, outputs: Sequence[str], body: BodyModel) -> dict[str, Any]:
+    """What makes a run another one: all that its files follow from, as JSON values."""
     encoder = run.model.encoder
     return {
         "video": source_id(run.film.path),
         "model": fingerprint(run.model, encoder.schedule, encoder.protect),
-        "people": run.finder.name,
+        "body": body.identity,
+        "people": run.finder.identity,
         "masks": run.masks.name if run.masks else None,
         "span": [str(value) for value in vars(run.film.span).values()],
+        "fps": run.film.fps if run.film.still else None,  # a video has times of its own
         "camera": [run.focal, run.fov, *([source_id(run.cameras.path)] if run.cameras else [])],
         "outputs": sorted(outputs),
     }
@@ -79,17 +81,17 @@ def found(run: Run, body: BodyModel) -> list[Track]:
     return tracks_of(crops, moments, run.model, body, cutter, run.stages)
 
 
-def keep_finished(run: Run, out: Path) -> None:
+def keep_finished(run: Run, out: Path, body: BodyModel) -> None:
     """Write the tracks of people who are gone, or of everybody where the video is a stream."""
-    body, metric = load_body(), bool(run.lens and run.lens.metric)
+    metric = bool(run.lens and run.lens.metric)
     for track in found(run, body):
         if run.film.path == STREAM or run.records.times[-1] - track.time_s[-1] > PATIENCE:
             atomic_write(out / f"track-{track.id}.npz", npz(track, metric, body))
 
 
-def written(run: Run, out: Path, outputs: Sequence[str], begin: float) -> dict[str, Any]:
+def written(run: Run, out: Path, outputs: Sequence[str], begin: float, body: BodyModel) -> dict[str, Any]:
     """Write everything but `run.json`, and return that."""
-    body, metric = load_body(), bool(run.lens and run.lens.metric)
+    metric = bool(run.lens and run.lens.metric)
     tracks = found(run, body)
     seeing = time.perf_counter() - begin
     with run.stages.stage("write"):
