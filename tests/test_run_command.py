@@ -175,6 +175,14 @@ def test_a_recipe_compresses_on_the_way(fasthmr, walk, weights, boxes, tmp_path)
         (["walk.mp4", "--people", "bad.csv"], "line 2"),
         (["walk.mp4", "--people", "bad.npz"], "bad.npz"),
         (["walk.mp4", "--people", "blazepose"], "masks import"),
+        (["walk.mp4", "--masks", "empty"], "an npz of boxes"),
+        *(
+            (["walk.mp4", "--live", *words], f"leave out {words[0]}")
+            for words in (
+                ["--batch", "16"], ["--camera", "still.npz"], ["--csv"], ["--bvh"], ["--glb"], ["--overlay"],
+                ["--vertices"], ["--profile"],
+            )
+        ),
         (["walk.mp4", "--people", "blazepose", "--masks", "rfdetr"], "--masks is for"),
         (["walk.mp4", "--people", "people.csv", "--focal", "9", "--fov", "9"], "give one of them"),
         (["walk.mp4", "--people", "people.csv", "--fov", "0"], "0.1 to 179"),

@@ -100,7 +100,7 @@ def test_a_finder_goes_on_from_its_state():
 
 def test_an_unknown_finder_is_refused():
     with pytest.raises(BadInput, match="choose one of blazepose"):
-        finder("yolo")
+        finder("yolo", 10)
 
 
 # ---- files

@@ -12,6 +12,7 @@ from rich.table import Table
 from compress.errors import BadInput
 from experiments.cli.options import AsJson, Masks
 from experiments.cli.output import print_result, progress_bar, progress_callback, result_table
+from hmr.video.defaults import BATCH, EVERY, PICTURES_FPS
 
 WIDE = 100  # columns of the table, so that the lines below it are not folded
 
@@ -28,18 +29,20 @@ def run(
     people: Annotated[
         str, typer.Option(help="blazepose, rfdetr, ultralytics, or a file of boxes: .csv, .txt (MOT) or .npz.")
     ] = "blazepose",
-    every: Annotated[int, typer.Option(min=1, help="Frames between looks of BlazePose at the whole picture.")] = 10,
+    every: Annotated[int, typer.Option(min=1, help="Frames between looks of BlazePose at the whole picture.")] = EVERY,
     masks: Masks = None,
     start: Annotated[float, typer.Option(help="Seconds of the video to begin at.")] = 0.0,
     end: Annotated[float, typer.Option(help="Seconds of the video to end before.")] = math.inf,
     stride: Annotated[int, typer.Option(min=1, help="Look at every so many frames.")] = 1,
-    fps: Annotated[float, typer.Option(min=0.001, help="Pictures a second, of a folder of pictures.")] = 30.0,
+    fps: Annotated[float, typer.Option(min=0.001, help="Pictures a second, of a folder of pictures.")] = PICTURES_FPS,
     focal: Annotated[float | None, typer.Option(help="The camera's focal length in pixels.")] = None,
     fov: Annotated[float | None, typer.Option(help="The camera's vertical field of view in degrees.")] = None,
     camera: Annotated[
         str | None, typer.Option(help="An npz with the camera's rotation and translation at each frame.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Crops that the network sees at once.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, show_default=str(BATCH), help="Crops that the network sees at once.")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write everybody's joints as a table.")] = False,
     bvh: Annotated[bool, typer.Option("--bvh", help="Write each person's motion as BVH.")] = False,
     glb: Annotated[bool, typer.Option("--glb", help="Write each person as an animated, skinned mesh.")] = False,
@@ -59,6 +62,8 @@ def run(
     from hmr.video.lens import refuse_lenses
 
     given = {"csv": csv, "bvh": bvh, "glb": glb, "overlay": overlay, "vertices": vertices, "profile": profile}
+    if live and (idle := [f"--{name}" for name, said in {"batch": batch, "camera": camera, **given}.items() if said]):
+        raise BadInput(f"--live writes a line for each frame and nothing else: leave out {' and '.join(idle)}")
     refuse_lenses(focal, fov)
     one_of(engine, ("local", "ray"), "engine")
     job = Job(
@@ -74,7 +79,7 @@ def run(
         focal=focal,
         fov=fov,
         camera=camera,
-        batch=batch,
+        batch=batch or BATCH,
         outputs=tuple(name for name, wanted in given.items() if wanted),
         live=live,
     )

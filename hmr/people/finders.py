@@ -16,7 +16,6 @@ from hmr.data.pictures import Photo
 from hmr.media.boxes import Corners
 from hmr.video.frames import Shot
 
-EVERY = 10  # frames from one look at the whole picture to the next; people are followed between
 FOLLOWED = 0.5  # least score of a person who was seen in the frame before
 MARGIN = 1.2  # of a box around BlazePose's landmarks, as `hmr.data.real_people.dataset` has it
 
@@ -55,12 +54,12 @@ class Finder(Protocol):
 
 
 class BlazePoseFinder:
-    """MediaPipe's networks: the detector looks for people in overlapping squares of every few frames, and whenever
-    somebody was lost; between them each person's landmarks say where they are in the frame that follows."""
+    """MediaPipe's networks: the detector looks for people in overlapping squares of each `every`-th frame, and
+    whenever somebody was lost; between them each person's landmarks say where they are in the frame that follows."""
 
     name = "blazepose"
 
-    def __init__(self, every: int = EVERY, networks: tuple[Detector, LandmarkNetwork] | None = None) -> None:
+    def __init__(self, every: int, networks: tuple[Detector, LandmarkNetwork] | None = None) -> None:
         self.detector, self.landmarks = networks or (Detector(), LandmarkNetwork())
         self.every = every
         self.squares: list[Square] = []  # where those who were seen last will be
@@ -128,8 +127,9 @@ class DetectionFinder:
         """Nothing: each frame is looked at by itself."""
 
 
-def finder(name: str, every: int = EVERY) -> Finder:
-    """`blazepose`, `rfdetr` or `ultralytics`. Raises BadInput for another name, and where it is not installed."""
+def finder(name: str, every: int) -> Finder:
+    """`blazepose`, whose detector looks at each `every`-th frame, `rfdetr` or `ultralytics`. Raises BadInput for
+    another name, and where it is not installed."""
     if name == "blazepose":
         return BlazePoseFinder(every)
     if name in ("rfdetr", "ultralytics"):

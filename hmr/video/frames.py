@@ -19,12 +19,12 @@ from compress.errors import BadInput
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES, LARGEST, picture
 from hmr.media.video import VIDEOS, pyav, shown_stream, upright
+from hmr.video.defaults import PICTURES_FPS
 from hmr.video.stages import Stages
 
 log = logging.getLogger(__name__)
 
 STREAM = Path("-")  # standard input
-PICTURES_FPS = 30.0  # of pictures in a folder, which have no times
 PROMPT = {"probesize": "65536", "analyzeduration": "500000"}  # bytes and microseconds of a stream to know it by
 TOLD = 3  # damaged frames that are told one by one
 

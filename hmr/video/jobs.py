@@ -21,6 +21,7 @@ from hmr.models.device import best_device
 from hmr.people.finders import Finder, finder
 from hmr.people.known import KINDS, KnownPeople
 from hmr.resolver import load
+from hmr.video.defaults import BATCH, EVERY, PICTURES_FPS
 from hmr.video.frames import Film, Span, videos_in
 from hmr.video.live import live_into
 from hmr.video.results import run_into
@@ -38,16 +39,16 @@ class Job(BaseModel):
     model: str
     recipe: str | None = None
     people: str = "blazepose"
-    every: int = 10
+    every: int = EVERY
     masks: str | None = None
     start: float = 0.0
     end: float = math.inf
     stride: int = 1
-    fps: float = 30.0
+    fps: float = PICTURES_FPS
     focal: float | None = None
     fov: float | None = None
     camera: str | None = None
-    batch: int = 16
+    batch: int = BATCH
     outputs: tuple[str, ...] = ()
     live: bool = False
 
@@ -59,6 +60,8 @@ class Job(BaseModel):
 
     def people_of(self) -> tuple[Finder, Segmenter | None]:
         """What finds people and, where those come from a file, what finds their masks. Raises BadInput."""
+        if self.masks and Path(self.masks).is_dir():
+            raise BadInput(f"--masks {self.masks}: masks of a video stand in an npz of boxes; or name a network")
         if Path(self.people).suffix.lower() in KINDS:
             return KnownPeople(Path(self.people)), segmenter(self.masks) if self.masks else None
         if self.masks:

@@ -17,6 +17,7 @@ from hmr.data.pictures import Segmenter
 from hmr.models.head import JOINTS
 from hmr.people.finders import Finder
 from hmr.video.ahead import Ahead
+from hmr.video.defaults import BATCH
 from hmr.video.frames import Film, Shot, watched
 from hmr.video.journal import Journal
 from hmr.video.lens import Lens, lens
@@ -25,7 +26,6 @@ from hmr.video.records import Records
 from hmr.video.scene import Scene, Seen
 from hmr.video.stages import Stages
 
-BATCH = 16  # crops that the network sees at once
 PART = 128  # frames from one part of the journal to the next
 DEPTH = 4  # frames between threads
 

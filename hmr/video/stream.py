@@ -14,15 +14,14 @@ from hmr.models.head import JOINTS
 from hmr.people.finders import BlazePoseFinder, Finder
 from hmr.people.tracker import PATIENCE
 from hmr.video.crops import Cutter
-from hmr.video.frames import PICTURES_FPS, STREAM, Pixels, Shot
+from hmr.video.defaults import EVERY, PICTURES_FPS, STREAM_BATCH
+from hmr.video.frames import STREAM, Pixels, Shot
 from hmr.video.lens import lens
 from hmr.video.network import Network
 from hmr.video.records import described, joined
 from hmr.video.scene import Scene, Seen
 from hmr.video.stages import Stages
 from hmr.video.tracks import Arrays, Track, track_of
-
-BATCH = 4  # crops that the network sees at once: fewer people are filled up, more are seen in turn
 
 
 class Stream:
@@ -46,11 +45,11 @@ class Stream:
         fov: float | None = None,
         fps: float = PICTURES_FPS,
         masks: Segmenter | None = None,
-        batch: int = BATCH,
+        batch: int = STREAM_BATCH,
     ) -> None:
         if model.encoder.head.joints != JOINTS:
             raise BadInput(f"{model.encoder.name} poses hands, and a stream follows whole people: name another model")
-        self.model, self.finder, self.masks = model, finder or BlazePoseFinder(), masks
+        self.model, self.finder, self.masks = model, finder or BlazePoseFinder(EVERY), masks
         self.focal, self.fov, self.fps = focal, fov, fps
         self.stages, self.body, self.batch = Stages(), load_body(), batch
         self.network = Network(model, batch, self.stages)
