@@ -21,8 +21,8 @@ SHIPPED = {  # each with its id: new fields may not change it
     "eclm": "d94e27892a57224b4379ff3c0c7d7b7c3a606b5ffba396db2a0000a92f79fac4",
     "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
     "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
-    "fasthmr-reference": "4a03a68353db0f79e46a054b8730608d05bad2567e19d3cb7fc88f5121dfb94e",
-    "fasthmr-reference-video": "282a6d227b1d60e6db2fc8591ea20a6bd3f52f383dff93227fa559ca5c8cfff5",
+    "fasthmr-reference": "f35034dbc715434d9402972a9a0d305ee049a7a9ca1a949a4656b5b4f21122c3",
+    "fasthmr-reference-video": "4eca5b0c8fe32bde7e28c7afd4db68af5dcc9b642e8ba7400cd5a82adea91402",
     "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
     "quickstart": "ce1b108025392663ef948cec76e6f36eb1ca987a0fae91c549f764447dcf5dd4",
 }
