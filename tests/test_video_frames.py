@@ -89,6 +89,20 @@ def test_a_damaged_frame_is_told_and_left_out_and_the_others_keep_their_times(tm
     assert times[-1] == pytest.approx(23 / FPS, abs=0.05)
 
 
+def test_frames_that_are_built_on_a_damaged_one_are_left_out_too(tmp_path):
+    """Frame 9 is gone; 10 and 11 are differences to it, and 12 stands alone again. What is left shows what was
+    written at its time."""
+    path = film(tmp_path / "walk.avi", codec="mpeg4")
+    content, (offset, size) = bytearray(path.read_bytes()), packets(path)[9]
+    content[offset : offset + size] = bytes(size)
+    path.write_bytes(bytes(content))
+    source = Film(path)
+    shots = [(round(shot.time * FPS), shot.image) for shot in source.shots()]
+    assert [number for number, _ in shots] == [i for i in range(24) if i not in (9, 10, 11)]
+    assert all(np.abs(image.astype(int) - painted(number)).mean() < 12 for number, image in shots)
+    assert source.damaged == 3
+
+
 def test_a_video_that_breaks_off_counts_as_far_as_it_goes(tmp_path):
     path = film(tmp_path / "walk.mkv")
     path.write_bytes(path.read_bytes()[:-3000])

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr.video import frames
 from hmr.video.frames import Film, videos_in
 from hmr.video.results import run_into
 from hmr.video.run import Run
@@ -156,8 +157,8 @@ def test_a_phones_display_matrix_is_honoured(turns, model, tmp_path, monkeypatch
         def __getattr__(self, name: str) -> Any:
             return getattr(self.frame, name)
 
-    decoded = Film._decoded
-    monkeypatch.setattr(Film, "_decoded", lambda *given: map(Turned, decoded(*given)))
+    decoded = frames.decoded
+    monkeypatch.setattr(frames, "decoded", lambda *given: map(Turned, decoded(*given)))
     [shot, *_] = Film(path).shots()
     assert np.abs(shot.image.astype(int) - painted(0)).max() < 12
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES, LARGEST, picture
-from hmr.media.video import VIDEOS, pyav, shown_stream, upright
+from hmr.media.video import VIDEOS, Reading, decoded, pyav, shown_stream, told_apart, upright
 from hmr.video.defaults import PICTURES_FPS
 from hmr.video.stages import Stages
 
@@ -112,31 +112,30 @@ class Film:
             refuse_huge(self.path, stream)
             self.announced = stream.frames
             aspect, rate = float(stream.sample_aspect_ratio or 1), stream.average_rate or stream.guessed_rate
-            for number, frame in enumerate(self._decoded(file, stream)):
-                if frame.is_corrupt:
-                    self._damage(f"frame {number} is damaged")
-                    continue
+            for number, frame in self._whole(file, stream):
                 if frame.time is None and not rate:
                     raise BadInput(f"{self.path}: neither times of its frames nor their rate are known: re-encode it")
                 time = number / float(rate) if frame.time is None else float(frame.time)
                 yield number, time, partial(upright, frame, aspect, self.path)
 
-    def _decoded(self, file: Any, stream: Any) -> Iterator[Any]:
-        """Frames of an open file, past what cannot be decoded."""
-        av = pyav()
-        packets = file.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError as error:
-                self._damage(f"the video breaks off ({error})")
-                return
-            if packet is None:
-                return
-            try:
-                yield from packet.decode()
-            except av.FFmpegError as error:
-                self._damage(f"a frame cannot be decoded ({error})")
+    def _whole(self, file: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames of an open file, but for what is damaged or built on what is."""
+        reading, unread = Reading(), 0
+        for number, (frame, whole) in enumerate(told_apart(decoded(file, stream, reading), reading)):
+            unread = self._unread(unread, reading)
+            if whole:
+                yield number, frame
+            else:
+                self._damage(f"frame {number} is damaged, or built on one that is")
+        self._unread(unread, reading)
+        if reading.end:
+            self._damage(f"the video breaks off{reading.end}")
+
+    def _unread(self, before: int, reading: Reading) -> int:
+        """Tell of packets that do not decode, but for those `before`; returns how many there are by now."""
+        for _ in range(before, reading.unread):
+            self._damage("a frame cannot be decoded")
+        return reading.unread
 
     def _damage(self, what: str) -> None:
         self.damaged += 1
