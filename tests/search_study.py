@@ -72,10 +72,10 @@ def run(place, capsys, monkeypatch):
     return command
 
 
-def small(name: str, *changes: tuple[str, str]) -> search.Job:
+def small(name: str, *changes: tuple[str, str]) -> search.SearchJob:
     text = STUDY.replace("name: tiny", f"name: {name}").replace("rivals: [other.safetensors]\n", "")
     text = text.replace("recover: {points: 1, steps: 1}\n", "")
     for change in changes:
         text = text.replace(*change)
     Path(f"{name}.yaml").write_text(text)
-    return search.Job(parsed(text, f"{name}.yaml"), storage.default_storage(name), 3)
+    return search.SearchJob(parsed(text, f"{name}.yaml"), storage.default_storage(name), 3)

@@ -16,7 +16,7 @@ from pygltflib import GLTF2
 from compress.errors import BadInput
 from hmr.animation.arrays import UNITS, joint_table, npz
 from hmr.animation.bvh import bvh
-from hmr.animation.glb import glb, left_out, quaternions
+from hmr.animation.glb import glb, quaternions, skinning_error_m
 from hmr.animation.world import in_world, read_cameras
 from hmr.body.files import body_arrays, load_body
 from hmr.body.model import JOINT_NAMES, BodyModel
@@ -114,7 +114,7 @@ def test_a_glb_skinned_again_is_the_body_to_a_millimetre(tmp_path):
     assert accessor(file, mesh.primitives[0].indices).max() == len(expected[0]) - 1
     assert [file.nodes[i].name for i in skin.joints] == list(JOINT_NAMES)
     assert "y up" in file.asset.extras["axes"] and file.asset.extras["units"] == "metres"
-    assert left_out(track, body) < 1e-5
+    assert skinning_error_m(track, body) < 1e-5
 
 
 def test_what_pose_blend_shapes_move_is_told():
@@ -123,7 +123,7 @@ def test_what_pose_blend_shapes_move_is_told():
     bend = np.random.default_rng(0).normal(0, 1e-3, (6890, 3, 207)).astype(np.float32)
     track, body = moving(), BodyModel({**arrays, "posedirs": bend})
     added = np.linalg.norm(track.vertices_m(body) - track.vertices_m(load_body()), axis=-1).max()
-    assert left_out(track, body) == pytest.approx(added, rel=1e-3) and added > 5e-3
+    assert skinning_error_m(track, body) == pytest.approx(added, rel=1e-3) and added > 5e-3
 
 
 def test_no_bone_spins_round_between_two_frames():

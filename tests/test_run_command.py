@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from hmr.models.model import build
 from hmr.video.cluster import ALONE
-from hmr.video.jobs import Job
+from hmr.video.jobs import RunJob
 from tests.films import film, two
 
 BOXES = "frame,id,x1,y1,x2,y2\n"
@@ -135,8 +135,8 @@ def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path, 
 
 
 def test_a_job_goes_to_another_process_as_it_is():
-    job = Job(model="reference", people="a.csv", focal=9.0, outputs=("csv",))
-    assert Job.model_validate_json(job.model_dump_json(), strict=False) == job and job.end == math.inf
+    job = RunJob(model="reference", people="a.csv", focal=9.0, outputs=("csv",))
+    assert RunJob.model_validate_json(job.model_dump_json(), strict=False) == job and job.end == math.inf
 
 
 def test_ray_that_is_missing_is_told(fasthmr, walk, weights, boxes, tmp_path, monkeypatch):

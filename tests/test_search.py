@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from compress.errors import BadInput
 from compress.layers import search
 from compress.layers.search import (
-    Journal,
+    TrialJournal,
     TrialProgress,
     Windows,
     error_constrained,
@@ -301,25 +301,25 @@ def test_killed_search_continues_where_it_stopped(tmp_path_factory, seed, strate
 
     known_facts = arguments_of(strategy, 7, smallest)
     try:
-        error_constrained(counted, known=Journal(path), **known_facts)
+        error_constrained(counted, known=TrialJournal(path), **known_facts)
     except Stopped:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         if lines and torn < len(lines[-1]):
             path.write_bytes(b"".join(lines[:-1]) + lines[-1][:torn])
             spec.pop()
     stop = -1
-    found = error_constrained(counted, known=Journal(path), **known_facts)
+    found = error_constrained(counted, known=TrialJournal(path), **known_facts)
     assert found == error_constrained(error, **known_facts)
     every = search.trials(strategy, 7, smallest - 1, smallest)
-    assert len(spec) == len(set(spec)) == len(Journal(path)) == every
+    assert len(spec) == len(set(spec)) == len(TrialJournal(path)) == every
 
 
 def test_journal_keeps_every_error_to_the_bit(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j.jsonl")
+    journal = TrialJournal(tmp_path / "j.jsonl")
     errors = {(): 0.1 + 0.2, ((0, 1),): math.inf, ((0, 1), (3, 30)): 1e-300, ((4, 4),): 1.0}
     for windows, error in errors.items():
         journal[windows] = error
-    assert Journal(tmp_path / "j.jsonl") == errors
+    assert TrialJournal(tmp_path / "j.jsonl") == errors
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"windows": [[3, 2]], "error": 1.0}', '{"windows": []}', "null", "\x00"])
@@ -328,7 +328,7 @@ def test_journal_that_is_none_is_refused_and_left_alone(tmp_path: Path, line: st
     path.write_text('{"windows": [], "error": 1.0}\n' + line + "\n")
     before = path.read_bytes()
     with pytest.raises(BadInput, match=r"j\.jsonl, line 2 "):
-        Journal(path)
+        TrialJournal(path)
     assert path.read_bytes() == before
 
 

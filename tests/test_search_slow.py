@@ -67,7 +67,7 @@ def test_a_search_that_is_stopped_says_one_sentence_and_goes_on(place):
             time.sleep(0.5)
             assert search_.poll() is None
             if Path(storage.default_storage("tiny").removeprefix("sqlite:///")).exists():
-                study = search.opened(search.Job(read_study("tiny.yaml"), storage.default_storage("tiny"), 60))
+                study = search.opened(search.SearchJob(read_study("tiny.yaml"), storage.default_storage("tiny"), 60))
         went = len(complete(study))
         if number == signal.SIGINT:
             os.killpg(search_.pid, number)  # as a terminal does: to the workers, too
@@ -85,7 +85,7 @@ def test_workers_killed_ten_times(place):
     spec, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
     rng = random.Random(0)
     process = started(place / "home", "--trials", wanted, "--workers", 2)
-    study = search.opened(search.Job(spec, url, wanted))
+    study = search.opened(search.SearchJob(spec, url, wanted))
     seen: dict[int, list[float]] = {}
     for _ in range(10):
         while len(complete(study)) <= len(seen):

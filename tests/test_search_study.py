@@ -38,7 +38,7 @@ def done(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab.Lab, "measure", counted(lab.Lab.measure, measured))
         spec = read_study("tiny.yaml")
-        trials = search.search(search.Job(spec, storage.default_storage("tiny"), TRIALS))
+        trials = search.search(search.SearchJob(spec, storage.default_storage("tiny"), TRIALS))
     return storage.loaded(spec, storage.default_storage("tiny")), trials, measured
 
 
@@ -337,7 +337,7 @@ def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkey
     path = storage.default_storage("half").removeprefix("sqlite:///")
     with sqlite3.connect(path) as database:
         database.execute("update trial_user_attributes set value_json='{\"record\": 1}' where key='record'")
-    search.search(search.Job(**{**job.__dict__, "trials": 4}))
+    search.search(search.SearchJob(**{**job.__dict__, "trials": 4}))
     trials = trials_of(storage.loaded(job.spec, job.storage), job.spec)
     assert [t.state for t in trials] == ["failed"] * 3 + ["complete"]
     assert all("damaged" in t.reason for t in trials[:3])
@@ -350,18 +350,18 @@ def test_a_record_that_was_half_written_is_told_and_measured_again(place, monkey
 def test_a_full_disk_loses_nothing(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     job = small("full")
-    search.search(search.Job(**{**job.__dict__, "trials": 2}))
+    search.search(search.SearchJob(**{**job.__dict__, "trials": 2}))
     path = Path(storage.default_storage("full").removeprefix("sqlite:///"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
     try:
         with pytest.raises(BadInput, match="--storage"):
-            search.search(search.Job(**{**job.__dict__, "trials": 5}))
+            search.search(search.SearchJob(**{**job.__dict__, "trials": 5}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "Traceback" not in capfd.readouterr().err  # of optuna's heartbeat, in a thread of its own
     monkeypatch.setattr(storage, "GRACE", 1)
-    trials = search.search(search.Job(**{**job.__dict__, "trials": 5}))
+    trials = search.search(search.SearchJob(**{**job.__dict__, "trials": 5}))
     assert [t.name for t in trials if t.state == "complete"][:2] == BASELINES[:2]
     assert sum(t.record is not None for t in trials) == 5
 

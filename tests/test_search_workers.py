@@ -46,7 +46,7 @@ def test_too_wrong_is_complete_and_infeasible(place, monkeypatch):
 def test_without_labels_the_original_is_right(place, monkeypatch):
     monkeypatch.chdir(place)
     job = small("free", ("space:", "rivals: [other.safetensors]\nspace:"))
-    trials = search.search(search.Job(**{**job.__dict__, "trials": 2, "label_free": True}))
+    trials = search.search(search.SearchJob(**{**job.__dict__, "trials": 2, "label_free": True}))
     assert trials[0].record and trials[0].record.mpjpe_mm.mean == 0.0
     assert trials[1].record and trials[1].record.mpjpe_mm.mean > 0.0
     told = front.load_results(["free.yaml"])
@@ -64,10 +64,10 @@ def test_latency_is_measured_alone(place, monkeypatch):
     monkeypatch.chdir(place)
     job = small("fast", ("space:", "objectives: [latency_ms, mpjpe_mm, peak_memory_bytes]\nspace:"))
     with pytest.raises(BadInput, match="--workers 1"):
-        search.search(search.Job(**{**job.__dict__, "workers": 2}))
+        search.search(search.SearchJob(**{**job.__dict__, "workers": 2}))
     with machine(alone=False), pytest.raises(BadInput, match="another search runs"):
         search.search(job)
-    trials = search.search(search.Job(**{**job.__dict__, "trials": 1}))
+    trials = search.search(search.SearchJob(**{**job.__dict__, "trials": 1}))
     assert trials[0].record and trials[0].record.latency_ms and trials[0].record.peak_memory_bytes
 
 
@@ -96,7 +96,7 @@ def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
 
 def test_workers_that_are_processes_finish_together(place, monkeypatch):
     monkeypatch.chdir(place)
-    job = search.Job(**{**small("both").__dict__, "trials": 7, "workers": 2})
+    job = search.SearchJob(**{**small("both").__dict__, "trials": 7, "workers": 2})
     trials = search.search(job)
     study = storage.loaded(job.spec, job.storage)
     assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7

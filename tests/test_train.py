@@ -26,7 +26,7 @@ from hmr.models.model import build
 from hmr.training.augment import augmented, blundered
 from hmr.training.config import HMRTrainConfig, stages_of
 from hmr.training.mirror import mirrored, with_mirrors
-from hmr.training.stream import Stream, labels_of
+from hmr.training.stream import BatchStream, labels_of
 from hmr.training.supervision import (
     BINS,
     SOME,
@@ -217,18 +217,18 @@ def test_mirrored_labels_are_those_of_the_mirrored_body():
 def test_no_picture_is_drawn_twice_and_a_stream_begins_anywhere():
     world = noise_world("synth", "train", 1 << 40, 0, None, (28, 21))
     drawn = [world[i].betas[0] for i in range(12)]
-    stream = Stream(world, 4, workers=0)
+    stream = BatchStream(world, 4, workers=0)
     seen = [stream.batch(OptimizerStep(i))["betas"][:, 0] for i in (0, 0, 1, 2)]
     assert torch.equal(seen[0], seen[1])
     torch.testing.assert_close(torch.cat(seen[1:]), torch.tensor(drawn))
-    shares = [Stream(world, 4, workers=0).batch(OptimizerStep(1, 0.0, i, 2))["betas"][:, 0] for i in (0, 1)]
+    shares = [BatchStream(world, 4, workers=0).batch(OptimizerStep(1, 0.0, i, 2))["betas"][:, 0] for i in (0, 1)]
     torch.testing.assert_close(torch.stack(shares, 1).flatten(), torch.tensor(drawn[4:8]))
 
 
 @pytest.mark.slow
 def test_other_processes_draw_the_same_frames_in_the_same_order():
     world = noise_world("synth", "train", 1 << 40, 0, None, (28, 21))
-    here, there = (Stream(world, 4, workers) for workers in (0, 2))
+    here, there = (BatchStream(world, 4, workers) for workers in (0, 2))
     for i in range(3, 9):
         assert torch.equal(here.batch(OptimizerStep(i))["image"], there.batch(OptimizerStep(i))["image"])
 

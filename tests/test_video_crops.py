@@ -13,15 +13,15 @@ from hmr.body.files import load_body
 from hmr.data.crop import cut
 from hmr.data.real_people.crops import taken
 from hmr.models.model import build
-from hmr.video.crops import Cutter, seen
+from hmr.video.crops import FrameCropper, seen
 from tests.sizes import TINY
 
 SIZE, FOCAL = (300, 400), 380.0
 BOX = (250.0, 60.0, 330.0, 240.0)
 
 
-def cutter(architecture: str = "reference") -> Cutter:
-    return Cutter(build(architecture, TINY).eval(), FOCAL, SIZE)
+def cropper(architecture: str = "reference") -> FrameCropper:
+    return FrameCropper(build(architecture, TINY).eval(), FOCAL, SIZE)
 
 
 def waves() -> np.ndarray:
@@ -34,7 +34,7 @@ def waves() -> np.ndarray:
 @pytest.mark.parametrize("box", [BOX, (-30.0, 10.0, 60.0, 290.0), (10.0, 20.0, 30.0, 60.0)])
 def test_a_turned_crop_is_what_a_camera_turned_there_takes(box):
     """By homography and by sampling rays, which are two programs, of boxes inside and across the edge."""
-    made, image = cutter(), waves()
+    made, image = cropper(), waves()
     crop, _ = made.cut(image, None, box)
     expected = taken(image, made.camera, made.turned(box), made.model.crop_size)
     whole = seen(np.full(SIZE, 255, np.uint8), made.camera, made.turned(box), made.model.crop_size) == 255
@@ -44,7 +44,7 @@ def test_a_turned_crop_is_what_a_camera_turned_there_takes(box):
 
 
 def test_a_plain_crop_is_the_square_of_its_family():
-    made, image = cutter("hmr2"), waves()
+    made, image = cropper("hmr2"), waves()
     crop, mask = made.cut(image, np.ones(SIZE, bool), BOX)
     side = made.model.family.box.side(80, 180)
     assert np.array_equal(crop, cut(image, (290.0, 150.0), side, (256, 192)))
@@ -55,7 +55,7 @@ def test_a_plain_crop_is_the_square_of_its_family():
 @pytest.mark.parametrize("box", [(5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 1e5, 1e5)])
 def test_absurd_boxes_are_refused(architecture, box):
     with pytest.raises(BadInput, match="cannot be cut"):
-        cutter(architecture).cut(waves(), None, box)
+        cropper(architecture).cut(waves(), None, box)
 
 
 def person(place: list[float]):
@@ -69,7 +69,7 @@ def person(place: list[float]):
 @pytest.mark.parametrize("place", [[0.9, -0.3, 4.0], [-1.1, 0.4, 3.0], [0.0, 0.1, 9.0]])
 def test_what_a_crop_says_is_put_back_where_the_body_is(place):
     """The crop's own camera sees the body turned and moved; said so as s, tx, ty, it lands where it was."""
-    made, body = cutter(), load_body()
+    made, body = cropper(), load_body()
     rotations, joints, at = person(place)
     pixels = made.camera.project(joints[0].double()).numpy()
     box = tuple(map(float, (*pixels.min(0), *pixels.max(0))))
@@ -86,7 +86,7 @@ def test_what_a_crop_says_is_put_back_where_the_body_is(place):
 
 def test_a_plain_crop_puts_the_body_where_its_weak_camera_draws_it():
     """A point tx, ty at scale s lies at that place of the square: so does its place in metres, in the picture."""
-    made = cutter("hmr2")
+    made = cropper("hmr2")
     place = made.square(BOX)
     said = torch.tensor([[0.8, 0.15, -0.2]])
     turns, found = made.placed(np.array([BOX]), torch.eye(3).expand(1, 24, 3, 3), said, torch.zeros(1, 3))
@@ -97,5 +97,5 @@ def test_a_plain_crop_puts_the_body_where_its_weak_camera_draws_it():
 
 def test_a_scale_of_nothing_is_far_away_and_not_behind():
     still, said = torch.eye(3).expand(1, 24, 3, 3), torch.tensor([[-1.0, 0, 0]])
-    _, found = cutter().placed(np.array([BOX]), still, said, torch.zeros(1, 3))
+    _, found = cropper().placed(np.array([BOX]), still, said, torch.zeros(1, 3))
     assert found.isfinite().all() and found[0, 2] > 0

@@ -14,7 +14,7 @@ from compress.errors import BadInput
 from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder
 from hmr.body.files import load_body
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.frames import Film, Span
 from hmr.video.run import Run
 from hmr.video.stages import Stages
@@ -40,8 +40,8 @@ def whole(film: Film, model: Any) -> dict[int, Track]:
     """The tracks that a run has."""
     run = Run(model, film, Squares(), focal=FOCAL)
     crops, moments = run.see().whole
-    cutter = Cutter(model.encoder, FOCAL, (HEIGHT, WIDTH))
-    return {one.id: one for one in tracks_of(crops, moments, model, load_body(), cutter, Stages(), least=1)}
+    cropper = FrameCropper(model.encoder, FOCAL, (HEIGHT, WIDTH))
+    return {one.id: one for one in tracks_of(crops, moments, model, load_body(), cropper, Stages(), least=1)}
 
 
 @pytest.mark.parametrize("make, beyond", [(tiny, 1e-4), (decoded, 0.1)])

@@ -9,7 +9,7 @@ import torch
 
 from hmr.body.files import load_body
 from hmr.body.model import JOINT_NAMES
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.stages import Stages
 from hmr.video.tracks import COCO, Track, named, rate, tracks_of, without_gaps
 from tests.films import tiny
@@ -38,7 +38,7 @@ def frames(count: int) -> dict[str, np.ndarray]:
 
 def tracks(given: dict[str, np.ndarray], count: int = 12, architecture: str = "reference") -> list[Track]:
     model = tiny(architecture)
-    return tracks_of(given, frames(count), model, load_body(), Cutter(model, 400.0, (240, 320)), Stages())
+    return tracks_of(given, frames(count), model, load_body(), FrameCropper(model, 400.0, (240, 320)), Stages())
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def surface_turn(track: Track) -> np.ndarray:
 
 def test_where_the_pelvis_is_does_not_depend_on_the_shape_that_is_kept(track):
     """Each crop's own shape says how far away somebody is; the pelvis stays there when the track's shape is put on."""
-    given, cutter = records([1, 2, 3, 6, 7, 8, 9]), Cutter(tiny(), 400.0, (240, 320))
+    given, cropper = records([1, 2, 3, 6, 7, 8, 9]), FrameCropper(tiny(), 400.0, (240, 320))
     own = load_body().rest_joints(torch.from_numpy(given["betas"]))[:, 0]
     turns = torch.from_numpy(np.concatenate([given["global_orient"], given["body_pose"]], 1))
-    _, pelvis = cutter.placed(given["box"], turns, torch.from_numpy(given["camera"]), own)
+    _, pelvis = cropper.placed(given["box"], turns, torch.from_numpy(given["camera"]), own)
     assert track.joints_m[~track.interpolated, 0] == pytest.approx(pelvis.numpy(), abs=1e-4)
 
 

@@ -85,7 +85,7 @@ def error_constrained(
     that is not finite counts as infinite.
 
     Nothing that stands in `known` (windows -> error) is evaluated again, and what is evaluated is put there: with a
-    `Journal`, a search that was killed continues where it stopped. Raises BadInput where an argument is missing or
+    `TrialJournal`, a search that was killed continues where it stopped. Raises BadInput where an argument is missing or
     wrong.
     """
     if threshold is None and (layers is None or strategy == "window"):
@@ -270,7 +270,7 @@ def remembered(
     return error
 
 
-class Journal(dict[Windows, float]):
+class TrialJournal(dict[Windows, float]):
     """Errors by windows, kept in a file of JSON lines that is only ever appended to and synced at every line.
 
     Several processes may add to it: what others have added is read when an error is looked for. A last line that a

@@ -108,7 +108,7 @@ class MergeLayers(Policy):
         kind = "shared-searches" if context.shared else "searches"  # the latter go when their artefact is saved
         with context.place(kind, self.operator) as path, evaluating(model):
             trials = Trials(model.stack, context.judge, self.operator)
-            result = self._searched(trials, model, context, search.Journal(path.with_suffix(".jsonl")))
+            result = self._searched(trials, model, context, search.TrialJournal(path.with_suffix(".jsonl")))
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
         return self._planned(model, context, result.windows, measurements(result) | counts)
 

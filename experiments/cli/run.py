@@ -58,7 +58,7 @@ def run(
     """People of a video as moving bodies: one file for each person, and how long every stage took."""
     from compress.choices import one_of
     from hmr.video.cluster import on_ray
-    from hmr.video.jobs import Job, do_all, places
+    from hmr.video.jobs import RunJob, do_all, places
     from hmr.video.lens import refuse_lenses
 
     given = {"csv": csv, "bvh": bvh, "glb": glb, "overlay": overlay, "vertices": vertices, "profile": profile}
@@ -66,7 +66,7 @@ def run(
         raise BadInput(f"--live writes a line for each frame and nothing else: leave out {' and '.join(idle)}")
     refuse_lenses(focal, fov)
     one_of(engine, ("local", "ray"), "engine")
-    job = Job(
+    job = RunJob(
         model=model,
         recipe=recipe,
         people=people,

@@ -28,12 +28,12 @@ def search(
     from experiments.reports.front import result, study_results
     from experiments.search.storage import default_storage
     from experiments.search.study import read_study
-    from experiments.search.workers import Job, search
+    from experiments.search.workers import SearchJob, search
 
     spec = read_study(study)
     with progress_bar() as bar:
         search(
-            Job(spec, storage or default_storage(spec.name), trials, workers, label_free, masks),
+            SearchJob(spec, storage or default_storage(spec.name), trials, workers, label_free, masks),
             progress_callback(bar),
         )
     results = study_results(study, storage)

@@ -26,7 +26,7 @@ from hmr.evaluation.metrics import accel, mpjpe
 from hmr.media.video import pyav
 from hmr.motion.recordings import load_clips
 from hmr.people.tracker import overlaps
-from hmr.video.jobs import Job, do, network_of
+from hmr.video.jobs import RunJob, do, network_of
 from hmr.world import sensor, view
 from hmr.world.people import Posed, posed
 from hmr.world.scene import SYNTH, Scene, bystander, scene
@@ -45,7 +45,7 @@ Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Staging:
     """A room, two people in it and what each does, and the camera's focal length in pixels."""
 
     room: Scene
@@ -70,7 +70,7 @@ class Stage:
         return np.asarray(turn @ self.rotation, np.float32)
 
 
-def staged(frames: int, size: tuple[int, int], seed: int) -> Stage:
+def staged(frames: int, size: tuple[int, int], seed: int) -> Staging:
     """A room that nothing stands in, with two people of the test's motion."""
     rng = generator("two people", "test", seed)
     room = replace(scene(rng, SYNTH, "test", (5.5, 6.0)), others=(bystander(rng, SYNTH, 6.0),))
@@ -78,27 +78,28 @@ def staged(frames: int, size: tuple[int, int], seed: int) -> Stage:
     clips = load_clips("test", None)
     share = even_shares(clips)
     one, other = (take(rng, clips, share, frames) for _ in range(2))
-    stage = Stage(room, (one, other), room.camera, 0.0)
-    points = np.concatenate([p.vertices for i in np.linspace(0, frames - 1, 12).astype(int) for p in stage.people(i)])
+    staging = Staging(room, (one, other), room.camera, 0.0)
+    points = np.concatenate([p.vertices for i in np.linspace(0, frames - 1, 12).astype(int) for p in staging.people(i)])
     low, high = view.box_of((points - room.centre) @ room.camera.T)
     rotation = view.towards((low + high) / 2) @ room.camera
     low, high = view.box_of((points - room.centre) @ rotation.T)
     across = 2 * max(abs(low[0]), abs(high[0])) + 2 * SWING, 2 * max(abs(low[1]), abs(high[1]))
-    return Stage(room, (one, other), rotation.astype(np.float32), float(min(size[1] / across[0], size[0] / across[1])))
+    focal = float(min(size[1] / across[0], size[0] / across[1]))
+    return Staging(room, (one, other), rotation.astype(np.float32), focal)
 
 
-def pictures(stage: Stage, frames: int, moving: bool, size: tuple[int, int], seed: int) -> Iterator[dict[str, Any]]:
+def pictures(staging: Staging, frames: int, moving: bool, size: tuple[int, int], seed: int) -> Iterator[dict[str, Any]]:
     """Each frame's picture (H, W, 3), camera, and both people's joints (2, 24, 3) m in the world and boxes (2, 4)."""
     middle = np.array(size[::-1]) / 2
     for frame in range(frames):
-        people, rotation = stage.people(frame), stage.camera(frame, moving)
-        light, _ = view.exposure(stage.room, people, rotation, stage.focal, size)
+        people, rotation = staging.people(frame), staging.camera(frame, moving)
+        light, _ = view.exposure(staging.room, people, rotation, staging.focal, size)
         boxes = []
         for each in people:
-            low, high = view.box_of((each.vertices[: len(body().vertices)] - stage.room.centre) @ rotation.T)
-            boxes.append([*(stage.focal * low + middle), *(stage.focal * high + middle)])
+            low, high = view.box_of((each.vertices[: len(body().vertices)] - staging.room.centre) @ rotation.T)
+            boxes.append([*(staging.focal * low + middle), *(staging.focal * high + middle)])
         yield {
-            "picture": sensor.developed(generator("two people", "noise", seed, frame), light, stage.room.sensor),
+            "picture": sensor.developed(generator("two people", "noise", seed, frame), light, staging.room.sensor),
             "rotation": rotation,
             "joints": np.stack([each.joints for each in people]),
             "boxes": np.array(boxes),
@@ -107,11 +108,11 @@ def pictures(stage: Stage, frames: int, moving: bool, size: tuple[int, int], see
 
 def render(out: Path, frames: int, moving: bool, size: tuple[int, int], seed: int, observer: Any) -> None:
     """Write the video and all that is known of it to a folder, whole or not at all."""
-    stage, known = staged(frames, size, seed), []
+    staging, known = staged(frames, size, seed), []
     with atomic_folder(out) as folder, pyav().open(str(folder / VIDEO), "w") as file:
         stream = file.add_stream("libx264", rate=round(FPS), options={"crf": "12", "preset": "veryfast"})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        for number, one in enumerate(pictures(stage, frames, moving, size, seed)):
+        for number, one in enumerate(pictures(staging, frames, moving, size, seed)):
             frame = pyav().VideoFrame.from_ndarray(one.pop("picture"), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, round(FPS))
             file.mux(stream.encode(frame))
@@ -119,8 +120,8 @@ def render(out: Path, frames: int, moving: bool, size: tuple[int, int], seed: in
             observer("rendering two people", "", number + 1, frames)
         file.mux(stream.encode())
         truth: dict[str, Any] = {name: np.stack([one[name] for one in known]) for name in known[0]}
-        back = -np.einsum("tab,b->ta", truth["rotation"], stage.room.centre)
-        np.savez(folder / TRUTH, **truth, translation=back, focal=stage.focal)
+        back = -np.einsum("tab,b->ta", truth["rotation"], staging.room.centre)
+        np.savez(folder / TRUTH, **truth, translation=back, focal=staging.focal)
         np.savez(folder / CAMERAS, rotation=truth["rotation"], translation=back)
         lines = [f"{t},{p},{','.join(map(str, truth['boxes'][t, p].round(2)))}" for t in range(frames) for p in (0, 1)]
         (folder / BOXES).write_text("\n".join(["frame,id,x1,y1,x2,y2", *lines, ""]))
@@ -218,7 +219,7 @@ def main(
         where = str(out / "scene" / BOXES) if people == "boxes" else people
         masks = "blazepose" if people == "boxes" and recipe else None
         facts: dict[str, Any] = {"focal": float(truth["focal"]), "camera": str(out / "scene" / CAMERAS), "masks": masks}
-        job = Job(model=model, recipe=recipe, people=where, **facts)
+        job = RunJob(model=model, recipe=recipe, people=where, **facts)
         result = do(job, network_of(job), out / "scene" / VIDEO, out / f"run-{people}", observer)
     tracks = []
     for row in result["tracks"]:

@@ -32,7 +32,7 @@ SIDE_COLOURS = {"left": (255, 80, 60), "right": (60, 140, 255)}
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Skeleton2D:
     """Joints in a picture: points (J, 2) in pixels, their names, and pairs of them with a bone between."""
 
     points: NDArray[np.floating]
@@ -61,16 +61,16 @@ def tinted(sample: Sample) -> NDArray[np.uint8]:
     return np.where(known(sample.mask, "person masks")[..., None], sample.image, faded)
 
 
-def skeleton(frames: Frames, sample: Sample, index: int) -> Skeleton:
+def skeleton(frames: Frames, sample: Sample, index: int) -> Skeleton2D:
     """The true joints of a frame and the bones between them."""
     if isinstance(frames, RealFrames):
-        return Skeleton(known(frames.truth, "true joints").places[index].numpy(), LIMBS, LIMB_BONES)
+        return Skeleton2D(known(frames.truth, "true joints").places[index].numpy(), LIMBS, LIMB_BONES)
     height, width = sample.image.shape[:2]
     points = (known(sample.keypoints, "keypoints") + 0.5) * (width, height)
-    return Skeleton(points, JOINT_NAMES, [(PARENTS[j], j) for j in range(1, len(JOINT_NAMES))])
+    return Skeleton2D(points, JOINT_NAMES, [(PARENTS[j], j) for j in range(1, len(JOINT_NAMES))])
 
 
-def with_skeleton(picture: NDArray[np.uint8], joints: Skeleton) -> NDArray[np.uint8]:
+def with_skeleton(picture: NDArray[np.uint8], joints: Skeleton2D) -> NDArray[np.uint8]:
     """A picture (H,W,3) with bones between projected joints: left red, right blue, middle white."""
     image = Image.fromarray(picture // 2 + 64)
     pen = ImageDraw.Draw(image)

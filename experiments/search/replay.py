@@ -29,7 +29,7 @@ from experiments.search.space import Space
 from experiments.search.storage import default_storage, quiet
 from experiments.search.study import Sampler, Study, read_study
 from experiments.search.trials import IMPOSSIBLE, Trial
-from experiments.search.workers import FAR_MM, Job, enqueue_baselines, opened, record_purpose, search
+from experiments.search.workers import FAR_MM, SearchJob, enqueue_baselines, opened, record_purpose, search
 from hmr.home import fasthmr_home
 
 Cell = tuple[float, ...]  # a value of each knob, as optuna has it
@@ -44,7 +44,7 @@ def cells(space: Space) -> list[Cell]:
     return [tuple(values.values()) for values in found]
 
 
-def measure(job: Job, lab: Lab, observer: Observer) -> list[Trial]:
+def measure(job: SearchJob, lab: Lab, observer: Observer) -> list[Trial]:
     """Measure every recipe of the space that was not measured yet; returns all trials."""
     (fasthmr_home() / "searches").mkdir(parents=True, exist_ok=True)
     names, study = list(job.spec.ranges()), opened(job)
@@ -56,7 +56,7 @@ def measure(job: Job, lab: Lab, observer: Observer) -> list[Trial]:
             study.enqueue_trial(dict(zip(names, cell, strict=True)))
     waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
     complete = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return search(Job(job.spec, job.storage, complete + waiting, job.workers), observer)
+    return search(SearchJob(job.spec, job.storage, complete + waiting, job.workers), observer)
 
 
 def cell_of(params: Mapping[str, Any], names: list[str]) -> Cell | None:
@@ -118,7 +118,7 @@ def main(
     spec = read_study(study)
     lab = Lab(spec)
     with progress_bar() as bar:
-        done = measure(Job(spec, storage or default_storage(spec.name), 0, workers), lab, progress_callback(bar))
+        done = measure(SearchJob(spec, storage or default_storage(spec.name), 0, workers), lab, progress_callback(bar))
     measured = tabled(done, spec)
     found = curves(measured, lab.space, trials, seeds)
     bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}

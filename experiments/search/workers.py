@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class SearchJob:
     """A study, where its trials are kept, and how many of them there shall be."""
 
     spec: Study
@@ -83,7 +83,7 @@ class FailedBefore(RuntimeError):
     """A recipe whose trial failed is not tried again."""
 
 
-def search(job: Job, observer: Observer = silent) -> list[Trial]:
+def search(job: SearchJob, observer: Observer = silent) -> list[Trial]:
     """Measure until `job.trials` trials of the study are complete, then the front on test; returns all trials.
 
     Goes on where an earlier search of the same study stopped. Raises BadInput for a study that was made for something
@@ -109,7 +109,7 @@ def search(job: Job, observer: Observer = silent) -> list[Trial]:
         return trials_of(study, job.spec)
 
 
-def opened(job: Job) -> optuna.Study:
+def opened(job: SearchJob) -> optuna.Study:
     """The study in its storage, made where there is none."""
     return optuna.create_study(
         storage=connected(job.storage),
@@ -119,7 +119,7 @@ def opened(job: Job) -> optuna.Study:
     )
 
 
-def record_purpose(study: optuna.Study, job: Job, lab: Lab) -> None:
+def record_purpose(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
     """Write what the study is made for into it; raises BadInput where it was made for something else."""
     mine = {
         **asked_for(job.spec),
@@ -147,7 +147,7 @@ def enqueue_baselines(study: optuna.Study, spec: Study) -> None:
 # ---- a worker
 
 
-def work(job: Job, worker: int = 0, lab: Lab | None = None) -> None:
+def work(job: SearchJob, worker: int = 0, lab: Lab | None = None) -> None:
     """Run trials until the study has as many as asked, then this worker's share of what is measured of the front.
 
     One thread a worker: so figures do not depend on how many workers there are.
@@ -166,7 +166,7 @@ def work(job: Job, worker: int = 0, lab: Lab | None = None) -> None:
         torch.set_num_threads(threads)
 
 
-def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
+def run_trials(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
     """Trial after trial until enough are complete and none is running."""
     digest = hashlib.sha256(f"{job.storage} {job.spec.name}".encode()).hexdigest()
     path = fasthmr_home() / "searches" / f"{digest[:32]}.lock"
@@ -192,7 +192,7 @@ def run_trials(study: optuna.Study, job: Job, lab: Lab) -> None:
         progress()
 
 
-def progress_of(job: Job, study: optuna.Study, observer: Observer) -> Callable[[], int]:
+def progress_of(job: SearchJob, study: optuna.Study, observer: Observer) -> Callable[[], int]:
     """What tells the observer how many trials are complete, and returns it."""
 
     def told() -> int:
@@ -275,7 +275,7 @@ def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record
 # ---- after the trials
 
 
-def run_rest(study: optuna.Study, job: Job, lab: Lab, worker: int) -> None:
+def run_rest(study: optuna.Study, job: SearchJob, lab: Lab, worker: int) -> None:
     """Measure what this worker's share of the rest is, and write it into the study."""
     items = rest(trials_of(study, job.spec), job.spec, lab)
     for i, (kind, name, measure) in enumerate(items):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hmr.body.model import JOINT_NAMES, BodyModel
 from hmr.video.tracks import Track, named
 
-AXES = "the video's camera: x right, y down, z forward, which looks through the middle of its picture"
+CAMERA_AXES = "the video's camera: x right, y down, z forward, which looks through the middle of its picture"
 UNITS = {
     "frame": "number of the frame among those that decode, from 0",
     "time_s": "s, as the file has it",
@@ -55,7 +55,7 @@ def npz(track: Track, metric: bool, body: BodyModel, vertices: bool = False, wor
         **(world or {}),
     }
     told = {
-        "axes": AXES,
+        "axes": CAMERA_AXES,
         "units": [f"{name}: {UNITS[name]}" for name in arrays],
         "depth": "metric" if metric else "not metric: the focal length is assumed",
         "joint_names": JOINT_NAMES,
@@ -75,7 +75,7 @@ def joint_table(tracks: Sequence[Track], metric: bool) -> bytes:
     """Everybody's 24 joints, a line for each person and frame, below a line that says what they are."""
     stream = io.StringIO()
     depth = "metric" if metric else "not metric (focal length assumed)"
-    stream.write(f"# joints in metres, axes of {AXES}; depth is {depth}\n")
+    stream.write(f"# joints in metres, axes of {CAMERA_AXES}; depth is {depth}\n")
     writer = csv.writer(stream, lineterminator="\n")
     places = [f"{joint}_{axis}_m" for joint in JOINT_NAMES for axis in "xyz"]
     writer.writerow(["track", "frame", "time_s", "confidence", "interpolated", *places])

@@ -9,10 +9,10 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from hmr.animation.upright import Skeleton, skeleton_of
+from hmr.animation.upright import UprightMotion, upright_motion
 from hmr.body.model import LEAF_PARENTS, BodyModel
 from hmr.media.video import rate_of
-from hmr.video.tracks import Track, turned
+from hmr.video.tracks import Track, slerp
 
 CENTIMETRES = 100.0  # in a metre
 ORDER = "ZXY"
@@ -21,7 +21,7 @@ ORDER = "ZXY"
 def bvh(track: Track, body: BodyModel) -> bytes:
     """A person's motion at a steady rate: frames that are not are interpolated at their mean rate."""
     steady = evenly(track)
-    found = skeleton_of(steady, body)
+    found = upright_motion(steady, body)
     lines = ["HIERARCHY", *joint(found, 0, 0), "MOTION", f"Frames: {len(steady)}", f"Frame Time: {1 / steady.fps:.8f}"]
     turns = angles(found.rotations)  # (T, J, 3)
     order = in_order(found.parents)
@@ -38,12 +38,12 @@ def evenly(track: Track) -> Track:
     low = np.clip(np.searchsorted(track.time_s, times, side="right") - 1, 0, len(track) - 2)
     share = (times - track.time_s[low]) / np.maximum(track.time_s[low + 1] - track.time_s[low], 1e-9)
     one, other = track.part(low), track.part(low + 1)
-    rotations = turned(torch.from_numpy(one.rotations), torch.from_numpy(other.rotations), torch.tensor(share).float())
+    rotations = slerp(torch.from_numpy(one.rotations), torch.from_numpy(other.rotations), torch.tensor(share).float())
     joints = one.joints_m + (other.joints_m - one.joints_m) * share[:, None, None].astype(np.float32)
     return Track(**{**vars(one), "time_s": times, "rotations": rotations.numpy(), "joints_m": joints})
 
 
-def joint(found: Skeleton, number: int, depth: int) -> list[str]:
+def joint(found: UprightMotion, number: int, depth: int) -> list[str]:
     """The lines of a joint and of those below it."""
     inner, parent = "\t" * (depth + 1), found.parents[number]
     offset = found.joints[number] - (found.joints[parent] if parent >= 0 else found.joints[number])
@@ -52,18 +52,18 @@ def joint(found: Skeleton, number: int, depth: int) -> list[str]:
     lines = [
         "\t" * depth + ("ROOT " if parent < 0 else "JOINT ") + found.names[number],
         "\t" * depth + "{",
-        inner + "OFFSET " + written(offset),
+        inner + "OFFSET " + offset_text(offset),
         inner + f"CHANNELS {len(channels)} {' '.join(channels)}",
     ]
     for child in (i for i, above in enumerate(found.parents) if above == number):
         lines += joint(found, child, depth + 1)
     if number in LEAF_PARENTS:
         end = found.ends[LEAF_PARENTS.index(number)] - found.joints[number]
-        lines += [inner + "End Site", inner + "{", inner + "\tOFFSET " + written(end), inner + "}"]
+        lines += [inner + "End Site", inner + "{", inner + "\tOFFSET " + offset_text(end), inner + "}"]
     return [*lines, "\t" * depth + "}"]
 
 
-def written(offset: NDArray[np.float32]) -> str:
+def offset_text(offset: NDArray[np.float32]) -> str:
     return " ".join(f"{value:.5f}" for value in CENTIMETRES * offset)
 
 

@@ -15,7 +15,7 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from hmr.animation.upright import AXES, Skeleton, skeleton_of
+from hmr.animation.upright import Y_UP_AXES, UprightMotion, upright_motion
 from hmr.body.model import BodyModel
 from hmr.video.tracks import Track
 from hmr.world.geometry import vertex_normals
@@ -53,8 +53,9 @@ class Buffer:
 
 
 def glb(track: Track, body: BodyModel) -> bytes:
-    """A person's motion as a file; times are those of the video. Pose blend shapes are not in it, see `left_out`."""
-    found, buffer = skeleton_of(track, body), Buffer()
+    """A person's motion as a file; times are those of the video. Pose blend shapes are not in it:
+    `skinning_error_m` says how far that is off."""
+    found, buffer = upright_motion(track, body), Buffer()
     count = len(found.names)
     nodes: list[dict[str, Any]] = [bone(found, i) for i in range(count)]
     nodes.append({"name": f"person {track.id}", "mesh": 0, "skin": 0})
@@ -64,7 +65,7 @@ def glb(track: Track, body: BodyModel) -> bytes:
         "asset": {
             "version": "2.0",
             "generator": "fasthmr",
-            "extras": {"units": "metres", "axes": AXES, "camera": f"focal length {track.focal_px:g} px"},
+            "extras": {"units": "metres", "axes": Y_UP_AXES, "camera": f"focal length {track.focal_px:g} px"},
         },
         "scene": 0,
         "scenes": [{"nodes": [0, count]}],
@@ -82,7 +83,7 @@ def glb(track: Track, body: BodyModel) -> bytes:
     return container(json.dumps(document).encode(), bytes(buffer.content))
 
 
-def bone(found: Skeleton, number: int) -> dict[str, Any]:
+def bone(found: UprightMotion, number: int) -> dict[str, Any]:
     """A joint as a node that stands where its parent leaves it at rest."""
     parent = found.parents[number]
     place = found.joints[number] - (found.joints[parent] if parent >= 0 else 0)
@@ -90,7 +91,7 @@ def bone(found: Skeleton, number: int) -> dict[str, Any]:
     return {"name": found.names[number], "translation": place.tolist()} | ({"children": children} if children else {})
 
 
-def mesh(found: Skeleton, body: BodyModel, buffer: Buffer) -> dict[str, Any]:
+def mesh(found: UprightMotion, body: BodyModel, buffer: Buffer) -> dict[str, Any]:
     """The resting surface and what it hangs on."""
     bones, weights = heaviest(body)
     faces = body.faces.numpy()
@@ -116,7 +117,7 @@ def heaviest(body: BodyModel) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return bones.astype(np.uint8), (share / share.sum(1, keepdims=True)).astype(np.float32)
 
 
-def animation(found: Skeleton, times: NDArray[np.float64], buffer: Buffer) -> dict[str, Any]:
+def animation(found: UprightMotion, times: NDArray[np.float64], buffer: Buffer) -> dict[str, Any]:
     """How bones turn, and where the pelvis is."""
     time = buffer.add(times.astype(np.float32), FLOAT, limits=True)
     turns = quaternions(found.rotations)  # (T, J, 4)
@@ -152,7 +153,7 @@ def container(document: bytes, content: bytes) -> bytes:
     return b"".join(chunks)
 
 
-def left_out(track: Track, body: BodyModel, most: int = 30) -> float:
+def skinning_error_m(track: Track, body: BodyModel, most: int = 30) -> float:
     """How far the body's own surface lies from that in the file, in metres, at most over some frames: what pose blend
     shapes move, and bones beyond the four that count. 0 for the open body."""
     rows = np.unique(np.linspace(0, len(track) - 1, min(most, len(track))).astype(int))

@@ -12,11 +12,11 @@ from hmr.body.model import BodyModel
 from hmr.video.tracks import Track
 
 UP = np.array([1.0, -1.0, -1.0], np.float32)  # from a camera's axes: half a turn about x
-AXES = "y up, x right, z towards the viewer, who stands at the origin, where the camera is"
+Y_UP_AXES = "y up, x right, z towards the viewer, who stands at the origin, where the camera is"
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class UprightMotion:
     """A person's bones at rest, standing upright, and how T frames turn and move them; metres."""
 
     names: tuple[str, ...]
@@ -28,8 +28,8 @@ class Skeleton:
     pelvis: NDArray[np.float32]  # (T, 3)
 
 
-def skeleton_of(track: Track, body: BodyModel) -> Skeleton:
-    """A track's skeleton."""
+def upright_motion(track: Track, body: BodyModel) -> UprightMotion:
+    """A track, upright."""
     betas = torch.from_numpy(track.betas[None])
     with torch.no_grad():
         rest = body.rest_joints29(betas)[0].numpy()
@@ -37,7 +37,7 @@ def skeleton_of(track: Track, body: BodyModel) -> Skeleton:
     turned = track.rotations.copy()
     turned[:, 0] = UP[:, None] * turned[:, 0]
     count = len(body.layout.joints)
-    return Skeleton(
+    return UprightMotion(
         body.layout.joints,
         body.layout.parents,
         rest[:count],

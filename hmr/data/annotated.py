@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
 from hmr.data.dataset import Frames
-from hmr.data.pictures import LIMITS, Cutter, Focal, Photo, Segmenter, Side, Tally
+from hmr.data.pictures import LIMITS, Focal, PersonCropper, Photo, Segmenter, Side, Tally
 from hmr.data.sample import Sample
 from hmr.media.boxes import Corners
 from hmr.media.picture import picture
@@ -93,13 +93,13 @@ def open_annotated(
         **(dict.fromkeys(Tally().notes) if segmenter else {}),
     }
     pictures = [name for recording in annotations.recordings for name in recording.pictures]
-    cutter = Cutter(side, size, segmenter.among(pictures) if segmenter else None)
-    refuse_few_masks(annotations, places, cutter)
+    cropper = PersonCropper(side, size, segmenter.among(pictures) if segmenter else None)
+    refuse_few_masks(annotations, places, cropper)
     tally, drawn = Tally(), set[int]()
 
     def draw(index: int) -> Sample:
         i, j = places[index]
-        sample = cut_out(annotations.root, annotations.recordings[i], j, cutter, focal, tally)
+        sample = cut_out(annotations.root, annotations.recordings[i], j, cropper, focal, tally)
         drawn.add(index)
         if segmenter:
             tally.refuse_most(annotations.root, count)
@@ -110,11 +110,11 @@ def open_annotated(
     return Frames(draw, names.__getitem__, count, annotations.fps if count == len(every) else None, notes)
 
 
-def refuse_few_masks(annotations: Annotations, places: Sequence[tuple[int, int]], cutter: Cutter) -> None:
+def refuse_few_masks(annotations: Annotations, places: Sequence[tuple[int, int]], cropper: PersonCropper) -> None:
     """Raise BadInput where it is known, before a picture is read, that most frames have no mask."""
     names = [annotations.recordings[i].pictures[j] for i, j in places]
     boxes = [box_of(annotations.recordings[i], j) for i, j in places]
-    bare = [cutter.segmenter is not None and cutter.segmenter.lacks(name) for name in names]
+    bare = [cropper.segmenter is not None and cropper.segmenter.lacks(name) for name in names]
     keys = [key for key, lacking in zip(zip(names, boxes, strict=True), bare, strict=True) if lacking]
     Tally(dict.fromkeys(keys, "without_mask")).refuse_most(annotations.root, len(places))
 
@@ -125,17 +125,17 @@ def box_of(recording: AnnotatedRecording, frame: int) -> Corners:
 
 
 def cut_out(
-    root: Path, of: AnnotatedRecording, frame: int, cutter: Cutter, focal: Focal | None, tally: Tally
+    root: Path, of: AnnotatedRecording, frame: int, cropper: PersonCropper, focal: Focal | None, tally: Tally
 ) -> Sample:
     """One frame of a recording; its mask is empty where a segmenter does not find its person, which is counted."""
     photo = Photo(of.pictures[frame], picture(root / of.pictures[frame]))
     own = float(of.focal[frame])
     length = focal(photo.image) if focal else own if math.isfinite(own) else None
     given = photo, box_of(of, frame)
-    seen = cutter.see(*given, of.name, length, tally) if cutter.segmenter else None
+    seen = cropper.see(*given, of.name, length, tally) if cropper.segmenter else None
     if seen is None:
-        mask = np.zeros(photo.image.shape[:2], np.bool_) if cutter.segmenter else None
-        seen = cutter.cut(*given, mask, of.name, length, tally)
+        mask = np.zeros(photo.image.shape[:2], np.bool_) if cropper.segmenter else None
+        seen = cropper.cut(*given, mask, of.name, length, tally)
     return replace(
         seen,
         rotations=of.rotations[frame].astype(np.float32),

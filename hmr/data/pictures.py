@@ -99,7 +99,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Cutter:
+class PersonCropper:
     """How a person is cut out of a picture."""
 
     side: Side
@@ -182,8 +182,8 @@ def open_pictures(
     if not chosen:
         raise BadInput(f"{path}: no picture of split {split} is there, or none with a box: {len(names)} in all splits")
     tally = Tally()
-    cutter = Cutter(side, size, segmenter.among(names) if segmenter else None)
-    found = seen_in(path, chosen, boxes, cutter, focal, tally)
+    cropper = PersonCropper(side, size, segmenter.among(names) if segmenter else None)
+    found = seen_in(path, chosen, boxes, cropper, focal, tally)
     if tally.lost:
         log.warning("%s: %d people of split %s are left out: %s", path, len(tally.lost), split, tally.reasons)
     if tally.small:
@@ -222,12 +222,12 @@ def refuse_guess(path: Path, names: Sequence[str], segmenter: Segmenter | None) 
 
 
 def seen_in(
-    path: Path, chosen: Sequence[str], boxes: Boxes | None, cutter: Cutter, focal: Focal | None, tally: Tally
+    path: Path, chosen: Sequence[str], boxes: Boxes | None, cropper: PersonCropper, focal: Focal | None, tally: Tally
 ) -> list[tuple[str, Sample]]:
     """The people of the chosen pictures, each with the picture's name. Raises BadInput where most are left out."""
     people: dict[str, Sequence[Corners | None]] = {name: boxes.of[name] if boxes else [None] for name in chosen}
     total = sum(map(len, people.values()))
-    bare = [name for name in chosen if cutter.segmenter and cutter.segmenter.lacks(name)]
+    bare = [name for name in chosen if cropper.segmenter and cropper.segmenter.lacks(name)]
     known = Tally({(name, box): "without_mask" for name in bare for box in people[name]})
     known.refuse_most(path, total)  # before a picture is read
     found = []
@@ -236,7 +236,7 @@ def seen_in(
             refuse_other_size(photo, boxes.sizes[photo.name])
         length = focal(photo.image) if focal else None
         for box in people[photo.name]:
-            seen = cutter.see(photo, box, recording_of(path, photo.name), length, tally)
+            seen = cropper.see(photo, box, recording_of(path, photo.name), length, tally)
             found += [] if seen is None else [(photo.name, seen)]
     tally.refuse_most(path, total)
     return found

@@ -197,7 +197,7 @@ class Category(Loose):
     name: str
 
 
-class Person(Loose):
+class Annotation(Loose):
     image_id: int | str
     bbox: tuple[float, float, float, float]  # left, top, width, height
     category_id: int | None = None
@@ -207,11 +207,11 @@ class Person(Loose):
 
 class Coco(Loose):
     images: list[Picture]
-    annotations: list[Person]
+    annotations: list[Annotation]
     categories: list[Category] = []
 
 
-RESULTS = TypeAdapter(list[Person])
+RESULTS = TypeAdapter(list[Annotation])
 
 
 def coco_rows(file: Path) -> list[Row]:
@@ -261,7 +261,7 @@ def person_kinds(file: Path, found: Coco) -> set[int | None]:
     return {1}
 
 
-def coco_row(where: str, one: Person, pictures: dict[int | str, Picture], kinds: set[int | None]) -> Row:
+def coco_row(where: str, one: Annotation, pictures: dict[int | str, Picture], kinds: set[int | None]) -> Row:
     """One annotation."""
     left, top, width, height = one.bbox
     picture = pictures[one.image_id]

@@ -19,7 +19,7 @@ FIELDS = ("image", "mask", "rotations", "betas", "keypoints", "camera", "part", 
 AHEAD = 4  # batches that each process has ready
 
 
-class Stream:
+class BatchStream:
     """Batches of a data set in its order, beginning anywhere: step i takes frames i * size to (i + 1) * size."""
 
     def __init__(self, frames: Frames, size: int, workers: int = 1) -> None:

@@ -34,7 +34,7 @@ from hmr.resolver import digest, load, path_of
 from hmr.training.augment import augmented, blundered
 from hmr.training.config import HMRTrainConfig, Stage, stages_of
 from hmr.training.mirror import with_mirrors
-from hmr.training.stream import Stream, labels_of
+from hmr.training.stream import BatchStream, labels_of
 from hmr.training.supervision import TokenHeads, fade, losses, total
 from hmr.world.synthetic import open_world
 
@@ -137,7 +137,7 @@ class HMRTask(TrainingTask):
         for name in ("cls_token", "pos_embed"):
             model.backbone.get_parameter(name).requires_grad_(not config.frozen)
         self.module = HMRLoss(model).train()
-        self.stream = Stream(self.frames, config.batch // 2, config.workers)
+        self.stream = BatchStream(self.frames, config.batch // 2, config.workers)
 
     def begin(self, model: HMRModel) -> None:
         """The weights of a model to go on from; or the backbone's pretrained ones, and the mean of training frames for

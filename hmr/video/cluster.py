@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
-from hmr.video.jobs import Job, do, network_of, told
+from hmr.video.jobs import RunJob, do, network_of, report_refused
 
 WORKERS = 2  # on one machine without GPUs
 ALONE = {  # settings of a Ray that is started here
@@ -24,7 +24,7 @@ class Worker:
     """One process with its own copy of the model, which does video after video."""
 
     def __init__(self, job: str) -> None:
-        self.job = Job.model_validate_json(job, strict=False)
+        self.job = RunJob.model_validate_json(job, strict=False)
         self.network = network_of(self.job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Worker:
         return {"name": Path(row["video"]).name, "result": json.dumps(result), "refusal": refusal}
 
 
-def on_ray(job: Job, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def on_ray(job: RunJob, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """As `hmr.video.jobs.do_all`, on a worker for each GPU, or on WORKERS of them where there is none. A Ray that is
     started here listens on 127.0.0.1 alone and reports to nobody.
 
@@ -74,4 +74,4 @@ def on_ray(job: Job, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str
             ray.shutdown()
     found.sort(key=lambda row: row["name"])
     refused = {row["name"]: row["refusal"] for row in found if row["refusal"]}
-    return told([json.loads(row["result"]) for row in found if not row["refusal"]], refused)
+    return report_refused([json.loads(row["result"]) for row in found if not row["refusal"]], refused)

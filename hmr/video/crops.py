@@ -31,7 +31,7 @@ SMALLEST = 0.05  # of the camera's scale s: what is said to be smaller is as far
 
 
 @dataclass(frozen=True)
-class Cutter:
+class FrameCropper:
     """How crops are cut for a model out of frames of `size` (height, width) by a camera of `focal` pixels."""
 
     model: HMRModel

@@ -31,7 +31,7 @@ from hmr.video.stream import Stream
 log = logging.getLogger(__name__)
 
 
-class Job(BaseModel):
+class RunJob(BaseModel):
     """What is to be done with each video; names and units as on the command line."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", ser_json_inf_nan="constants")
@@ -69,7 +69,7 @@ class Job(BaseModel):
         return finder(self.people, self.every), None
 
 
-def network_of(job: Job) -> Any:
+def network_of(job: RunJob) -> Any:
     """The model, compressed where a recipe is named. Raises BadInput for a recipe that makes choices on frames."""
     steps = Recipe.load(job.recipe).steps if job.recipe else ()
     if chooses := [step.policy for step in steps if step.needs_calib or step.trains]:
@@ -90,7 +90,7 @@ def places(video: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def do_all(
-    job: Job, videos: Sequence[tuple[Path, Path]], observer: Observer = silent
+    job: RunJob, videos: Sequence[tuple[Path, Path]], observer: Observer = silent
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Videos one after the other: results of those that could be read, and why others, by their names, could not.
 
@@ -102,10 +102,12 @@ def do_all(
             results.append(do(job, network, path, out, observer))
         except BadInput as error:
             refused[path.name] = str(error)
-    return told(results, refused)
+    return report_refused(results, refused)
 
 
-def told(results: list[dict[str, Any]], refused: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def report_refused(
+    results: list[dict[str, Any]], refused: dict[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The same; raises BadInput where there is no result, and logs what was refused."""
     if not results:
         raise BadInput("; ".join(refused.values()))
@@ -114,7 +116,7 @@ def told(results: list[dict[str, Any]], refused: dict[str, str]) -> tuple[list[d
     return results, refused
 
 
-def do(job: Job, network: Any, video: Path, out: Path, observer: Observer = silent) -> dict[str, Any]:
+def do(job: RunJob, network: Any, video: Path, out: Path, observer: Observer = silent) -> dict[str, Any]:
     """One video; returns what `run.json` holds, and the folder."""
     finds, masks = job.people_of()
     film = job.film(video)

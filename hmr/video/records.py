@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from hmr.video.journal import Journal
-from hmr.video.scene import Seen
+from hmr.video.in_view import Seen
+from hmr.video.run_folder import RunFolder
 from hmr.video.tracks import Arrays
 
 
 class Records:
-    """Crops and frames so far, of which some are in a journal already."""
+    """Crops and frames so far, of which some are on the disk already."""
 
-    def __init__(self, journal: Journal | None = None) -> None:
-        """Go on from what a journal has. Raises BadInput where that is damaged."""
-        self.journal = journal
+    def __init__(self, folder: RunFolder | None = None) -> None:
+        """Go on from what the run's folder has. Raises BadInput where that is damaged."""
+        self.folder = folder
         self.state: Any = None
         self.crops: list[Arrays] = []
         self.frames: list[int] = []
         self.times: list[float] = []
-        for crops, moments, state in journal.parts() if journal else []:
+        for crops, moments, state in folder.parts() if folder else []:
             self.crops += [crops] if crops else []
             self.frames += moments["frame"].tolist()
             self.times += moments["time"].tolist()
@@ -30,7 +30,7 @@ class Records:
         self.kept = len(self.frames), len(self.crops)
 
     def add_frame(self, number: int, time: float, state: Any) -> int:
-        """Add a frame, after which the scene remembers `state`; returns how many there were."""
+        """Add a frame, after which `PeopleInView` remembers `state`; returns how many there were."""
         self.frames.append(number)
         self.times.append(time)
         self.state = state
@@ -42,15 +42,15 @@ class Records:
 
     @property
     def new(self) -> int:
-        """Frames that are not in the journal."""
+        """Frames that are not on the disk."""
         return len(self.frames) - self.kept[0]
 
     def keep(self) -> None:
-        """Write what is new to the journal, if there is one."""
+        """Write what is new to the run's folder, if there is one."""
         first, crop = self.kept
-        if self.journal and self.new:
+        if self.folder and self.new:
             moments = {"frame": np.array(self.frames[first:]), "time": np.array(self.times[first:])}
-            self.journal.add(first, joined(self.crops[crop:]), moments, self.state)
+            self.folder.add(first, joined(self.crops[crop:]), moments, self.state)
             self.kept = len(self.frames), len(self.crops)
 
     @property

@@ -13,18 +13,18 @@ import numpy as np
 from compress.atomic import alone, atomic_write, writing
 from compress.context import fingerprint
 from compress.provenance import provenance
-from hmr.animation.arrays import AXES, joint_table, npz
+from hmr.animation.arrays import CAMERA_AXES, joint_table, npz
 from hmr.animation.bvh import bvh
-from hmr.animation.glb import glb, left_out
+from hmr.animation.glb import glb, skinning_error_m
 from hmr.animation.overlay import write_overlay
 from hmr.animation.world import in_world
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.people.tracker import PATIENCE
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.frames import STREAM
-from hmr.video.journal import Journal, source_id
 from hmr.video.run import Run
+from hmr.video.run_folder import RunFolder, source_id
 from hmr.video.stages import peak_memory
 from hmr.video.tracks import Track, rate, tracks_of
 
@@ -40,19 +40,19 @@ def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]
     """
     run.stages.traced, body = "profile" in outputs, load_body()
     with alone(out):
-        journal = Journal(out, identity(run, outputs, body))
-        if done := journal.result:
+        folder = RunFolder(out, identity(run, outputs, body))
+        if done := folder.result:
             return {**done, "skipped": True}
         begin = time.perf_counter()
         try:
-            run.see(journal)
+            run.see(folder)
         except Exception:
             raise
         except BaseException:
             keep_finished(run, out, body)
             raise
-        result = written(run, out, outputs, begin, body)
-        journal.finish(result)
+        result = write_results(run, out, outputs, begin, body)
+        folder.finish(result)
     return result
 
 
@@ -77,8 +77,8 @@ def found(run: Run, body: BodyModel) -> list[Track]:
     if not run.records.crops or run.lens is None:
         return []
     crops, moments = run.records.whole
-    cutter = Cutter(run.model.encoder, run.lens.focal, run.size)
-    return tracks_of(crops, moments, run.model, body, cutter, run.stages)
+    cropper = FrameCropper(run.model.encoder, run.lens.focal, run.size)
+    return tracks_of(crops, moments, run.model, body, cropper, run.stages)
 
 
 def keep_finished(run: Run, out: Path, body: BodyModel) -> None:
@@ -89,7 +89,7 @@ def keep_finished(run: Run, out: Path, body: BodyModel) -> None:
             atomic_write(out / f"track-{track.id}.npz", npz(track, metric, body))
 
 
-def written(run: Run, out: Path, outputs: Sequence[str], begin: float, body: BodyModel) -> dict[str, Any]:
+def write_results(run: Run, out: Path, outputs: Sequence[str], begin: float, body: BodyModel) -> dict[str, Any]:
     """Write everything but `run.json`, and return that."""
     metric = bool(run.lens and run.lens.metric)
     tracks = found(run, body)
@@ -103,12 +103,12 @@ def written(run: Run, out: Path, outputs: Sequence[str], begin: float, body: Bod
     if "profile" in outputs:
         atomic_write(out / "profile.json", run.stages.trace())
     return {
-        "provenance": told(run, body),
+        "provenance": provenance_of(run, body),
         "tracks": rows,
         "frames": len(run.records.frames),
         "damaged": run.film.damaged,
         "camera": run.lens and {"focal_px": run.lens.focal, "source": run.lens.source, "depth_metric": metric},
-        "axes": AXES,
+        "axes": CAMERA_AXES,
         "stages": run.stages.rows,
         "seconds": {"seeing": seeing, "all": time.perf_counter() - begin},
         "frames_per_s": speeds(run, time.perf_counter() - begin),
@@ -132,7 +132,7 @@ def files_of(run: Run, track: Track, out: Path, outputs: Sequence[str], body: Bo
         "frames": len(track),
         "interpolated": int(track.interpolated.sum()),
         "file": f"{name}.npz",
-        **({"glb_left_out_mm": 1000 * left_out(track, body)} if "glb" in outputs else {}),
+        **({"glb_skinning_error_mm": 1000 * skinning_error_m(track, body)} if "glb" in outputs else {}),
     }
 
 
@@ -149,7 +149,7 @@ def overlay(run: Run, path: Path, tracks: Sequence[Track], body: BodyModel) -> N
         run.film.damaged = damaged  # they are the same frames
 
 
-def told(run: Run, body: BodyModel) -> dict[str, Any]:
+def provenance_of(run: Run, body: BodyModel) -> dict[str, Any]:
     """Where the figures come from."""
     times = np.array(run.records.times)
     data = {

@@ -19,19 +19,19 @@ from hmr.people.finders import Finder
 from hmr.video.ahead import Ahead
 from hmr.video.defaults import BATCH
 from hmr.video.frames import Film, Shot, watched
-from hmr.video.journal import Journal
+from hmr.video.in_view import PeopleInView, Seen
 from hmr.video.lens import Lens, lens
 from hmr.video.network import Network
 from hmr.video.records import Records
-from hmr.video.scene import Scene, Seen
+from hmr.video.run_folder import RunFolder
 from hmr.video.stages import Stages
 
-PART = 128  # frames from one part of the journal to the next
+PART = 128  # frames from one part on the disk to the next
 DEPTH = 4  # frames between threads
 
 
 class Moment(NamedTuple):
-    """What is seen in one frame, and what the scene remembers after it, as JSON values."""
+    """What is seen in one frame, and what finder and tracker remember after it, as JSON values."""
 
     frame: int
     time: float
@@ -56,14 +56,14 @@ class Run:
     lens: Lens | None = None  # known once a frame was seen
     size: tuple[int, int] = (0, 0)  # height and width of frames
 
-    def see(self, journal: Journal | None = None) -> Records:
-        """Everybody in the video, from where a run with this journal was stopped, which is kept up to date.
+    def see(self, folder: RunFolder | None = None) -> Records:
+        """Everybody in the video, from where the run of this folder was stopped, which is kept up to date.
 
         Raises BadInput for a model that poses no whole person, frames that change their size, and as its parts do.
         """
         if self.model.encoder.head.joints != JOINTS:
             raise BadInput(f"{self.model.encoder.name} poses hands, and a run follows whole people: name another model")
-        self.records, self.pending = Records(journal), list[tuple[int, Seen]]()
+        self.records, self.pending = Records(folder), list[tuple[int, Seen]]()
         if state := self.records.state:
             self.lens, self.size = Lens(*state["lens"]), (state["size"][0], state["size"][1])
         after = self.records.frames[-1] if self.records.frames else -1
@@ -80,29 +80,29 @@ class Run:
 
     def _looked(self, shots: Iterable[Shot]) -> Iterator[Moment]:
         """What is seen frame by frame, in the thread that finds people."""
-        scene: Scene | None = None
+        in_view: PeopleInView | None = None
         for shot in shots:
-            scene = scene or self._scene(shot)
+            in_view = in_view or self._in_view(shot)
             if shot.image.shape[:2] != self.size:
                 height, width = self.size
                 raise BadInput(f"{self.film.path}: frame {shot.number} is no longer of {width} x {height} pixels")
-            yield Moment(shot.number, shot.time, scene.look(shot), scene.state)
+            yield Moment(shot.number, shot.time, in_view.look(shot), in_view.state)
 
-    def _scene(self, shot: Shot) -> Scene:
-        """The scene, once the first frame says how large pictures are."""
+    def _in_view(self, shot: Shot) -> PeopleInView:
+        """Who looks for people, once the first frame says how large pictures are."""
         if self.lens is None:
             self.lens = lens(self.film.path, shot.image, self.focal, self.fov, self.model.encoder)
             self.size = (shot.image.shape[0], shot.image.shape[1])
-        scene = Scene(self.model.encoder, self.finder, self.lens.focal, self.stages, self.masks)
+        in_view = PeopleInView(self.model.encoder, self.finder, self.lens.focal, self.stages, self.masks)
         if self.records.state:
-            scene.restore(self.records.state["scene"])
-        return scene
+            in_view.restore(self.records.state["in_view"])
+        return in_view
 
     def _through(self, moments: Iterable[Moment]) -> None:
         """Run the network on what is seen, a batch whenever there are enough crops."""
         for moment in moments:
             assert self.lens is not None
-            state = {"scene": moment.state, "lens": [self.lens.focal, self.lens.source], "size": self.size}
+            state = {"in_view": moment.state, "lens": [self.lens.focal, self.lens.source], "size": self.size}
             place = self.records.add_frame(moment.frame, moment.time, state)
             self.pending += [(place, one) for one in moment.seen]
             while len(self.pending) >= self.batch:

@@ -13,13 +13,13 @@ from hmr.data.pictures import Segmenter
 from hmr.models.head import JOINTS
 from hmr.people.finders import BlazePoseFinder, Finder
 from hmr.people.tracker import PATIENCE
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.defaults import EVERY, PICTURES_FPS, STREAM_BATCH
 from hmr.video.frames import STREAM, Pixels, Shot
+from hmr.video.in_view import PeopleInView, Seen
 from hmr.video.lens import lens
 from hmr.video.network import Network
 from hmr.video.records import described, joined
-from hmr.video.scene import Scene, Seen
 from hmr.video.stages import Stages
 from hmr.video.tracks import Arrays, Track, track_of
 
@@ -31,7 +31,7 @@ class Stream:
     at the person's last clip and gives its last frame. Of a frame model, rotations are those of `fasthmr run`.
 
     finder: what finds people, BlazePose by default. focal, fov: of the camera, see `hmr.video.lens`. fps: of frames
-    whose times are not given. masks: as `Scene`. Raises BadInput for a model of hands.
+    whose times are not given. masks: as `PeopleInView`. Raises BadInput for a model of hands.
     """
 
     latency_frames = 0
@@ -54,7 +54,7 @@ class Stream:
         self.stages, self.body, self.batch = Stages(), load_body(), batch
         self.network = Network(model, batch, self.stages)
         self.clip = model.decoder.sizes.frames if model.takes_clips else 1  # frames of a person that count
-        self.scene: Scene | None = None
+        self.in_view: PeopleInView | None = None
         self.frames: list[int] = []  # of the last seconds
         self.times: list[float] = []
         self.seen = 0
@@ -64,10 +64,10 @@ class Stream:
     def __call__(self, image: Pixels, time: float | None = None) -> list[Track]:
         """The people of the next frame (H, W, 3) RGB, at a time in seconds that grows."""
         shot = Shot(self.seen, self.seen / self.fps if time is None else time, image)
-        if self.scene is None:
+        if self.in_view is None:
             self.focal = lens(STREAM, image, self.focal, self.fov, self.model.encoder).focal
-            self.scene = Scene(self.model.encoder, self.finder, self.focal, self.stages, self.masks)
-        people = self.scene.look(shot)
+            self.in_view = PeopleInView(self.model.encoder, self.finder, self.focal, self.stages, self.masks)
+        people = self.in_view.look(shot)
         self.frames.append(shot.number)
         self.times.append(shot.time)
         self.seen += 1
@@ -89,8 +89,8 @@ class Stream:
 
     def _forget(self, time: float) -> None:
         """Drop those who will not come back, and frames that nobody's past needs."""
-        assert self.scene is not None
-        known = {one.id for one in self.scene.tracker.known} | set(self.scene.tracker.names.values())
+        assert self.in_view is not None
+        known = {one.id for one in self.in_view.tracker.known} | set(self.in_view.tracker.names.values())
         for number in [number for number in self.past if number not in known]:
             del self.past[number], self.shapes[number]
         first = min((part[0]["moment"][0] for part in self.past.values()), default=self.seen)
@@ -106,6 +106,6 @@ class Stream:
         crops["moment"] = crops["moment"] - self.frames[0]
         total, weight = self.shapes[number]
         betas = torch.from_numpy((total / weight).astype(np.float32))
-        cutter = Cutter(self.model.encoder, self.focal, size)
-        whole = track_of(number, crops, moments, self.model, self.body, cutter, self.stages, betas)
+        cropper = FrameCropper(self.model.encoder, self.focal, size)
+        whole = track_of(number, crops, moments, self.model, self.body, cropper, self.stages, betas)
         return whole.part(slice(-1, None))

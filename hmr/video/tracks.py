@@ -15,7 +15,7 @@ from torch import Tensor
 from hmr.body.model import BodyModel
 from hmr.media.video import rate_of
 from hmr.models.head import HMROutput
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.stages import Stages
 
 LEAST = 5  # frames that a track has, where the video has as many: what is shorter is no person
@@ -76,7 +76,13 @@ def rate(times: NDArray[np.float64]) -> float:
 
 
 def tracks_of(
-    records: Arrays, moments: Arrays, model: Any, body: BodyModel, cutter: Cutter, stages: Stages, least: int = LEAST
+    records: Arrays,
+    moments: Arrays,
+    model: Any,
+    body: BodyModel,
+    cropper: FrameCropper,
+    stages: Stages,
+    least: int = LEAST,
 ) -> list[Track]:
     """The people of a video by their numbers; those who are seen in fewer than `least` of its frames are left out.
 
@@ -89,7 +95,7 @@ def tracks_of(
         _, once = np.unique(records["moment"][rows], return_index=True)
         mine = {name: values[rows[once]] for name, values in records.items()}
         if len(once) >= min(least, len(moments["frame"])):
-            found.append(track_of(int(number), mine, moments, model, body, cutter, stages))
+            found.append(track_of(int(number), mine, moments, model, body, cropper, stages))
     return found
 
 
@@ -99,7 +105,7 @@ def track_of(
     moments: Arrays,
     model: Any,
     body: BodyModel,
-    cutter: Cutter,
+    cropper: FrameCropper,
     stages: Stages,
     betas: Tensor | None = None,
 ) -> Track:
@@ -116,7 +122,7 @@ def track_of(
     with stages.stage("body"), torch.no_grad():
         betas = weighted(seen["betas"], seen["score"]) if betas is None else betas
         own = body.rest_joints(output.betas)[:, 0]  # (T, 3), with the shape that each frame has by itself
-        rotations, pelvis = cutter.placed(filled["box"], output.rotations, output.camera, own)
+        rotations, pelvis = cropper.placed(filled["box"], output.rotations, output.camera, own)
         rotations = roma.special_procrustes(rotations)
         translation = pelvis - body.rest_joints(betas[None])[:, 0]
         joints, faces = joints_of(body, rotations, betas[None])
@@ -133,7 +139,7 @@ def track_of(
         box_px=filled["box"].astype(np.float32),
         confidence=filled["score"],
         interpolated=~np.isin(span, seen["moment"]),
-        focal_px=cutter.focal,
+        focal_px=cropper.focal,
     )
 
 
@@ -153,7 +159,7 @@ def without_gaps(seen: Mapping[str, NDArray[Any]], span: NDArray[np.int64]) -> A
     for name in (*VALUES, "box"):
         one, other = torch.from_numpy(seen[name][low]), torch.from_numpy(seen[name][high])
         if name in ("global_orient", "body_pose"):
-            out[name] = turned(one, other, torch.from_numpy(share).float()).numpy()
+            out[name] = slerp(one, other, torch.from_numpy(share).float()).numpy()
         else:
             part = torch.from_numpy(share).to(one).view(-1, *[1] * (one.ndim - 1))
             out[name] = (one * (1 - part) + other * part).numpy()
@@ -161,7 +167,7 @@ def without_gaps(seen: Mapping[str, NDArray[Any]], span: NDArray[np.int64]) -> A
     return out
 
 
-def turned(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """Rotations (T, J, 3, 3) at a share (T,) of the way from one to another; `one` to the bit where it is 0."""
     way = roma.rotmat_to_rotvec(one.mT @ other)
     between = one @ roma.rotvec_to_rotmat(way * share[:, None, None])

@@ -21,29 +21,29 @@ JOURNAL, RESULT, PARTS = "journal.json", "run.json", "parts"
 ENDS = 2**20  # bytes at both ends of a file by which it is recognised
 
 
-class Journal:
+class RunFolder:
     """The folder of a run: `journal.json` says of what, `parts` holds what was seen, `run.json` is written last."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         """Raises BadInput where the folder holds something else, or a run of other inputs."""
-        self.folder = folder
-        record_identity(folder / JOURNAL, identity, "run")
+        self.path = path
+        record_identity(path / JOURNAL, identity, "run")
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What the run gave; None while it is not finished. Raises BadInput where that cannot be read."""
-        path = self.folder / RESULT
+        path = self.path / RESULT
         if not path.is_file():
             return None
         try:
             found: dict[str, Any] = json.loads(path.read_bytes())
         except ValueError as error:
-            raise BadInput(f"{path}: not what a run wrote ({error}); remove {self.folder}") from error
+            raise BadInput(f"{path}: not what a run wrote ({error}); remove {self.path}") from error
         return found
 
     def parts(self) -> list[tuple[Arrays, Arrays, Any]]:
         """Records, moments and state of each part in order; raises BadInput for one that is damaged."""
-        return [self._read(path) for path in sorted((self.folder / PARTS).glob("*.npz"))]
+        return [self._read(path) for path in sorted((self.path / PARTS).glob("*.npz"))]
 
     def _read(self, path: Path) -> tuple[Arrays, Arrays, Any]:
         try:
@@ -51,7 +51,7 @@ class Journal:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(str(arrays.pop("state")))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise BadInput(f"{path}: damaged ({error}); remove {self.folder} to begin again") from error
+            raise BadInput(f"{path}: damaged ({error}); remove {self.path} to begin again") from error
         moments = {name[1:]: arrays.pop(name) for name in list(arrays) if name.startswith("@")}
         return arrays, moments, state
 
@@ -60,12 +60,12 @@ class Journal:
         stream = io.BytesIO()
         named: dict[str, Any] = {**records, **{f"@{name}": values for name, values in moments.items()}}
         np.savez(stream, **named, state=np.array(json.dumps(state)))
-        atomic_write(self.folder / PARTS / f"{number:06d}.npz", stream.getvalue())
+        atomic_write(self.path / PARTS / f"{number:06d}.npz", stream.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result, after which nothing of the parts is needed."""
-        atomic_write(self.folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        atomic_write(self.path / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+        shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
 
 def source_id(path: Path) -> str:

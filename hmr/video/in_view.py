@@ -13,7 +13,7 @@ from hmr.media.boxes import Corners
 from hmr.models.model import HMRModel
 from hmr.people.finders import Finder, Mask, Person
 from hmr.people.tracker import Tracker
-from hmr.video.crops import Cutter
+from hmr.video.crops import FrameCropper
 from hmr.video.frames import Shot
 from hmr.video.network import View
 from hmr.video.stages import Stages
@@ -29,7 +29,7 @@ class Seen:
     view: View
 
 
-class Scene:
+class PeopleInView:
     """The people of a video, whose frames come in their order."""
 
     def __init__(
@@ -44,11 +44,11 @@ class Scene:
             people = self.finder.find(shot)
         with self.stages.stage("track"):
             ids = self.tracker.step(people, shot.time)
-        cutter = Cutter(self.model, self.focal, shot.image.shape[:2])
-        found = [self._cut(cutter, shot, one, i) for i, one in zip(ids, people, strict=True) if i is not None]
+        cropper = FrameCropper(self.model, self.focal, shot.image.shape[:2])
+        found = [self._cut(cropper, shot, one, i) for i, one in zip(ids, people, strict=True) if i is not None]
         return [one for one in found if one is not None]
 
-    def _cut(self, cutter: Cutter, shot: Shot, person: Person, number: int) -> Seen | None:
+    def _cut(self, cropper: FrameCropper, shot: Shot, person: Person, number: int) -> Seen | None:
         """A person's crop; None where they have no mask and need one, or a box that cannot be cut."""
         mask = None
         if self.model.protect is not None:
@@ -58,10 +58,10 @@ class Scene:
                 return None
         with self.stages.stage("crop"):
             try:
-                crop, inside = cutter.cut(shot.image, mask, person.box)
+                crop, inside = cropper.cut(shot.image, mask, person.box)
             except BadInput:
                 return None
-            view = View(np.ascontiguousarray(crop), inside, cutter.condition(person.box))
+            view = View(np.ascontiguousarray(crop), inside, cropper.condition(person.box))
         return Seen(number, person.box, person.score, view)
 
     def _mask(self, shot: Shot, person: Person) -> Mask | None:
