@@ -11,9 +11,9 @@ import av
 import numpy as np
 import torch
 
+from hmr.media.shot import Shot
 from hmr.models.model import HMRModel, build
 from hmr.people.finders import Person
-from hmr.video.frames import Shot
 from tests.sizes import TINY
 
 HEIGHT, WIDTH, FPS = 96, 128, 25

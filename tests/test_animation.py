@@ -17,11 +17,11 @@ from compress.errors import BadInput
 from hmr.animation.arrays import UNITS, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, quaternions, skinning_error_m
+from hmr.animation.track import Track
 from hmr.animation.world import in_world, read_cameras
 from hmr.body.files import body_arrays, load_body
 from hmr.body.model import JOINT_NAMES, BodyModel
 from hmr.motion.bvh import global_pose, parse_bvh
-from hmr.video.tracks import Track
 
 FRAMES = 7
 UP = np.array([1, -1, -1])  # from a camera's axes to those with y up

@@ -54,6 +54,19 @@ def test_imports_go_one_way(path):
     assert imports(path) & set(PACKAGES) <= set(allowed)
 
 
+@pytest.mark.parametrize("room", ["media", "people", "animation"])
+def test_rooms_that_a_run_is_made_of_know_nothing_of_it(room):
+    """`hmr/video` follows people through frames and writes their motion; who finds them, and a motion's files, do not
+    climb up to it."""
+    modules = {
+        node.module
+        for path in (ROOT / "hmr" / room).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    assert modules and not [name for name in modules if name.startswith("hmr.video")]
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_library_stays_at_home(library):
     strangers = [str(path.relative_to(ROOT)) for path in SOURCES if library in imports(path)]

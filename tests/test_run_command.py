@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from hmr.models.model import build
-from hmr.video.cluster import ALONE
-from hmr.video.jobs import RunJob
+from hmr.video.jobs.cluster import ALONE
+from hmr.video.jobs.job import RunJob
 from tests.films import film, two
 
 BOXES = "frame,id,x1,y1,x2,y2\n"

@@ -22,7 +22,7 @@ from PIL import Image
 from compress.errors import BadInput
 from hmr.video import frames
 from hmr.video.frames import Film, videos_in
-from hmr.video.results import run_into
+from hmr.video.jobs.results import run_into
 from hmr.video.run import Run
 from tests.films import FPS, HEIGHT, WIDTH, Squares, film, painted, tiny
 
@@ -247,7 +247,7 @@ import torch; torch.set_num_threads(1)
 from experiments.cli.main import ended
 from hmr.video import run as running
 from hmr.video.frames import Film
-from hmr.video.results import run_into
+from hmr.video.jobs.results import run_into
 from hmr.video.run import Run
 from tests.films import Squares, tiny
 running.PART = 4

@@ -10,9 +10,9 @@ import pytest
 
 from compress.errors import BadInput
 from hmr.data.blazepose import Detector, LandmarkNetwork, Landmarks, Square
+from hmr.media.shot import Shot
 from hmr.people.finders import MARGIN, BlazePoseFinder, finder
 from hmr.people.known import KnownPeople
-from hmr.video.frames import Shot
 
 SHAPE = (200, 300, 3)
 

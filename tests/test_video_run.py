@@ -21,7 +21,7 @@ from hmr.people.finders import BlazePoseFinder
 from hmr.people.known import KnownPeople
 from hmr.video import run as running
 from hmr.video.frames import Film, Span
-from hmr.video.results import run_into
+from hmr.video.jobs.results import run_into
 from hmr.video.run import Run
 from hmr.video.stages import NAMES
 from tests.films import FPS, Squares, film, painted, tiny

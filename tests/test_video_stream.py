@@ -13,12 +13,13 @@ import hmr
 from compress.errors import BadInput
 from diffusion.decoded import DecodedModel, encoder_id
 from diffusion.model.decoder import LatentDiffusionDecoder
+from hmr.animation.track import Track
 from hmr.body.files import load_body
 from hmr.video.crops import FrameCropper
 from hmr.video.frames import Film, Span
 from hmr.video.run import Run
 from hmr.video.stages import Stages
-from hmr.video.tracks import Track, tracks_of
+from hmr.video.tracks import tracks_of
 from tests.films import HEIGHT, WIDTH, Squares, film, painted, tiny
 from tests.motion import TINY
 

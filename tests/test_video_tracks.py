@@ -7,11 +7,12 @@ import pytest
 import roma
 import torch
 
+from hmr.animation.track import COCO, Track, named, rate
 from hmr.body.files import load_body
 from hmr.body.model import JOINT_NAMES
 from hmr.video.crops import FrameCropper
 from hmr.video.stages import Stages
-from hmr.video.tracks import COCO, Track, named, rate, tracks_of, without_gaps
+from hmr.video.tracks import tracks_of, without_gaps
 from tests.films import tiny
 
 

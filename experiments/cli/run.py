@@ -57,8 +57,8 @@ def run(
 ) -> None:
     """People of a video as moving bodies: one file for each person, and how long every stage took."""
     from compress.choices import one_of
-    from hmr.video.cluster import on_ray
-    from hmr.video.jobs import RunJob, do_all, places
+    from hmr.video.jobs.cluster import on_ray
+    from hmr.video.jobs.job import RunJob, do_all, places
     from hmr.video.lens import refuse_lenses
 
     given = {"csv": csv, "bvh": bvh, "glb": glb, "overlay": overlay, "vertices": vertices, "profile": profile}

@@ -26,7 +26,7 @@ from hmr.evaluation.metrics import accel, mpjpe
 from hmr.media.video import pyav
 from hmr.motion.recordings import load_clips
 from hmr.people.tracker import overlaps
-from hmr.video.jobs import RunJob, do, network_of
+from hmr.video.jobs.job import RunJob, do, network_of
 from hmr.world import sensor, view
 from hmr.world.people import Posed, posed
 from hmr.world.scene import SYNTH, Scene, bystander, scene

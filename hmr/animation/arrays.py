@@ -12,8 +12,8 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from hmr.animation.track import Track, named
 from hmr.body.model import JOINT_NAMES, BodyModel
-from hmr.video.tracks import Track, named
 
 CAMERA_AXES = "the video's camera: x right, y down, z forward, which looks through the middle of its picture"
 UNITS = {

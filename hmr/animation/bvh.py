@@ -9,10 +9,10 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from hmr.animation.track import Track, slerp
 from hmr.animation.upright import UprightMotion, upright_motion
 from hmr.body.model import LEAF_PARENTS, BodyModel
 from hmr.media.video import rate_of
-from hmr.video.tracks import Track, slerp
 
 CENTIMETRES = 100.0  # in a metre
 ORDER = "ZXY"

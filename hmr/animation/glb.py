@@ -15,9 +15,9 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from hmr.animation.track import Track
 from hmr.animation.upright import Y_UP_AXES, UprightMotion, upright_motion
 from hmr.body.model import BodyModel
-from hmr.video.tracks import Track
 from hmr.world.geometry import vertex_normals
 
 BYTE, SHORT, FLOAT = 5121, 5123, 5126  # unsigned, unsigned, and 32 bits

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hmr.animation.track import Track
 from hmr.body.model import BodyModel
-from hmr.video.tracks import Track
 
 UP = np.array([1.0, -1.0, -1.0], np.float32)  # from a camera's axes: half a turn about x
 Y_UP_AXES = "y up, x right, z towards the viewer, who stands at the origin, where the camera is"

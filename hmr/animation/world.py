@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import BadInput
-from hmr.video.tracks import Track
+from hmr.animation.track import Track
 
 NAMES = {"rotation": (3, 3), "translation": (3,)}  # arrays (M, ...) of a file
 FIT = 1e-3  # of a rotation: how far it may be from one

@@ -14,7 +14,7 @@ from hmr.data.blazepose import SURE, Detector, LandmarkNetwork, Landmarks, Squar
 from hmr.data.masks import Detections, rfdetr_people, yolo_people
 from hmr.data.pictures import Photo
 from hmr.media.boxes import Corners
-from hmr.video.frames import Shot
+from hmr.media.shot import Shot
 
 FOLLOWED = 0.5  # least score of a person who was seen in the frame before
 MARGIN = 1.2  # of a box around BlazePose's landmarks, as `hmr.data.real_people.dataset` has it

@@ -15,8 +15,8 @@ from compress.errors import BadInput
 from hmr.media.box_formats import Row, table_rows
 from hmr.media.boxes import left_out
 from hmr.media.listing import some
+from hmr.media.shot import Shot
 from hmr.people.finders import Mask, Person
-from hmr.video.frames import Shot
 
 KINDS = (".csv", ".txt", ".npz")
 NEEDED = {"frame": 1, "box": 2}  # arrays of an npz, and their dimensions

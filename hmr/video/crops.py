@@ -23,9 +23,9 @@ from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import turned
 from hmr.data.sample import Array, CropSquare
 from hmr.media.boxes import Corners
+from hmr.media.shot import Pixels
 from hmr.models.model import HMRModel
 from hmr.people.finders import Mask
-from hmr.video.frames import Pixels
 
 SMALLEST = 0.05  # of the camera's scale s: what is said to be smaller is as far away as this
 

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from compress.errors import BadInput
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES, LARGEST, picture
+from hmr.media.shot import Pixels, Shot
 from hmr.media.video import VIDEOS, Reading, decoded, pyav, shown_stream, told_apart, upright
 from hmr.video.defaults import PICTURES_FPS
 from hmr.video.stages import Stages
@@ -28,16 +26,7 @@ STREAM = Path("-")  # standard input
 PROMPT = {"probesize": "65536", "analyzeduration": "500000"}  # bytes and microseconds of a stream to know it by
 TOLD = 3  # damaged frames that are told one by one
 
-Pixels = NDArray[np.uint8]
 Read = Callable[[], Pixels]
-
-
-class Shot(NamedTuple):
-    """One frame."""
-
-    number: int  # among the frames that decode, from 0
-    time: float  # s, as the file has it
-    image: Pixels  # (H, W, 3) RGB, upright
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 from compress.errors import BadInput
 from hmr.data.pictures import Photo, Segmenter
 from hmr.media.boxes import Corners
+from hmr.media.shot import Shot
 from hmr.models.model import HMRModel
 from hmr.people.finders import Finder, Mask, Person
 from hmr.people.tracker import Tracker
 from hmr.video.crops import FrameCropper
-from hmr.video.frames import Shot
 from hmr.video.network import View
 from hmr.video.stages import Stages
 

@@ -14,9 +14,10 @@ from compress.errors import BadInput
 from hmr.data.datasets import focal_of
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES
+from hmr.media.shot import Pixels
 from hmr.media.video import pyav
 from hmr.models.model import HMRModel
-from hmr.video.frames import STREAM, Pixels
+from hmr.video.frames import STREAM
 
 log = logging.getLogger(__name__)
 

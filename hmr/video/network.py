@@ -16,9 +16,9 @@ from compress.tokens import Tokens
 from hmr.data.crop import normalised
 from hmr.data.sample import Array
 from hmr.evaluation.predict import now
+from hmr.media.shot import Pixels
 from hmr.models.head import HMROutput
 from hmr.people.finders import Mask
-from hmr.video.frames import Pixels
 from hmr.video.stages import Stages
 
 

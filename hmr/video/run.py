@@ -14,11 +14,12 @@ from compress.context import Observer, silent
 from compress.errors import BadInput
 from hmr.animation.world import CameraPath
 from hmr.data.pictures import Segmenter
+from hmr.media.shot import Shot
 from hmr.models.head import JOINTS
 from hmr.people.finders import Finder
 from hmr.video.ahead import Ahead
 from hmr.video.defaults import BATCH
-from hmr.video.frames import Film, Shot, watched
+from hmr.video.frames import Film, watched
 from hmr.video.in_view import PeopleInView, Seen
 from hmr.video.lens import Lens, lens
 from hmr.video.network import Network

@@ -8,20 +8,22 @@ import numpy as np
 import torch
 
 from compress.errors import BadInput
+from hmr.animation.track import Track
 from hmr.body.files import load_body
 from hmr.data.pictures import Segmenter
+from hmr.media.shot import Pixels, Shot
 from hmr.models.head import JOINTS
 from hmr.people.finders import BlazePoseFinder, Finder
 from hmr.people.tracker import PATIENCE
 from hmr.video.crops import FrameCropper
 from hmr.video.defaults import EVERY, PICTURES_FPS, STREAM_BATCH
-from hmr.video.frames import STREAM, Pixels, Shot
+from hmr.video.frames import STREAM
 from hmr.video.in_view import PeopleInView, Seen
 from hmr.video.lens import lens
 from hmr.video.network import Network
 from hmr.video.records import described, joined
 from hmr.video.stages import Stages
-from hmr.video.tracks import Arrays, Track, track_of
+from hmr.video.tracks import Arrays, track_of
 
 
 class Stream:

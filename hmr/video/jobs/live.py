@@ -15,11 +15,11 @@ from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.provenance import provenance
 from hmr.animation.glb import quaternions
+from hmr.animation.track import Track, named
 from hmr.video.ahead import Ahead
 from hmr.video.frames import Film, watched
 from hmr.video.stages import peak_memory
 from hmr.video.stream import Stream
-from hmr.video.tracks import Track, named
 
 LINES = "live.jsonl"
 DIGITS = 5  # of metres

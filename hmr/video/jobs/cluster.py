@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
-from hmr.video.jobs import RunJob, do, network_of, report_refused
+from hmr.video.jobs.job import RunJob, do, network_of, report_refused
 
 WORKERS = 2  # on one machine without GPUs
 ALONE = {  # settings of a Ray that is started here
@@ -38,7 +38,7 @@ class Worker:
 
 
 def on_ray(job: RunJob, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """As `hmr.video.jobs.do_all`, on a worker for each GPU, or on WORKERS of them where there is none. A Ray that is
+    """As `do_all` of `hmr.video.jobs.job`, on a worker for each GPU, or on WORKERS where there is none. A Ray that is
     started here listens on 127.0.0.1 alone and reports to nobody.
 
     Raises BadInput where Ray is not installed, and as `do_all`.

@@ -23,8 +23,8 @@ from hmr.people.known import KINDS, KnownPeople
 from hmr.resolver import load
 from hmr.video.defaults import BATCH, EVERY, PICTURES_FPS
 from hmr.video.frames import Film, Span, videos_in
-from hmr.video.live import live_into
-from hmr.video.results import run_into
+from hmr.video.jobs.live import live_into
+from hmr.video.jobs.results import run_into
 from hmr.video.run import Run
 from hmr.video.stream import Stream
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BadInput
+from hmr.animation.track import Track
 from hmr.body.model import BodyModel
+from hmr.media.shot import Pixels, Shot
 from hmr.media.video import pyav
 from hmr.video.ahead import Ahead
-from hmr.video.frames import Film, Pixels, Shot, watched
+from hmr.video.frames import Film, watched
 from hmr.video.stages import Stages
-from hmr.video.tracks import Track
 from hmr.world.raster import draw_solid
 
 COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178))  # Okabe, Ito

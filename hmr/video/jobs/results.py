@@ -16,17 +16,18 @@ from compress.provenance import provenance
 from hmr.animation.arrays import CAMERA_AXES, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, skinning_error_m
-from hmr.animation.overlay import write_overlay
+from hmr.animation.track import Track, rate
 from hmr.animation.world import in_world
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.people.tracker import PATIENCE
 from hmr.video.crops import FrameCropper
 from hmr.video.frames import STREAM
+from hmr.video.jobs.overlay import write_overlay
 from hmr.video.run import Run
 from hmr.video.run_folder import RunFolder, source_id
 from hmr.video.stages import peak_memory
-from hmr.video.tracks import Track, rate, tracks_of
+from hmr.video.tracks import tracks_of
 
 OUTPUTS = ("csv", "bvh", "glb", "overlay", "vertices", "profile")  # beside an npz for each person and run.json
 
