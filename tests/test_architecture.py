@@ -91,6 +91,16 @@ def test_every_requirement_is_pinned():
     assert required() | required("dev") | required("build-assets") <= pins
 
 
+def test_a_class_has_a_name_of_its_own():
+    """Who searches for one does not find another: no two public classes are called the same, in whatever room."""
+    nodes = [(path, node) for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    homes: dict[str, list[str]] = {}
+    for path, node in nodes:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            homes.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert homes and {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
 def test_no_module_is_a_drawer():
     assert [path.name for path in SOURCES if path.stem in ("utils", "util", "helpers", "helper", "common")] == []
 
