@@ -85,6 +85,9 @@ def test_workers_killed_ten_times(place):
     spec, url, wanted = read_study("tiny.yaml"), storage.default_storage("tiny"), 60
     rng = random.Random(0)
     process = started(place / "home", "--trials", wanted, "--workers", 2)
+    while not Path(url.removeprefix("sqlite:///")).exists():
+        assert process.poll() is None
+        time.sleep(0.2)
     study = search.opened(search.SearchJob(spec, url, wanted))
     seen: dict[int, list[float]] = {}
     for _ in range(10):
