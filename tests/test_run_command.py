@@ -106,11 +106,14 @@ def test_cameras_give_the_world(fasthmr, walk, weights, boxes, tmp_path):
     assert code == 2 and "nothing.npz" in err
 
 
+@pytest.mark.slow
 def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path, monkeypatch):
     """Two workers on this machine, and one video that is none; what was finished before is left alone."""
     for name, value in ALONE.items():  # as `on_ray` does, before Ray is imported, which reads them once
         monkeypatch.setenv(name, value)
-    ray, addresses = pytest.importorskip("ray"), set[str]()
+    import ray
+
+    addresses = set[str]()
     end = ray.shutdown
 
     def shutdown() -> None:
