@@ -17,7 +17,7 @@ from PIL import Image
 import hmr
 from compress import Recipe, compress
 from compress.card import formatted
-from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_layers import LayerPlan, MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.policies.prune_width import PruneWidth
@@ -28,6 +28,7 @@ from diffusion.policy import DecoderPlan
 from experiments.reports import chain, pictures, plots
 from experiments.reports import compression as report
 from hmr.body.files import load_body
+from hmr.evaluation.predict import ROUNDS, times_faster
 from hmr.models.head import HMROutput
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
@@ -166,6 +167,28 @@ def test_one_recording_has_no_bar():
 )  # fmt: skip
 def test_plans_describe_themselves(policy, words):
     assert planned(policy, build("reference", SIZES)).describe() == words
+
+
+def test_the_depth_that_a_search_of_maps_took_is_marked(monkeypatch):
+    """A map in the place of one block leaves one block less, though its window is as long as it is wide."""
+    step = {"windows": [[1, 1]], "layers": 3, "error_mm": 99.0}
+    measured = {"path": [{"windows": [], "layers": 4, "error_mm": 100.0}, step], "original_mm": 100.0, "error_mm": 99.0}
+    plan = LayerPlan(
+        made_for=MadeFor.of(build("reference", SIZES)), windows=((1, 1),), operator="linear", maps=("a",),
+        measured=measured,
+    )  # fmt: skip
+    marked: list[int] = []
+    monkeypatch.setattr(plots, "error_against_depth", lambda path, chosen, error: marked.append(chosen))
+    report.path_of([plan])
+    assert marked == [3] and plan.describe().startswith("Block 1 became one linear map")
+
+
+def test_two_models_are_timed_in_turn_on_the_same_frames():
+    """Both see the same frames in every round, side by side."""
+    model, frames = build("reference", SIZES).eval(), hmr.frames("synth:val", 4)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    assert times_faster(model, model, frames) > 0 and seen == [4] * 2 * (1 + ROUNDS)
 
 
 def test_a_decoder_describes_itself():

@@ -188,9 +188,10 @@ class LayerPlan(Plan):
         if self.empty:
             return "No blocks were merged: each merge raised the error by more than the threshold."
         runs = ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in self.windows)
+        noun = "Block" if runs.isdigit() else "Blocks"
         one = "one linear map" if self.operator == "linear" else "one block"
         each = one if len(self.windows) == 1 else f"{one} each"
-        merged = f"Blocks {runs} became {each}, by operator {self.operator}."
+        merged = f"{noun} {runs} became {each}, by operator {self.operator}."
         if not self.measured:
             return merged
         before, after, depths = (self.measured[key] for key in ("original_mm", "error_mm", "path"))

@@ -170,7 +170,8 @@ class TokenPlan(Plan):
         patches = self.made_for.grid[0] * self.made_for.grid[1]
         if self.empty:
             return "All tokens stay."
-        rings = f", with {self.schedule.dilate} rings of tokens around it" if self.schedule.dilate else ""
+        count = "a ring" if self.schedule.dilate == 1 else f"{self.schedule.dilate} rings"
+        rings = f", with {count} of tokens around it" if self.schedule.dilate else ""
         if self.schedule.drop:
             least = f"the {self.schedule.drop} least covered by the person{rings}"
             return f"Of {patches} tokens, {least} are dropped at the input."

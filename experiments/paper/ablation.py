@@ -11,10 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ import hmr
 from compress.atomic import append_line
 from compress.context import Context, Observer, silent
 from compress.cost.macs import Cost
-from compress.cost.timing import timed
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, run_all_steps
 from compress.policies.recover import Recover
@@ -35,14 +33,13 @@ from experiments.paper.finding import Finding, sentence
 from hmr.data.dataset import Frames, refuse_choosing_split
 from hmr.data.datasets import choosing, parse, with_split
 from hmr.data.mask_errors import with_masks
-from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS
 from hmr.evaluation.measure import Measurement, body_for
+from hmr.evaluation.predict import times_faster
 from hmr.home import fasthmr_home
 from hmr.models.device import best_device
 
 Figures = Mapping[str, Mapping[str, float]]  # by data set ("any": of none), by key of a measured row, in its unit
-TIMED, ROUNDS = 8, 5  # frames, and how often both models run them
 USUAL = (
     *("layers", "tokens", "macs_true", "macs_share", "frames_per_s", "times_faster"),
     *("mpjpe_mm", "mpjpe_rise_mm", "protected_merged_share"),
@@ -216,16 +213,7 @@ class Comparison:
             return dict.fromkeys(("frames_per_s", "times_faster", *KEYS, "mpjpe_rise_mm", "protected_merged_share"))
         seen = with_masks(self.test, row.masks)
         now = self.original if model is self.model else seen.measure(model, row.name, self.observer)
-        return {**now.row(self.original), "times_faster": self.times_faster(model)}
-
-    def times_faster(self, model: Any) -> float:
-        """Time of the original over that of a model, side by side: frames/s of rows are minutes apart, and a machine
-        does not stay as fast as it was."""
-        some = [self.test[i] for i in range(min(TIMED, len(self.test)))]
-        inputs = batch(some, next(model.parameters()).device).inputs
-        calls = {name: partial(each.encoder, *inputs) for name, each in (("old", self.model), ("new", model))}
-        seconds = timed(calls, ROUNDS, next(model.parameters()).device)
-        return median(seconds["old"]) / median(seconds["new"])
+        return {**now.row(self.original), "times_faster": times_faster(self.model, model, self.test)}
 
     def source(self) -> dict[str, Any]:
         """Where the figures of all rows come from."""

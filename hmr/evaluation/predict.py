@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compress.cost.timing import timed
 from compress.stack import Schedule
 from compress.tokens import DROPPED, Tokens, coverage
 from hmr.data.dataset import Frames
@@ -18,6 +21,7 @@ from hmr.data.sample import Batch, batch
 from hmr.models.head import HMROutput
 
 BATCH = 32
+TIMED, ROUNDS = 8, 5  # frames that two models are timed on side by side, and how often
 FIELDS = ("global_orient", "body_pose", "betas", "camera", "features")
 
 
@@ -97,6 +101,19 @@ def outputs_at(model: Any, frames: Frames, indices: Sequence[int]) -> HMROutput:
     spans = [span for span in recording_spans(frames.recordings) if any(i in span for i in indices)]
     clips = {span: model(*batch([frames[i] for i in span], device).inputs, fps=frames.fps) for span in spans}
     return joined([part(clips[s], range(i - s.start, i - s.start + 1)) for i in indices for s in spans if i in s])
+
+
+def times_faster(original: Any, model: Any, frames: Frames) -> float:
+    """Time of the original over that of a model, side by side: frames/s of two measurements are minutes apart, and a
+    machine does not stay as fast as it was. On TIMED frames, or the first recording where one decodes clips."""
+    device, pair = next(model.parameters()).device, {"original": original, "model": model}
+    clips = any(each.takes_clips for each in pair.values())
+    seen = next(iter(recording_spans(frames.recordings))) if clips else range(min(TIMED, len(frames)))
+    inputs = batch([frames[i] for i in seen], device).inputs
+    given = {name: {"fps": frames.fps} if each.takes_clips else {} for name, each in pair.items()}
+    calls = {name: partial(each, *inputs, **given[name]) for name, each in pair.items()}
+    seconds = timed(calls, ROUNDS, device)
+    return median(seconds["original"]) / median(seconds["model"])
 
 
 def batches(frames: Frames, device: torch.device) -> Iterator[Batch]:
