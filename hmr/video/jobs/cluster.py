@@ -53,7 +53,7 @@ def on_ray(job: RunJob, videos: Sequence[tuple[Path, Path]]) -> tuple[list[dict[
         raise BadInput("--engine ray: Ray is not installed: pip install 'fasthmr[ray]'") from error
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
+        ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         size = min(len(videos), gpus or WORKERS)
