@@ -23,7 +23,7 @@ from hmr.checkpoints.files import load
 from hmr.models.dinov2 import DINOv2
 from hmr.models.head import HMROutput
 from hmr.models.model import build
-from hmr.training.augment import augmented, blundered
+from hmr.training.augment import augmented, blundered, dilated
 from hmr.training.config import HMRTrainConfig, stages_of
 from hmr.training.mirror import mirrored, with_mirrors
 from hmr.training.stream import BatchStream, labels_of
@@ -250,6 +250,13 @@ def test_masks_err_by_a_few_pixels_and_no_more():
     assert out.shape == masks.shape and out.any((1, 2)).all()
     assert rows.min() >= 30 - 8 and rows.max() <= 30 + 8 and len(rows.unique()) > 5
     assert len(out.sum((1, 2)).unique()) > 2  # grown, eroded, as they were
+
+
+@pytest.mark.parametrize("by", [1, 4, 30])
+def test_a_mask_is_dilated_as_a_maximum_over_squares_does(by: int):
+    masks = torch.rand(3, 20, 15, generator=torch.Generator().manual_seed(0)) > 0.97
+    expected = torch.nn.functional.max_pool2d(masks.float()[:, None], 2 * by + 1, 1, by)[:, 0] > 0
+    assert masks.any() and torch.equal(dilated(masks, by), expected)
 
 
 # ---- losses

@@ -46,12 +46,21 @@ def blundered(masks: Tensor) -> Tensor:
     batch, height, width = masks.shape
     reach = max(1, round(REACH * height))
     by = int(torch.randint(1, reach + 1, ()))
-    pixels = masks.float()[:, None]  # (B, 1, H, W)
-    grown, eroded = F.max_pool2d(pixels, 2 * by + 1, 1, by), -F.max_pool2d(-pixels, 2 * by + 1, 1, by)
-    kind = torch.randint(0, 3, (batch, 1, 1, 1), device=masks.device)
-    pixels = torch.where(kind == 0, pixels, torch.where(kind == 1, grown, eroded))[:, 0]
+    grown, eroded = dilated(masks, by), ~dilated(~masks, by)
+    kind = torch.randint(0, 3, (batch, 1, 1), device=masks.device)
+    masks = torch.where(kind == 0, masks, torch.where(kind == 1, grown, eroded))
     down, right = (torch.randint(-reach, reach + 1, (batch, 1), device=masks.device) for _ in range(2))
     rows = (torch.arange(height, device=masks.device) - down).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=masks.device) - right).clamp(0, width - 1)  # (B, W)
-    pixels = pixels.gather(1, rows[:, :, None].expand(-1, -1, width))
-    return pixels.gather(2, columns[:, None].expand(-1, height, -1)) > 0.5
+    masks = masks.gather(1, rows[:, :, None].expand(-1, -1, width))
+    return masks.gather(2, columns[:, None].expand(-1, height, -1))
+
+
+def dilated(masks: Tensor, by: int) -> Tensor:
+    """Masks (B, H, W) bool, and all within `by` pixels of them along rows and columns. Counted by running sums: a
+    pooling with so large a window takes longer than a small model's training step."""
+    counts = masks.float()
+    for axis in (1, 2):
+        behind = F.pad(counts.movedim(axis, 2), (by + 1, by)).cumsum(2)
+        counts = (behind[..., 2 * by + 1 :] - behind[..., : -2 * by - 1]).movedim(2, axis)
+    return counts > 0
