@@ -178,6 +178,19 @@ def test_two_models_are_compared_on_the_same_frames(scene):
     assert found["paired"]["mpjpe_mm"] == {"mean": pytest.approx(alone, abs=0.01), "lo": None, "hi": None}
 
 
+def test_what_compression_measures_is_what_evaluate_does(scene):
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.7, 0.0]))
+    turned = Knowing(scene, lambda r: torch.cat((turn @ r[:, :1], r[:, 1:]), 1))
+    original, measured = (scene.frames.measure(model) for model in (Knowing(scene), turned))
+    row, found = measured.row(original), rows(turned, scene)
+    assert row["mpjpe_mm"] == found["model", None]["mpjpe_mm"] and row["frames_per_s"] > 0
+    assert row["mpjpe_rise_mm"] == {"mean": pytest.approx(row["mpjpe_mm"]["mean"], abs=0.01), "lo": None, "hi": None}
+    assert [view["clip"] for view in row["per_clip"]] == ["cam01", "cam02", "cam03"]
+    assert all(view["mpjpe_mm"] == found["model", view["clip"]]["mpjpe_mm"]["mean"] for view in row["per_clip"])
+    assert original.row()["mpjpe_rise_mm"] is None and sum(view["frames"] for view in row["per_clip"]) == COUNT
+    json.dumps(row, allow_nan=False)
+
+
 def test_single_frames_have_no_acceleration(scene):
     object.__setattr__(scene.frames, "fps", None)
     assert rows(Knowing(scene), scene)["model", None]["accel_mm_per_frame2"] is None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compress.context import Observer
@@ -17,7 +16,7 @@ from hmr.data.dataset import DataSpec, Frames
 from hmr.data.datasets import open_data
 from hmr.data.sample import batch
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, labelled, paired, predicted, row
-from hmr.evaluation.predict import predict
+from hmr.evaluation.predict import merged_shares, predict
 from hmr.models.head import HMROutput
 from hmr.training.distance import distance
 
@@ -39,13 +38,12 @@ class Measurement:
 
     def row(self, original: Measurement | None = None) -> dict[str, Any]:
         """The figures as JSON values; `mpjpe_rise_mm` is over `original`, paired on the same frames."""
-        found, merged = row(self.name, self.errors, self.frames), self.person_merged
+        found = row(self.name, self.errors, self.frames)
         return {
             "frames_per_s": self.frames_per_s,
             **{key: found[key] for key in (*KEYS, "frames_mean", "per_joint_mm", "per_clip")},
             "mpjpe_rise_mm": original and paired(self.errors, original.errors, self.frames.recordings),
-            "protected_merged_share": None if merged is None else merged.mean().item(),
-            "protected_merged_frames": None if merged is None else (merged > 0).double().mean().item(),
+            **merged_shares(self.person_merged),
         }
 
 
@@ -59,8 +57,7 @@ def measure(model: Any, frames: Frames, name: str, observer: Observer) -> Measur
         lambda done: observer(f"measuring {name}", "", done, len(frames)),
     )
     errors = all_errors(body_for(frames, model), [predicted(output) for output in found.outputs], truths)
-    merged = torch.cat(found.merged).cpu() if found.merged else None
-    return Measurement(name, frames, errors, len(frames) / found.seconds, merged)
+    return Measurement(name, frames, errors, len(frames) / found.seconds, found.person_merged)
 
 
 def body_for(frames: Frames, model: Any) -> BodyModel:

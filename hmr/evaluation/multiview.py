@@ -15,14 +15,16 @@ import roma
 import torch
 from torch import Tensor
 
+from compress.context import Observer
 from hmr.body.conventions import CONVENTIONS
 from hmr.body.limbs import LIMBS, ROWS, trunk
 from hmr.data.real_people.dataset import CONVENTION, Keypoints, RealFrames, Truth
 from hmr.data.real_people.offsets import landmarks_of, read_offsets
 from hmr.data.sample import known
 from hmr.evaluation import metrics
+from hmr.evaluation.errors import KEYS
 from hmr.evaluation.intervals import Interval
-from hmr.evaluation.predict import predict
+from hmr.evaluation.predict import merged_shares, predict
 from hmr.models.head import HMROutput
 
 FAVOURED = ("blazepose",)  # truth is made of its own landmarks in the other views
@@ -34,6 +36,48 @@ class Guess:
 
     joints: Tensor  # (N, 12, 3) m from between the hips, in the axes of each crop's camera
     keypoint_share: Tensor | None = None  # see `keypoint_shares`
+
+
+@dataclass(frozen=True)
+class ViewsMeasurement:
+    """A `compress.frames.Scores` of people by several cameras; `per_clip` has the views."""
+
+    name: str
+    frames: RealFrames
+    guess: Guess
+    frames_per_s: float
+    person_merged: Tensor | None
+
+    def row(self, original: ViewsMeasurement | None = None) -> dict[str, Any]:
+        """The figures as JSON values; `mpjpe_rise_mm` is over `original`, on the same frames."""
+        truth = known(self.frames.truth, "true joints")
+        every, *views = (
+            row(self.name, self.guess, None, self.frames, view) for view in (None, *dict.fromkeys(truth.views))
+        )
+        rise = original and alone(mpjpe(self.guess, truth) - mpjpe(original.guess, truth))
+        clips = [
+            {
+                "clip": view["view"],
+                "frames": truth.views.count(view["view"]),
+                **{key: mean_of(view[key]) for key in KEYS},
+            }
+            for view in views
+        ]
+        return {
+            "frames_per_s": self.frames_per_s,
+            **{key: every[key] for key in (*KEYS, "frames_mean", "per_joint_mm")},
+            "per_clip": clips,
+            "mpjpe_rise_mm": rise,
+            **merged_shares(self.person_merged),
+        }
+
+
+def measure_views(model: Any, frames: RealFrames, name: str, observer: Observer) -> ViewsMeasurement:
+    """The errors of `model` on every frame, and its frames/s. Raises BadInput where the true joints are unknown."""
+    known(frames.truth, "true joints")
+    (found,) = predict([model], frames, progress=lambda done: observer(f"measuring {name}", "", done, len(frames)))
+    guess = guessed(model, found.outputs, frames)
+    return ViewsMeasurement(name, frames, guess, len(frames) / found.seconds, found.person_merged)
 
 
 def evaluate_real(
@@ -169,6 +213,11 @@ def acceleration(guess: Guess, truth: Truth, here: Tensor, fps: float | None) ->
 def mpjpe(guess: Guess, truth: Truth) -> Tensor:
     """(N,) mm."""
     return metrics.mpjpe(guess.joints, truth.joints, aligned=True)
+
+
+def mean_of(value: dict[str, Any] | None) -> float | None:
+    """The mean of an interval as JSON values."""
+    return None if value is None else value["mean"]
 
 
 def alone(values: Tensor) -> dict[str, Any]:

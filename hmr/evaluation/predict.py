@@ -38,6 +38,11 @@ class Predictions:
     merged: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def person_merged(self) -> Tensor | None:
+        """Those shares (N,) of all frames; None where there are none."""
+        return torch.cat(self.merged).cpu() if self.merged else None
+
 
 @torch.no_grad()  # not inference_mode: roma keeps constants of its first call, and a training could not use those
 def predict(
@@ -149,6 +154,14 @@ def person_merged(tokens: Tokens, person: Tensor) -> Tensor:
     sharing = torch.zeros_like(tokens.size).scatter_add(1, here, (tokens.source != DROPPED).to(tokens.size.dtype))
     lost = (tokens.source == DROPPED) | (sharing.gather(1, here) > 1)
     return (lost & person).sum(1) / person.sum(1).clamp_min(1)
+
+
+def merged_shares(merged: Tensor | None) -> dict[str, float | None]:
+    """What of `person_merged` (N,) a row has, as JSON values: its mean, and the share of frames where it is not 0."""
+    return {
+        "protected_merged_share": None if merged is None else merged.mean().item(),
+        "protected_merged_frames": None if merged is None else (merged > 0).double().mean().item(),
+    }
 
 
 def now(device: torch.device) -> float:

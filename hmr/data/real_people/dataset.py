@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.context import Observer, silent
 from compress.errors import BadInput
 from hmr.body.conventions import CONVENTIONS
 from hmr.body.limbs import HIPS
@@ -26,6 +27,9 @@ from hmr.data.real_people.silver import LIMB_POINTS, VISIBLE
 from hmr.data.sample import Sample
 from hmr.home import fasthmr_home
 from hmr.media.video import frames_of_video
+
+if TYPE_CHECKING:
+    from hmr.evaluation.multiview import ViewsMeasurement
 
 COMMAND = "fasthmr data import pose2sim WHEEL, with the wheel of pip download --no-deps pose2sim==0.10.49"
 CONVENTION = "limbs12-hips"
@@ -68,6 +72,12 @@ class RealFrames(Frames):
     side: Side = max  # how their squares follow from boxes
     keypoints: Keypoints | None = None
     truth: Truth | None = None
+
+    def measure(self, model: Any, name: str = "model", observer: Observer = silent) -> ViewsMeasurement:  # type: ignore[override]  # other scores
+        """How wrong and how fast `model` is on these frames."""
+        from hmr.evaluation.multiview import measure_views
+
+        return measure_views(model, self, name, observer)
 
 
 def open_real(spec: DataSpec, frames: int | None, side: Side, size: tuple[int, int]) -> RealFrames:
