@@ -32,9 +32,7 @@ full-size: $(INSTALLED)
 	rm -rf build/full-size
 	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
 	$(BIN)/python -m pip download --no-deps -d build/full-size sports2d==0.8.34
-	$(BIN)/python -m pip download --no-deps --python-version 3.12 -d build/full-size mediapipe==0.10.21
 	$(BIN)/python -m zipfile -e build/full-size/sports2d-*.whl build/full-size
-	$(BIN)/fasthmr masks import build/full-size/mediapipe-*.whl
 	for family in hmr2 camerahmr; do \
 		$(BIN)/python -m tests.full_size $$family build/full-size/Sports2D/Demo/demo.mp4 \
 			--out build/full-size/$$family || exit 1; \
@@ -47,9 +45,7 @@ video: $(INSTALLED)
 	rm -rf $(VIDEO)
 	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
 	$(BIN)/python -m pip download --no-deps -d $(VIDEO) sports2d==0.8.34
-	$(BIN)/python -m pip download --no-deps --python-version 3.12 -d $(VIDEO) mediapipe==0.10.21
 	$(BIN)/python -m zipfile -e $(VIDEO)/sports2d-*.whl $(VIDEO)
-	$(BIN)/fasthmr masks import $(VIDEO)/mediapipe-*.whl
 	$(BIN)/fasthmr run $(VIDEO)/Sports2D/Demo/demo.mp4 --model reference --overlay --out $(VIDEO)/whole
 	$(BIN)/fasthmr run $(VIDEO)/Sports2D/Demo/demo.mp4 --model reference --recipe mask-tome --overlay --out $(VIDEO)/merged
 	$(BIN)/python -m experiments.reports.running $(VIDEO)/whole $(VIDEO)/merged --out docs/video.png \

@@ -16,6 +16,7 @@ def fasthmr(monkeypatch, capsys, tmp_path):
     """Run the command in this process: (exit code, stdout, stderr)."""
     monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FASTHMR_MOCAP", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # what pip would fetch is not fetched
 
     def run(*words: object) -> tuple[int | str | None, str, str]:
         monkeypatch.setattr(sys, "argv", ["fasthmr", *map(str, words)])

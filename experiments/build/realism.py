@@ -1,6 +1,5 @@
 """How real people of the synthetic world are to a network that knows real ones: BlazePose's 2D error on `synth:val`.
 
-    fasthmr masks import mediapipe-0.10.21-*.whl
     python -m experiments.build.realism [FRAMES [HEIGHT]]
 
 `error` is the distance in the picture between BlazePose's limb joints and the body's, without the offsets that are

@@ -65,8 +65,8 @@ def body_import(
 def masks_import(
     path: Annotated[Path, typer.Argument(help="The wheel of mediapipe 0.10.21, or a .tflite file.")],
 ) -> None:
-    """Import BlazePose's networks into $FASTHMR_HOME, for --masks blazepose; executes nothing in the wheel."""
-    from hmr.data.masks import import_masks
+    """Import BlazePose's networks into $FASTHMR_HOME where pip cannot fetch them; executes nothing in the wheel."""
+    from hmr.data.blazepose_files import import_masks
 
     typer.echo("\n".join(map(str, import_masks(path))))
 

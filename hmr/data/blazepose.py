@@ -17,9 +17,8 @@ from PIL import Image
 from scipy.special import expit
 
 from compress.errors import BadInput
-from hmr.home import fasthmr_home
+from hmr.data.blazepose_files import DETECTION, LANDMARKS, network_file
 
-LANDMARKS, DETECTION = "pose_landmark_full.tflite", "pose_detection.tflite"
 INPUT = 256  # pixels, the square that the landmark network takes
 CELLS = 64  # of a side of its heat maps
 DETECTED = 224  # pixels, the square that the detector takes
@@ -230,14 +229,11 @@ def rotation(angle: float) -> Doubles:
 
 
 def interpreter(name: str, file: Path | None = None) -> Any:
-    """The network called `name`, as `fasthmr masks import` brought it or in a file of the user's, on one thread, so
+    """The network called `name` as `hmr.data.blazepose_files` brings it, or in a file of the user's, on one thread, so
     that a picture gives the same numbers whatever the machine does beside it. Raises BadInput where it is missing."""
-    file = file or fasthmr_home() / "masks" / name
+    file = file or network_file(name)
     if not file.is_file():
-        raise BadInput(
-            f"{file} is missing: download the wheel of mediapipe 0.10.21 (pip download --no-deps mediapipe==0.10.21) "
-            "and run fasthmr masks import on it"
-        )
+        raise BadInput(f"{file}: there is no such file")
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from functools import cached_property
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit
 
-from compress.atomic import atomic_write
 from compress.errors import BadInput
-from hmr.data.blazepose import DETECTION, INPUT, LANDMARKS, Detector, LandmarkNetwork
+from hmr.data.blazepose import INPUT, Detector, LandmarkNetwork
 from hmr.data.crop import cut
 from hmr.data.pictures import Mask, Photo, Segmenter
-from hmr.data.wheel import members
 from hmr.home import fasthmr_home
 from hmr.media.boxes import SURE, Corners
 from hmr.media.listing import pictures_in, some
@@ -29,12 +26,6 @@ from hmr.media.matching import match
 from hmr.media.picture import say_once
 
 log = logging.getLogger(__name__)
-
-INSIDE = {  # of mediapipe's wheel 0.10.21
-    LANDMARKS: f"mediapipe/modules/pose_landmark/{LANDMARKS}",
-    DETECTION: f"mediapipe/modules/pose_detection/{DETECTION}",
-}
-LARGEST = 64 * 1024**2  # bytes of a tflite file; those above have 6.4 and 3 MB
 
 
 class MaskFiles(Segmenter):
@@ -227,31 +218,3 @@ def segmenter(text: str) -> Segmenter:
     if Path(text).is_dir():
         return MaskFiles(Path(text))
     raise BadInput(f"masks: {text!r} is neither a folder of mask files nor one of blazepose, rfdetr, ultralytics")
-
-
-def import_masks(path: Path) -> list[Path]:
-    """Put BlazePose's networks into $FASTHMR_HOME, both out of mediapipe's wheel or one as its file; returns their
-    places. A file is the landmark network unless its name is the detector's.
-
-    Nothing in the wheel is run. Raises BadInput for a file that is or holds no tflite network.
-    """
-    if zipfile.is_zipfile(path):
-        held = members(path, list(INSIDE.values()), "take the wheel of mediapipe 0.10.21, later ones lack it")
-        found = {name: held[inside] for name, inside in INSIDE.items()}
-    else:
-        found = {DETECTION if path.name == DETECTION else LANDMARKS: whole(path)}
-    for name, content in found.items():
-        if content[4:8] != b"TFL3":
-            raise BadInput(f"{path}: {name} is not a tflite network (its mark, TFL3, is missing)")
-    folder = fasthmr_home() / "masks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return [atomic_write(folder / name, content) for name, content in found.items()]
-
-
-def whole(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise BadInput(f"{path}: too large for a tflite network ({LARGEST} bytes at most)")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
