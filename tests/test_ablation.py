@@ -136,6 +136,18 @@ def test_recovered_rows_stand_beside_their_own_and_train_once(tmp_path):
     assert not list(tmp_path.rglob("checkpoint-*")) and not list(tmp_path.rglob("*.jsonl"))
 
 
+def test_rows_whose_steps_come_to_the_same_model_are_recovered_once():
+    told: list[str] = []
+    nothing = MergeLayers(strategy="explicit", windows=())
+    ways = (TableRow("tokens", TOKENS), TableRow("nothing, and tokens", (nothing, *TOKENS)))
+    found = ablate(Table("t", "", "", OPEN, ways), comparison(lambda *say: told.append(say[0])), 0.01)
+    rows = {row["name"]: row for row in found["rows"]}
+    first, second = (rows[f"{way.name}, recovered"] for way in ways)
+    assert first["mpjpe_mm"] == second["mpjpe_mm"] and first["plans"] == second["plans"][1:]
+    stages = [stage for stage, last in zip(told, ["", *told], strict=False) if stage != last]
+    assert stages.count("recovering") == 1
+
+
 def test_rows_that_come_to_the_same_model_are_measured_once():
     told: list[str] = []
     again = TableRow("again", (MergeLayers(strategy="explicit", windows=((0, 1),)), MergeTokens(keep=192)))

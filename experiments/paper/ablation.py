@@ -104,6 +104,7 @@ class Comparison:
         self.calib_frames, self.masks = calib_frames, masks
         self.depths: dict[str, int] = {}
         self.latest: tuple[tuple[Policy, ...], Any, list[Plan]] = ((), self.model, [])
+        self.recovered: dict[str, tuple[Any, Plan]] = {}  # by what was done before, and the recovery
 
     @cached_property
     def test(self) -> Frames:
@@ -190,8 +191,22 @@ class Comparison:
         if steps != self.latest[0]:
             needs_frames = any(step.needs_calib or step.policy == "recover" for step in steps)
             context = self.context.fresh() if needs_frames else Context(self.model)
-            self.latest = steps, run_all_steps(self.model, steps, context), context.plans
+            self.latest = steps, self.applied(steps, context), context.plans
         return self.latest[1:]
+
+    def applied(self, steps: Sequence[Policy], context: Context) -> Any:
+        """The model after all steps. Rows whose searches come to the same model are recovered once."""
+        if not steps or steps[-1].policy != "recover":
+            return run_all_steps(self.model, steps, context)
+        model = run_all_steps(self.model, steps[:-1], context)
+        key = repr(([plan.decided() for plan in context.plans if not plan.empty], steps[-1]))
+        if key in self.recovered:
+            recovered, plan = self.recovered[key]
+            context.plans.append(plan)
+            return recovered
+        model = run_all_steps(model, steps[-1:], context)
+        self.recovered[key] = model, context.plans[-1]
+        return model
 
     def steps(self, row: TableRow) -> tuple[Policy, ...]:
         """A row's steps, its layer search with the number of layers to leave."""
