@@ -85,11 +85,13 @@ def save(
     recipe: str,
     card: str,
     more: Callable[[str], Mapping[str, bytes]] = lambda made: {},
+    replace: bool = False,
 ) -> str:
     """Write `model`, which is `origin.base` after `plans`, to `folder`, whole or not at all; returns the artefact's id.
 
-    recipe: YAML. card: Markdown. more(id): other files by name, as a report, which are hashed too. Raises BadInput
-    where the folder has something in it, and Unwritable.
+    recipe: YAML. card: Markdown. more(id): other files by name, as a report, which are hashed too. replace: an
+    artefact that is there stays until the new one is whole. Raises BadInput where the folder has something in it that
+    is not to be replaced, and Unwritable.
     """
     weights = weights_of(model)
     made = artefact_id(origin.base.sha256, plans, sha256(weights))
@@ -102,8 +104,9 @@ def save(
     }
     hashes = {name: sha256(content) for name, content in contents.items()}
     manifest = Manifest(id=made, origin=origin, files=hashes)
-    refuse_taken(folder)
-    with atomic_folder(folder) as unfinished:
+    if not replace:
+        refuse_taken(folder)
+    with atomic_folder(folder, replace) as unfinished:
         for name, content in {**contents, MANIFEST: manifest.to_bytes()}.items():
             (unfinished / name).write_bytes(content)
     return made

@@ -60,7 +60,7 @@ class Compressed:
 
         text = card(self.recipe, self.rows, self.provenance)
         artefact_id = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
-        self.context.forget("searches", "recover")
+        self.context.forget("searches", "recover", "decoders")
         return artefact_id
 
 

@@ -173,9 +173,6 @@ class Policy(FrozenModel, ABC):
     # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
     stage: ClassVar[int] = 1
 
-    trains: ClassVar[bool] = False  # its `apply` trains the model: a search leaves it to the best recipes
-    model_specific: ClassVar[bool] = False  # it takes weights that were trained for the model of the steps before it
-
     # The fields with a knob that the size of a model bounds, in the order in which a search draws them: what a field
     # may be follows from those before it.
     bounded: ClassVar[tuple[str, ...]] = ()
@@ -187,6 +184,16 @@ class Policy(FrozenModel, ABC):
     @property
     def needs_calib(self) -> bool:
         """Whether `plan` measures on frames of the calibration split."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether something is trained, which takes minutes: a search leaves that to the best recipes."""
+        return False
+
+    @property
+    def model_specific(self) -> bool:
+        """Whether it takes weights that were trained for the model of the steps before it."""
         return False
 
     @property

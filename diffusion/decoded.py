@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,13 @@ from compress.context import fingerprint
 from compress.cost.macs import Cost, Macs, Part, macs, operators
 from compress.errors import BadInput
 from compress.stack import Schedule, Stack
-from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.model.decoder import ClipDecoder
+from diffusion.model.denoiser import Denoiser
+from diffusion.model.representation import WIDTH
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import read_off
 from hmr.evaluation.predict import joined
-from hmr.models.head import HMROutput
+from hmr.models.head import JOINTS, HMROutput
 from hmr.models.model import HMRModel
 
 BATCH = 32  # frames that the encoder takes at once: memory does not grow with the clip
@@ -32,7 +35,7 @@ class DecodedModel(nn.Module):
 
     takes_clips = True
 
-    def __init__(self, encoder: HMRModel, decoder: LatentDiffusionDecoder) -> None:
+    def __init__(self, encoder: HMRModel, decoder: ClipDecoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder.to(next(encoder.parameters()).device).eval()
@@ -114,25 +117,34 @@ def encoder_id(encoder: HMRModel) -> str:
     return fingerprint(encoder, encoder.schedule, encoder.protect)
 
 
-def clip_cost(decoder: LatentDiffusionDecoder) -> Part:
+def clip_cost(decoder: ClipDecoder) -> Part:
     """Parameters and MACs of the networks that decode one clip, all denoising steps counted.
 
     Inverse kinematics has no weights and a few products of 3 x 3 matrices a joint: not counted.
     """
     sizes, device = decoder.sizes, decoder.vae.mean.device
-    latent, time, features = (
+    latent, time, normal = (
         torch.zeros(1, *shape, device=device)
         for shape in ((sizes.tokens, sizes.dim), (), (sizes.frames, sizes.features))
     )
-    diffuses = decoder.kind == "diffusion"
-    predictor = macs(operators(decoder.predictor, *((latent, time, features) if diffuses else (features,)))[""])
-    once = [macs(operators(decoder.start, features)[""])]
-    networks: list[nn.Module] = [decoder.start, decoder.predictor]
-    if decoder.kind != "numbers":
-        once.append(macs(operators(decoder.vae.decoder, latent)[""]))
-        networks.append(decoder.vae)
-    steps = decoder.steps if diffuses else 1
-    total = {
-        name: steps * count + sum(getattr(part, name) for part in once) for name, count in asdict(predictor).items()
-    }
-    return Part("decoder", sum(p.numel() for network in networks for p in network.parameters()), Macs(**total))
+    network, steps = decoder.predictor, decoder.steps if decoder.kind == "diffusion" else 1
+    passes: list[tuple[int, nn.Module, tuple[Tensor, ...]]] = [(1, decoder.start, (normal,))]
+    if network is not None:
+        passes.append((steps, network, (latent, time, normal) if isinstance(network, Denoiser) else (normal,)))
+    if decoder.target == "latent":
+        passes.append((1, decoder.vae.decoder, (latent,)))
+    counts = [(times, asdict(macs(operators(module, *given)[""]))) for times, module, given in passes]
+    total = {name: sum(times * count[name] for times, count in counts) for name in counts[0][1]}
+    return Part("decoder", sum(p.numel() for _, module, _ in passes for p in module.parameters()), Macs(**total))
+
+
+def refuse_other_bodies(model: Any) -> None:
+    """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
+    joints = model.head.joints
+    if joints != JOINTS:
+        raise BadInput(f"the motion decoder needs SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
+
+
+def features_of(model: Any) -> int:
+    """How many numbers a decoder reads of each frame of a model."""
+    return model.head.decshape.in_features + WIDTH

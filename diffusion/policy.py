@@ -1,68 +1,147 @@
-"""The policy `diffusion_decoder`: a clip of motion is decoded from the model's features, in its pose head's place."""
+"""The policy `motion_decoder`: a clip of motion is decoded from the model's features, in its pose head's place."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.context import Context
 from compress.errors import BadInput
 from compress.files.weights import digest
-from compress.policy import Compressible, MadeFor, Plan, Policy
-from diffusion.decoded import DecodedModel, encoder_id
-from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, load_decoder
-from diffusion.model.representation import WIDTH
+from compress.policy import Compressible, MadeFor, Plan, Policy, misuse
+from compress.training.task import Budget
+from diffusion.decoded import DecodedModel, encoder_id, features_of, refuse_other_bodies
+from diffusion.model.decoder import ClipDecoder, Kind, Target, decoder_file, facts_of, load_decoder
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import DecoderSizes
-from hmr.models.head import JOINTS
+
+NOTHING = "none"
 
 
-class DiffusionDecoder(Policy):
-    """Decode motion with `weights`, which `fasthmr train decoder` made for this very encoder."""
+class Retraining(Budget):
+    """How the decoder is trained for the encoder that compressing has just made."""
+
+    init: str = Field(NOTHING, min_length=1, description="a shipped decoder or a file to start from, or none")
+    data: str = Field("synth-video", min_length=1, description="videos of the splits train and val, or a file of clips")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        """At most one: what has a closed form takes neither, and `MotionDecoder` knows what that is."""
+        if self.minutes is not None and self.steps is not None:
+            raise misuse("steps", "a training needs either minutes or steps, and not both")
+        return self
+
+
+class MotionDecoder(Policy):
+    """Decode motion with `weights`, which were made for this very encoder, or with a decoder that `train` makes."""
 
     stage: ClassVar[int] = 4
-    model_specific: ClassVar[bool] = True
 
-    policy: Literal["diffusion_decoder"] = "diffusion_decoder"
-    weights: str = Field(min_length=1, description="the file that `fasthmr train decoder` wrote")
+    policy: Literal["motion_decoder"] = "motion_decoder"
+    kind: Kind = Field("diffusion", description="the paper's, a regressor of its size, or the ridge regression of both")
+    weights: str | None = Field(
+        None, min_length=1, description="a shipped decoder, or the file that `fasthmr train decoder` wrote"
+    )
     steps: int = Field(1, ge=1, le=1000, description="denoising steps; one is the paper's")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the noise that decoding starts from")
+    train: Retraining | None = Field(
+        None,
+        description="train it for this encoder, as part of compressing",
+        exclude_if=lambda train: train is None,  # so that recipes without it keep their ids
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.weights is None) == (self.train is None):
+            raise misuse("train" if self.train else "policy", "a decoder needs either weights or train, and not both")
+        if self.kind != "diffusion":
+            self.refuse_changed(("steps", "seed"), f"with kind: {self.kind}, which decodes from no noise")
+        if self.train:
+            self.refuse_budget(self.train)
+        return self
+
+    def refuse_budget(self, train: Retraining) -> None:
+        """For validators: raise `misuse` for what a linear decoder has no use for, and where another kind lacks it."""
+        asked = [name for name in ("minutes", "steps") if getattr(train, name) is not None]
+        if self.kind == "linear":
+            asked += ["init"] if train.init != NOTHING else []
+            if asked:
+                message = f"{asked[0]} has no meaning with kind: linear, which is computed at once"
+                raise misuse(f"train.{asked[0]}", message)
+        elif not asked:
+            raise misuse("train", "a training needs either minutes or steps")
+
+    @property
+    def trains(self) -> bool:
+        return self.train is not None
+
+    @property
+    def model_specific(self) -> bool:
+        return self.weights is not None
 
     def check(self, model: Compressible) -> None:
-        """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand."""
+        """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand, and for an `init` that is none."""
         refuse_other_bodies(model)
+        self.init()
+
+    def init(self) -> Path | None:
+        """The decoder's file that training starts from. Raises BadInput where there is none."""
+        if self.train is None or self.train.init == NOTHING:
+            return None
+        return decoder_file(self.train.init)
 
     def plan(self, model: Any, context: Context) -> DecoderPlan:
-        """The decoder of the file, whose weights go to `context.weights`.
+        """The decoder of the file, or the one that is trained for this model now; its weights go to `context.weights`.
 
         Raises BadInput where the file holds none, or one that was trained on another encoder's features; a model
-        without weights, whose cost alone is asked for, takes any decoder of the right width.
+        without weights, whose cost alone is asked for, takes any decoder of the right width. And as
+        `diffusion.training.run.decoder_training`.
         """
         self.check(model)
-        path = Path(self.weights)
-        if not path.is_file():
-            raise BadInput(
-                f"diffusion_decoder: weights: {path}: there is no such file; a decoder belongs to one encoder: "
-                "compress it, train one with `fasthmr train decoder --model FOLDER --out RUN`, and name "
-                "RUN/decoder.safetensors"
-            )
-        decoder = load_decoder(path, steps=self.steps, seed=self.seed)
+        if self.train is not None:
+            return self.trained(self.train, model, context)
+        path = self.file()
+        decoder = self.read(path, str(path))
         if model.is_meta:
-            refuse_other_width(decoder, model, self.weights)
+            refuse_other_width(decoder, model, str(path))
         else:
             decoder.refuse_other(encoder_id(model))
+        return self.plan_of(decoder, path, model, context)
+
+    def file(self) -> Path:
+        """Where `weights` are. Raises BadInput, with the way to make some, where they are not."""
+        try:
+            return decoder_file(self.weights or "")
+        except BadInput as error:
+            raise BadInput(
+                f"motion_decoder: weights: {error}; a decoder belongs to one encoder: compress it, train one with "
+                "`fasthmr train decoder --model FOLDER --out RUN`, and name RUN/decoder.safetensors; or let `train:` "
+                "make one"
+            ) from error
+
+    def read(self, path: Path, name: str) -> ClipDecoder:
+        """The decoder of a file. Raises BadInput where it is of another kind than was asked for."""
+        decoder = load_decoder(path, steps=self.steps, seed=self.seed)
+        if decoder.kind != self.kind:
+            raise BadInput(f"motion_decoder: kind: {self.kind}, and {name} is a decoder of kind {decoder.kind}")
+        return decoder
+
+    def trained(self, train: Retraining, model: Any, context: Context) -> DecoderPlan:
+        """A decoder trained on this model's features, which takes minutes; one that was killed goes on."""
+        from diffusion.training.retraining import retrained
+
+        with retrained(model, self.kind, train, self.init(), context) as made:
+            plan = self.plan_of(self.read(made.path, str(made.path)), made.path, model, context)
+        return plan.model_copy(update={"measured": made.measured})
+
+    def plan_of(self, decoder: ClipDecoder, path: Path, model: Any, context: Context) -> DecoderPlan:
+        """The plan of a decoder whose weights `context` is to have."""
         weights = digest(path)
         context.weights[weights] = decoder.state_dict()
-        return DecoderPlan(
-            made_for=MadeFor.of(model),
-            sizes=decoder.sizes,
-            weights=weights,
-            steps=self.steps,
-            seed=self.seed,
-            **facts_of(decoder),
-        )
+        facts: dict[str, Any] = {**facts_of(decoder), "steps": self.steps, "seed": self.seed}
+        return DecoderPlan(made_for=MadeFor.of(model), sizes=decoder.sizes, weights=weights, **facts)
 
 
 class DecoderPlan(Plan):
@@ -71,9 +150,10 @@ class DecoderPlan(Plan):
     noun: ClassVar[str] = "the decoder"
     remedy: ClassVar[str] = "train one for this model with `fasthmr train decoder`"
 
-    policy: Literal["diffusion_decoder"] = "diffusion_decoder"
+    policy: Literal["motion_decoder"] = "motion_decoder"
     sizes: DecoderSizes
-    predictor: Predictor
+    kind: Kind
+    target: Target
     objective: Objective
     encoder: str
     weights: str  # sha256
@@ -86,14 +166,24 @@ class DecoderPlan(Plan):
 
     def describe(self) -> str:
         steps = f"{self.steps} step" + "s" * (self.steps > 1)
-        how = f"diffusion in {steps}" if self.predictor == "diffusion" else "a regressor"
-        return f"Clips of {self.sizes.frames} frames are decoded by {how}, in the place of the pose head."
+        how = {"diffusion": f"diffusion in {steps}", "regressor": "a regressor", "linear": "a ridge regression"}
+        text = f"Clips of {self.sizes.frames} frames are decoded by {how[self.kind]}, in the place of the pose head."
+        if "steps" not in self.measured:
+            return text
+        minutes = self.measured["seconds"] / 60
+        before, after = (self.measured["val"][when]["mpjpe_mm"] for when in ("before", "after"))
+        did = f"{self.measured['steps']} steps in {minutes:.1f} minutes took it from {before:.1f} to {after:.1f} mm"
+        return f"{text} {did} on videos that were held out."
 
     def shape(self, model: Any) -> DecodedModel:
         """`model` with a decoder of any weights behind it. Raises as `check`."""
         self.check(model)
         facts: dict[str, Any] = {"encoder": self.encoder, "steps": self.steps, "seed": self.seed}
-        return DecodedModel(model, LatentDiffusionDecoder(self.sizes, self.predictor, self.objective, **facts))
+        try:
+            decoder = ClipDecoder(self.sizes, self.kind, self.target, self.objective, **facts)
+        except ValueError as error:
+            raise BadInput(f"the plan of a decoder makes none: {error}") from error
+        return DecodedModel(model, decoder)
 
     def apply(self, model: Any, context: Context) -> DecodedModel:
         """Raises as `check`, and BadInput where nobody has the weights that the plan names."""
@@ -108,18 +198,11 @@ class DecoderPlan(Plan):
         model.decoder.refuse_other(encoder_id(model.encoder))
 
 
-DiffusionDecoder.makes = DecoderPlan
+MotionDecoder.makes = DecoderPlan
 
 
-def refuse_other_bodies(model: Any) -> None:
-    """Raise BadInput where a model's pose is not that of SMPL's 24 joints."""
-    joints = model.head.joints
-    if joints != JOINTS:
-        raise BadInput(f"the motion decoder needs SMPL bodies of {JOINTS} joints, and this model has {joints}: a hand?")
-
-
-def refuse_other_width(decoder: LatentDiffusionDecoder, model: Any, name: str) -> None:
+def refuse_other_width(decoder: ClipDecoder, model: Any, name: str) -> None:
     """Raise BadInput where a decoder reads other features than the model has."""
-    reads, gives = decoder.sizes.features, model.head.decshape.in_features + WIDTH
+    reads, gives = decoder.sizes.features, features_of(model)
     if reads != gives:
         raise BadInput(f"{name} reads {reads} numbers a frame, and this model gives {gives}")

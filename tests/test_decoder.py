@@ -15,12 +15,12 @@ from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
 from compress.recipe import Recipe
 from diffusion.decoded import DecodedModel, clip_cost, encoder_id
-from diffusion.model.decoder import LatentDiffusionDecoder, calmed, load_decoder, save_decoder
+from diffusion.model.decoder import ClipDecoder, calmed, load_decoder, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, Start
 from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
-from diffusion.policy import DecoderPlan, DiffusionDecoder
+from diffusion.policy import DecoderPlan, MotionDecoder
 from hmr import load
 from hmr.body.files import load_body
 from hmr.data.dataset import frames_of
@@ -38,9 +38,12 @@ from tests.planning import applied, planned, stepped
 SIZES = {**sizes.TINY, "depth": 4, "head_dim": 6, "head_mlp_dim": 24}
 
 
-def decoder(sizes=TINY, **kind) -> LatentDiffusionDecoder:
+KINDS = [("linear", "latent"), ("regressor", "numbers"), ("regressor", "latent"), ("diffusion", "latent")]
+
+
+def decoder(sizes=TINY, **kind) -> ClipDecoder:
     torch.manual_seed(0)
-    made = LatentDiffusionDecoder(sizes, **{"encoder": "e" * 64, **kind})
+    made = ClipDecoder(sizes, **{"encoder": "e" * 64, **kind})
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return made.eval()
@@ -58,9 +61,9 @@ def weights_for(model, folder, **kind):
     return made, save_decoder(made, folder / "decoder.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
-def test_a_clip_does_not_depend_on_the_clips_beside_it(kind):
-    made, features, betas = decoder(predictor=kind), torch.randn(3, 12, 6), torch.randn(3, 12, 10)
+@pytest.mark.parametrize(("kind", "target"), KINDS)
+def test_a_clip_does_not_depend_on_the_clips_beside_it(kind, target):
+    made, features, betas = decoder(kind=kind, target=target), torch.randn(3, 12, 6), torch.randn(3, 12, 10)
     with torch.no_grad():
         together, alone = made(features, betas), made(features[1:2], betas[1:2])
     assert together.shape == (3, 12, 24, 3, 3)
@@ -93,14 +96,14 @@ def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours()
     assert not any(p.requires_grad for p in start.parameters())
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
-def test_before_it_has_learned_a_decoder_says_its_start(kind):
-    made = LatentDiffusionDecoder(TINY, kind, encoder="e").eval()
+@pytest.mark.parametrize(("kind", "target"), KINDS)
+def test_before_it_has_learned_a_decoder_says_its_start(kind, target):
+    made = ClipDecoder(TINY, kind, target, encoder="e").eval()
     torch.nn.init.normal_(made.start.linear.weight)  # type: ignore[union-attr]  # its tokens have frames
     features = torch.randn(2, 12, 6)
     with torch.no_grad():
         found, start = made.numbers(features), made.start(features)
-        assert torch.allclose(found, start if kind == "numbers" else made.vae.restore(start), atol=1e-5)
+        assert torch.allclose(found, start if target == "numbers" else made.vae.restore(start), atol=1e-5)
 
 
 def test_noise_and_steps_matter_and_are_repeated():
@@ -147,14 +150,14 @@ def test_a_decoder_comes_back_and_knows_its_encoder(tmp_path):
     assert all(torch.equal(a.half(), b.half()) for a, b in zip(again.parameters(), made.parameters(), strict=True))
     torch.manual_seed(9)
     with pytest.raises(BadInput, match="was trained on the features of encoder"):
-        planned(DiffusionDecoder(weights=str(path)), build("reference", SIZES))
+        planned(MotionDecoder(weights=str(path)), build("reference", SIZES))
 
 
 def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     model = encoder()
     tokens = planned(MergeTokens(keep=90, per_layer=40), build("reference", SIZES))
     _, path = weights_for(model, tmp_path)
-    plan, decoded = stepped(DiffusionDecoder(weights=str(path), steps=2, seed=5), model)
+    plan, decoded = stepped(MotionDecoder(weights=str(path), steps=2, seed=5), model)
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", decoded, [tokens, plan], origin, "", "")
@@ -168,15 +171,15 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="does not follow from its plan"):
         applied(kept, encoder())
     assert isinstance(kept, DecoderPlan) and not kept.empty
-    monkeypatch.delitem(registry.entries(), "diffusion_decoder")
-    with pytest.raises(BadInput, match=r"not a list of plans.*no policy 'diffusion_decoder'"):
+    monkeypatch.delitem(registry.entries(), "motion_decoder")
+    with pytest.raises(BadInput, match=r"not a list of plans.*no policy 'motion_decoder'"):
         artefact.load(tmp_path / "out", build)  # a reader that knows no motion
 
 
 def test_another_encoders_weights_in_the_folder_are_found_out(tmp_path, monkeypatch):
     model = encoder()
     _, path = weights_for(model, tmp_path)
-    plan, decoded = stepped(DiffusionDecoder(weights=str(path)), model)
+    plan, decoded = stepped(MotionDecoder(weights=str(path)), model)
     model.backbone.pos_embed.data += 0.01  # somebody trains on, after the decoder was made
     base = artefact.Base(name="own", architecture="reference", sizes=model.sizes.model_dump(mode="json"), sha256="0")
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
@@ -190,7 +193,7 @@ def test_a_hand_is_refused():
     with torch.device("meta"):
         hand = build("hamer")
     with pytest.raises(BadInput, match="a hand"):
-        DiffusionDecoder(weights="decoder.safetensors").check(hand)
+        MotionDecoder(weights="decoder.safetensors").check(hand)
 
 
 def decoded(model, features: int = 6 + WIDTH) -> DecodedModel:
@@ -263,7 +266,7 @@ def test_the_body_is_no_part_of_the_weights():
 
 def test_a_file_leaves_out_the_shipped_vae_and_no_other(tmp_path, monkeypatch):
     vae, small = load_vae(shipped_vae()), tmp_path / "small.safetensors"
-    made = LatentDiffusionDecoder(vae.sizes.model_copy(update={"features": 6}), encoder="e", vae=vae).eval()
+    made = ClipDecoder(vae.sizes.model_copy(update={"features": 6}), encoder="e", vae=vae).eval()
     save_decoder(made, small)
     assert small.stat().st_size < shipped_vae().stat().st_size
     found, features = load_decoder(small), torch.randn(5, 6)

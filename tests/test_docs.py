@@ -60,6 +60,7 @@ LONG = {
     "train hmr": "--steps 2 --depth 1 --workers 0",
     "train vae": "--steps 2 --pieces 8",
     "train decoder": "--minutes 0.01 --frames 90",
+    "attach": "",
     "search": "--trials 2 --workers 1",
     "report": "",
     "paper": "--frames 8 --calib-frames 4 --recover-minutes 0.01",
@@ -242,7 +243,7 @@ def test_the_tree_has_the_folders_that_there_are():
     assert sorted(told) == sorted(folders - {"."} | {"tests"})
 
 
-@pytest.mark.parametrize("name", sorted({point.name for point in registry.OURS} | {"diffusion_decoder"}))
+@pytest.mark.parametrize("name", sorted({point.name for point in registry.OURS} | {"motion_decoder"}))
 def test_recipes_name_every_field_of_a_policy(name):
     (section,) = re.findall(rf"^## {name}$(.*?)(?=^## )", text_of("recipes.md"), re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)

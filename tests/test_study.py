@@ -95,10 +95,14 @@ def test_a_drawn_recipe_is_the_studys_with_its_knobs_turned():
 
 def test_without_a_space_every_knob_is_searched():
     text = STUDY[: STUDY.index("space:")]
-    assert list(study(text).ranges()) == list(study(text).knobs()) == [
-        *("merge_layers.layers", "merge_tokens.start", "merge_tokens.per_layer", "merge_tokens.keep"),
-        "precision.dtype",
-    ]
+    assert (
+        list(study(text).ranges())
+        == list(study(text).knobs())
+        == [
+            *("merge_layers.layers", "merge_tokens.start", "merge_tokens.per_layer", "merge_tokens.keep"),
+            "precision.dtype",
+        ]
+    )
 
 
 def test_what_is_made_by_hand_goes_first_each_recipe_once():
@@ -113,7 +117,7 @@ def test_what_is_made_by_hand_goes_first_each_recipe_once():
 
 
 def test_a_baseline_with_a_decoder_is_refused():
-    with pytest.raises(BadInput, match="fasthmr-reference-video has diffusion_decoder"):
+    with pytest.raises(BadInput, match="fasthmr-reference-video has motion_decoder"):
         study(STUDY + "baselines: [fasthmr-reference-video]\n").made_by_hand()
 
 
@@ -138,7 +142,7 @@ def test_a_baseline_with_a_decoder_is_refused():
         (("space:", "recover: {points: 1}\nspace:"), 9, "recover.points", "either minutes or steps"),
         (("space:", "recover: {minuts: 1}\nspace:"), 9, "recover.minuts", "no key"),
         (("space:", "max_error_mm: -1\nspace:"), 9, "max_error_mm", "greater than 0"),
-        (("space:", "  - {policy: diffusion_decoder, weights: decoder}\nspace:"), 5, "steps", "fits one model"),
+        (("space:", "  - {policy: motion_decoder, weights: decoder}\nspace:"), 5, "steps", "fits one model"),
     ],
 )
 def test_mistakes_have_their_line_and_field(change, line, field, message):

@@ -18,7 +18,7 @@ import torch
 from compress.errors import BadInput
 from compress.training.loop import train
 from compress.training.task import OptimizerStep, TrainConfig
-from diffusion.model.decoder import LatentDiffusionDecoder, load_decoder
+from diffusion.model.decoder import ClipDecoder, Kind, Target, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
 from diffusion.motion.camera_clips import Motion
@@ -42,10 +42,10 @@ def vae_task(batch: int = 4) -> VAETask:
     return VAETask(TINY, Motion(shipped_clips()[:3], 12, 6, BODY), held_out_clips(12, "val", BODY), batch)
 
 
-def decoder_task(kind: str = "diffusion") -> DecoderTask:
+def decoder_task(kind: Kind = "diffusion", target: Target | None = None) -> DecoderTask:
     torch.manual_seed(0)
     vae = MotionVAE(TINY)
-    decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), kind, encoder="e", vae=vae)  # type: ignore[arg-type]
+    decoder = ClipDecoder(sizes_for(vae, [video()]), kind, target, encoder="e", vae=vae)
     return DecoderTask(decoder, vae, [video(20, 0), video(30, 1), video(5, 2)], [video(12, 3)], 4)
 
 
@@ -98,9 +98,11 @@ def test_a_decoder_does_not_go_on_with_another_prior(tmp_path):
         train(task, config(tmp_path / "run", steps=2))
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "latent", "numbers"])
-def test_training_brings_the_loss_down(kind, tmp_path):
-    task = decoder_task(kind)
+@pytest.mark.parametrize(
+    ("kind", "target"), [("diffusion", "latent"), ("regressor", "latent"), ("regressor", "numbers")]
+)
+def test_training_brings_the_loss_down(kind, target, tmp_path):
+    task = decoder_task(kind, target)
     batch = task.batch(OptimizerStep(0))
 
     def loss(module):
@@ -132,10 +134,12 @@ def test_from_mocap_to_a_decoder_that_loads(tmp_path):
     vae = load_vae(path)
     assert vae.latent_deviation.gt(0).all() and (gate(vae, "val", BODY).lo or 0) > 0
     videos = [video(20, 0), video(30, 1)]
-    made = load_decoder(train_decoder(vae, videos, [video(12, 3)], "f" * 64, config(tmp_path / "dec", steps=2)))
+    trained = train_decoder(vae, videos, [video(12, 3)], "f" * 64, config(tmp_path / "dec", steps=2))
+    made = load_decoder(trained.path)
+    assert trained.measured["steps"] == 2 and trained.measured["videos"] == 2
     frames = torch.cat([v.features for v in videos])
     assert made.encoder == "f" * 64
-    assert torch.allclose(made.predictor.frames.mean, frames.mean(0), atol=1e-2, rtol=1e-2)
+    assert torch.allclose(made.scale.mean, frames.mean(0), atol=1e-2, rtol=1e-2)
     with pytest.raises(BadInput, match="no videos"):
         train_decoder(vae, [], [], "f", config(tmp_path / "none", steps=2))
 
@@ -225,7 +229,7 @@ def test_a_pose_head_starts_as_the_models_own_and_learns(tmp_path):
     said = model(crop)
     assert torch.allclose(head(said.features), said.rotations, atol=1e-5)
     vae = MotionVAE(TINY)
-    decoder = LatentDiffusionDecoder(sizes_for(vae, [video()]), encoder="e", vae=vae)
+    decoder = ClipDecoder(sizes_for(vae, [video()]), "linear", encoder="e", vae=vae)
     task = HeadTask(decoder, vae, [video(20, 0)], [video(12, 3)], 4).of(head)
     batch = task.batch(OptimizerStep(0))
     before = task.module(*batch)["loss"].item()

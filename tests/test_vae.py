@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from compress.errors import BadInput
-from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.model.decoder import ClipDecoder
 from diffusion.model.denoiser import Denoiser
 from diffusion.model.sizes import SIZES, DecoderSizes, sizes_of
 from diffusion.model.transformer import SkipTransformer, at_their_time
@@ -163,14 +163,16 @@ def test_paper_size_takes_a_step_and_decodes():
     VAELoss(vae)(numbers)["loss"].backward()
     optimizer.step()
     assert not torch.equal(before, vae.decoder.out.weight)
-    decoder = LatentDiffusionDecoder(sizes, encoder="e", vae=vae)
+    decoder = ClipDecoder(sizes, encoder="e", vae=vae)
     features = torch.randn(1, sizes.frames, sizes.features)
     loss = DecoderLoss(decoder)(features, numbers, vae.target(numbers).detach())["loss"]
-    weights = [p.clone() for p in decoder.predictor.parameters()]
-    optimizer = torch.optim.AdamW(decoder.predictor.parameters(), 1e-4)
+    network = decoder.predictor
+    assert network is not None
+    weights = [p.clone() for p in network.parameters()]
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
     loss.backward()
     optimizer.step()
-    assert any(not torch.equal(p, was) for p, was in zip(decoder.predictor.parameters(), weights, strict=True))
+    assert any(not torch.equal(p, was) for p, was in zip(network.parameters(), weights, strict=True))
     said = decoder.eval().video(features[0, :7], torch.zeros(7, 10))
     assert said.shape == (7, 24, 3, 3) and said.isfinite().all()
 

@@ -12,7 +12,7 @@ import torch
 import hmr
 from compress.errors import BadInput
 from diffusion.decoded import DecodedModel, encoder_id
-from diffusion.model.decoder import LatentDiffusionDecoder
+from diffusion.model.decoder import ClipDecoder
 from hmr.animation.track import Track
 from hmr.body.files import load_body
 from hmr.video.crops import FrameCropper
@@ -31,7 +31,7 @@ def decoded() -> DecodedModel:
     model = tiny()
     torch.manual_seed(0)
     width = model.head.decshape.in_features + 133
-    decoder = LatentDiffusionDecoder(TINY.model_copy(update={"features": width}), encoder=encoder_id(model))
+    decoder = ClipDecoder(TINY.model_copy(update={"features": width}), encoder=encoder_id(model))
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return DecodedModel(model, decoder).eval()

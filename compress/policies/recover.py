@@ -52,9 +52,11 @@ class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
     stage: ClassVar[int] = 2
-    trains: ClassVar[bool] = True
-
     policy: Literal["recover"] = "recover"
+
+    @property
+    def trains(self) -> bool:
+        return True
 
     def check(self, model: Compressible) -> None:
         """Say where bfloat16 is slow."""

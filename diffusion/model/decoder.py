@@ -1,13 +1,15 @@
 """What takes the place of a model's pose head: features of a video's frames to SMPL rotations, a clip at a time.
 
-`LatentDiffusionDecoder` is the paper's. `FeatureRegressor` is a simpler baseline: the same transformer without
-noise, into the same latent or straight to the numbers of a pose.
+Three kinds of one interface. `diffusion` is the paper's: a denoiser of the latent of a motion VAE. `regressor` is the
+same transformer without noise, straight to the numbers of a pose or into the same latent. `linear` is the ridge
+regression that both of them correct.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.choices import one_of
 from compress.errors import BadInput
 from compress.files.weights import digest
-from diffusion.model.denoiser import Denoiser, FrameEmbedding, Start
+from diffusion.model.denoiser import Denoiser, FeatureScale, FrameEmbedding, Start
 from diffusion.model.representation import rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
 from diffusion.model.sizes import DecoderSizes
@@ -28,14 +31,19 @@ from diffusion.motion.clips import FPS, decode_video
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 
-KIND = "diffusion-decoder"  # in the header of a file of its weights
-Predictor = Literal["diffusion", "latent", "numbers"]  # a Denoiser, or a FeatureRegressor to one of two targets
+KIND = "motion-decoder"  # in the header of a file of its weights
+ASSETS = files("diffusion").joinpath("assets")
+Kind = Literal["linear", "regressor", "diffusion"]
+Target = Literal["latent", "numbers"]  # what is looked for: the VAE's latent, or the numbers of each frame
+# A regressor straight to the numbers errs less than one into the latent; linear needs a token's frames to be calm.
+TARGETS: dict[Kind, Target] = {"linear": "latent", "regressor": "numbers", "diffusion": "latent"}
 
 
 class FeatureRegressor(nn.Module):
-    """Features of frames (B, F, W) -> latent (B, T, D), or the numbers of each frame (B, F, 133), without any noise."""
+    """Normalised features of frames (B, F, W) -> latent (B, T, D), or numbers of each frame (B, F, 133), without any
+    noise."""
 
-    def __init__(self, sizes: DecoderSizes, target: Literal["latent", "numbers"]) -> None:
+    def __init__(self, sizes: DecoderSizes, target: Target) -> None:
         super().__init__()
         self.target = target
         self.frames = FrameEmbedding(sizes)
@@ -44,29 +52,27 @@ class FeatureRegressor(nn.Module):
         self.transformer = SkipTransformer(*shape, pre_norm=False)
         self.out = silent(nn.Linear(sizes.dim, sizes.dim if target == "latent" else sizes.width))
 
-    def forward(self, features: Tensor) -> Tensor:
-        frames = self.frames(features)
+    def forward(self, normal: Tensor) -> Tensor:
+        frames = self.frames(normal)
         if self.target == "numbers":
             return self.out(self.transformer(frames))
         tokens = self.queries + at_their_time(frames, len(self.queries))
         return self.out(self.transformer(torch.cat((tokens, frames), 1))[:, : len(self.queries)])
 
 
-def predictor_of(kind: Predictor, sizes: DecoderSizes) -> Denoiser | FeatureRegressor:
-    """An untrained network that reads features."""
-    return Denoiser(sizes) if kind == "diffusion" else FeatureRegressor(sizes, kind)
+class ClipDecoder(nn.Module):
+    """Features of a clip to rotations; `encoder` is whose features it knows.
 
-
-class LatentDiffusionDecoder(nn.Module):
-    """Features to rotations in `steps` denoising steps from noise of `seed`; `encoder` is whose features it knows.
-
-    Of the VAE it keeps the half that decodes. It poses `body`, which is no part of its weights.
+    target: None for the one that this kind usually has. steps: denoising steps of `diffusion`, from noise of `seed`. Of
+    the VAE it keeps what it decodes with. It poses `body`, which is no part of its weights. Raises ValueError for a
+    kind and a target that do not go together.
     """
 
     def __init__(
         self,
         sizes: DecoderSizes,
-        predictor: Predictor = "diffusion",
+        kind: Kind = "diffusion",
+        target: Target | None = None,
         objective: Objective = "hybrid",
         *,
         encoder: str,
@@ -75,14 +81,21 @@ class LatentDiffusionDecoder(nn.Module):
         vae: MotionVAE | None = None,
     ) -> None:
         super().__init__()
-        self.sizes, self.objective, self.kind = sizes, objective, predictor
+        self.sizes, self.objective, self.kind, self.target = sizes, objective, kind, target or TARGETS[kind]
+        if (kind, self.target) == ("diffusion", "numbers"):
+            raise ValueError("diffusion is into the latent")
         self.encoder, self.steps, self.seed = encoder, steps, seed
-        self.predictor = predictor_of(predictor, sizes)
+        self.scale = FeatureScale(sizes.features)
         own = sizes.stride if sizes.tokens * sizes.stride == sizes.frames else 0  # frames of a latent token
-        span, out = (1, sizes.width) if predictor == "numbers" else (own, sizes.dim)
+        span, out = (1, sizes.width) if self.target == "numbers" else (own, sizes.dim)
         self.start = Start(span, sizes.features, out)
+        self.predictor: Denoiser | FeatureRegressor | None = None
+        if kind != "linear":
+            self.predictor = Denoiser(sizes) if kind == "diffusion" else FeatureRegressor(sizes, self.target)
         self.vae = copy.deepcopy(vae) if vae else MotionVAE(sizes)
         del self.vae.encoder
+        if self.target == "numbers":
+            del self.vae.decoder  # what is left is how numbers are normalised
         self._body = [load_body()]  # in a list, so that its arrays are not part of the weights
 
     @property
@@ -96,21 +109,23 @@ class LatentDiffusionDecoder(nn.Module):
 
     def numbers(self, features: Tensor) -> Tensor:
         """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
-        normal = self.start(self.predictor.frames.normal(features)) + self.start.left * self.correction(features)
-        numbers = normal * self.vae.deviation + self.vae.mean if self.kind == "numbers" else self.vae.restore(normal)
+        normal = self.scale(features)
+        found = self.start(normal) + self.start.left * self.correction(normal)
+        numbers = found * self.vae.deviation + self.vae.mean if self.target == "numbers" else self.vae.restore(found)
         return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
-    def correction(self, features: Tensor) -> Tensor:
-        """What the network predicts of clips of features (B, F, W) beyond their linear start."""
-        if self.kind != "diffusion":
-            return self.predictor(features)
-        shape = (len(features), self.sizes.tokens, self.sizes.dim)
-        start = noise(shape, self.seed, features.device)
-        return denoised(lambda z, time: self.predictor(z, time, features), start, self.steps, self.objective)
+    def correction(self, normal: Tensor) -> Tensor:
+        """What the network predicts of clips of normalised features (B, F, W) beyond their linear start."""
+        network = self.predictor
+        if isinstance(network, Denoiser):
+            shape = (len(normal), self.sizes.tokens, self.sizes.dim)
+            start = noise(shape, self.seed, normal.device)
+            return denoised(lambda z, time: network(z, time, normal), start, self.steps, self.objective)
+        return normal.new_zeros(()) if network is None else network(normal)
 
     def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:
         """The numbers (B, F, 133), normalised, or the latent (B, T, D): whichever this decoder looks for."""
-        return (numbers - self.vae.mean) / self.vae.deviation if self.kind == "numbers" else latent
+        return (numbers - self.vae.mean) / self.vae.deviation if self.target == "numbers" else latent
 
     @torch.no_grad()
     def video(self, features: Tensor, betas: Tensor, fps: float = FPS) -> Tensor:
@@ -149,25 +164,35 @@ def calmed(numbers: Tensor, deviation: float) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def facts_of(decoder: LatentDiffusionDecoder) -> dict[str, Any]:
+def facts_of(decoder: ClipDecoder) -> dict[str, Any]:
     """What a file of weights holds beside sizes."""
-    return {"predictor": decoder.kind, "objective": decoder.objective, "encoder": decoder.encoder}
+    return {
+        "kind": decoder.kind,
+        "target": decoder.target,
+        "objective": decoder.objective,
+        "encoder": decoder.encoder,
+    }
 
 
 def half_of(vae: MotionVAE) -> dict[str, Tensor]:
-    """What a decoder has of a VAE, by its names there."""
+    """What a decoder into the latent has of a VAE, by its names there."""
     return {f"vae.{name}": value for name, value in vae.state_dict().items() if not name.startswith("encoder.")}
 
 
-def save_decoder(decoder: LatentDiffusionDecoder, path: Path) -> Path:
-    """Write a decoder; one that decodes with the shipped VAE names it and leaves its weights out."""
-    shipped, own = half_of(load_vae(shipped_vae())), half_of(decoder.vae)
-    same = shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), shipped[name]) for name in own)
+def decodes_with(decoder: ClipDecoder, vae: MotionVAE) -> bool:
+    """Whether what a decoder has of its VAE is this one's."""
+    theirs, own = half_of(vae), half_of(decoder.vae)
+    return all(name in theirs and torch.equal(value.cpu(), theirs[name].cpu()) for name, value in own.items())
+
+
+def save_decoder(decoder: ClipDecoder, path: Path) -> Path:
+    """Write a decoder; one into the latent of the shipped VAE names that and leaves its weights out."""
+    same = decoder.target == "latent" and decodes_with(decoder, load_vae(shipped_vae()))
     facts = {**facts_of(decoder), "vae": digest(shipped_vae()) if same else ""}
     return save(path, decoder, KIND, decoder.sizes, facts, without=("vae.",) if same else ())
 
 
-def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusionDecoder:
+def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> ClipDecoder:
     """The decoder of a file of weights, in evaluation mode; raises BadInput where it is no such file."""
     state, sizes, facts = read(path, KIND)
     named = str(facts.pop("vae", ""))
@@ -176,7 +201,25 @@ def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> LatentDiffusio
     if named:
         state |= half_of(load_vae(shipped_vae()))
     try:
-        decoder = LatentDiffusionDecoder(sizes, **facts, steps=steps, seed=seed)
-    except TypeError as error:
+        decoder = ClipDecoder(sizes, **facts, steps=steps, seed=seed)
+    except (TypeError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: does not describe its decoder ({error})") from error
-    return cast(LatentDiffusionDecoder, load_into(decoder, state, path))
+    return cast(ClipDecoder, load_into(decoder, state, path))
+
+
+def shipped_decoders() -> list[str]:
+    """Names of the decoders that come with the package, sorted."""
+    names = (path.name for path in ASSETS.iterdir())
+    return sorted(name.removesuffix(".safetensors") for name in names if name.startswith("decoder"))
+
+
+def decoder_file(name: str) -> Path:
+    """The file of a shipped decoder or, where `name` has a `/` or ends in `.safetensors`, of that path.
+
+    Raises BadInput where there is none.
+    """
+    if "/" not in name and not name.endswith(".safetensors"):
+        return Path(str(ASSETS.joinpath(f"{one_of(name, shipped_decoders(), 'shipped decoder')}.safetensors")))
+    if not Path(name).is_file():
+        raise BadInput(f"{name}: there is no such file")
+    return Path(name)

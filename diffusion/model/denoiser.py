@@ -15,8 +15,8 @@ SURE = 0.01  # of the one on true poses, which knows nearly all that it is asked
 REACH = 2  # tokens before and after that it reads: this is what calms the motion
 
 
-class FrameEmbedding(nn.Module):
-    """Features of frames (B, F, W), normalised, as tokens with a place (B, F, D).
+class FeatureScale(nn.Module):
+    """Features (B, F, W) at mean 0 and deviation 1, frame by frame.
 
     Buffers: mean and deviation (W,) of the features of the encoder that they come from.
     """
@@ -24,18 +24,25 @@ class FrameEmbedding(nn.Module):
     mean: Tensor
     deviation: Tensor
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.deviation
+
+
+class FrameEmbedding(nn.Module):
+    """Normalised features of frames (B, F, W) as tokens with a place (B, F, D)."""
+
     def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.features, sizes.dim)
         self.places = positions(sizes.frames, sizes.dim, sizes.frames)
-        self.register_buffer("mean", torch.zeros(sizes.features))
-        self.register_buffer("deviation", torch.ones(sizes.features))
 
-    def normal(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.deviation
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.embed(self.normal(features)) + self.places
+    def forward(self, normal: Tensor) -> Tensor:
+        return self.embed(normal) + self.places
 
 
 class Start(nn.Module):
@@ -100,9 +107,9 @@ class Denoiser(nn.Module):
         self.transformer = SkipTransformer(*shape, pre_norm=False)
         self.out = silent(nn.Linear(dim, dim))  # normalised: 0 is the mean of all motion
 
-    def forward(self, latent: Tensor, time: Tensor, features: Tensor) -> Tensor:
-        """Noisy latents (B, T, D), timesteps (B,) and features (B, F, W) -> v, or noise (B, T, D)."""
-        frames = self.frames(features)
+    def forward(self, latent: Tensor, time: Tensor, normal: Tensor) -> Tensor:
+        """Noisy latents (B, T, D), timesteps (B,) and normalised features (B, F, W) -> v, or noise (B, T, D)."""
+        frames = self.frames(normal)
         count = latent.shape[1]
         tokens = latent + self.places + at_their_time(frames, count)
         when = self.time(waves(time, latent.shape[-1]).to(latent.dtype))[:, None]  # (B, 1, D)

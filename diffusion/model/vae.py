@@ -37,8 +37,8 @@ class MotionVAE(nn.Module):
         super().__init__()
         self.sizes = sizes
         dim, shape = sizes.dim, (sizes.dim, sizes.heads, sizes.hidden, sizes.dropout)
-        self.encoder = MotionEncoder(sizes, SkipTransformer(sizes.encoder_layers, *shape))
-        self.decoder = MotionDecoder(sizes, SkipTransformer(sizes.decoder_layers, *shape, cross=True))
+        self.encoder = VAEEncoder(sizes, SkipTransformer(sizes.encoder_layers, *shape))
+        self.decoder = VAEDecoder(sizes, SkipTransformer(sizes.decoder_layers, *shape, cross=True))
         self.register_buffer("mean", torch.zeros(sizes.width))
         self.register_buffer("deviation", torch.ones(sizes.width))
         self.register_buffer("latent_mean", torch.zeros(dim))
@@ -97,7 +97,7 @@ class MotionVAE(nn.Module):
         return self.decode(latent * self.latent_deviation + self.latent_mean)
 
 
-class MotionEncoder(nn.Module):
+class VAEEncoder(nn.Module):
     """Frames and as many queries as there are latent tokens through one transformer; the queries become the latent."""
 
     def __init__(self, sizes: DecoderSizes, transformer: SkipTransformer) -> None:
@@ -119,7 +119,7 @@ class MotionEncoder(nn.Module):
         return mean, log_variance.clamp(-20, 10)  # its exponential stays finite
 
 
-class MotionDecoder(nn.Module):
+class VAEDecoder(nn.Module):
     """One query per `stride` frames reads the latent tokens (B, T, D) and becomes their numbers, normalised."""
 
     def __init__(self, sizes: DecoderSizes, transformer: SkipTransformer) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from compress.context import fingerprint
 from compress.errors import BadInput
-from compress.training.loop import train
+from compress.training.loop import Progress, train
 from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
-from diffusion.model.decoder import LatentDiffusionDecoder, Predictor, facts_of, save_decoder
-from diffusion.model.denoiser import REACH, SHRINK, SURE
+from diffusion.model.decoder import ClipDecoder, Kind, Target, decodes_with, facts_of, save_decoder
+from diffusion.model.denoiser import REACH, SHRINK, SURE, Denoiser
 from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import DecoderSizes
@@ -29,13 +31,14 @@ from hmr.body.model import BodyModel
 from hmr.evaluation.metrics import accel, mpjpe
 from hmr.world.synthetic import generator
 
+ERRORS = ("mpjpe_mm", "accel_mm_per_frame2")
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
 class DecoderLoss(nn.Module):
     """A decoder and the loss of what reads features in it; the VAE is frozen."""
 
-    def __init__(self, decoder: LatentDiffusionDecoder) -> None:
+    def __init__(self, decoder: ClipDecoder) -> None:
         super().__init__()
         self.decoder = decoder
         decoder.vae.requires_grad_(False)
@@ -44,12 +47,12 @@ class DecoderLoss(nn.Module):
     def forward(self, features: Tensor, numbers: Tensor, latent: Tensor) -> dict[str, Tensor]:
         """Features (B, F, W), the true numbers (B, F, 133) and the latent (B, T, D) that the VAE has for them."""
         decoder, network = self.decoder, self.decoder.predictor
-        start = decoder.start(network.frames.normal(features))
-        wanted = (decoder.wanted(numbers, latent) - start) / decoder.start.left
-        if decoder.kind != "diffusion":
-            return {"loss": (network(features).float() - wanted).square().mean()}
-        objective = decoder.objective
-        return {"loss": denoising_loss(lambda z, time: network(z, time, features), wanted, objective, self.steps)}
+        normal = decoder.scale(features)
+        wanted = (decoder.wanted(numbers, latent) - decoder.start(normal)) / decoder.start.left
+        if isinstance(network, Denoiser):
+            objective = decoder.objective
+            return {"loss": denoising_loss(lambda z, time: network(z, time, normal), wanted, objective, self.steps)}
+        return {"loss": (decoder.correction(normal).float() - wanted).square().mean()}
 
 
 class DecoderTask(TrainingTask):
@@ -59,7 +62,7 @@ class DecoderTask(TrainingTask):
 
     def __init__(
         self,
-        decoder: LatentDiffusionDecoder,
+        decoder: ClipDecoder,
         vae: MotionVAE,
         videos: Sequence[VideoFeatures],
         validation: Sequence[VideoFeatures],
@@ -73,15 +76,15 @@ class DecoderTask(TrainingTask):
         self.module: nn.Module = DecoderLoss(decoder)
         self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
         every = torch.cat([video.features for video in videos])
-        frames = decoder.predictor.frames
-        frames.mean.copy_(every.mean(0))
-        frames.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
+        scale = decoder.scale
+        scale.mean.copy_(every.mean(0))
+        scale.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
         rng = generator("decoder", seed, "start")
         some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
         features, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
         _, numbers, latent = self.targets(features, rotations, betas)
-        true = (numbers_of(rotations, betas, self.body) - frames.mean[-WIDTH:]) / frames.deviation[-WIDTH:]
-        decoder.start.fit(frames.normal(features), true, decoder.wanted(numbers, latent))
+        true = (numbers_of(rotations, betas, self.body) - scale.mean[-WIDTH:]) / scale.deviation[-WIDTH:]
+        decoder.start.fit(scale(features), true, decoder.wanted(numbers, latent))
         self.module.train()
 
     def identity(self) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class DecoderTask(TrainingTask):
         for value in self.vae.state_dict().values():
             prior.update(value.cpu().numpy().tobytes())
         facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump(), "vae": prior.hexdigest()}
+        network = self.decoder.predictor
+        facts["weights"] = "" if network is None else fingerprint(network)
         return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
 
     @torch.no_grad()
@@ -118,15 +123,22 @@ class DecoderTask(TrainingTask):
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
         return at(video.features[None], times), rotations, at(video.betas[None], times)
 
-    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, float]:
-        decoder: LatentDiffusionDecoder = module.decoder  # type: ignore[assignment]  # Module forgets its children
-        place = decoder.vae.mean.device
+    def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
+        return self.measure(module.decoder)  # type: ignore[arg-type]  # Module forgets its children
+
+    @torch.no_grad()
+    def measure(self, decoder: ClipDecoder) -> dict[str, float | None]:
+        """Errors of a decoder on the videos held out, means over them; acceleration has those of three frames or
+        more."""
+        place, mode = decoder.vae.mean.device, decoder.training
+        decoder.eval()
         each = [
             errors(decoder.video(v.features.to(place), v.predicted_betas.to(place)).cpu(), v, self.body)
             for v in self.validation
         ]
-        mean = torch.stack([torch.stack([part.mean() for part in both]) for both in each]).mean(0).tolist()
-        return {"mpjpe_mm": mean[0], "accel_mm_per_frame2": mean[1]}
+        decoder.train(mode)
+        means = ([part.mean().item() for part in parts if len(part)] for parts in zip(*each, strict=True))
+        return {name: float(np.mean(found)) if found else None for name, found in zip(ERRORS, means, strict=True)}
 
 
 def errors(rotations: Tensor, video: VideoFeatures, body: BodyModel) -> tuple[Tensor, Tensor]:
@@ -137,25 +149,64 @@ def errors(rotations: Tensor, video: VideoFeatures, body: BodyModel) -> tuple[Te
     return mpjpe(joints, true), accel(joints, true)
 
 
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """The file of a trained decoder, and figures of its training as JSON values: videos; errors on those of `val`,
+    before and after; steps and seconds."""
+
+    path: Path
+    measured: dict[str, Any]
+
+
 def train_decoder(
     vae: MotionVAE,
     videos: Sequence[VideoFeatures],
     validation: Sequence[VideoFeatures],
     encoder: str,
     config: TrainConfig,
-    predictor: Predictor = "diffusion",
+    kind: Kind = "diffusion",
+    target: Target | None = None,
     objective: Objective = "hybrid",
-) -> Path:
-    """Train a decoder on an encoder's features; returns the file of weights, which knows the encoder.
+    init: ClipDecoder | None = None,
+    observe: Callable[[Progress], None] = lambda progress: None,
+) -> TrainedDecoder:
+    """Train a decoder on an encoder's features; its file of weights knows the encoder.
 
-    Raises as `compress.training.loop.train`, and BadInput for videos without frames.
+    init: the decoder whose network it starts from, maybe another encoder's; all that has a closed form is made anew for
+    these features. A linear decoder is nothing else, so it is trained no further, whatever the budget. Raises as
+    `compress.training.loop.train`, and BadInput for videos without frames and an `init` of another kind.
     """
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
-    decoder = LatentDiffusionDecoder(sizes, predictor, objective, encoder=encoder, vae=vae)
+    decoder = ClipDecoder(sizes, kind, target, objective, encoder=encoder, vae=vae)
+    if init is not None:
+        start_from(decoder, init)
     task = DecoderTask(decoder, copy.deepcopy(vae), videos, validation, config.batch, config.seed)
-    trained: Any = train(task, config).weights
-    return save_decoder(trained.decoder, config.out / "decoder.safetensors")
+    before = task.measure(decoder)
+    measured: dict[str, Any] = {"videos": len(videos), "val": {"after": before}}
+    if kind != "linear":
+        run = train(task, config, observe)
+        trained: Any = run.weights
+        decoder = trained.decoder
+        measured["val"] = {"before": before, "after": task.measure(decoder)}
+        measured |= {"steps": run.progress.step, "seconds": run.progress.seconds}
+    return TrainedDecoder(save_decoder(decoder.eval(), config.out / "decoder.safetensors"), measured)
+
+
+def start_from(decoder: ClipDecoder, init: ClipDecoder) -> None:
+    """Give a decoder the network of another one. Raises BadInput where that is none of this kind and these sizes."""
+    theirs, ours = (
+        {"kind": one.kind, "target": one.target, "objective": one.objective, **one.sizes.model_dump()}
+        for one in (init, decoder)
+    )
+    for fact, value in ours.items():
+        if theirs[fact] != value:
+            raise BadInput(f"init: its {fact} is {theirs[fact]} and not {value}: name another decoder, or none")
+    if not decodes_with(init, decoder.vae):
+        raise BadInput("init: it decodes with another VAE: name a decoder of this one, or none")
+    if decoder.predictor is None or init.predictor is None:
+        raise BadInput("init: a linear decoder starts from nothing: leave init out")
+    decoder.predictor.load_state_dict(init.predictor.state_dict())
 
 
 def sizes_for(vae: MotionVAE, videos: Sequence[VideoFeatures]) -> DecoderSizes:

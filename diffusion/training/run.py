@@ -18,20 +18,20 @@ from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.files.weights import digest
 from compress.provenance import provenance
+from compress.training.loop import Progress
 from compress.training.task import TrainConfig
-from diffusion.decoded import encoder_id
+from diffusion.decoded import encoder_id, refuse_other_bodies
+from diffusion.model.decoder import Kind, load_decoder
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import VideoFeatures, at_thirty, cache_bytes, cached_features
-from diffusion.policy import refuse_other_bodies
-from diffusion.training.decoder import train_decoder
+from diffusion.training.decoder import TrainedDecoder, train_decoder
 from diffusion.training.vae import gate, train_vae
 from hmr.body.files import load_body
 from hmr.data.dataset import Frames
 from hmr.data.datasets import with_split
 from hmr.home import fasthmr_home
-from hmr.models.device import best_device
 from hmr.motion.clip_file import digest_of, motion_in, open_clips
 from hmr.motion.recordings import Split
 
@@ -76,21 +76,28 @@ def decoder_training(
     mocap: Path | None = None,
     frames: int | None = None,
     observer: Observer = silent,
-) -> Path:
-    """Train a decoder on the features of `model`; returns the file of weights.
+    kind: Kind = "diffusion",
+    init: Path | None = None,
+) -> TrainedDecoder:
+    """Train a decoder on the features of `model`, where it is.
 
-    Raises BadInput, before anything is computed, for a model of other bodies, or with a decoder, and data without
-    videos.
+    init: a decoder's file to start from. Raises BadInput, before anything is computed, for a model of other bodies, or
+    with a decoder, and data without videos.
     """
     if model.takes_clips:
         raise BadInput(f"{model.encoder.name} has a decoder already: name the encoder it was made for")
     refuse_other_bodies(model)
     prior = load_vae(vae or shipped_vae())
-    model.to(best_device())
+    start = None if init is None else load_decoder(init)
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
         train = features(model, data, "train", frames, mocap, observer)
         validation = features(model, data, "val", None, None, observer)
-    return train_decoder(prior, train, validation, encoder_id(model), config)
+
+    def show(now: Progress) -> None:
+        done, total = (now.step, config.steps) if config.steps else (now.seconds, 60 * (config.minutes or 0))
+        observer("training the decoder", f"step {now.step}", round(done), round(total))
+
+    return train_decoder(prior, train, validation, encoder_id(model), config, kind, init=start, observe=show)
 
 
 def features(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.compress import compress
+from experiments.cli.compress import attach, compress
 from experiments.cli.data import data_app
 from experiments.cli.evaluate import cost, depth, evaluate
 from experiments.cli.models import body_app, convert, inspect, masks_app
@@ -24,7 +24,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, depth, cost, compress, search, report, paper, inspect, convert, decoders, reconstruct, run):
+COMMANDS = (
+    evaluate,
+    depth,
+    cost,
+    compress,
+    attach,
+    search,
+    report,
+    paper,
+    inspect,
+    convert,
+    decoders,
+    reconstruct,
+    run,
+)
+for command in COMMANDS:
     app.command()(command)
 for name, group in {
     "body": body_app,

@@ -77,6 +77,24 @@ def compress_and_save(
     return {"artefact": {"path": str(out), "id": artefact_id}, **compressed.result}
 
 
+def attach(
+    decoder: Annotated[str, typer.Argument(help="The file that `fasthmr train decoder` wrote, or a shipped decoder.")],
+    artefact: Annotated[Path, typer.Argument(help="The folder of the compressed model that it was trained for.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Another folder to write; by default the artefact itself gets the decoder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a motion decoder on a compressed model, by its own plan; nothing is compressed again."""
+    import json
+
+    from diffusion.attach import attach as put
+
+    made = put(decoder, artefact, out)
+    place = made["artefact"]
+    typer.echo(json.dumps(made, allow_nan=False) if as_json else f"{place['path']}: {place['id'][:12]}")
+
+
 def steps_table(result: dict[str, Any]) -> Table:
     """The row of each step, for people."""
     from compress.card import counted

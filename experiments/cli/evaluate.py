@@ -128,7 +128,7 @@ def depth_of(model: Any, data: str, count: int | None) -> dict[str, Any]:
 def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
     """What `cost NAME --json` prints, after `steps`; nothing is timed where there are no weights.
 
-    Raises BadInput for a name that is no model and for steps that do not fit it or make choices on frames.
+    Raises BadInput for a name that is no model and for steps that do not fit it, make choices on frames or train.
     """
     import hmr
     from compress.context import Context
@@ -137,6 +137,8 @@ def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
     from hmr.models.cost import measured_cost
     from hmr.models.device import best_device
 
+    if trains := [step.policy for step in steps if step.trains]:
+        raise BadInput(f"{trains[0]} trains, which changes no cost and takes minutes: leave it out, or compress first")
     original = hmr.load(name, weightless=True)
     model = run_all_steps(original, steps, Context(original))
     timed = {"latency_ms": None, "peak_memory_bytes": None}
@@ -152,10 +154,10 @@ def decoder_cost(name: str) -> dict[str, Any]:
 
     from compress.provenance import provenance
     from diffusion.decoded import clip_cost
-    from diffusion.model.decoder import LatentDiffusionDecoder
+    from diffusion.model.decoder import ClipDecoder
     from diffusion.model.sizes import sizes_of
 
-    decoder = LatentDiffusionDecoder(sizes_of(name.removeprefix(DECODER)), encoder="").eval()
+    decoder = ClipDecoder(sizes_of(name.removeprefix(DECODER)), encoder="").eval()
     clip, frames = clip_cost(decoder), decoder.sizes.frames
     halves = (("denoiser", decoder.predictor), ("decoder of the VAE", decoder.vae.decoder))
     return {
@@ -164,7 +166,9 @@ def decoder_cost(name: str) -> dict[str, Any]:
         "params": clip.params,
         "macs_clip": asdict(clip.macs),
         "macs": {name: -(-count // frames) for name, count in asdict(clip.macs).items()},
-        "parts": [{"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves],
+        "parts": [
+            {"name": part, "params": sum(p.numel() for p in module.parameters())} for part, module in halves if module
+        ],
         "provenance": provenance("cost", None, torch.device("cpu")),
     }
 

@@ -97,6 +97,10 @@ def vae(
 def decoder(
     model: Annotated[str, typer.Option(help="The encoder: a MODEL as elsewhere.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run is resumed.")],
+    kind: Annotated[
+        str, typer.Option(help="linear, which takes neither --minutes nor --steps, regressor or diffusion.")
+    ] = "diffusion",
+    init: Annotated[str | None, typer.Option(help="A decoder to start from, maybe another encoder's.")] = None,
     data: Annotated[str, typer.Option(help="synth-video, or a clip file (.json).")] = "synth-video",
     vae: Vae = None,
     minutes: Minutes = None,
@@ -108,16 +112,30 @@ def decoder(
     precision: Products = "float32",
 ) -> None:
     """Train a motion decoder on the features of one encoder; prints the path of the weights."""
+    from typing import get_args
+
     from accelerate import PartialState
 
     import hmr
+    from compress.choices import one_of
+    from diffusion.model.decoder import Kind, decoder_file
     from diffusion.training.run import decoder_training
+    from hmr.models.device import best_device
 
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    chosen = one_of(kind, kinds, "kind of decoder")
+    if chosen == "linear":
+        if minutes or steps or init:
+            raise BadInput("--kind linear is computed at once: leave --minutes, --steps and --init out")
+        steps = 1
+    start = None if init is None else decoder_file(init)
     config = train_config(out, minutes, steps, lr, batch, precision)
+    encoder = hmr.load(model).to(best_device())
     with progress_bar() as bar:
-        path = decoder_training(hmr.load(model), data, vae, config, mocap, frames, observer=progress_callback(bar))
+        observer = progress_callback(bar)
+        made = decoder_training(encoder, data, vae, config, mocap, frames, observer, chosen, start)
     if PartialState().is_main_process:
-        typer.echo(path)
+        typer.echo(made.path)
 
 
 def reconstruct(

@@ -15,7 +15,6 @@ from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
 from compress.training.task import OptimizerStep
-from diffusion.model.decoder import LatentDiffusionDecoder
 from diffusion.motion.features import VideoFeatures
 from diffusion.training.decoder import DecoderTask, errors
 from hmr.body.files import load_body
@@ -38,13 +37,6 @@ class FrameHead(nn.Module):
         """Features (..., W), of which the first are the model's own -> rotations (..., 24, 3, 3)."""
         pose = self.linear(features[..., : self.linear.in_features]) + self.init[0]
         return rotations_from_6d(pose.unflatten(-1, (JOINTS, 6)))
-
-
-class LinearStart(LatentDiffusionDecoder):
-    """A decoder that is its linear start alone: no network is run behind that."""
-
-    def correction(self, features: Tensor) -> Tensor:
-        return features.new_zeros(())
 
 
 class HeadLoss(nn.Module):

@@ -31,19 +31,18 @@ from compress.provenance import provenance
 from compress.recipe import Recipe
 from compress.training.loop import train
 from compress.training.task import Precision, TrainConfig
-from diffusion.decoded import encoder_id
-from diffusion.model.decoder import Predictor, load_decoder
+from diffusion.decoded import encoder_id, refuse_other_bodies
+from diffusion.model.decoder import ClipDecoder, Kind, Target, load_decoder
 from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.motion.clips import FPS
 from diffusion.motion.features import VideoFeatures
-from diffusion.policy import refuse_other_bodies
 from diffusion.training.decoder import errors as decoding_errors
 from diffusion.training.decoder import sizes_for, train_decoder
 from diffusion.training.run import features
 from diffusion.training.vae import gate, train_vae
-from experiments.paper.baselines import FrameHead, HeadTask, LinearStart, one_euro, savitzky_golay
+from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay
 from hmr.body.files import load_body
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
@@ -52,7 +51,7 @@ from hmr.home import fasthmr_home
 from hmr.models.model import HMRModel
 
 Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
-Head = Literal["own", "head", "one-euro", "savitzky-golay", "start", "diffusion", "latent", "numbers"]
+Head = Literal["own", "head", "one-euro", "savitzky-golay", "linear", "regressor", "diffusion"]
 Filter = Callable[[VideoFeatures, float], Tensor]
 FILTERS: dict[str, list[Filter]] = {  # the best of each on the validation split is taken
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
@@ -70,6 +69,7 @@ class DecoderRow:
     name: str
     encoder: Encoder = "merged"
     head: Head = "own"
+    target: Target | None = None  # None: the one that decoders of this kind have
     objective: Objective = "hybrid"
     representation: Literal["hybrik", "6d"] = "hybrik"
     denoising_steps: int = 1
@@ -86,10 +86,10 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
         MERGED,
         DECODER,
         DecoderRow("decoder without merging", "original", "diffusion"),
-        DecoderRow("linear start of the decoder", head="start"),
+        DecoderRow("linear start of the decoder", head="linear"),
         DecoderRow("pose head trained on", head="head"),
-        DecoderRow("transformer into the latent", head="latent"),
-        DecoderRow("transformer to 133 numbers", head="numbers"),
+        DecoderRow("transformer into the latent", head="regressor", target="latent"),
+        DecoderRow("transformer to 133 numbers", head="regressor"),
         DecoderRow("recovery, no decoder", "recovered"),
         DecoderRow("one-euro, causal", head="one-euro"),
         DecoderRow("Savitzky-Golay, not causal", head="savitzky-golay"),
@@ -212,18 +212,16 @@ class DecoderComparison:
         videos, val = (self.videos(entry.encoder, split) for split in ("train", "val"))
         encoder, budget = encoder_id(model), asdict(self.budget)
         budget.pop("vae_steps")
-        out = self.place(encoder, entry.head, entry.objective, sha256, self.train_frames)
+        out = self.place(encoder, entry.head, entry.target, entry.objective, sha256, self.train_frames)
         config = TrainConfig(out=out, **budget)
-        if entry.head in ("head", "start"):
-            decoder = LinearStart(sizes_for(vae, videos), encoder=encoder, vae=vae).eval()
-            task = HeadTask(decoder, vae, videos, val, config.batch)  # which fits the start
-            if entry.head == "start":
-                return lambda video: decoder.video(video.features, video.predicted_betas)
-            trained: Any = train(task.of(FrameHead(model.head)), config).weights
+        if entry.head == "head":
+            decoder = ClipDecoder(sizes_for(vae, videos), "linear", encoder=encoder, vae=vae)
+            task = HeadTask(decoder, vae, videos, val, config.batch).of(FrameHead(model.head))
+            trained: Any = train(task, config).weights
             head = trained.head.cpu()
             return lambda video: head(video.features)
-        predictor: Predictor = entry.head  # type: ignore[assignment]  # the other heads are not trained
-        path = train_decoder(vae, videos, val, encoder, config, predictor, entry.objective)
+        kind: Kind = entry.head  # type: ignore[assignment]  # the other heads are not trained
+        path = train_decoder(vae, videos, val, encoder, config, kind, entry.target, entry.objective).path
         trained = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
         return lambda video: trained.video(video.features, video.predicted_betas)
 
