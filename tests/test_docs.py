@@ -29,7 +29,7 @@ from hmr.evaluation import evaluate
 from hmr.home import fasthmr_home
 from hmr.models.model import build
 from hmr.world.synthetic import open_world
-from tests.test_checkpoints import TINY
+from tests.checkpoint_files import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("compress", "hmr", "diffusion", "experiments")

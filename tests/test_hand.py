@@ -21,7 +21,8 @@ from hmr.data.crop import normalised
 from hmr.data.masks import MaskFiles
 from hmr.data.pictures import open_pictures
 from hmr.data.sample import known
-from tests.test_body_import import Calls, Ch, chumpy_pickle
+from tests.test_body_hostile import Calls
+from tests.test_body_import import Ch, chumpy_pickle
 from tests.test_label_free import asked, folder, tiny
 
 __all__ = ["folder"]  # a fixture
