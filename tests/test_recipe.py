@@ -22,7 +22,7 @@ SHIPPED = {  # each with its id: new fields may not change it
     "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
     "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
     "fasthmr-reference": "f35034dbc715434d9402972a9a0d305ee049a7a9ca1a949a4656b5b4f21122c3",
-    "fasthmr-reference-video": "4eca5b0c8fe32bde7e28c7afd4db68af5dcc9b642e8ba7400cd5a82adea91402",
+    "fasthmr-reference-video": "3cfc27a5f76bfb92579ecb3d848bab36dc2f8cbf7400e4b1d56a83c1e23dbec4",
     "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
     "quickstart": "ce1b108025392663ef948cec76e6f36eb1ca987a0fae91c549f764447dcf5dd4",
 }
