@@ -62,7 +62,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose,ray]'
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose,ray,rerun]'
 	$(BIN)/python -m pytest -m slow
 
 # timm's networks and the detectors of people need a torchvision, which refuses the CPU torch of the pins: a venv of its

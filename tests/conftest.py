@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
@@ -9,6 +10,8 @@ from experiments.cli import main as cli
 
 settings.register_profile("fasthmr", deadline=None)  # no test asserts on time
 settings.load_profile("fasthmr")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a job in the background has it: its children would too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

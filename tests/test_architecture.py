@@ -21,7 +21,7 @@ HOMES = {
 }
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # where a module is called otherwise
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ruamel": "ruamel.yaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ruamel": "ruamel.yaml", "rerun": "rerun-sdk"}
 
 
 def imports(path: Path) -> set[str]:
@@ -74,7 +74,7 @@ def test_library_stays_at_home(library):
 
 
 def test_what_is_imported_is_required():
-    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics", "ray")
+    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics", "ray", "rerun")
     extras = set().union(*map(required, by_choice))
     known = {*PACKAGES, *sys.stdlib_module_names}
     foreign = {name: path for path in SOURCES for name in imports(path) - known}

@@ -46,6 +46,9 @@ def run(
     csv: Annotated[bool, typer.Option("--csv", help="Write everybody's joints as a table.")] = False,
     bvh: Annotated[bool, typer.Option("--bvh", help="Write each person's motion as BVH.")] = False,
     glb: Annotated[bool, typer.Option("--glb", help="Write each person as an animated, skinned mesh.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Write skeletons, meshes and boxes for Rerun's viewer.")
+    ] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write the video with the bodies over it.")] = False,
     vertices: Annotated[bool, typer.Option("--vertices", help="Write the vertices of every frame too.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Write a trace that Chrome and Perfetto show.")] = False,
@@ -61,7 +64,8 @@ def run(
     from hmr.video.jobs.job import RunJob, do_all, places
     from hmr.video.lens import refuse_lenses
 
-    given = {"csv": csv, "bvh": bvh, "glb": glb, "overlay": overlay, "vertices": vertices, "profile": profile}
+    given = {"csv": csv, "bvh": bvh, "glb": glb, "rerun": rerun, "overlay": overlay}
+    given |= {"vertices": vertices, "profile": profile}
     if live and (idle := [f"--{name}" for name, said in {"batch": batch, "camera": camera, **given}.items() if said]):
         raise BadInput(f"--live writes a line for each frame and nothing else: leave out {' and '.join(idle)}")
     refuse_lenses(focal, fov)

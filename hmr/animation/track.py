@@ -19,6 +19,8 @@ COCO = (  # joints by the names of COCO's keypoints: of the body, or vertices of
     "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
     "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
 )  # fmt: skip
+COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178))  # Okabe, Ito
+BETWEEN = (170, 170, 170)  # of bodies that are interpolated
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Track:
     def fps(self) -> float:
         """Frames a second, in the mean."""
         return rate(self.time_s)
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """(T, 3) RGB in which pictures show this person, grey where they are interpolated."""
+        own = COLOURS[(self.id - 1) % len(COLOURS)]
+        return np.where(self.interpolated[:, None], BETWEEN, own).astype(np.uint8)
 
     def vertices_m(self, body: BodyModel, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Vertices (T, V, 3) in the camera's axes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,8 +78,7 @@ def video(path: Path) -> Video:
     if len(times) == len(damaged):
         raise BadInput(f"{path}: not a video that can be read{reading.end}: it has no frame")
     shown = known(times, rate, path)
-    read = [reading.packets / announced] if announced else []
-    share = min(1.0, max([*read, *lasting(shown, seconds)], default=1.0))
+    share = share_read(reading, announced, shown, seconds)
     if reading.end or share < WHOLE:
         log.warning("%s: the video breaks off%s: %d frames, %.0f %% of it", path, reading.end, len(times), 100 * share)
     return without(path, shown, damaged, max(reading.unread, missing(shown)), share)
@@ -146,7 +145,14 @@ def length(file: Any, stream: Any) -> float | None:
     return file.duration / MICROSECONDS if file.duration and len(file.streams) == 1 else None
 
 
-def lasting(times: tuple[float, ...], seconds: float | None) -> list[float]:
+def share_read(reading: Reading, announced: int, times: Sequence[float], seconds: float | None) -> float:
+    """How much of the packets or, if that is more, of the `seconds` that a file announces was read; 1 where it
+    announces nothing. times: of the frames, in seconds."""
+    packets = [reading.packets / announced] if announced else []
+    return min(1.0, max([*packets, *lasting(times, seconds)], default=1.0))
+
+
+def lasting(times: Sequence[float], seconds: float | None) -> list[float]:
     """The share of `seconds` that frames last, where both are known."""
     if not seconds or len(times) < 2:
         return []

@@ -16,7 +16,18 @@ from compress.errors import BadInput
 from hmr.media.listing import pictures_in
 from hmr.media.picture import IMAGES, LARGEST, picture
 from hmr.media.shot import Pixels, Shot
-from hmr.media.video import VIDEOS, Reading, decoded, pyav, shown_stream, told_apart, upright
+from hmr.media.video import (
+    VIDEOS,
+    WHOLE,
+    Reading,
+    decoded,
+    length,
+    pyav,
+    share_read,
+    shown_stream,
+    told_apart,
+    upright,
+)
 from hmr.video.defaults import PICTURES_FPS
 from hmr.video.stages import Stages
 
@@ -78,7 +89,7 @@ class Film:
         try:
             return read()
         except BadInput as error:
-            self._damage(f"frame {number}: {error}")
+            self._damage(f"frame {number}: {error}; it is left out")
             return None
 
     def _pictures(self) -> Iterator[tuple[int, float, Read]]:
@@ -109,27 +120,29 @@ class Film:
 
     def _whole(self, file: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         """Numbers and frames of an open file, but for what is damaged or built on what is."""
-        reading, unread = Reading(), 0
+        reading, unread, times = Reading(), 0, list[float]()
         for number, (frame, whole) in enumerate(told_apart(decoded(file, stream, reading), reading)):
             unread = self._unread(unread, reading)
+            times += [] if frame.time is None else [frame.time]
             if whole:
                 yield number, frame
             else:
-                self._damage(f"frame {number} is damaged, or built on one that is")
+                self._damage(f"frame {number} is damaged, or built on one that is; it is left out")
         self._unread(unread, reading)
-        if reading.end:
-            self._damage(f"the video breaks off{reading.end}")
+        share = share_read(reading, stream.frames, times, None if self.path == STREAM else length(file, stream))
+        if reading.end or share < WHOLE:
+            self._damage(f"the video breaks off{reading.end}, {share:.0%} of it could be read")
 
     def _unread(self, before: int, reading: Reading) -> int:
         """Tell of packets that do not decode, but for those `before`; returns how many there are by now."""
         for _ in range(before, reading.unread):
-            self._damage("a frame cannot be decoded")
+            self._damage("a frame cannot be decoded; it is left out")
         return reading.unread
 
     def _damage(self, what: str) -> None:
         self.damaged += 1
         if self.damaged <= TOLD:
-            log.warning("%s: %s; it is left out%s", self.path, what, "" if self.damaged < TOLD else ", as are others")
+            log.warning("%s: %s%s", self.path, what, "" if self.damaged < TOLD else ", as are others")
 
 
 def watched(film: Film, stages: Stages, after: int = -1) -> Iterator[Shot]:

@@ -19,8 +19,6 @@ from hmr.video.frames import Film, watched
 from hmr.video.stages import Stages
 from hmr.world.raster import draw_solid
 
-COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178))  # Okabe, Ito
-BETWEEN = (170, 170, 170)  # of bodies that are interpolated
 LIGHT = np.array([-0.3, -0.5, -0.8], np.float32) / np.float32(0.99)  # from the camera's upper left
 AMBIENT, OPACITY = 0.35, 0.8
 TICKS = 90_000  # of a second, in which times are written
@@ -54,9 +52,8 @@ def with_bodies(image: Pixels, people: Sequence[tuple[Track, int]], body: BodyMo
     canvas = image.astype(np.float32)
     faces = body.faces.numpy().astype(np.int32)
     for track, row in sorted(people, key=lambda one: -float(one[0].joints_m[one[1], 0, 2])):
-        colour = BETWEEN if track.interpolated[row] else COLOURS[(track.id - 1) % len(COLOURS)]
         vertices = track.vertices_m(body, slice(row, row + 1))[0]
-        colours = np.tile(np.array(colour, np.float32), (len(vertices), 1))
+        colours = np.tile(track.colours[row].astype(np.float32), (len(vertices), 1))
         draw_solid(canvas, vertices, faces, track.focal_px, colours, LIGHT, AMBIENT)
     blended: Pixels = (OPACITY * canvas + (1 - OPACITY) * image).round().clip(0, 255).astype(np.uint8)
     return blended

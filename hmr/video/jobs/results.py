@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from compress.provenance import provenance
 from hmr.animation.arrays import CAMERA_AXES, joint_table, npz
 from hmr.animation.bvh import bvh
 from hmr.animation.glb import glb, skinning_error_m
+from hmr.animation.rrd import rerun_sdk, rrd
 from hmr.animation.track import Track, rate
 from hmr.animation.world import in_world
 from hmr.body.files import load_body
@@ -29,7 +31,9 @@ from hmr.video.run_folder import RunFolder, source_id
 from hmr.video.stages import peak_memory
 from hmr.video.tracks import tracks_of
 
-OUTPUTS = ("csv", "bvh", "glb", "overlay", "vertices", "profile")  # beside an npz for each person and run.json
+log = logging.getLogger(__name__)
+
+OUTPUTS = ("csv", "bvh", "glb", "rerun", "overlay", "vertices", "profile")  # beside an npz for each person and run.json
 
 
 def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]:
@@ -40,6 +44,8 @@ def run_into(run: Run, out: Path, outputs: Sequence[str] = ()) -> dict[str, Any]
     Unwritable.
     """
     run.stages.traced, body = "profile" in outputs, load_body()
+    if "rerun" in outputs:
+        rerun_sdk()  # hours later it would be too late
     with alone(out):
         folder = RunFolder(out, identity(run, outputs, body))
         if done := folder.result:
@@ -94,11 +100,15 @@ def write_results(run: Run, out: Path, outputs: Sequence[str], begin: float, bod
     """Write everything but `run.json`, and return that."""
     metric = bool(run.lens and run.lens.metric)
     tracks = found(run, body)
+    if not tracks:
+        log.warning("%s: nobody was found in its %d frames", run.film.path, len(run.records.frames))
     seeing = time.perf_counter() - begin
     with run.stages.stage("write"):
         rows = [files_of(run, track, out, outputs, body) for track in tracks]
         if "csv" in outputs:
             atomic_write(out / "joints.csv", joint_table(tracks, metric))
+        if "rerun" in outputs:
+            atomic_write(out / "people.rrd", rrd(tracks, body, run.size, metric, run.cameras))
     if "overlay" in outputs and run.film.path != STREAM:
         overlay(run, out / "overlay.mp4", tracks, body)
     if "profile" in outputs:
