@@ -41,6 +41,8 @@ def provenance(command: str, model: Any | None, device: torch.device, **more: An
 
 def precision_of(model: Any) -> str:
     """What the blocks compute with: positions and head stay in float32 whatever is done to them."""
+    if said := getattr(model.encoder, "precision", None):  # of an exported file, which has no blocks to look at
+        return str(said)
     blocks = model.encoder.stack.blocks
     if any(isinstance(module, Int8Linear) for module in blocks.modules()):
         return "int8"

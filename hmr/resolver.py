@@ -1,4 +1,5 @@
-"""MODEL as users write it: a shipped name, a checkpoint, or the folder of a converted or a compressed model."""
+"""MODEL as users write it: a shipped name, a checkpoint, the folder of a converted or a compressed model, or an
+exported file."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from compress.errors import BadInput
 from compress.files import weights
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import INDEX, WEIGHTS
+from hmr.deploy.exported import load_exported
+from hmr.deploy.runtime import RUNTIMES
 from hmr.models.model import ARCHITECTURES, build
 from hmr.models.own_model import OwnModel
 
@@ -28,10 +31,10 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".index.json")
 def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: Any) -> Any:
     """A model in evaluation mode, in float32 unless it was compressed to less.
 
-    model: a shipped name, a checkpoint, a folder of `fasthmr convert` or of `fasthmr compress`, or a module of your
-    own, which becomes an `OwnModel`. facts: what the file does not have, as heads=, cam_model=, tokenizer=; for a
-    module the arguments of `OwnModel`. weightless: also take an architecture whose weights do not ship, as hmr2, on the
-    meta device.
+    model: a shipped name, a checkpoint, a folder of `fasthmr convert` or of `fasthmr compress`, a file of `fasthmr
+    export` (.onnx, .xml), or a module of your own, which becomes an `OwnModel`. facts: what the file does not have, as
+    heads=, cam_model=, tokenizer=; for a module the arguments of `OwnModel`. weightless: also take an architecture
+    whose weights do not ship, as hmr2, on the meta device.
 
     Raises BadInput for a name that is none of them, a file or folder that is not such a model or was changed, and
     weights that do not fit.
@@ -41,6 +44,8 @@ def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: An
     name, folder = str(model), Path(model)
     if name not in ARCHITECTURES and is_artefact(folder):
         return of_artefact(folder, name)
+    if folder.suffix in RUNTIMES:
+        return load_exported(folder)
     path = path_of(name, weightless)
     if path is None:
         with torch.device("meta"):

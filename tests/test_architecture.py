@@ -74,7 +74,7 @@ def test_library_stays_at_home(library):
 
 
 def test_what_is_imported_is_required():
-    by_choice = ("build-assets", "video", "onnx", "blazepose", "rfdetr", "ultralytics", "ray", "rerun")
+    by_choice = ("build-assets", "video", "onnx", "openvino", "blazepose", "rfdetr", "ultralytics", "ray", "rerun")
     extras = set().union(*map(required, by_choice))
     known = {*PACKAGES, *sys.stdlib_module_names}
     foreign = {name: path for path in SOURCES for name in imports(path) - known}

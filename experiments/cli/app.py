@@ -10,6 +10,7 @@ import typer
 
 from experiments.cli.compress import attach, compress
 from experiments.cli.data import data_app
+from experiments.cli.deploy import export
 from experiments.cli.evaluate import cost, depth, evaluate
 from experiments.cli.models import body_app, convert, inspect, masks_app
 from experiments.cli.paper import decoders, paper
@@ -30,6 +31,7 @@ COMMANDS = (
     cost,
     compress,
     attach,
+    export,
     search,
     report,
     paper,

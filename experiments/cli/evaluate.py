@@ -71,17 +71,16 @@ def evaluation(model: Any, data: str, count: int | None, other: Any | None, fact
     from hmr.evaluation.evaluate import evaluate, mean_rotations
     from hmr.evaluation.label_free import labelled_by
     from hmr.models.device import best_device
-    from hmr.models.head import JOINTS
 
     for each in (model, *([other] if other else [])):
         each.to(best_device())
-        if (each.encoder.head.joints == JOINTS) != (model.encoder.head.joints == JOINTS):
+        if each.encoder.poses_hand != model.encoder.poses_hand:
             raise BadInput(f"{model.encoder.name} and {each.encoder.name}: one poses a hand and one a body")
     frames = hmr.frames(data, count, model=model.encoder, keep=False, **facts)
     for each in (model, *([other] if other else [])):
         refuse_frames(each, frames)
     mean = None
-    if model.encoder.head.joints == JOINTS:
+    if not model.encoder.poses_hand:
         # the shipped motion alone, whatever --mocap names: trivial rows are the same on every machine; and small
         # crops: of the training frames only the poses are looked at
         mean = mean_rotations(hmr.frames("synth:train", size=(32, 24), keep=False))

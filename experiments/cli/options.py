@@ -9,7 +9,10 @@ import typer
 
 Model = Annotated[
     str,
-    typer.Argument(help="reference, reference-small, a checkpoint, or a folder written by `convert` or `compress`."),
+    typer.Argument(
+        help="reference, reference-small, a checkpoint, a folder written by `convert` or `compress`, or a file written "
+        "by `export`."
+    ),
 ]
 Data = Annotated[
     str,

@@ -21,7 +21,7 @@ from experiments.cli.main import ended
 from experiments.reports.chain import small
 from experiments.reports.pictures import Picture, spread
 from hmr.video.frames import Film
-from hmr.video.stages import NAMES
+from hmr.video.stages import NAMES, NETWORK
 
 WIDE = 420  # pixels of a picture in the strip
 
@@ -45,7 +45,7 @@ def record(original: dict[str, Any], compressed: dict[str, Any]) -> dict[str, An
     if counts["original"] != counts["compressed"]:
         raise BadInput(f"these are no runs of the same frames: {counts}")
     rows = [row(name, {run: seconds(runs[run], (name,)) for run in runs}, original["frames"]) for name in NAMES]
-    network = {run: seconds(runs[run], ("encoder blocks", "matching and merging", "head")) for run in runs}
+    network = {run: seconds(runs[run], NETWORK) for run in runs}
     whole = {run: runs[run]["frames"] / runs[run]["frames_per_s"]["end_to_end"] for run in runs}
     rows = [each for each in rows if each["original_ms"] or each["compressed_ms"]]
     rows += [row("network", network, original["frames"]), row("end to end", whole, original["frames"])]

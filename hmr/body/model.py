@@ -236,9 +236,11 @@ def _pose(rotations: Tensor, betas: Tensor, joints: int) -> tuple[Tensor, Tensor
     if rotations.shape[1:] != (joints, 3, 3):
         shape, flat = tuple(rotations.shape), 3 * joints
         raise BadInput(f"body: rotations have shape {shape}; give (B, {joints}, 3, 3), (B, {joints}, 3) or (B, {flat})")
-    if betas.shape not in {(len(rotations), BETAS), (1, BETAS)}:
-        raise BadInput(f"body: betas have shape {tuple(betas.shape)}; give ({len(rotations)}, 10) or (1, 10)")
-    return rotations, betas.expand(len(rotations), BETAS)
+    # no `len`, which is a number to a tracer, nor a set, which hashes: both would fix the batch of an exported model
+    batch = rotations.shape[0]
+    if betas.shape not in ((batch, BETAS), (1, BETAS)):
+        raise BadInput(f"body: betas have shape {tuple(betas.shape)}; give ({batch}, 10) or (1, 10)")
+    return rotations, betas.expand(batch, BETAS)
 
 
 def offsets(directions: Tensor, betas: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from hmr.data.real_people.dataset import open_real
 from hmr.data.real_people.importing import DEMOS
 from hmr.media.listing import PARTS
 from hmr.models.families.family import Box
-from hmr.models.head import JOINTS
 from hmr.models.model import HMRModel, family_of
 from hmr.world.synthetic import WORLDS, open_world
 
@@ -105,10 +104,10 @@ def open_data(
     `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
     as `model` has to see them; BadInput where it cannot see them, or poses a hand and the data shows bodies.
     """
-    if model and poses_hand(model) and spec.name != "frames":
+    if model and model.poses_hand and spec.name != "frames":
         raise BadInput(
-            f"{model.architecture} poses {model.head.joints} joints of a hand, and {spec.name} shows bodies: name "
-            "pictures of right hands, frames@PATH, with --label-free"
+            f"{model.architecture} poses {model.family.head.joints} joints of a hand, and {spec.name} shows bodies: "
+            "name pictures of right hands, frames@PATH, with --label-free"
         )
     size = size or (model.family if model else family_of("reference")).crop
     finder = segmenter(spec.masks) if spec.masks else None
@@ -126,11 +125,6 @@ def open_data(
     else:
         opened = open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
     return replace(opened, spec=spec)
-
-
-def poses_hand(model: HMRModel) -> bool:
-    """Whether a model's joints are a hand's and not a body's."""
-    return model.head.joints != JOINTS
 
 
 def focal_of(model: HMRModel) -> Focal | None:

@@ -75,12 +75,13 @@ def predict(
 def see(predictions: Predictions, seen: Batch) -> None:
     """Add a model's output on a batch to its predictions."""
     encoder, device = predictions.model.encoder, seen.crops.device
+    reduces = encoder.schedule != Schedule()  # else nobody asks for tokens, which an exported file keeps to itself
     began = now(device)
-    tokens = encoder.encode(seen.crops, seen.masks)
-    output = encoder.read(tokens, seen.conditions)
+    tokens = encoder.encode(seen.crops, seen.masks) if reduces else None
+    output = encoder(*seen.inputs) if tokens is None else encoder.read(tokens, seen.conditions)
     predictions.seconds += now(device) - began
     predictions.outputs.append(output)
-    if encoder.schedule != Schedule() and seen.masks is not None:
+    if tokens is not None and seen.masks is not None:
         person = coverage(seen.masks, encoder.grid) > (encoder.protect or 0.0)
         predictions.merged.append(person_merged(tokens, person))
 

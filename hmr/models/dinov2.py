@@ -37,7 +37,7 @@ class DINOv2(Backbone):
         """Crop (B, 3, H, W) -> the class token and a token a patch, as the first block takes them."""
         x = self.patch_embed(crop)  # (B, C, rows, columns)
         grid = (x.shape[2], x.shape[3])
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)), 1)
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)), 1)
         return Tokens.of(x + self.positions(grid), grid, prefix=1)
 
     def finish(self, tokens: Tokens) -> Tokens:

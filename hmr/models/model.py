@@ -6,22 +6,20 @@ What the families do differently stands in `hmr.models.families`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.artefact import Base, sha256, weights_of
 from compress.cost.macs import Cost
 from compress.errors import BadInput
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
-from hmr.body.files import load_body
-from hmr.body.model import BodyModel
 from hmr.models.cost import frame, frame_cost, whole_images
-from hmr.models.families import FAMILIES, Family
-from hmr.models.head import JOINTS, HMROutput, SMPLHead
+from hmr.models.families import FAMILIES
+from hmr.models.head import HMROutput, SMPLHead
+from hmr.models.regressor import BodyRegressor, family_of
 from hmr.models.sizes import Sizes
 
 __all__ = ["ARCHITECTURES", "HMRModel", "HMROutput", "Sizes", "build", "family_of"]
@@ -33,21 +31,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {  # name -> where its sizes are not 
 }
 
 
-class HMRModel(nn.Module):
+class HMRModel(BodyRegressor):
     """A backbone that turns a crop into tokens and a head that turns tokens into a body.
 
     It is a `compress.policy.Compressible`: policies change its `stack`, `schedule` and `protect`, in place.
     """
 
     head_needs: Literal["tokens", "grid"] = "tokens"
-    takes_clips = False  # each frame by itself; a model with a motion decoder takes the frames of a clip in their order
-    compressed = False
-    sha256 = ""  # of the file of weights that it was loaded from
     smpl_head: SMPLHead  # in the families that do not call it otherwise: see `head`
 
     def __init__(self, architecture: str, sizes: Sizes) -> None:
-        super().__init__()
-        self.name = self.architecture = architecture
+        super().__init__(architecture)
         self.sizes = sizes
         self.dim, self.grid = sizes.dim, self.family.grid
         self.schedule = Schedule()
@@ -68,32 +62,6 @@ class HMRModel(nn.Module):
     def is_meta(self) -> bool:
         """Whether it has shapes and no weights."""
         return next(self.parameters()).is_meta
-
-    @property
-    def encoder(self) -> HMRModel:
-        """Itself: what turns a frame into tokens and reads a body from them."""
-        return self
-
-    @property
-    def crop_size(self) -> tuple[int, int]:
-        """Height and width of a crop in pixels."""
-        return self.family.crop
-
-    @property
-    def needs_condition(self) -> bool:
-        """Whether `forward` needs more than a crop and a mask, see `hmr.body.camera.bbox_info`."""
-        return self.family.condition is not None
-
-    @cached_property
-    def body(self) -> BodyModel:
-        """The body that its rotations pose: MANO's right hand for a model of hands, else the open body."""
-        device = next(self.parameters()).device
-        return load_body("open" if self.head.joints == JOINTS else "mano").to(device)
-
-    @property
-    def family(self) -> Family:
-        """What its network does in its own way, and how its crops are cut."""
-        return family_of(self.architecture)
 
     @property
     def head(self) -> SMPLHead:
@@ -127,18 +95,6 @@ class HMRModel(nn.Module):
         """The head's output for finished tokens; condition as `forward`."""
         return self.head(tokens.x, condition)
 
-    def decoded(self, output: HMROutput, fps: float | None) -> HMROutput:
-        """The output (N frames) itself: this model has no motion decoder."""
-        return output
-
-    def joints(self, output: HMROutput) -> Tensor:
-        """Joints (B, J, 3) in m of the posed body."""
-        return posed_joints(self.body, output)
-
-    def vertices(self, output: HMROutput) -> Tensor:
-        """Vertices (B, V, 3) in m of the posed body."""
-        return posed_vertices(self.body, output)
-
     def cost(self) -> Cost:
         """Parameters and multiply-accumulates of one frame with one person."""
         return frame_cost(self)
@@ -167,16 +123,6 @@ class HMRModel(nn.Module):
         return coverage(mask, self.grid) - self.protect
 
 
-def posed_joints(body: BodyModel, output: HMROutput) -> Tensor:
-    """Joints (B, J, 3) in m of the body that an output describes."""
-    return body.skeleton(output.rotations.float(), output.betas.float())
-
-
-def posed_vertices(body: BodyModel, output: HMROutput) -> Tensor:
-    """Vertices (B, V, 3) in m of the body that an output describes."""
-    return body(output.rotations.float(), output.betas.float()).vertices
-
-
 def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
     """A model of the named architecture with random weights; `sizes` replaces fields of its family's `Sizes`.
 
@@ -197,11 +143,6 @@ def build(architecture: str, sizes: dict[str, Any] | None = None) -> HMRModel:
         wanted = " or ".join(map(str, allowed))
         raise BadInput(f"sizes of {architecture}: token_dim: {wanted} numbers make its query (got {checked.token_dim})")
     return HMRModel(architecture, checked)
-
-
-def family_of(architecture: str) -> Family:
-    """The family that an entry of ARCHITECTURES belongs to: the reference models stand on DINOv2."""
-    return FAMILIES.get(architecture, FAMILIES["dinov2"])
 
 
 def _by(grid: tuple[int, int]) -> str:

@@ -15,6 +15,7 @@ from compress.stack import Stack, encode
 from compress.tokens import Tokens
 from hmr.data.crop import normalised
 from hmr.data.sample import Array
+from hmr.deploy.exported import ExportedModel
 from hmr.evaluation.predict import now
 from hmr.media.shot import Pixels
 from hmr.models.head import HMROutput
@@ -72,10 +73,19 @@ class Network:
         with self.stages.stage("crop"):
             crops = normalised(torch.from_numpy(np.stack([view.crop for view in full])).to(self.device))
             masks, conditions = (self._stacked([getattr(v, name) for v in full]) for name in ("mask", "condition"))
+        out = self._output(crops, masks, conditions)
+        return {name: value[: len(views)].float().cpu().numpy() for name, value in vars(out).items()}
+
+    def _output(self, crops: Tensor, masks: Tensor | None, conditions: Tensor | None) -> HMROutput:
+        """What the model says, its parts timed; an exported file has none."""
+        if isinstance(self.model, ExportedModel):
+            with self.stages.stage("exported network"):
+                whole: HMROutput = self.model(crops, masks, conditions)
+                return whole
         tokens = self._encode(crops, masks)
         with self.stages.stage("head"):
             out: HMROutput = self.model.read(tokens, conditions)
-            return {name: value[: len(views)].float().cpu().numpy() for name, value in vars(out).items()}
+            return out
 
     def _stacked(self, values: Sequence[NDArray[Any] | None]) -> Tensor | None:
         present = [value for value in values if value is not None]

@@ -15,7 +15,6 @@ from compress.errors import BadInput
 from hmr.animation.world import CameraPath
 from hmr.data.pictures import Segmenter
 from hmr.media.shot import Shot
-from hmr.models.head import JOINTS
 from hmr.people.finders import Finder
 from hmr.video.ahead import Ahead
 from hmr.video.defaults import BATCH
@@ -63,7 +62,7 @@ class Run:
 
         Raises BadInput for a model that poses no whole person, frames that change their size, and as its parts do.
         """
-        if self.model.encoder.head.joints != JOINTS:
+        if self.model.encoder.poses_hand:
             raise BadInput(f"{self.model.encoder.name} poses hands, and a run follows whole people: name another model")
         self.records, self.pending = Records(folder), list[tuple[int, Seen]]()
         if state := self.records.state:

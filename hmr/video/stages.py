@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 NAMES = (
-    "decode", "detect", "track", "mask", "crop", "encoder blocks", "matching and merging", "head", "decoder", "body",
-    "draw", "write",
+    "decode", "detect", "track", "mask", "crop", "exported network", "encoder blocks", "matching and merging", "head",
+    "decoder", "body", "draw", "write",
 )  # fmt: skip
+NETWORK = ("exported network", "encoder blocks", "matching and merging", "head")  # of those, the model itself
 STATUS = Path("/proc/self/status")  # of Linux
 
 

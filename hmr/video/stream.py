@@ -12,7 +12,6 @@ from hmr.animation.track import Track
 from hmr.body.files import load_body
 from hmr.data.pictures import Segmenter
 from hmr.media.shot import Pixels, Shot
-from hmr.models.head import JOINTS
 from hmr.people.finders import BlazePoseFinder, Finder
 from hmr.people.tracker import PATIENCE
 from hmr.video.crops import FrameCropper
@@ -49,7 +48,7 @@ class Stream:
         masks: Segmenter | None = None,
         batch: int = STREAM_BATCH,
     ) -> None:
-        if model.encoder.head.joints != JOINTS:
+        if model.encoder.poses_hand:
             raise BadInput(f"{model.encoder.name} poses hands, and a stream follows whole people: name another model")
         self.model, self.finder, self.masks = model, finder or BlazePoseFinder(EVERY), masks
         self.focal, self.fov, self.fps = focal, fov, fps

@@ -42,7 +42,7 @@ class CameraHead(SMPLHead):
         self.deckp = nn.Linear(sizes.head_dim, KEYPOINTS)
 
     def query(self, estimate: Tensor, condition: Tensor | None) -> Tensor:
-        if condition is None or condition.shape != (len(estimate), BBOX):
+        if condition is None or condition.shape != (estimate.shape[0], BBOX):
             found = "none" if condition is None else f"shape {tuple(condition.shape)}"
             raise BadInput(
                 f"camerahmr needs bbox_info ({len(estimate)}, {BBOX}) as its condition, got {found} (hmr.body.camera)"

@@ -28,7 +28,7 @@ from hmr.video.frames import STREAM
 from hmr.video.jobs.overlay import write_overlay
 from hmr.video.run import Run
 from hmr.video.run_folder import RunFolder, source_id
-from hmr.video.stages import peak_memory
+from hmr.video.stages import NETWORK, peak_memory
 from hmr.video.tracks import tracks_of
 
 log = logging.getLogger(__name__)
@@ -176,8 +176,7 @@ def provenance_of(run: Run, body: BodyModel) -> dict[str, Any]:
 
 def speeds(run: Run, seconds: float) -> dict[str, float | None]:
     """Frames a second end to end, and crops a second of the network alone."""
-    parts = ("encoder blocks", "matching and merging", "head", "decoder")
-    network = sum(run.stages.seconds.get(name, 0.0) for name in parts)
+    network = sum(run.stages.seconds.get(name, 0.0) for name in (*NETWORK, "decoder"))
     crops = sum(len(part["id"]) for part in run.records.crops)
     return {
         "end_to_end": len(run.records.frames) / seconds,

@@ -1,0 +1,91 @@
+"""A model's graph as a file: traced once by torch.export, then written for ONNX Runtime, OpenVINO or torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from compress.errors import BadInput
+from hmr.deploy.interface import KEY, Interface
+from hmr.deploy.network import EXAMPLE, ExportNetwork
+from hmr.deploy.onnx_file import described
+from hmr.deploy.openvino_runtime import NOTHING, digest, openvino
+
+OPSET = 20  # the first with GELU
+LARGEST = 1 << 30  # bytes of weights in a file of ONNX: protobuf holds 2 GiB, so more than this lie beside it
+
+
+def traced(network: ExportNetwork, batch: int | None) -> torch.export.ExportedProgram:
+    """The graph of a network for `batch` frames at once or, where None, any number."""
+    given = network.example(batch or EXAMPLE)
+    frames = None if batch else {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    shapes = None if frames is None else (tuple(frames for _ in given),)
+    with torch.no_grad(), quiet():
+        return torch.export.export(network, given, dynamic_shapes=shapes)
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, network: ExportNetwork, interface: Interface, folder: Path
+) -> Path:
+    """model.onnx, and model.onnx.data beside it where the weights are large. Raises BadInput where packages that this
+    needs are not installed."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(f"to export needs {' and '.join(missing)}: pip install 'fasthmr[onnx]'")
+    path = folder / "model.onnx"
+    large = sum(value.nbytes for value in network.state_dict().values()) > LARGEST
+    with torch.no_grad(), quiet():
+        made = torch.onnx.export(
+            program,
+            input_names=list(network.inputs),
+            output_names=list(network.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert made is not None  # without a path it is returned
+        for value in made.model.graph:
+            value.metadata_props.clear()  # traces of this machine's files
+        made.save(path, external_data=large)
+    described(path, interface)
+    return path
+
+
+def write_openvino(source: Path, interface: Interface, folder: Path) -> Path:
+    """model.xml and model.bin of an ONNX file. Weights stay in the precision that they have there."""
+    ov, path = openvino(), folder / "model.xml"
+    model = ov.Core().read_model(str(source))
+    unhashed = interface.model_copy(update={"hashes": {**interface.hashes, "graph": NOTHING}})
+    model.set_rt_info(unhashed.text(), KEY)
+    ov.save_model(model, str(path), compress_to_fp16=False)
+    found = digest(path, NOTHING)
+    path.write_bytes(path.read_bytes().replace(NOTHING.encode(), found.encode()))
+    return path
+
+
+def write_torch(program: torch.export.ExportedProgram, interface: Interface, folder: Path) -> Path:
+    """model.pt2, for `torch.export.load`."""
+    path = folder / "model.pt2"
+    with quiet():
+        torch.export.save(program, path, extra_files={f"{KEY}.json": interface.text()})
+    return path
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what exporters say of torchvision, of other opsets and of their own progress."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,383 @@
+"""Exported files: what they give is what the model gives, what they say of themselves is so, hostile ones are refused.
+
+One small model is traced and written once; every test here reads that file or a changed copy of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import hmr
+from compress.errors import BadInput
+from compress.pipeline import compress
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.precision import Precision
+from compress.recipe import Recipe
+from experiments.cli.deploy import frames_at_once
+from hmr.data.sample import Sample, batch
+from hmr.deploy import export as exporting
+from hmr.deploy.export import RESULT, export
+from hmr.deploy.formats import traced, write_openvino
+from hmr.deploy.interface import KEY
+from hmr.deploy.network import ExportNetwork, prepared
+from hmr.deploy.onnx_file import described, read_onnx
+from hmr.deploy.parity import compared, expected, refuse_unlike
+from hmr.deploy.runtime import padded
+from hmr.evaluation.evaluate import evaluate
+from hmr.models.model import HMRModel, build
+from tests.planning import applied, planned
+from tests.sizes import TINY
+from tests.test_docs import NAMED, ROOT
+
+FIELDS = ("global_orient", "body_pose", "betas", "camera", "features")
+
+
+def small() -> HMRModel:
+    torch.manual_seed(0)
+    model = build("hmr2", {**TINY, "depth": 2}).eval()
+    step = MergeTokens(keep=90, per_layer=60)
+    applied(planned(step, model), model)
+    return model
+
+
+def samples(count: int, size: tuple[int, int] = (256, 192)) -> list[Sample]:
+    """Pictures of noise with a box for a person."""
+    draw, found = np.random.default_rng(0), []
+    for i in range(count):
+        mask = np.zeros(size, bool)
+        mask[30 + 5 * i : 160, 40 : 90 + 7 * i] = True
+        found.append(Sample(draw.integers(0, 256, (*size, 3), np.uint8), f"noise{i}", mask, focal=500.0))
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Any:
+    """The model, the folder of its ONNX file, what `export` said, and the graph that was traced."""
+    model, folder, kept = small(), tmp_path_factory.mktemp("exported") / "small", list[Any]()
+
+    def keep(*given: Any) -> Any:
+        kept.append(traced(*given))
+        return kept[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "traced", keep)
+        result = export(model, folder, samples(7))
+    return SimpleNamespace(model=model, folder=folder, file=folder / "model.onnx", result=result, program=kept[0])
+
+
+@pytest.fixture(scope="module")
+def xml(made, tmp_path_factory) -> Path:
+    interface = read_onnx(made.file)[1]
+    return write_openvino(made.file, interface, tmp_path_factory.mktemp("openvino"))
+
+
+@pytest.fixture(params=["onnx", "xml"])
+def file(request, made) -> Path:
+    return made.file if request.param == "onnx" else request.getfixturevalue("xml")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_file_is_a_model_that_gives_what_it_was_made_from_gives(made, file, count):
+    seen, loaded = batch(samples(count)), hmr.load(file)
+    with torch.no_grad():
+        mine, theirs = made.model(*seen.inputs), loaded(*seen.inputs)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(theirs, name), getattr(mine, name), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loaded.joints(theirs), made.model.joints(mine), atol=1e-5, rtol=1e-5)
+
+
+def test_parity_is_measured_at_three_batches_on_every_frame(made):
+    parity = json.loads((made.folder / RESULT).read_text())["parity"]
+    assert [row["batch"] for row in parity["batches"]] == [1, 2, 5]
+    assert parity["frames"] == 7 and parity["bound_mm"] == 0.1
+    assert all(0 <= row["mean_mm"] <= row["worst_mm"] <= 0.1 for row in parity["batches"])
+
+
+def test_tokens_of_a_file_are_those_of_the_model(made):
+    """Not by way of `compared`: the map itself, which says where each patch went."""
+    seen = batch(samples(3))
+    assert seen.masks is not None
+    given = {"crops": seen.crops.numpy(), "masks": seen.masks.float().numpy()}
+    source = hmr.load(made.file).runtime.run(given, ["source"])["source"]
+    assert np.array_equal(source, made.model.encode(seen.crops, seen.masks).source.numpy())
+    assert source.max() == 89
+
+
+def test_a_file_says_what_goes_in_and_comes_out(made):
+    graph, interface = onnx.load(made.file), read_onnx(made.file)[1]
+    onnx.checker.check_model(graph, full_check=True)
+
+    def shapes(values: Any) -> dict[str, tuple[int | str, ...]]:
+        dims = {value.name: value.type.tensor_type.shape.dim for value in values}
+        return {name: tuple(d.dim_param or d.dim_value for d in of) for name, of in dims.items()}
+
+    for ports, values in ((interface.inputs, graph.graph.input), (interface.outputs, graph.graph.output)):
+        told = {port.name: port.shape for port in ports}
+        found = shapes(values)
+        assert list(told) == list(found)
+        for name, shape in told.items():
+            assert shape[0] == "batch" and isinstance(found[name][0], str) and found[name][1:] == shape[1:]
+    assert interface.hashes["body"] == made.model.body.sha256 and interface.coverage == 0.0
+    assert len(interface.joint_names) == 24 and "MIT" in interface.licence["weights"]
+    traces = [p.key for n in graph.graph.node for p in n.metadata_props]
+    assert traces == [] and b"/hmr/" not in made.file.read_bytes()  # nothing of this machine's files
+
+
+def test_evaluate_takes_a_file(made, monkeypatch):
+    frames = hmr.frames("synth:test", 2, model=made.model)
+    one, two = (evaluate(model, frames)["rows"][0]["mpjpe_mm"]["mean"] for model in (made.model, hmr.load(made.file)))
+    assert one == pytest.approx(two, abs=0.01)
+
+
+def test_a_file_is_not_compressed_again(made):
+    loaded = hmr.load(made.file)
+    with pytest.raises(BadInput, match=r"model.onnx (is an exported file|was compressed already)"):
+        compress(loaded, Recipe(schema_version=1, name="again", steps=(MergeTokens(keep=100),)), calib=None, test=None)
+    with pytest.raises(BadInput, match="exported file, and this needs blocks"):
+        _ = loaded.stack
+
+
+def test_what_a_file_needs_is_named(made):
+    loaded, seen = hmr.load(made.file), batch(samples(2))
+    with pytest.raises(BadInput, match="needs masks: share of each pixel"):
+        loaded(seen.crops)
+    with pytest.raises(BadInput, match=r"crops are \('B', 3, 256, 192\), these are \(2, 3, 128, 192\)"):
+        loaded(seen.crops[:, :, ::2], seen.masks)
+
+
+def test_the_script_of_the_docs_gives_the_same_joints(made, tmp_path):
+    said = script(made, tmp_path, sys.executable)
+    assert said.shape == (24, 3) and abs(said - posed(made)).max() <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_script_of_the_docs_needs_three_packages(made, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    packages = ["onnxruntime", "numpy", "pillow"]
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *packages], check=True)
+    listed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+    assert "torch" not in listed and "fasthmr" not in listed
+    assert abs(script(made, tmp_path, python) - posed(made)).max() <= 1e-3
+
+
+def script(made: Any, folder: Path, python: str) -> Any:
+    """Joints (24, 3) that the script of docs/deploy.md prints for a picture and a mask of the size of a crop."""
+    (text,) = (text for name, text in NAMED.findall((ROOT / "docs" / "deploy.md").read_text()) if name == "picture.py")
+    (folder / "picture.py").write_text(text)
+    (one,) = samples(1)
+    assert one.mask is not None
+    Image.fromarray(one.image).save(folder / "person.png")
+    Image.fromarray(255 * one.mask.astype(np.uint8)).save(folder / "mask.png")
+    words = [python, "picture.py", str(made.file), "person.png", "mask.png"]
+    said = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return np.array([[float(number) for number in line.split()[1:]] for line in said.splitlines()])
+
+
+def posed(made: Any) -> Any:
+    seen = batch(samples(1))
+    with torch.no_grad():
+        return made.model.joints(made.model(*seen.inputs))[0].numpy()
+
+
+# ---- the gate
+
+
+def running(network: ExportNetwork, off_mm: float = 0.0, swapped: bool = False) -> Any:
+    """A runtime that gives what the network gives, but for one joint, and another map of tokens, of one frame."""
+
+    def run(given: Any, wanted: Any) -> dict[str, Any]:
+        found = network(*(torch.from_numpy(given[name]) for name in network.inputs))
+        values = {name: value.detach().numpy().copy() for name, value in zip(network.outputs, found, strict=True)}
+        odd = np.abs(given["crops"] - given["crops"].min()).sum((1, 2, 3)).argmax()
+        values["joints"][odd, 3, 0] += off_mm / 1000
+        if swapped:
+            values["source"][odd, 0] = (values["source"][odd, 0] + 1) % 90
+        return {name: values[name] for name in wanted}
+
+    return run
+
+
+def test_the_gate_names_the_worst_frame_and_every_flip(made):
+    network = ExportNetwork(prepared(made.model, "float32"))
+    frames = expected(network, samples(3))
+    row = compared(running(network, 0.2, swapped=True), frames, 3)
+    assert row.worst_mm == pytest.approx(0.2, rel=1e-3) and row.worst_frame in frames.names
+    assert row.flipped == (row.worst_frame,)
+    with pytest.raises(
+        BadInput, match=rf"batch 3 a joint of frame {row.worst_frame} lies 0.2 mm .*other tokens.* in 1"
+    ):
+        refuse_unlike([row], "float32", "small")
+    refuse_unlike([row], "float16", "small")  # 1 mm there
+    wide = compared(running(network, 1.5), frames, 3)
+    with pytest.raises(BadInput, match=r"1.5 mm .* float16 may be off by 1 mm"):
+        refuse_unlike([wide], "float16", "small")
+    lost = compared(running(network, float("nan")), frames, 3)
+    with pytest.raises(BadInput, match="inf mm"):
+        refuse_unlike([lost], "float16", "small")
+
+
+def test_nothing_is_written_where_a_joint_lies_elsewhere(made, tmp_path, monkeypatch):
+    network = ExportNetwork(prepared(made.model, "float32"))
+    monkeypatch.setattr(exporting, "traced", lambda *given: made.program)
+    monkeypatch.setattr(exporting, "running", lambda *given: running(network, 0.15))
+    monkeypatch.setattr(exporting, "write", lambda *given: (made.file, {}))
+    with pytest.raises(BadInput, match="nothing was written"):
+        export(made.model, tmp_path / "out", samples(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_batch_is_filled_up_with_copies():
+    seen: list[int] = []
+
+    def run(given: Any, wanted: Any) -> dict[str, Any]:
+        seen.append(len(given["crops"]))
+        return {"joints": 2 * given["crops"]}
+
+    runtime: Any = SimpleNamespace(interface=SimpleNamespace(batch=4), run=run)
+    found = padded(runtime, {"crops": np.arange(6.0)[:, None]}, ["joints"])
+    assert seen == [4, 4] and found["joints"][:, 0].tolist() == [0, 2, 4, 6, 8, 10]
+
+
+# ---- what cannot be exported
+
+
+@pytest.mark.parametrize(
+    "dtype, words", [("bfloat16", "not in float32 throughout"), ("int8", "int8 blocks of torchao")]
+)
+def test_rounded_blocks_are_refused(dtype, words):
+    model = small()
+    model.schedule, model.protect = type(model.schedule)(), None
+    applied(planned(Precision(dtype=dtype), model), model)
+    with pytest.raises(BadInput, match=words):
+        prepared(model, "float32")
+
+
+def test_batch_is_a_number_or_dynamic():
+    assert frames_at_once("dynamic") is None and frames_at_once("8") == 8
+    for odd in ("0", "-1", "many", "1.5"):
+        with pytest.raises(BadInput, match="name a number of frames, or dynamic"):
+            frames_at_once(odd)
+
+
+# ---- files of strangers
+
+
+def changed(made: Any, folder: Path, change: Any, whole: bool = True) -> Path:
+    """A copy of the file after `change(graph)`; `whole`: with the hash of what it then holds, as a stranger can."""
+    path = folder / "model.onnx"
+    model = onnx.load(made.file)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    if whole:
+        described(path, read_onnx(made.file)[1])
+    return path
+
+
+def outside(where: str) -> Any:
+    def change(model: Any) -> None:
+        tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=where)
+
+    return change
+
+
+@pytest.mark.parametrize("where", ["../secret", "inner/../../secret", "link", "missing"])
+def test_weights_outside_of_the_folder_are_refused(made, tmp_path, where):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(1 << 16))
+    (inner / "link").symlink_to(tmp_path / "secret")
+    path = changed(made, inner, outside(where), whole=False)
+    with pytest.raises(BadInput, match=r"outside of the file's own folder"):
+        hmr.load(path)
+
+
+def test_an_absolute_place_of_weights_is_refused(made, tmp_path):
+    path = changed(made, tmp_path, outside(str(made.file)), whole=False)
+    with pytest.raises(BadInput, match=r"outside of the file's own folder"):
+        hmr.load(path)
+
+
+def foreign(model: Any) -> None:
+    model.graph.node[3].domain = "com.evil"
+
+
+def imported(model: Any) -> None:
+    model.opset_import.add(domain="com.evil", version=1)
+
+
+def function(model: Any) -> None:
+    model.functions.add(name="f", domain="")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (foreign, "operators of 'com.evil'"),
+        (imported, "operators of 'com.evil'"),
+        (function, "functions of its own"),
+        (lambda model: model.graph.node.pop(5), "damaged or changed"),
+        (lambda model: model.metadata_props.pop(0), "not written by `fasthmr export`"),
+    ],
+)
+def test_strange_graphs_are_refused(made, tmp_path, change, words):
+    with pytest.raises(BadInput, match=words):
+        hmr.load(changed(made, tmp_path, change, whole=False))
+
+
+def test_an_operator_inside_of_an_operator_is_seen(made, tmp_path):
+    inner = onnx.helper.make_graph([onnx.helper.make_node("X", [], ["y"], domain="com.evil")], "inner", [], [])
+
+    def change(model: Any) -> None:
+        model.graph.node[2].attribute.append(onnx.helper.make_attribute("then_branch", inner))
+
+    with pytest.raises(BadInput, match=r"operators of 'com\.evil'"):
+        hmr.load(changed(made, tmp_path, change, whole=False))
+
+
+def test_a_flipped_bit_is_found(file, tmp_path):
+    for source in file.parent.glob("model.*"):
+        for other in file.parent.glob("model.*"):
+            shutil.copy(other, tmp_path / other.name)
+        content = bytearray(source.read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / source.name).write_bytes(content)
+        with pytest.raises(BadInput):
+            hmr.load(tmp_path / file.name)
+
+
+@pytest.mark.parametrize("name, content", [("a.onnx", b"no graph"), ("b.xml", b"<net>"), ("c.onnx", b"")])
+def test_what_is_no_exported_file_is_one_sentence(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=name):
+        hmr.load(tmp_path / name)
+    with pytest.raises(BadInput, match="no such file"):
+        hmr.load(tmp_path / f"missing-{name}")
+
+
+def test_what_a_file_says_has_to_be_complete(made, tmp_path):
+    def change(model: Any) -> None:
+        (entry,) = (p for p in model.metadata_props if p.key == KEY)
+        told = json.loads(entry.value)
+        del told["inputs"]
+        entry.value = json.dumps(told)
+
+    with pytest.raises(BadInput, match="what it says of itself is not"):
+        hmr.load(changed(made, tmp_path, change, whole=False))
