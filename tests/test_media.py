@@ -113,6 +113,14 @@ def test_a_box_that_cannot_be_cut_names_its_picture(folder):
         open_pictures(folder, "calib", None, SIDE, (256, 192))
 
 
+@pytest.mark.parametrize("centre", [(-3.2e9, 30.0), (40.0, 1e6), (float("inf"), 30.0), (float("nan"), 30.0)])
+def test_a_box_far_from_its_picture_is_refused(centre):
+    image = np.full((60, 80, 3), 200, np.uint8)
+    with pytest.raises(BadInput, match=r"is too far outside of a 80 x 60 picture"):
+        cut(image, centre, 40.0, (32, 24))
+    assert not cut(image, (-200.0, 30.0), 40.0, (32, 24)).any()  # one that has only just left it is black
+
+
 def test_small_people_are_told(folder, caplog):
     (folder / "boxes.csv").write_text("name,x,y,w,h\n0.png,1,1,20,31\n1.png,1,1,9,32\n")
     assert open_pictures(folder, "calib", None, SIDE, (256, 192)).notes["small_people"] == 1

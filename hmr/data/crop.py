@@ -29,11 +29,15 @@ def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size
 
     centre (x, y) and side are in pixels of the picture: a square of that side, of which the middle columns are left.
     Black where the picture ends. Where it shrinks, pixels are averaged (4D-Humans blurs first, which is nearly the
-    same). Raises BadInput for a square without area or much larger than the picture.
+    same). Raises BadInput for a square without area, and for one much larger than the picture or far from it.
     """
     height, width = size
-    if not 0 < side <= 16 * max(image.shape[:2]):
-        raise BadInput(f"a box of {side:g} pixels cannot be cut out of a {image.shape[1]} x {image.shape[0]} picture")
+    far = 16 * max(image.shape[:2])
+    of = f"of a {image.shape[1]} x {image.shape[0]} picture"
+    if not 0 < side <= far:
+        raise BadInput(f"a box of {side:g} pixels cannot be cut out {of}")
+    if not max(map(abs, centre)) <= far:
+        raise BadInput(f"a box around ({centre[0]:g}, {centre[1]:g}) is too far outside {of}")
     across = side * width / height
     if side * across > LARGEST:  # PIL refuses to cut out so much; what is left of it is small anyway
         times = max(2, math.ceil(math.sqrt(side * across / LARGEST)))

@@ -137,7 +137,10 @@ def open_clips(path: Path, split: str, side: Side, size: tuple[int, int], frames
 
     def draw(index: int) -> Sample:
         entry, i = places[index]
-        return cut_out(path, entry, i, arrays[entry.name], side, size)
+        try:
+            return cut_out(path, entry, i, arrays[entry.name], side, size)
+        except BadInput as error:
+            raise BadInput(f"{path}: frame {i} of {entry.name}: {error}") from None
 
     names = [entry.name for entry, _ in places]
     return Frames(
