@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size video test test-slow test-zoo check clean
+.PHONY: demo bench full-size video test test-slow test-zoo gpu-check check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -82,6 +82,11 @@ $(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
 test-zoo: export OMP_NUM_THREADS := 1
 test-zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m pytest tests/zoo_timm.py tests/zoo_detectors.py
+
+# On a machine with CUDA, in a few minutes: the same bodies as on its CPU, nothing that waits for the device, times.
+gpu-check: TORCH := torch
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m tests.gpu
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -34,8 +34,9 @@ from hmr.deploy.formats import traced, write_openvino
 from hmr.deploy.interface import KEY
 from hmr.deploy.network import ExportNetwork, prepared
 from hmr.deploy.onnx_file import described, read_onnx
-from hmr.deploy.parity import compared, expected, refuse_unlike
-from hmr.deploy.runtime import padded
+from hmr.deploy.parity import compared, expected, given, refuse_unlike
+from hmr.deploy.quantise import products_under, quantised
+from hmr.deploy.runtime import in_groups
 from hmr.evaluation.evaluate import evaluate
 from hmr.models.model import HMRModel, build
 from tests.planning import applied, planned
@@ -132,6 +133,7 @@ def test_a_file_says_what_goes_in_and_comes_out(made):
             assert shape[0] == "batch" and isinstance(found[name][0], str) and found[name][1:] == shape[1:]
     assert interface.hashes["body"] == made.model.body.sha256 and interface.coverage == 0.0
     assert len(interface.joint_names) == 24 and "MIT" in interface.licence["weights"]
+    assert interface.macs == made.model.cost().macs.true
     traces = [p.key for n in graph.graph.node for p in n.metadata_props]
     assert traces == [] and b"/hmr/" not in made.file.read_bytes()  # nothing of this machine's files
 
@@ -235,7 +237,7 @@ def test_nothing_is_written_where_a_joint_lies_elsewhere(made, tmp_path, monkeyp
     network = ExportNetwork(prepared(made.model, "float32"))
     monkeypatch.setattr(exporting, "traced", lambda *given: made.program)
     monkeypatch.setattr(exporting, "running", lambda *given: running(network, 0.15))
-    monkeypatch.setattr(exporting, "write", lambda *given: (made.file, {}))
+    monkeypatch.setattr(exporting, "write", lambda *given: made.file)
     with pytest.raises(BadInput, match="nothing was written"):
         export(made.model, tmp_path / "out", samples(2))
     assert list(tmp_path.iterdir()) == []
@@ -248,9 +250,37 @@ def test_a_fixed_batch_is_filled_up_with_copies():
         seen.append(len(given["crops"]))
         return {"joints": 2 * given["crops"]}
 
-    runtime: Any = SimpleNamespace(interface=SimpleNamespace(batch=4), run=run)
-    found = padded(runtime, {"crops": np.arange(6.0)[:, None]}, ["joints"])
+    found = in_groups(run, {"crops": np.arange(6.0)[:, None]}, ["joints"], 4)
     assert seen == [4, 4] and found["joints"][:, 0].tolist() == [0, 2, 4, 6, 8, 10]
+
+
+# ---- int8
+
+
+def test_int8_rounds_the_products_of_the_blocks_alone(made, tmp_path):
+    """The model's own rounding of the same layers, by torchao, is about as far off; and the head stays as it was."""
+    network = ExportNetwork(prepared(made.model, "float32"))
+    inputs = given(network, samples(6))
+    path = quantised(made.file, tmp_path / "model.onnx", inputs, network.blocks)
+    interface = read_onnx(made.file)[1].model_copy(update={"precision": "int8"})
+    described(path, interface)
+    rounded = onnx.load(path).graph
+    scales = [node for node in rounded.node if node.op_type == "DequantizeLinear"]
+    assert len(products_under(made.file, network.blocks)) == 8  # qkv, proj, fc1 and fc2 of two blocks
+    assert len(scales) == 2 * 8 and path.stat().st_size < made.file.stat().st_size
+    seen = batch(samples(6))
+    with torch.no_grad():
+        right, loaded = made.model(*seen.inputs).features, hmr.load(path)
+        off = (loaded(*seen.inputs).features - right).norm() / right.norm()
+    assert 1e-5 < off < 0.1 and loaded.precision == "int8"
+
+
+def test_int8_needs_frames(made, tmp_path):
+    nothing = {"crops": np.zeros((0, 3, 256, 192), np.float32)}
+    with pytest.raises(BadInput, match="0 frames for ranges"):
+        quantised(made.file, tmp_path / "model.onnx", nothing, ExportNetwork(made.model).blocks)
+    with pytest.raises(BadInput, match="name --format onnx or openvino"):
+        export(made.model, tmp_path / "out", samples(1), form="torch", precision="int8")
 
 
 # ---- what cannot be exported

@@ -8,6 +8,8 @@ have three children, turn as fits those best. Li et al., HybrIK (CVPR 2021); Fas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import roma
@@ -69,7 +71,7 @@ def encode(rotations: Tensor, betas: Tensor, body: BodyModel) -> Tensor:
     cosine = (twist.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     sine = (_axial(twist) * bone).sum(-1) / 2
     angles = torch.stack((cosine, sine), -1)  # (N, 23, 2)
-    angles[:, _TRUNK - 1] = angles.new_tensor([1, 0])
+    angles[:, _TRUNK - 1, 0], angles[:, _TRUNK - 1, 1] = 1.0, 0.0
     return torch.cat(((joints - joints[:, :1]).flatten(1), angles.flatten(1)), 1)
 
 
@@ -83,25 +85,44 @@ def decode(numbers: Tensor, betas: Tensor, body: BodyModel) -> Tensor:
     joints = numbers[:, : 3 * JOINTS].unflatten(1, (JOINTS, 3))
     twists = numbers[:, 3 * JOINTS :].unflatten(1, (TWISTS, 2))
     rest = body.rest_joints29(betas)
-    bone, offset = _bones(rest), rest - rest[:, [max(parent, 0) for parent in _PARENTS29]]
-    twist = _about(bone, _unit(twists, twists.new_tensor([1, 0]).expand_as(twists)))
-    place, world = {0: joints[:, 0]}, {0: _fitted(offset[:, _CHILDREN[0]], joints[:, _CHILDREN[0]] - joints[:, :1])}
+    bone, offset = _bones(rest), rest - _at(rest, [max(parent, 0) for parent in _PARENTS29])
+    still = torch.zeros_like(twists)
+    still[..., 0] = 1.0
+    twist = _about(bone, _unit(twists, still))
+    hips = _CHILDREN[0]
+    place, world = {0: joints[:, 0]}, {0: _fitted(_at(offset, hips), _at(joints, hips) - joints[:, :1])}
     local = {0: world[0]}
     for group in _GROUPS:
         parents = [PARENTS[joint] for joint in group]
         above = torch.stack([world[parent] for parent in parents], 1)  # (N, n, 3, 3)
-        here = torch.stack([place[parent] for parent in parents], 1) + _turned(above, offset[:, group])
+        here = torch.stack([place[parent] for parent in parents], 1) + _turned(above, _at(offset, group))
         if group == [_TRUNK]:
-            ends = joints[:, _CHILDREN[_TRUNK]] - here  # (N, 3, 3)
-            found = _fitted(offset[:, _CHILDREN[_TRUNK]], _turned(above.mT, ends))[:, None]
+            ends = _at(joints, _CHILDREN[_TRUNK]) - here  # (N, 3, 3)
+            found = _fitted(_at(offset, _CHILDREN[_TRUNK]), _turned(above.mT, ends))[:, None]
         else:
             which = [joint - 1 for joint in group]
-            end = _turned(above.mT, joints[:, [_CHILD[i] for i in which]] - here)
-            found = swing(bone[:, which], _unit(end, bone[:, which])) @ twist[:, which]
+            end = _turned(above.mT, _at(joints, [_CHILD[i] for i in which]) - here)
+            found = swing(_at(bone, which), _unit(end, _at(bone, which))) @ _at(twist, which)
         new = above @ found
         for i, joint in enumerate(group):
             place[joint], world[joint], local[joint] = here[:, i], new[:, i], found[:, i]
     return torch.stack([local[joint] for joint in range(len(PARENTS))], 1)
+
+
+def _at(values: Tensor, joints: Sequence[int]) -> Tensor:
+    """Values (N, J, ...) of some joints (N, n, ...). A list would be copied to the device at every call."""
+    return values.index_select(1, _places(tuple(joints), values.device))
+
+
+@cache
+def _places(joints: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is made in that mode is of no use to a training
+        return torch.tensor(joints, device=device)
+
+
+def _identity(like: Tensor) -> Tensor:
+    """(3, 3), made on the device of `like`."""
+    return torch.eye(3, device=like.device, dtype=like.dtype)
 
 
 def swing(start: Tensor, end: Tensor) -> Tensor:
@@ -113,10 +134,10 @@ def swing(start: Tensor, end: Tensor) -> Tensor:
     half = start + end
     cross, scale = torch.linalg.cross(start, half, dim=-1), half.square().sum(-1)[..., None, None] / 2
     outer = cross[..., :, None] * cross[..., None, :] / scale.clamp_min(_SMALLEST)
-    shortest = (scale - 1) * torch.eye(3).to(start) + _skew(cross) + outer
-    across = torch.linalg.cross(start, torch.eye(3).to(start)[start.abs().argmin(-1)], dim=-1)
+    shortest = (scale - 1) * _identity(start) + _skew(cross) + outer
+    across = torch.linalg.cross(start, _identity(start)[start.abs().argmin(-1)], dim=-1)
     across = across / across.norm(dim=-1, keepdim=True).clamp_min(_SMALLEST)
-    opposite = 2 * across[..., :, None] * across[..., None, :] - torch.eye(3).to(start)
+    opposite = 2 * across[..., :, None] * across[..., None, :] - _identity(start)
     return torch.where(scale > _SMALLEST, shortest, opposite)
 
 
@@ -124,7 +145,7 @@ def _about(axis: Tensor, angle: Tensor) -> Tensor:
     """Turns (..., 3, 3) about unit axes (..., 3) by the angles whose (cos, sin) are given (..., 2)."""
     cosine, sine = angle[..., :1, None], angle[..., 1:, None]
     outer = axis[..., :, None] * axis[..., None, :]
-    return cosine * torch.eye(3).to(axis) + sine * _skew(axis) + (1 - cosine) * outer
+    return cosine * _identity(axis) + sine * _skew(axis) + (1 - cosine) * outer
 
 
 def _fitted(rest: Tensor, posed: Tensor) -> Tensor:
@@ -134,7 +155,7 @@ def _fitted(rest: Tensor, posed: Tensor) -> Tensor:
 
 def _bones(rest: Tensor) -> Tensor:
     """Unit directions (N, 23, 3) of the bones of joints 1 to 23 in the zero pose (N, 29, 3)."""
-    bone = rest[:, _CHILD] - rest[:, 1 : len(PARENTS)]
+    bone = _at(rest, _CHILD) - rest[:, 1 : len(PARENTS)]
     return bone / bone.norm(dim=-1, keepdim=True)
 
 

@@ -106,8 +106,10 @@ class DecoderTask(TrainingTask):
     @torch.no_grad()
     def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Clips as `clips` gives them -> features, the numbers of their true poses, and the latent of those."""
-        numbers = numbers_of(rotations, betas, self.body, self.vae.sizes.representation)
-        return features, numbers, self.vae.target(numbers)
+        body = self.decoder.body  # where the decoder is trained, and there the clips go
+        features, rotations, betas = (each.to(body.v_template.device) for each in (features, rotations, betas))
+        numbers = numbers_of(rotations, betas, body, self.vae.sizes.representation)
+        return features, numbers, self.vae.to(numbers.device).target(numbers)
 
     def clips(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""

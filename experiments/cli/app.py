@@ -10,7 +10,7 @@ import typer
 
 from experiments.cli.compress import attach, compress
 from experiments.cli.data import data_app
-from experiments.cli.deploy import export
+from experiments.cli.deploy import bench, export
 from experiments.cli.evaluate import cost, depth, evaluate
 from experiments.cli.models import body_app, convert, inspect, masks_app
 from experiments.cli.paper import decoders, paper
@@ -32,6 +32,7 @@ COMMANDS = (
     compress,
     attach,
     export,
+    bench,
     search,
     report,
     paper,

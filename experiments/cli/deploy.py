@@ -1,4 +1,4 @@
-"""`fasthmr export`: a model as a file for another runtime."""
+"""`fasthmr export` and `bench`: a model as a file for another runtime, and how fast each way to run it is here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write: the file, and how far its joints are off.")],
     format: Annotated[str, typer.Option(help="onnx, openvino or torch.")] = "onnx",
     batch: Annotated[str, typer.Option(help="Frames that go in at once: a number, or dynamic.")] = "dynamic",
-    precision: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
     vertices: Annotated[bool, typer.Option("--vertices", help="Vertices come out beside joints.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,13 +48,17 @@ def exported(model: str, out: Path, asked: dict[str, Any], observer: Any) -> dic
 
     found = hmr.load(model)
     frames = hmr.frames("synth:test", FRAMES, size=found.encoder.crop_size)
-    result = export(found, out, list(frames.drawn(observer)), **asked, observer=observer)
+    rounded = asked["precision"] == "int8"
+    calib = list(hmr.frames("synth:calib", FRAMES, size=found.encoder.crop_size).drawn(observer)) if rounded else []
+    result = export(found, out, list(frames.drawn(observer)), **asked, calib=calib, observer=observer)
     source = provenance("export", found, next(found.parameters()).device)
     return {**result, "provenance": {**source, "data": frames.described(), "precision": asked["precision"]}}
 
 
 def parity_table(result: dict[str, Any]) -> Table:
     """How far the file is off, for people."""
+    from compress.card import formatted
+
     parity = result["parity"]
     rows = [
         (str(row["batch"]), f"{row['worst_mm']:.2g}", row["worst_frame"], f"{row['mean_mm']:.2g}", flips(row))
@@ -63,7 +67,8 @@ def parity_table(result: dict[str, Any]) -> Table:
     bound = f"at most {parity['bound_mm']:g} mm" if parity["bound_mm"] is not None else "no bound"
     return result_table(
         result["path"],
-        f"joints of {parity['frames']} frames of synth:test against the model's: {bound}",
+        f"joints of {parity['frames']} frames of synth:test against the model's: {bound}\n"
+        f"MPJPE minus the model's, on the same frames: {formatted(result['rise_mm'], '+.2f')} mm",
         ("batch", "worst joint mm", "in frame", "mean mm", "frames where other tokens merge"),
         rows,
     )
@@ -73,3 +78,59 @@ def flips(row: dict[str, Any]) -> str:
     """In how many frames other tokens merged, and the first of them."""
     names = row["flipped"]
     return f"{len(names)}: {names[0]}{' ...' * (len(names) > 1)}" if names else "0"
+
+
+def bench(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Models and exported files; the first counts.")
+    ],
+    batch: Annotated[list[int], typer.Option(min=1, help="Frames at a time; may be given more than once.")] = [1, 8],  # noqa: B006
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each of which runs everything once.")] = 9,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile models of torch too; takes minutes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time of each MODEL, side by side: torch, files in their runtimes, precisions, batches, and every part."""
+    print_result(benched(models, batch, rounds, compile), as_json, bench_table)
+
+
+def benched(names: list[str], batches: list[int], rounds: int, compiled: bool) -> dict[str, Any]:
+    """What `bench --json` prints."""
+    import hmr
+    from compress.provenance import provenance
+    from experiments.side_by_side import side_by_side
+    from hmr.models.device import best_device
+
+    device, models = best_device(), [hmr.load(name) for name in names]
+    source = provenance("bench", models[0], device)
+    return {**side_by_side(models, batches, rounds, compiled, device), "rounds": rounds, "provenance": source}
+
+
+def bench_table(result: dict[str, Any]) -> Table:
+    """The times of everything, for people; below it what is slower here, and the parts of torch's models."""
+    from compress.card import machine
+
+    rows = [
+        (
+            case["name"],
+            case["runtime"],
+            case["precision"],
+            str(case["batch"]),
+            f"{1000 * case['median_s'] / case['batch']:.1f}",
+            f"{case['time_ratio']:.2f}",
+            f"{case['mac_ratio']:.2f}",
+        )
+        for case in result["cases"]
+    ]
+    parts = [
+        f"{stage['name']}, {stage['precision']}, batch {stage['batch']}: {stage['part']} {stage['share']:.1%}"
+        for stage in result["stages"]
+    ]
+    source = result["provenance"]
+    return result_table(
+        "side by side",
+        "\n".join([f"medians of {result['rounds']} rounds; {machine(source)}", *result["slower"], *parts]),
+        ("model", "runtime", "precision", "batch", "ms/frame", "times as fast", "times fewer MACs"),
+        rows,
+    )

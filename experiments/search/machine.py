@@ -1,11 +1,13 @@
-"""Who searches on this machine: many searches at once, or one alone that measures time."""
+"""Who searches on this machine: many searches at once, or one alone that measures time; and each worker's device."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from filelock import ReadWriteLock, Timeout
 
 from compress.atomic import writing
@@ -35,3 +37,15 @@ def machine(alone: bool) -> Iterator[None]:
         raise Unwritable(f"{path}: cannot be written ({error})") from error
     finally:
         lock.close()
+
+
+def one_device(worker: int) -> dict[str, str]:
+    """What a worker finds in its environment: one of the CUDA devices, in turn, or all would crowd on the first one.
+
+    Nothing where there is none, and where `fasthmr --device` has named another kind, or a device by its number.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    if os.environ.get("FASTHMR_DEVICE", "cuda") != "cuda" or not any(devices):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": devices[worker % len(devices)]}

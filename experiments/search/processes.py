@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for
@@ -16,18 +16,24 @@ from compress.errors import BadInput, refusal
 DEATHS = 20  # processes in a row that died without any progress, after which all is given up
 
 
-def supervised(work: Callable[[int], None], count: int, progress: Callable[[], int]) -> None:
+def supervised(
+    work: Callable[[int], None],
+    count: int,
+    progress: Callable[[], int],
+    environment: Callable[[int], Mapping[str, str]] = lambda worker: {},
+) -> None:
     """Keep `count` processes at `work` until all have ended; one that is killed is started again.
 
-    `work` is pickled and called with a process's number; `progress` is asked every second. Raises BadInput as theirs,
-    and where they are killed again and again while `progress` returns no more than before.
+    `work` is pickled and called with a process's number, whose `environment` it finds; `progress` is asked every
+    second. Raises BadInput as theirs, and where they are killed again and again while `progress` returns no more than
+    before.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in whatever state they are
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
 
     def start(worker: int) -> Any:
         process = context.Process(target=reporting, args=(work, worker, pipes[worker][1]))
-        with deaf_to_interrupts():
+        with deaf_to_interrupts(), given(environment(worker)):
             process.start()
         return process
 
@@ -52,6 +58,21 @@ def supervised(work: Callable[[int], None], count: int, progress: Callable[[], i
         for process in workers.values():
             process.terminate()
             process.join()
+
+
+@contextmanager
+def given(environment: Mapping[str, str]) -> Iterator[None]:
+    """Processes that start now find this in their environment."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from compress.atomic import writing
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from experiments.search.lab import FAILURES, Lab
-from experiments.search.machine import machine
+from experiments.search.machine import machine, one_device
 from experiments.search.pareto import contributions, reference_point
 from experiments.search.processes import supervised
 from experiments.search.sampling import sampler, suggested
@@ -105,7 +105,7 @@ def search(job: SearchJob, observer: Observer = silent) -> list[Trial]:
         if job.workers == 1:
             work(job, lab=lab)
         else:
-            supervised(partial(work, job), job.workers, progress_of(job, study, observer))
+            supervised(partial(work, job), job.workers, progress_of(job, study, observer), one_device)
         return trials_of(study, job.spec)
 
 

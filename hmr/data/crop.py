@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,9 +20,16 @@ LARGEST = 80_000_000  # pixels that are cut out at once
 
 def normalised(images: Tensor) -> Tensor:
     """RGB (B, H, W, 3), uint8 or float in 0..255 -> ImageNet-normalised float (B, 3, H, W)."""
-    mean = torch.tensor(IMAGE_MEAN, device=images.device) * 255
-    std = torch.tensor(IMAGE_STD, device=images.device) * 255
+    mean, std = constants(images.device)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+@cache
+def constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3,) of RGB in 0..255 on a device: put there once, for every batch would wait for the copy."""
+    with torch.inference_mode(False):  # what is made in that mode is of no use to a training
+        mean, std = (torch.tensor(values, device=device) * 255 for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
 
 
 def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size: tuple[int, int]) -> NDArray[np.uint8]:

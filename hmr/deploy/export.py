@@ -15,17 +15,30 @@ from compress.artefact import refuse_taken
 from compress.atomic import atomic_folder
 from compress.choices import one_of
 from compress.context import Observer, silent
+from compress.errors import BadInput
 from compress.provenance import commit, package_version
 from hmr.body.model import BodyModel
 from hmr.data.sample import Sample
 from hmr.deploy.formats import traced, write_onnx, write_openvino, write_torch
 from hmr.deploy.interface import Interface
 from hmr.deploy.network import ExportNetwork, prepared
-from hmr.deploy.parity import BATCHES, BOUNDS_MM, Expected, Parity, Run, compared, expected, refuse_unlike
-from hmr.deploy.runtime import Arrays, opened
+from hmr.deploy.onnx_file import described
+from hmr.deploy.parity import (
+    BATCHES,
+    BOUNDS_MM,
+    Expected,
+    Parity,
+    compared,
+    expected,
+    given,
+    refuse_unlike,
+    rise,
+)
+from hmr.deploy.quantise import quantised
+from hmr.deploy.runtime import Arrays, Run, opened
 
 FORMATS = ("onnx", "openvino", "torch")
-PRECISIONS = ("float32", "float16")
+PRECISIONS = ("float32", "float16", "int8")
 RESULT = "export.json"
 PACKAGES = ("fasthmr", "torch", "onnx", "onnxruntime", "openvino")
 
@@ -39,17 +52,20 @@ def export(
     batch: int | None = None,
     precision: str = "float32",
     vertices: bool = False,
+    calib: Sequence[Sample] = (),
     observer: Observer = silent,
 ) -> dict[str, Any]:
     """Write `model` to `folder` in a format of FORMATS, whole or not at all; what was written and how far it is off.
 
     samples: frames on which the file has to give what the model gives, see `hmr.deploy.parity`. batch: how many frames
-    go in at once; None: any number. vertices: whether vertices come out too. Raises BadInput for a model that cannot
-    be exported, where a runtime is missing, where the file gives something else, and where `folder` has something in
-    it.
+    go in at once; None: any number. vertices: whether vertices come out too. calib: frames that int8 takes its ranges
+    from. Raises BadInput for a model that cannot be exported, where a runtime is missing, where the file gives
+    something else, and where `folder` has something in it.
     """
     one_of(form, FORMATS, "format")
     one_of(precision, PRECISIONS, "precision")
+    if precision == "int8" and form == "torch":
+        raise BadInput("int8 is for ONNX Runtime and OpenVINO: name --format onnx or openvino")
     refuse_taken(folder)
     network = ExportNetwork(prepared(model, precision), vertices)
     interface = interface_for(network, model, precision, batch)
@@ -58,28 +74,42 @@ def export(
     observer("exporting", "tracing", 1, 3)
     program = traced(network, batch)
     with atomic_folder(folder) as unfinished:
-        path, written = write(program, network, interface, unfinished, form)
+        path = write(program, network, interface, unfinished, form, calib)
         observer("exporting", "comparing", 2, 3)
         run = running(path, interface)
         rows = [compared(run, frames, size) for size in ([batch] if batch else BATCHES)]
         refuse_unlike(rows, precision, f"{model.encoder.name} as {form}")
-        result = {"file": path.name, "parity": summary(rows, frames, precision), "interface": written}
+        written = interface if form == "torch" else opened(path).interface
+        result = {
+            "file": path.name,
+            "parity": summary(rows, frames, precision),
+            "rise_mm": rise(run, frames, network.body, samples, batch),
+            "interface": written.model_dump(mode="json"),
+        }
         (unfinished / RESULT).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     return {**result, "path": str(folder / path.name)}
 
 
 def write(
-    program: torch.export.ExportedProgram, network: ExportNetwork, interface: Interface, folder: Path, form: str
-) -> tuple[Path, dict[str, Any]]:
-    """The file of a format, and what it says of itself."""
+    program: torch.export.ExportedProgram,
+    network: ExportNetwork,
+    interface: Interface,
+    folder: Path,
+    form: str,
+    calib: Sequence[Sample],
+) -> Path:
+    """The file of a format; arguments as `export`."""
     if form == "torch":
-        return write_torch(program, interface, folder), interface.model_dump(mode="json")
-    if form == "onnx":
-        path = write_onnx(program, network, interface, folder)
-        return path, opened(path).interface.model_dump(mode="json")
+        return write_torch(program, interface, folder)
+    if form == "onnx" and interface.precision != "int8":
+        return write_onnx(program, network, interface, folder)
     with TemporaryDirectory(dir=folder) as beside:
-        path = write_openvino(write_onnx(program, network, interface, Path(beside)), interface, folder)
-    return path, opened(path).interface.model_dump(mode="json")
+        path = write_onnx(program, network, interface, Path(beside))
+        if interface.precision == "int8":
+            rounded = (folder if form == "onnx" else Path(beside)) / ("model.onnx" if form == "onnx" else "int8.onnx")
+            path = quantised(path, rounded, given(network, calib), network.blocks)
+            described(path, interface)
+        return path if form == "onnx" else write_openvino(path, interface, folder)
 
 
 def running(path: Path, interface: Interface) -> Run:
@@ -106,6 +136,7 @@ def interface_for(network: ExportNetwork, model: Any, precision: str, batch: int
         precision=precision,  # type: ignore[arg-type]  # one of them was asked for
         inputs=inputs,
         outputs=outputs,
+        macs=network.model.cost().macs.true,
         coverage=model.protect,
         joint_names=body.layout.joints,
         licence=licences(model, body),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from compress.stack import Schedule
-from hmr.deploy.runtime import Runtime, opened, padded
+from hmr.deploy.runtime import Runtime, in_groups, opened
 from hmr.models.head import HMROutput
 from hmr.models.regressor import BodyRegressor
 
@@ -24,7 +24,7 @@ class ExportedModel(BodyRegressor):
     It is called as the model it was made from, and cannot be looked into: no blocks, no tokens, no weights.
     """
 
-    compressed = True
+    compressed, is_meta = True, False
     schedule = Schedule()  # whatever is merged is merged inside
 
     def __init__(self, path: Path, runtime: Runtime) -> None:
@@ -43,9 +43,14 @@ class ExportedModel(BodyRegressor):
         """Raises BadInput: whatever needs blocks needs the model that the file was made from."""
         raise BadInput(f"{self.name} is an exported file, and this needs blocks: name the model that it was made from")
 
+    def cost(self) -> NoReturn:
+        """Raises BadInput: what cannot be looked into cannot be counted."""
+        raise BadInput(f"{self.name} is an exported file: `fasthmr cost` counts the model that it was made from")
+
     def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
         """As `HMRModel.forward`, except that a mask has the size of its crop."""
-        found = padded(self.runtime, self.inputs(crop, mask, condition), FIELDS)
+        inputs = self.inputs(crop, mask, condition)
+        found = in_groups(self.runtime.run, inputs, FIELDS, self.interface.batch or len(crop))
         return HMROutput(*(torch.from_numpy(found[name]).to(self.place.device) for name in FIELDS))
 
     def inputs(self, crop: Tensor, mask: Tensor | None, condition: Tensor | None) -> dict[str, Any]:

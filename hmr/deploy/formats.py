@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -51,11 +52,18 @@ def write_onnx(
             verbose=False,
         )
         assert made is not None  # without a path it is returned
-        for value in made.model.graph:
-            value.metadata_props.clear()  # traces of this machine's files
+        for node in made.model.graph:
+            node.name = f"{module_of(node.metadata_props)}/{node.name}"
+            node.metadata_props.clear()  # traces of this machine's files
         made.save(path, external_data=large)
     described(path, interface)
     return path
+
+
+def module_of(told: Mapping[str, str]) -> str:
+    """The dotted name of the module that a node comes from, which torch's exporter tells of it; empty where not."""
+    scopes = ast.literal_eval(told.get("pkg.torch.onnx.name_scopes", "[]"))
+    return next((name for name in reversed(scopes[:-1]) if name), "")
 
 
 def write_openvino(source: Path, interface: Interface, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from compress.policy import FrozenModel
 from hmr.data.crop import IMAGE_MEAN, IMAGE_STD
 
 KEY = "fasthmr"  # under which it stands in a file's metadata
-Precision = Literal["float32", "float16"]
+Precision = Literal["float32", "float16", "int8"]
 BATCH = "batch"  # the first number of a shape where any number of frames goes
 
 MEANINGS = {
@@ -56,6 +56,7 @@ class Interface(FrozenModel):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     normalisation: Normalisation = Normalisation()
+    macs: int  # multiply-accumulates of a frame before any are rounded, every product counted
     coverage: float | None  # a patch is the person's above this share of its mask; None: no mask is looked at
     joint_names: tuple[str, ...]
     licence: dict[str, str]  # of the weights and of the body

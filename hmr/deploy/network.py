@@ -12,6 +12,7 @@ from compress.errors import BadInput
 from compress.policies.precision import Int8Linear
 from compress.stack import Schedule
 from hmr.deploy.interface import BATCH, MEANINGS, Port
+from hmr.models.model import HMRModel
 from hmr.models.regressor import posed_joints
 
 EXAMPLE = 2  # frames that a graph of any batch is traced with: 1 would be taken for a constant
@@ -43,6 +44,11 @@ class ExportNetwork(nn.Module):
         else:
             found["joints"] = posed_joints(self.body, output)
         return tuple(found[name] for name in self.outputs)
+
+    @property
+    def blocks(self) -> str:
+        """The dotted name of the blocks in here."""
+        return next(name for name, module in self.named_modules() if module is self.model.stack.blocks)
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Random inputs for so many frames."""
@@ -78,9 +84,11 @@ def prepared(model: Any, precision: str) -> Any:
     Raises BadInput for a model whose blocks were rounded already, which no runtime here computes as torch does.
     """
     name = model.encoder.name
+    if not isinstance(model.encoder, HMRModel):
+        raise BadInput(f"{name} is of no family known here, so what comes out of it has no names to export it by")
     if model.takes_clips:
         raise BadInput(f"{name} decodes motion from whole clips, and one frame is exported: name its encoder")
-    if getattr(model, "is_meta", False):
+    if model.is_meta:
         raise BadInput(f"{name} has no weights: name a checkpoint")
     blocks = model.stack.blocks
     if any(isinstance(layer, Int8Linear) for layer in blocks.modules()):

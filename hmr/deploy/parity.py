@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from compress.errors import BadInput
+from hmr.body.model import BodyModel
 from hmr.data.sample import Sample, batch
 from hmr.deploy.network import ExportNetwork
-from hmr.deploy.runtime import Arrays
+from hmr.deploy.runtime import Run, in_groups
+from hmr.evaluation.intervals import paired_interval
+from hmr.evaluation.metrics import mpjpe
 
 BATCHES, FRAMES = (1, 2, 5), 64
 BOUNDS_MM = {"float32": 0.1, "float16": 1.0}  # by how much a joint may lie elsewhere; int8 has no bound
 GROUP = 8  # frames that the model itself sees at once
-
-Run = Callable[[Arrays, Sequence[str]], Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,46 @@ class Expected:
 @torch.no_grad()
 def expected(network: ExportNetwork, samples: Sequence[Sample]) -> Expected:
     """What the model of `network`, on the CPU, gives for samples; raises BadInput where they lack what it needs."""
-    seen = batch(samples)
-    every = {"crops": seen.crops, "masks": seen.masks, "condition": seen.conditions}
-    given = {name: value.float() for name in network.inputs if (value := every[name]) is not None}
-    if missing := [name for name in network.inputs if name not in given]:
-        raise BadInput(f"the frames that an export is checked on have no {missing[0]}")
+    inputs = given(network, samples)
     starts = range(0, len(samples), GROUP)
-    parts = [network(*(value[i : i + GROUP] for value in given.values())) for i in starts]
+    parts = [network(*(torch.from_numpy(value[i : i + GROUP]) for value in inputs.values())) for i in starts]
     wanted = {name: torch.cat(values).numpy() for name, *values in zip(network.outputs, *parts, strict=True)}
     names = tuple(f"{sample.recording}#{i}" for i, sample in enumerate(samples))
-    return Expected(names, {name: value.numpy() for name, value in given.items()}, wanted)
+    return Expected(names, inputs, wanted)
+
+
+def given(network: ExportNetwork, samples: Sequence[Sample]) -> dict[str, NDArray[Any]]:
+    """Samples as the inputs (N, ...) of a network; raises BadInput where they lack what it needs."""
+    if not len(samples):
+        raise BadInput("an export needs frames, and there are none")
+    seen = batch(samples)
+    every = {"crops": seen.crops, "masks": seen.masks, "condition": seen.conditions}
+    found = {name: value.float().numpy() for name in network.inputs if (value := every[name]) is not None}
+    if missing := [name for name in network.inputs if name not in found]:
+        raise BadInput(f"the frames of an export have no {missing[0]}")
+    return found
+
+
+def rise(
+    run: Run, frames: Expected, body: BodyModel, samples: Sequence[Sample], size: int | None
+) -> dict[str, float | None] | None:
+    """By how much a file's MPJPE in mm is above the model's on the same frames, with its interval over recordings, as
+    JSON values; None where their poses are unknown. `size`: frames that go in at once, None: all."""
+    seen = batch(samples)
+    if seen.rotations is None or seen.betas is None or seen.rotations.shape[1] != len(body.parents):
+        return None
+    true = body.joints_from_pelvis(seen.rotations.float(), seen.betas.float())
+    found = in_groups(run, frames.given, ["joints"], size or GROUP)["joints"]
+    both = (torch.from_numpy(joints) for joints in (found, frames.wanted["joints"]))
+    mine, theirs = (mpjpe(joints, true).numpy() for joints in both)
+    return asdict(paired_interval(mine, theirs, [sample.recording for sample in samples]))
 
 
 def compared(run: Run, frames: Expected, size: int) -> Parity:
     """A file against the model, `size` frames at once; the last ones are filled up with copies."""
     names = [name for name in ("joints", "source") if name in frames.wanted]
     count = len(frames.names)
-    places = np.minimum(np.arange(-(-count // size) * size), count - 1)
-    parts = [
-        run({name: np.ascontiguousarray(value[places[i : i + size]]) for name, value in frames.given.items()}, names)
-        for i in range(0, len(places), size)
-    ]
-    found = {name: np.concatenate([part[name] for part in parts])[:count] for name in names}
+    found = in_groups(run, frames.given, names, size)
     off = 1000 * np.linalg.norm(found["joints"] - frames.wanted["joints"], axis=-1)  # (N, J) mm
     worst = np.nan_to_num(off.max(1), nan=np.inf)  # (N,)
     other = np.zeros(count, bool)

@@ -13,6 +13,7 @@ from compress.errors import BadInput
 from hmr.deploy.interface import Interface
 
 Arrays = Mapping[str, NDArray[Any]]
+Run = Callable[[Arrays, Sequence[str]], Mapping[str, NDArray[Any]]]  # inputs by name, names of outputs -> those
 
 
 class Runtime(Protocol):
@@ -25,18 +26,15 @@ class Runtime(Protocol):
         """The outputs `wanted` for inputs by name; as many frames as the interface says."""
 
 
-def padded(runtime: Runtime, given: Arrays, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """`runtime.run` for any number of frames: a file of a fixed batch gets them in groups, the last filled up with
-    copies of its last frame."""
-    count, size = len(given["crops"]), runtime.interface.batch
-    if size is None or count == size:
-        return runtime.run(given, wanted)
+def in_groups(run: Run, inputs: Arrays, names: Sequence[str], size: int) -> dict[str, NDArray[Any]]:
+    """Outputs (N, ...) for inputs (N, ...), `size` frames at once; the last ones are filled up with copies."""
+    count = len(inputs["crops"])
     places = np.minimum(np.arange(-(-count // size) * size), count - 1)
     parts = [
-        runtime.run({name: value[places[i : i + size]] for name, value in given.items()}, wanted)
+        run({name: np.ascontiguousarray(value[places[i : i + size]]) for name, value in inputs.items()}, names)
         for i in range(0, len(places), size)
     ]
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in wanted}
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in names}
 
 
 def opened(path: Path, threads: int | None = None) -> Runtime:

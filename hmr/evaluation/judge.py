@@ -50,7 +50,7 @@ class JointJudge:
         finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
         joints, truth = self.joints(self.head(tokens.x, self.conditions[index])), self.truth[index]
         finite = joints.isfinite().flatten(1).all(1)
-        errors = metrics.mpjpe(joints.where(finite[:, None, None], truth), truth, aligned=True)
+        errors = metrics.distances(joints.where(finite[:, None, None], truth), truth).mean(-1)
         return errors.masked_fill(~finite, torch.inf)
 
     def joints(self, output: HMROutput) -> Tensor:

@@ -21,7 +21,7 @@ def joint_errors(predicted: Tensor, target: Tensor, aligned: bool = False) -> Te
     predicted, target (..., J, 3) m -> (..., J) mm. Raises BadInput for unlike shapes or values that are not finite.
     """
     _check(predicted, target)
-    return _distances(_from_pelvis(predicted, aligned), _from_pelvis(target, aligned))
+    return distances(_from_pelvis(predicted, aligned), _from_pelvis(target, aligned))
 
 
 def mpjpe(predicted: Tensor, target: Tensor, aligned: bool = False) -> Tensor:
@@ -35,7 +35,7 @@ def pa_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
     Raises BadInput for unlike shapes or values that are not finite.
     """
     _check(predicted, target)
-    return _distances(procrustes_aligned(predicted, target), target).mean(-1)
+    return distances(procrustes_aligned(predicted, target), target).mean(-1)
 
 
 def pve(predicted: Tensor, target: Tensor, predicted_pelvis: Tensor, target_pelvis: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def pve(predicted: Tensor, target: Tensor, predicted_pelvis: Tensor, target_pelv
     """
     _check(predicted, target)
     _check(predicted_pelvis, target_pelvis)
-    return _distances(predicted - predicted_pelvis[..., None, :], target - target_pelvis[..., None, :]).mean(-1)
+    return distances(predicted - predicted_pelvis[..., None, :], target - target_pelvis[..., None, :]).mean(-1)
 
 
 def accel(predicted: Tensor, target: Tensor, aligned: bool = False, times: Tensor | None = None) -> Tensor:
@@ -57,7 +57,7 @@ def accel(predicted: Tensor, target: Tensor, aligned: bool = False, times: Tenso
     """
     _check(predicted, target)
     moves = (_second_difference(_from_pelvis(joints, aligned), times) for joints in (predicted, target))
-    return _distances(*moves).mean(-1)
+    return distances(*moves).mean(-1)
 
 
 def procrustes_aligned(predicted: Tensor, target: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ def _from_pelvis(joints: Tensor, aligned: bool) -> Tensor:
     return joints if aligned else joints - joints[..., :1, :]
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Between points (..., 3) m, in mm (...). Nothing is checked: to look at values waits for the device."""
     return (a - b).norm(dim=-1) * MM
 
 

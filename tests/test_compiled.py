@@ -1,0 +1,53 @@
+"""`torch.compile` takes a compressed model as one graph, which serves every frame after the first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+
+from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_tokens import MergeTokens
+from compress.policies.precision import Precision
+from compress.policy import Policy
+from hmr.models.model import HMRModel, build
+from tests.planning import applied, planned
+from tests.sizes import TINY
+
+FIELDS = ("global_orient", "body_pose", "betas", "camera", "features")
+TOME = MergeTokens(keep=90, per_layer=60)
+RECIPES: dict[str, tuple[Policy, ...]] = {
+    "original": (),
+    "mask-tome": (TOME,),
+    "unprotected": (TOME.model_copy(update={"partition": "unprotected", "proportional_attention": True}),),
+    "drop": (MergeTokens(keep=90, mode="drop", dilate=1),),
+    "layers": (MergeLayers(strategy="explicit", windows=((0, 1),)), TOME.model_copy(update={"per_layer": 80})),
+    "bfloat16": (TOME, Precision(dtype="bfloat16")),
+}
+
+
+def made(steps: tuple[Policy, ...]) -> HMRModel:
+    torch.manual_seed(0)
+    model = build("hmr2", TINY).eval()
+    for step in steps:
+        applied(planned(step, model), model)
+    return model
+
+
+def frame(seed: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(2, 3, 256, 192, generator=rng), torch.rand(2, 256, 192, generator=rng) > 0.2 * seed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_graph_serves_every_frame(name):
+    model, counter = made(RECIPES[name]), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    with torch.no_grad():
+        for seed in (1, 2, 4):
+            mine, theirs = model(*frame(seed)), compiled(*frame(seed))
+            for field in FIELDS:
+                torch.testing.assert_close(getattr(theirs, field), getattr(mine, field), atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 1
