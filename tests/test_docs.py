@@ -144,10 +144,14 @@ def shortened(words: Sequence[str], short: list[str]) -> list[str]:
     return [*own, *short]
 
 
+@pytest.fixture(scope="module")
+def mean():
+    return evaluate.mean_rotations(open_world("synth", "train", size=(32, 24)))
+
+
 @pytest.fixture
-def through(fasthmr, tmp_path, monkeypatch):
+def through(fasthmr, mean, tmp_path, monkeypatch):
     """Run what can be run of pages, each in its order, with `once` each command once; gives their names."""
-    mean = evaluate.mean_rotations(open_world("synth", "train", size=(32, 24)))
     monkeypatch.setattr(evaluate, "mean_rotations", lambda data: mean)  # each evaluation would draw the same again
 
     def run(smoke: dict[str, str], pages: Collection[str], once: bool = False) -> set[str]:
