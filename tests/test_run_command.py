@@ -6,16 +6,22 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import hmr
+from compress import Recipe, compress
+from hmr.media.shot import Shot
 from hmr.models.model import build
 from hmr.video.jobs.cluster import ALONE
 from hmr.video.jobs.job import RunJob
-from tests.films import film, two
+from tests.films import Squares, film, two
+from tests.test_label_free import tiny
 
 BOXES = "frame,id,x1,y1,x2,y2\n"
 
@@ -165,6 +171,64 @@ def test_a_recipe_compresses_on_the_way(fasthmr, walk, weights, boxes, tmp_path)
     assert code == 2 and "fasthmr compress" in err and not (tmp_path / "no").exists()
 
 
+def test_an_artefact_moves_people_as_its_recipe_on_the_way_does(fasthmr, walk, weights, boxes, tmp_path):
+    recipe = tmp_path / "short.yaml"
+    step = "{policy: merge_layers, strategy: explicit, windows: [[1, 2]]}"
+    recipe.write_text(f"schema_version: 1\nname: short\nsteps:\n  - {step}\n")
+    frames: Any = None  # it makes no choices on any
+    compress(hmr.load(weights), Recipe.load(str(recipe)), calib=frames).save(tmp_path / "small")
+    words = ("run", walk, "--people", boxes, "--json")
+    for name, model in (("on-the-way", (weights, "--recipe", recipe)), ("artefact", (tmp_path / "small",))):
+        assert fasthmr(*words, "--out", tmp_path / name, "--model", *model)[0] == 0
+    one, other = (np.load(tmp_path / name / "track-1.npz") for name in ("on-the-way", "artefact"))
+    assert all(np.array_equal(one[key], other[key]) for key in one.files)
+
+
+@pytest.mark.parametrize("family", ["hmr2", "camerahmr", "hamer"])
+def test_families_run_by_their_own_crops_and_cameras(family, fasthmr, walk, boxes, tmp_path):
+    """Plain crops, and CameraHMR's own field of view; hands are refused."""
+    model = tiny(family, tmp_path / "model.safetensors", **({"fov_width": 2} if family == "camerahmr" else {}))
+    words = ("run", walk, "--model", model, "--people", boxes, "--out", tmp_path / "out", "--json")
+    code, out, err = fasthmr(*words)
+    if family == "hamer":
+        assert code == 2 and "poses hands" in err
+        return
+    found = json.loads(out)
+    assert code == 0 and [track["frames"] for track in found["tracks"]] == [12, 10]
+    assert ("field-of-view" in found["camera"]["source"]) == (family == "camerahmr"), found["camera"]
+
+
+@pytest.mark.parametrize("name", ["rfdetr", "ultralytics"])
+def test_detectors_of_other_packages_find_the_people_of_a_run(name, fasthmr, walk, weights, tmp_path, monkeypatch):
+    """Packages stand in that see the squares: in RGB as RF-DETR takes pictures, in BGR as YOLO does."""
+
+    def seen(image: Any) -> tuple[np.ndarray, np.ndarray]:
+        rgb = np.asarray(image)[..., :: 1 if name == "rfdetr" else -1]
+        people = [one for one in Squares().find(Shot(0, 0.0, rgb)) if one.mask]
+        return np.array([one.box for one in people]), np.array([one.mask() for one in people if one.mask])
+
+    def detections(image: Any, threshold: float) -> SimpleNamespace:
+        boxes, masks = seen(image)
+        return SimpleNamespace(xyxy=boxes, mask=masks, class_id=np.ones(len(boxes), int))
+
+    def yolo(image: Any, **_: Any) -> list[SimpleNamespace]:
+        boxes, masks = (torch.from_numpy(values) for values in seen(image))
+        return [SimpleNamespace(boxes=SimpleNamespace(xyxy=boxes), masks=SimpleNamespace(data=masks.float()))]
+
+    standing = {
+        "rfdetr": SimpleNamespace(RFDETRSegMedium=lambda: SimpleNamespace(predict=detections)),
+        "ultralytics": SimpleNamespace(YOLO=lambda file: yolo),
+    }
+    monkeypatch.setitem(sys.modules, name, standing[name])
+    words = ("run", walk, "--model", weights, "--recipe", "mask-tome", "--people", name, "--out", tmp_path / "out")
+    code, out, _ = fasthmr(*words, "--json")
+    found = json.loads(out)
+    assert code == 0 and [track["frames"] for track in found["tracks"]] == [12, 10]
+    assert found["provenance"]["data"]["mask_source"] == found["provenance"]["data"]["people"] == name
+    with np.load(tmp_path / "out" / "track-1.npz") as track:
+        assert track["box_px"][:, 0] == pytest.approx(22 + 2.0 * np.arange(12), abs=3)
+
+
 @pytest.mark.parametrize(
     "words, hint",
     [
@@ -182,8 +246,14 @@ def test_a_recipe_compresses_on_the_way(fasthmr, walk, weights, boxes, tmp_path)
         *(
             (["walk.mp4", "--live", *words], f"leave out {words[0]}")
             for words in (
-                ["--batch", "16"], ["--camera", "still.npz"], ["--csv"], ["--bvh"], ["--glb"], ["--overlay"],
-                ["--vertices"], ["--profile"],
+                ["--batch", "16"],
+                ["--camera", "still.npz"],
+                ["--csv"],
+                ["--bvh"],
+                ["--glb"],
+                ["--overlay"],
+                ["--vertices"],
+                ["--profile"],
             )
         ),
         (["walk.mp4", "--people", "blazepose", "--masks", "rfdetr"], "--masks is for"),
