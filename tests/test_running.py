@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
+from experiments.paper import videos
 from experiments.reports import running
 from tests.films import film
 
 
 def finished(folder: Path, blocks: float, merging: float, frames: int = 10, name: str = "a.mp4") -> Path:
     """A run of 10 frames, as its file says; an overlay of the two squares."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     stages = [{"name": "decode", "s": 1.0}, {"name": "encoder blocks", "s": blocks}, {"name": "head", "s": 0.5}]
     stages += [{"name": "matching and merging", "s": merging}] if merging else []
     held = {"frames": frames, "stages": stages, "frames_per_s": {"end_to_end": frames / (blocks + 2)}}
@@ -52,3 +53,16 @@ def test_runs_that_are_none_or_of_other_frames_are_refused(tmp_path):
     (other / "overlay.mp4").unlink()
     with pytest.raises(BadInput, match="--overlay"):
         running.strip([other], 2)
+
+
+def test_videos_of_real_people_are_a_row_each(tmp_path):
+    """Tracks of both models, the share of frames that those of both were found in, and times of a frame."""
+    out, video = tmp_path / "out", tmp_path / "Demo" / "videos" / "cam01.mp4"
+    for name, blocks, found in (("original", 8.0, [10, 8, 2]), ("compressed", 3.0, [10, 9])):
+        run = finished(out / name / "Demo cam01", blocks, 0.0) / "run.json"
+        tracks = [{"frames": frames, "interpolated": 1} for frames in found]
+        run.write_text(json.dumps({**json.loads(run.read_text()), "tracks": tracks}))
+    [row] = videos.rows_of([video], out)
+    assert (row["name"], row["original_tracks"], row["compressed_tracks"]) == ("Demo cam01", 3, 2)
+    assert (row["original_seen_share"], row["compressed_seen_share"]) == pytest.approx((0.8, 0.85))
+    assert row["network_times"] == pytest.approx(8.5 / 3.5) and row["end_to_end_original_ms"] == pytest.approx(1000)
