@@ -40,7 +40,12 @@ def frame(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 256, 192, generator=rng), torch.rand(2, 256, 192, generator=rng) > 0.2 * seed
 
 
-@pytest.mark.parametrize("name", RECIPES)
+FAST = ("mask-tome", "drop")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_one_graph_serves_every_frame(name):
     model, counter = made(RECIPES[name]), CompileCounter()
     torch._dynamo.reset()
