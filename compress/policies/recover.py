@@ -53,6 +53,8 @@ class Recover(Budget, Policy):
 
     stage: ClassVar[int] = 2
     policy: Literal["recover"] = "recover"
+    # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right
+    lr: float = Field(1e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")
 
     @property
     def trains(self) -> bool:
