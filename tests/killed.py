@@ -29,7 +29,8 @@ def main(kind: str, out: Path, seconds: float) -> None:
 
     trained = train(TASKS[kind](), config(out, steps=600, checkpoint_minutes=1e-3), observe)
     torch.save(trained.weights.state_dict(), out / "final.pt")
-    (out / "seconds").write_text(str(time.monotonic() - began[0]))
+    took = time.monotonic() - began[0] if began else 0.0  # none: it was killed behind its last step
+    (out / "seconds").write_text(str(took))
 
 
 if __name__ == "__main__":

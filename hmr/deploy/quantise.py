@@ -32,7 +32,7 @@ def quantised(source: Path, path: Path, seen: Mapping[str, NDArray[Any]], blocks
         quantize_static(
             str(source),
             str(path),
-            Frames(seen),
+            CalibrationFrames(seen),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=products,
@@ -52,7 +52,7 @@ def products_under(source: Path, blocks: str) -> list[str]:
     return [node.name for node in found if node.name.startswith(f"{blocks}.")]
 
 
-class Frames:
+class CalibrationFrames:
     """An onnxruntime `CalibrationDataReader`: inputs, some frames at a time."""
 
     def __init__(self, seen: Mapping[str, NDArray[Any]]) -> None:
