@@ -27,6 +27,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.recipe import Recipe
 from experiments.cli.deploy import frames_at_once
+from experiments.paper import parity as table
 from hmr.data.sample import Sample, batch
 from hmr.deploy import export as exporting
 from hmr.deploy.export import RESULT, export
@@ -411,3 +412,22 @@ def test_what_a_file_says_has_to_be_complete(made, tmp_path):
 
     with pytest.raises(BadInput, match="what it says of itself is not"):
         hmr.load(changed(made, tmp_path, change, whole=False))
+
+
+# ---- the table of parities
+
+
+def test_a_table_has_a_row_for_every_file_and_says_why_there_is_none(made, monkeypatch):
+    def exported(model: Any, folder: Path, seen: Any, *, form: str, precision: str, **more: Any) -> dict[str, Any]:
+        assert not folder.exists() and more["calib"] == ["calib"] and seen == ["test"]
+        if precision == "float16":
+            raise BadInput("too far off")
+        batches = [{"worst_mm": 0.01, "flipped": []}, {"worst_mm": 0.02, "flipped": ["a#1"]}]
+        return {"parity": {"batches": batches}, "rise_mm": None}
+
+    monkeypatch.setattr(table, "export", exported)
+    rows: Any = table.parities(made.model, ["test"], ["calib"])  # type: ignore[list-item]
+    assert [(row["format"], row["precision"]) for row in rows] == list(table.FILES)
+    assert {row["worst_mm"] for row in rows if row["precision"] != "float16"} == {0.02}
+    assert [row["flipped"] for row in rows if row["reason"] is None] == [1] * 4
+    assert [row["reason"] for row in rows if row["worst_mm"] is None] == ["too far off"]
