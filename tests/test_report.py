@@ -192,7 +192,8 @@ def test_two_models_are_timed_in_turn_on_the_same_frames():
 
 
 def test_a_decoder_describes_itself():
-    facts: dict[str, Any] = {"predictor": "diffusion", "objective": "hybrid", "encoder": "", "steps": 1, "seed": 0}
+    made: dict[str, Any] = {"kind": "diffusion", "target": "latent", "objective": "hybrid"}
+    facts: dict[str, Any] = {**made, "encoder": "", "steps": 1, "seed": 0}
     sizes, made_for = sizes_of("reference"), MadeFor.of(build("reference", SIZES))
     plan = DecoderPlan(made_for=made_for, sizes=sizes, weights="", **facts)
     assert plan.describe() == "Clips of 81 frames are decoded by diffusion in 1 step, in the place of the pose head."
