@@ -25,10 +25,8 @@ from safetensors.torch import save_file
 
 from compress import registry
 from experiments.cli.app import app as fasthmr
-from hmr.evaluation import evaluate
 from hmr.home import fasthmr_home
 from hmr.models.model import build
-from hmr.world.synthetic import open_world
 from tests.checkpoint_files import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,15 +142,9 @@ def shortened(words: Sequence[str], short: list[str]) -> list[str]:
     return [*own, *short]
 
 
-@pytest.fixture(scope="module")
-def mean():
-    return evaluate.mean_rotations(open_world("synth", "train", size=(32, 24)))
-
-
 @pytest.fixture
-def through(fasthmr, mean, tmp_path, monkeypatch):
+def through(fasthmr, tmp_path, monkeypatch):
     """Run what can be run of pages, each in its order, with `once` each command once; gives their names."""
-    monkeypatch.setattr(evaluate, "mean_rotations", lambda data: mean)  # each evaluation would draw the same again
 
     def run(smoke: dict[str, str], pages: Collection[str], once: bool = False) -> set[str]:
         names = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -68,7 +69,7 @@ def evaluation(model: Any, data: str, count: int | None, other: Any | None, fact
     """What `evaluate --json` prints, with progress on stderr."""
     import hmr
     from compress.provenance import provenance
-    from hmr.evaluation.evaluate import evaluate, mean_rotations
+    from hmr.evaluation.evaluate import evaluate
     from hmr.evaluation.label_free import labelled_by
     from hmr.models.device import best_device
 
@@ -79,11 +80,7 @@ def evaluation(model: Any, data: str, count: int | None, other: Any | None, fact
     frames = hmr.frames(data, count, model=model.encoder, keep=False, **facts)
     for each in (model, *([other] if other else [])):
         refuse_frames(each, frames)
-    mean = None
-    if not model.encoder.poses_hand:
-        # the shipped motion alone, whatever --mocap names: trivial rows are the same on every machine; and small
-        # crops: of the training frames only the poses are looked at
-        mean = mean_rotations(hmr.frames("synth:train", size=(32, 24), keep=False))
+    mean = None if model.encoder.poses_hand else mean_pose()
     rival = other
     if facts["label_free"]:
         frames, rival = labelled_by(other, frames), None
@@ -95,6 +92,19 @@ def evaluation(model: Any, data: str, count: int | None, other: Any | None, fact
     source = provenance("evaluate", model, best_device(), **frames.provenance(model))
     original = other.encoder.name if other is not None and facts["label_free"] else None
     return {**result, "provenance": source | {"label_free": original}}
+
+
+@cache
+def mean_pose() -> Any:
+    """(24, 3, 3): what the trivial rows predict; seconds, once in a process.
+
+    Of the shipped motion alone, whatever --mocap names, so that these rows are the same on every machine; in small
+    crops, since only the poses of the training frames are looked at.
+    """
+    import hmr
+    from hmr.evaluation.evaluate import mean_rotations
+
+    return mean_rotations(hmr.frames("synth:train", size=(32, 24), keep=False))
 
 
 def refuse_frames(model: Any, frames: Any) -> None:
