@@ -91,9 +91,9 @@ class DecodedModel(nn.Module):
 
     def cost(self) -> Cost:
         """The encoder's cost of a frame, and the decoder's of a clip shared out among the frames that it adds: a third
-        of each clip of a long video overlaps the one before."""
+        of each clip of a long video overlaps the one before, and with a limited look-ahead each frame has its clip."""
         encoder, clip, sizes = self.encoder.cost(), clip_cost(self.decoder), self.decoder.sizes
-        added = sizes.frames - sizes.frames // 3
+        added = sizes.frames - sizes.frames // 3 if self.decoder.look_ahead is None else 1
         part = Part("decoder", clip.params, Macs(**{name: -(-n // added) for name, n in asdict(clip.macs).items()}))
         total = Macs(**{name: n + getattr(part.macs, name) for name, n in asdict(encoder.macs).items()})
         return replace(
@@ -130,7 +130,9 @@ def clip_cost(decoder: ClipDecoder) -> Part:
     network, steps = decoder.predictor, decoder.steps if decoder.kind == "diffusion" else 1
     passes: list[tuple[int, nn.Module, tuple[Tensor, ...]]] = [(1, decoder.start, (normal,))]
     if network is not None:
-        passes.append((steps, network, (latent, time, normal) if isinstance(network, Denoiser) else (normal,)))
+        seen = torch.ones(1, sizes.frames, dtype=torch.bool, device=device)
+        first = (latent, time) if isinstance(network, Denoiser) else ()
+        passes.append((steps, network, (*first, normal, seen)))
     if decoder.target == "latent":
         passes.append((1, decoder.vae.decoder, (latent,)))
     counts = [(times, asdict(macs(operators(module, *given)[""]))) for times, module, given in passes]

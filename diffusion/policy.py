@@ -46,6 +46,12 @@ class MotionDecoder(Policy):
     )
     steps: int = Field(1, ge=1, le=1000, description="denoising steps; one is the paper's")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the noise that decoding starts from")
+    look_ahead: int | None = Field(
+        None,
+        ge=0,
+        description="frames after its own, at 30 frames/s, that a pose may depend on",
+        exclude_if=lambda frames: frames is None,
+    )
     train: Retraining | None = Field(
         None,
         description="train it for this encoder, as part of compressing",
@@ -123,7 +129,9 @@ class MotionDecoder(Policy):
 
     def read(self, path: Path, name: str) -> ClipDecoder:
         """The decoder of a file. Raises BadInput where it is of another kind than was asked for."""
-        decoder = load_decoder(path, steps=self.steps, seed=self.seed)
+        decoder = load_decoder(path, steps=self.steps, seed=self.seed, look_ahead=self.look_ahead)
+        if self.look_ahead is not None and self.look_ahead >= decoder.sizes.frames:
+            raise BadInput(f"motion_decoder: look_ahead: {name} has clips of {decoder.sizes.frames} frames: name fewer")
         if decoder.kind != self.kind:
             raise BadInput(f"motion_decoder: kind: {self.kind}, and {name} is a decoder of kind {decoder.kind}")
         return decoder
@@ -140,7 +148,7 @@ class MotionDecoder(Policy):
         """The plan of a decoder whose weights `context` is to have."""
         weights = digest(path)
         context.weights[weights] = decoder.state_dict()
-        facts: dict[str, Any] = {**facts_of(decoder), "steps": self.steps, "seed": self.seed}
+        facts: dict[str, Any] = {**facts_of(decoder), **self.model_dump(include={"steps", "seed", "look_ahead"})}
         return DecoderPlan(made_for=MadeFor.of(model), sizes=decoder.sizes, weights=weights, **facts)
 
 
@@ -159,6 +167,7 @@ class DecoderPlan(Plan):
     weights: str  # sha256
     steps: int = Field(ge=1)
     seed: int = Field(ge=0)
+    look_ahead: int | None = Field(None, ge=0, exclude_if=lambda frames: frames is None)
 
     @property
     def empty(self) -> bool:
@@ -178,7 +187,8 @@ class DecoderPlan(Plan):
     def shape(self, model: Any) -> DecodedModel:
         """`model` with a decoder of any weights behind it. Raises as `check`."""
         self.check(model)
-        facts: dict[str, Any] = {"encoder": self.encoder, "steps": self.steps, "seed": self.seed}
+        names = ("encoder", "steps", "seed", "look_ahead")
+        facts: dict[str, Any] = {name: getattr(self, name) for name in names}
         try:
             decoder = ClipDecoder(self.sizes, self.kind, self.target, self.objective, **facts)
         except ValueError as error:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import diffusion.training.run as training
+import diffusion.motion.extraction as extraction
+import diffusion.training.run  # noqa: F401  # what is changed in it has to be there
 from compress.pipeline import compress
 from compress.recipe import Recipe
 from diffusion.model.vae import KIND, MotionVAE
@@ -67,7 +68,7 @@ def tiny_world(folder: Path, setattr_: Any = setattr) -> None:
     def opened(*asked: object) -> Frames:
         return frames_of(samples, 30.0)
 
-    setattr_(training, "opened", opened)
+    setattr_(extraction, "opened", opened)
     for module in ("diffusion.training.run", "diffusion.model.decoder"):
         setattr_(sys.modules[module], "shipped_vae", lambda: path)
 

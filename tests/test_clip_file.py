@@ -17,6 +17,7 @@ from diffusion.model.decoder import load_decoder
 from diffusion.motion.features import cached_features
 from diffusion.policy import encoder_id
 from hmr.checkpoints.files import load, save
+from hmr.cluster import ALONE
 from hmr.models.families.family import Box
 from hmr.motion.clip_file import digest_of, from_amass, from_videos, motion_in, open_clips, read_file
 from hmr.motion.recordings import shipped_clips
@@ -160,3 +161,25 @@ def test_from_a_file_of_clips_to_a_decoder(fasthmr, tmp_path, monkeypatch):
 def test_single_frames_make_no_file_of_clips(fasthmr, tmp_path):
     code, _, err = fasthmr("data", "clips", "synth:test", "--frames", "2", "--out", tmp_path / "clips" / "clips.json")
     assert (code, err.count("\n")) == (2, 1) and "name synth-video" in err and not (tmp_path / "clips").exists()
+
+
+@pytest.mark.slow
+def test_ray_computes_the_same_features(fasthmr, tmp_path, monkeypatch):
+    """Workers on this machine, which load the model by its name, write what this process would have written."""
+    for name, value in ALONE.items():  # as `shared_out` does, before Ray is imported, which reads them once
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    save(small_model(), Path("tiny.safetensors"))
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "local"))
+    assert fasthmr("data", "clips", "synth-video", "--frames", 4, "--out", "clips/clips.json")[0] == 0
+    words = ("--model", "./tiny.safetensors", "--data", "clips/clips.json", "--kind", "linear")
+    for engine in ("local", "ray"):
+        monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / engine))
+        code, _, err = fasthmr("train", "decoder", *words, "--engine", engine, "--out", f"run-{engine}")
+        assert code == 0, err
+    files = [sorted((tmp_path / engine / "features").rglob("*.safetensors")) for engine in ("local", "ray")]
+    assert len(files[0]) == len(files[1]) == 2  # a shard of either split
+    for one, other in zip(*files, strict=True):
+        assert one.relative_to(tmp_path / "local") == other.relative_to(tmp_path / "ray")
+        arrays = [load_file(path) for path in (one, other)]
+        assert all(np.allclose(arrays[0][name], arrays[1][name], atol=1e-5) for name in arrays[0])

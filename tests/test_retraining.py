@@ -25,9 +25,9 @@ from diffusion.attach import attach
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import ClipDecoder, Kind, decoder_file, load_decoder, save_decoder
 from diffusion.model.vae import MotionVAE
+from diffusion.motion.extraction import features
 from diffusion.policy import MotionDecoder
 from diffusion.training.decoder import start_from, train_decoder
-from diffusion.training.run import features
 from hmr import load
 from hmr.data.dataset import frames_of
 from tests import killed_retraining
@@ -116,7 +116,7 @@ def test_compressing_trains_a_decoder_for_the_encoder_it_made(kind, world):
 
 def test_a_linear_decoder_is_the_ridge_regression_of_its_videos(world):
     found = made("linear", world)
-    videos = features(found.model.encoder, "synth-video", "train", None, None, lambda *progress: None)
+    videos = features(found.model.encoder, "synth-video", "train", None, None)
     made_again = train_decoder(tiny_vae(), videos, videos, "e", config(world / "again", steps=1), "linear").path
     one, two = (model.start.state_dict()["linear.weight"] for model in (found.model.decoder, load_decoder(made_again)))
     assert torch.equal(one, two) and one.abs().sum() > 0

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 import hmr
 from compress import Recipe, compress
+from hmr.cluster import ALONE
 from hmr.media.shot import Shot
 from hmr.models.model import build
-from hmr.video.jobs.cluster import ALONE
 from hmr.video.jobs.job import RunJob
 from tests.films import Squares, film, two
 from tests.test_label_free import tiny
@@ -115,7 +115,7 @@ def test_cameras_give_the_world(fasthmr, walk, weights, boxes, tmp_path):
 @pytest.mark.slow
 def test_ray_shares_videos_out_among_workers(fasthmr, weights, boxes, tmp_path, monkeypatch):
     """Two workers on this machine, and one video that is none; what was finished before is left alone."""
-    for name, value in ALONE.items():  # as `on_ray` does, before Ray is imported, which reads them once
+    for name, value in ALONE.items():  # as `shared_out` does, before Ray is imported, which reads them once
         monkeypatch.setenv(name, value)
     import ray
 

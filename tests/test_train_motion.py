@@ -11,19 +11,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
+import roma
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save as to_bytes
 
+from compress.atomic import atomic_write
 from compress.errors import BadInput
 from compress.training.loop import train
 from compress.training.task import OptimizerStep, TrainConfig
 from diffusion.model.decoder import ClipDecoder, Kind, Target, load_decoder
 from diffusion.model.vae import MotionVAE, load_vae
 from diffusion.motion import features
-from diffusion.motion.camera_clips import Motion
-from diffusion.motion.features import cached_features
-from diffusion.training.decoder import DecoderTask, sizes_for, train_decoder
+from diffusion.motion.camera_clips import FASTEST, Motion
+from diffusion.motion.features import VideoFeatures, cached_features
+from diffusion.training.decoder import DecoderTask, sizes_for, statistics, train_decoder, unhidden
 from diffusion.training.vae import VAETask, gate, held_out_clips, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay, share
 from hmr.body.files import load_body
@@ -110,7 +117,7 @@ def test_training_brings_the_loss_down(kind, target, tmp_path):
         return module.eval()(*batch)["loss"].item()
 
     before = loss(task.module)
-    trained = train(task, config(tmp_path / "run", steps=120, lr=5e-3, checkpoint_minutes=9.0))
+    trained = train(task, config(tmp_path / "run", steps=200, lr=5e-3, checkpoint_minutes=9.0))
     assert loss(trained.weights) < 0.8 * before
 
 
@@ -186,28 +193,84 @@ class Short:
         return self.data.notes
 
 
-def test_features_are_computed_once_and_resumed(tmp_path):
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Files of two frames, or of one video that is longer."""
+    monkeypatch.setattr(features, "SHARD", 2)
+
+
+def test_features_are_computed_once_and_resumed(tmp_path, small_shards):
     model, data = small_model(), Short()
     found = cached_features(model, data, tmp_path / "cache", {"data": 1})
     assert [len(v) for v in found] == [3, 2, 1] and sorted(data.drawn) == list(range(6))
     said = model(*(x for x in [normalised(torch.from_numpy(data[3].image)[None])]))
     assert torch.allclose(found[1].features[0], features.read_off(said, BODY)[0], atol=1e-4)
-    (tmp_path / "cache" / "00001.safetensors").unlink()
+    features.shard_file(tmp_path / "cache", 1).unlink()
     data.drawn.clear()
     again = cached_features(model, data, tmp_path / "cache", {"data": 1})
     assert data.drawn == [3, 4] and torch.equal(again[1].rotations, found[1].rotations)
+    written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.safetensors"))
+    assert abs(written - features.cache_bytes(model, data)) < 1000 * 3  # and three headers
     with pytest.raises(BadInput, match="another data"):
         cached_features(model, data, tmp_path / "cache", {"data": 2})
-    (tmp_path / "cache" / "00000.safetensors").write_bytes(b"x")
+    features.shard_file(tmp_path / "cache", 0).write_bytes(b"x")
     with pytest.raises(BadInput, match="00000"):
         cached_features(model, data, tmp_path / "cache", {"data": 1})
 
 
-def test_the_promised_size_is_the_size(tmp_path):
-    model, data = small_model(), Short()
-    cached_features(model, data, tmp_path / "cache", {})
-    written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.safetensors"))
-    assert abs(written - features.cache_bytes(model, data)) < 1000 * 3  # and three headers
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
+def test_shards_have_whole_videos_and_no_more_than_they_hold(lengths):
+    recordings = [f"video-{i}" for i, length in enumerate(lengths) for _ in range(length)]
+    with mock.patch.object(features, "SHARD", 10):
+        shards = features.shards_of(recordings)
+    assert [len(span) for shard in shards for span in shard] == lengths
+    assert [i for shard in shards for span in shard for i in span] == list(range(len(recordings)))
+    assert all(sum(map(len, shard)) <= 10 for shard in shards)
+
+
+def test_training_reads_of_files_what_it_looks_at(tmp_path):
+    """What is not looked at does not take memory: values are those of the file, mapped."""
+    values = {name: torch.zeros(4, *(shape or (9,))) for name, shape in features.FIELDS.items()}
+    path = atomic_write(tmp_path / "00000.safetensors", to_bytes(values))
+    one, two = features.read(path, [3, 1], 25.0)
+    assert (len(one), len(two), one.fps) == (3, 1, 25.0)
+    assert str(path) in Path("/proc/self/maps").read_text()
+
+
+def test_statistics_are_those_of_all_frames_together():
+    videos = [video(20, 0), video(30, 1), video(5, 2)]
+    every = torch.cat([each.features for each in videos]).numpy().astype(np.float64)
+    mean, deviation = statistics(videos)
+    assert np.allclose(mean, every.mean(0), atol=1e-5) and np.allclose(deviation, every.std(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("fps", [25.0, 30.0, 50.0, 60.0])
+def test_labels_and_features_of_any_rate_make_clips_at_thirty(fps):
+    """Of a body that turns by one radian a second and whose feature is the time: 1/30 s a frame, times the warp."""
+    task, count = decoder_task("regressor"), int(3 * fps)
+    seconds = torch.arange(count) / fps
+    turn = torch.stack((0 * seconds, 0 * seconds, seconds), 1)
+    rotations = roma.rotvec_to_rotmat(turn)[:, None].expand(-1, 24, -1, -1).contiguous()
+    made = VideoFeatures(
+        seconds[:, None].repeat(1, 6), torch.zeros(count, 10), rotations, rotations, torch.zeros(count, 10), fps
+    )
+    speeds = []
+    for seed in range(20):
+        read, seen, turned, _ = task.clip(made, np.random.default_rng(seed))
+        angle = roma.rotmat_to_rotvec(turned[0, :, 0])[:, 2]
+        assert torch.allclose(angle, read[0, :, 0], atol=1e-3) and seen.shape == (1, 12)
+        speeds.append(read[0, :, 0].diff().abs())
+    speed = 30 * torch.cat(speeds)
+    assert speed.min() > 1 / FASTEST - 0.01 and speed.max() < FASTEST + 0.01 and 0.9 < speed.median() < 1.1
+
+
+def test_of_half_of_the_clips_a_gap_of_some_time_is_hidden():
+    rng = np.random.default_rng(0)
+    gaps = [(~unhidden(rng, 81)).nonzero()[0] for _ in range(400)]
+    hidden = [gap for gap in gaps if len(gap)]
+    assert 0.4 < len(hidden) / len(gaps) < 0.6
+    assert all(9 <= len(gap) <= 45 and gap[-1] - gap[0] == len(gap) - 1 for gap in hidden)
+    assert all(unhidden(rng, 2).any() for _ in range(20))
 
 
 def test_pictures_are_no_videos(tmp_path):

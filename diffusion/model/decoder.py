@@ -27,7 +27,7 @@ from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.model.weights import load_into, read, save
-from diffusion.motion.clips import FPS, decode_video
+from diffusion.motion.clips import FPS, decode_video, filled
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 
@@ -40,8 +40,8 @@ TARGETS: dict[Kind, Target] = {"linear": "latent", "regressor": "numbers", "diff
 
 
 class FeatureRegressor(nn.Module):
-    """Normalised features of frames (B, F, W) -> latent (B, T, D), or numbers of each frame (B, F, 133), without any
-    noise."""
+    """Normalised features of frames (B, F, W), and which are seen (B, F) -> latent (B, T, D), or numbers of each frame
+    (B, F, 133), without any noise."""
 
     def __init__(self, sizes: DecoderSizes, target: Target) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class FeatureRegressor(nn.Module):
         self.transformer = SkipTransformer(*shape, pre_norm=False)
         self.out = silent(nn.Linear(sizes.dim, sizes.dim if target == "latent" else sizes.width))
 
-    def forward(self, normal: Tensor) -> Tensor:
-        frames = self.frames(normal)
+    def forward(self, normal: Tensor, seen: Tensor) -> Tensor:
+        frames = self.frames(normal, seen)
         if self.target == "numbers":
             return self.out(self.transformer(frames))
         tokens = self.queries + at_their_time(frames, len(self.queries))
@@ -63,9 +63,10 @@ class FeatureRegressor(nn.Module):
 class ClipDecoder(nn.Module):
     """Features of a clip to rotations; `encoder` is whose features it knows.
 
-    target: None for the one that this kind usually has. steps: denoising steps of `diffusion`, from noise of `seed`. Of
-    the VAE it keeps what it decodes with. It poses `body`, which is no part of its weights. Raises ValueError for a
-    kind and a target that do not go together.
+    target: None for the one that this kind usually has. steps: denoising steps of `diffusion`, from noise of `seed`.
+    look_ahead: how many frames after a frame its pose may depend on; None: as many as a clip has. Of the VAE it keeps
+    what it decodes with. It poses `body`, which is no part of its weights. Raises ValueError for a kind and a target
+    that do not go together.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class ClipDecoder(nn.Module):
         encoder: str,
         steps: int = 1,
         seed: int = 0,
+        look_ahead: int | None = None,
         vae: MotionVAE | None = None,
     ) -> None:
         super().__init__()
         self.sizes, self.objective, self.kind, self.target = sizes, objective, kind, target or TARGETS[kind]
         if (kind, self.target) == ("diffusion", "numbers"):
             raise ValueError("diffusion is into the latent")
-        self.encoder, self.steps, self.seed = encoder, steps, seed
+        self.encoder, self.steps, self.seed, self.look_ahead = encoder, steps, seed, look_ahead
         self.scale = FeatureScale(sizes.features)
         own = sizes.stride if sizes.tokens * sizes.stride == sizes.frames else 0  # frames of a latent token
         span, out = (1, sizes.width) if self.target == "numbers" else (own, sizes.dim)
@@ -103,47 +105,72 @@ class ClipDecoder(nn.Module):
         self._body[0] = self._body[0].to(self.vae.mean.device)
         return self._body[0]
 
-    def forward(self, features: Tensor, betas: Tensor) -> Tensor:
-        """Clips of features (B, F, W) and betas (B, F, 10) -> local rotations (B, F, 24, 3, 3)."""
-        return rotations_of(self.numbers(features), betas, self.body, self.sizes.representation)
+    def forward(self, features: Tensor, betas: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Clips of features (B, F, W) and betas (B, F, 10) -> local rotations (B, F, 24, 3, 3).
 
-    def numbers(self, features: Tensor) -> Tensor:
-        """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133)."""
-        normal = self.scale(features)
-        found = self.start(normal) + self.start.left * self.correction(normal)
+        seen: (B, F) bool, which frames have features and betas; the others are found from those around them.
+        """
+        if seen is not None:
+            betas = filled(betas, seen)
+        return rotations_of(self.numbers(features, seen), betas, self.body, self.sizes.representation)
+
+    def numbers(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133); seen: as in `forward`."""
+        normal, seen = self.normal(features, seen)
+        found = self.start(normal) + self.start.left * self.correction(normal, seen)
         numbers = found * self.vae.deviation + self.vae.mean if self.target == "numbers" else self.vae.restore(found)
         return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
-    def correction(self, normal: Tensor) -> Tensor:
+    def normal(self, features: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (B, F, W) at mean 0 and deviation 1, straight lines where they are not seen; and which are seen."""
+        normal = self.scale(features)
+        if seen is None:
+            return normal, torch.ones(normal.shape[:2], dtype=torch.bool, device=normal.device)
+        return filled(normal, seen), seen
+
+    def correction(self, normal: Tensor, seen: Tensor) -> Tensor:
         """What the network predicts of clips of normalised features (B, F, W) beyond their linear start."""
         network = self.predictor
         if isinstance(network, Denoiser):
             shape = (len(normal), self.sizes.tokens, self.sizes.dim)
             start = noise(shape, self.seed, normal.device)
-            return denoised(lambda z, time: network(z, time, normal), start, self.steps, self.objective)
-        return normal.new_zeros(()) if network is None else network(normal)
+            return denoised(lambda z, time: network(z, time, normal, seen), start, self.steps, self.objective)
+        return normal.new_zeros(()) if network is None else network(normal, seen)
 
     def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:
         """The numbers (B, F, 133), normalised, or the latent (B, T, D): whichever this decoder looks for."""
         return (numbers - self.vae.mean) / self.vae.deviation if self.target == "numbers" else latent
 
     @torch.no_grad()
-    def video(self, features: Tensor, betas: Tensor, fps: float = FPS) -> Tensor:
+    def video(
+        self,
+        features: Tensor,
+        betas: Tensor,
+        fps: float = FPS,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """One video's features (N, W) and betas (N, 10) at `fps` -> local rotations (N, 24, 3, 3).
 
-        Raises BadInput for an empty video, features of another width or that are not finite, and rates that are none.
+        seen: (N,) bool, which frames have features and betas.
+
+        Raises BadInput for an empty video, features of another width or that are not finite, rates that are none, and a
+        look-ahead that is longer than a clip.
         """
-        width = self.sizes.features
+        width, clip = self.sizes.features, self.sizes.frames
         if features.ndim != 2 or features.shape[1] != width:
             raise BadInput(f"the decoder reads {width} features a frame: these are {tuple(features.shape)}")
         if not len(features) or betas.shape != (len(features), 10):
             raise BadInput(f"the decoder needs frames with betas (10,): got {len(features)} and {tuple(betas.shape)}")
         if not fps > 0:
             raise BadInput(f"a video has more than 0 frames/s: got {fps}")
+        if self.look_ahead is not None and not 0 <= self.look_ahead < clip:
+            raise BadInput(f"look_ahead: this decoder looks ahead by 0 to {clip - 1} frames: got {self.look_ahead}")
         odd = (~features.isfinite()).any(1) | (~betas.isfinite()).any(1)
+        if seen is not None:
+            odd, betas = odd & seen, torch.where(seen[:, None], betas, 0)
         if odd.any():
             raise BadInput(f"frame {int(odd.nonzero()[0])} has a feature or a beta that is not finite")
-        return decode_video(self, features.float(), betas.float(), self.sizes.frames, fps)
+        return decode_video(self, features.float(), betas.float(), clip, fps, seen, self.look_ahead)
 
     def refuse_other(self, encoder: str) -> None:
         """Raise BadInput where this decoder was trained on the features of another than `encoder`."""
@@ -192,7 +219,7 @@ def save_decoder(decoder: ClipDecoder, path: Path) -> Path:
     return save(path, decoder, KIND, decoder.sizes, facts, without=("vae.",) if same else ())
 
 
-def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> ClipDecoder:
+def load_decoder(path: Path, *, steps: int = 1, seed: int = 0, look_ahead: int | None = None) -> ClipDecoder:
     """The decoder of a file of weights, in evaluation mode; raises BadInput where it is no such file."""
     state, sizes, facts = read(path, KIND)
     named = str(facts.pop("vae", ""))
@@ -201,7 +228,7 @@ def load_decoder(path: Path, *, steps: int = 1, seed: int = 0) -> ClipDecoder:
     if named:
         state |= half_of(load_vae(shipped_vae()))
     try:
-        decoder = ClipDecoder(sizes, **facts, steps=steps, seed=seed)
+        decoder = ClipDecoder(sizes, **facts, steps=steps, seed=seed, look_ahead=look_ahead)
     except (TypeError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: does not describe its decoder ({error})") from error
     return cast(ClipDecoder, load_into(decoder, state, path))

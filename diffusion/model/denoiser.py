@@ -34,15 +34,16 @@ class FeatureScale(nn.Module):
 
 
 class FrameEmbedding(nn.Module):
-    """Normalised features of frames (B, F, W) as tokens with a place (B, F, D)."""
+    """Normalised features of frames (B, F, W) as tokens with a place (B, F, D), which know whether they are seen."""
 
     def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.features, sizes.dim)
         self.places = positions(sizes.frames, sizes.dim, sizes.frames)
+        self.unseen = nn.Parameter(torch.zeros(sizes.dim))
 
-    def forward(self, normal: Tensor) -> Tensor:
-        return self.embed(normal) + self.places
+    def forward(self, normal: Tensor, seen: Tensor) -> Tensor:
+        return self.embed(normal) + self.places + ~seen[..., None] * self.unseen
 
 
 class Start(nn.Module):
@@ -107,9 +108,10 @@ class Denoiser(nn.Module):
         self.transformer = SkipTransformer(*shape, pre_norm=False)
         self.out = silent(nn.Linear(dim, dim))  # normalised: 0 is the mean of all motion
 
-    def forward(self, latent: Tensor, time: Tensor, normal: Tensor) -> Tensor:
-        """Noisy latents (B, T, D), timesteps (B,) and normalised features (B, F, W) -> v, or noise (B, T, D)."""
-        frames = self.frames(normal)
+    def forward(self, latent: Tensor, time: Tensor, normal: Tensor, seen: Tensor) -> Tensor:
+        """Noisy latents (B, T, D), timesteps (B,), normalised features (B, F, W) and which frames are seen (B, F) -> v,
+        or noise (B, T, D)."""
+        frames = self.frames(normal, seen)
         count = latent.shape[1]
         tokens = latent + self.places + at_their_time(frames, count)
         when = self.time(waves(time, latent.shape[-1]).to(latent.dtype))[:, None]  # (B, 1, D)

@@ -1,17 +1,18 @@
 """Features of videos' frames, computed once by a compressed encoder into a folder that a decoder's training reads.
 
-One safetensors file per video, whole or not there, so that a run that was killed goes on with the next video.
+A safetensors file has the videos of a shard, and is whole or not there: a run that was killed goes on with the next
+shard, and several processes may each do some. Files are mapped into memory, so that training reads of them what it
+looks at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import roma
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,7 +22,7 @@ from torch import Tensor
 from compress.atomic import atomic_write, record_identity
 from compress.errors import BadInput
 from diffusion.model.representation import WIDTH, encode
-from diffusion.motion.clips import FPS, resampled
+from diffusion.motion.clips import FPS
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
 from hmr.data.dataset import Dataset
@@ -30,6 +31,7 @@ from hmr.evaluation.predict import recording_spans
 from hmr.models.model import HMRModel, HMROutput
 
 BATCH = 32
+SHARD = 1024  # frames of a file, whole videos: what a killed run loses at most
 FIELDS = {
     "features": (),
     "predicted_betas": (10,),
@@ -42,13 +44,15 @@ FIELDS = {
 @dataclass(frozen=True)
 class VideoFeatures:
     """Predictions for a video's N frames, and the truth: features (N, W) as `read_off` has them,
-    predicted_betas (N, 10), predicted_rotations (N, 24, 3, 3) of its head; rotations (N, 24, 3, 3), betas (N, 10)."""
+    predicted_betas (N, 10), predicted_rotations (N, 24, 3, 3) of its head; rotations (N, 24, 3, 3), betas (N, 10).
+    Frames follow each other at `fps`."""
 
     features: Tensor
     predicted_betas: Tensor
     predicted_rotations: Tensor
     rotations: Tensor
     betas: Tensor
+    fps: float = FPS
 
     def __len__(self) -> int:
         return len(self.features)
@@ -63,23 +67,43 @@ def read_off(output: HMROutput, body: BodyModel) -> Tensor:
     return torch.cat((output.features.float(), encode(output.rotations.float(), output.betas.float(), body)), 1)
 
 
-def at_thirty(video: VideoFeatures, fps: float) -> VideoFeatures:
-    """A video of another rate at 30 frames/s, which is the rate that decoders know."""
-    if fps == FPS:
-        return video
-    count = round((len(video) - 1) * FPS / fps) + 1
-    parts = {name: resampled(value, count) for name, value in vars(video).items()}
-    turned = {name: roma.special_procrustes(parts[name]) for name in ("rotations", "predicted_rotations")}
-    return VideoFeatures(**{**parts, **turned})
-
-
 def cache_bytes(model: HMRModel, videos: Dataset) -> int:
     """What `cached_features` will write."""
     numbers = sum(int(np.prod(shape)) for shape in FIELDS.values() if shape)
     return 4 * len(videos) * (numbers + model.head.decshape.in_features + WIDTH)
 
 
-@torch.no_grad()
+def shards_of(recordings: Sequence[str]) -> list[list[range]]:
+    """The frames of each video, from the recording of each frame, in shards of SHARD frames or a video at least."""
+    shards: list[list[range]] = []
+    held = SHARD
+    for frames in recording_spans(recordings):
+        if held + len(frames) > SHARD:
+            shards.append([])
+            held = 0
+        shards[-1].append(frames)
+        held += len(frames)
+    return shards
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.safetensors"
+
+
+def prepare(model: HMRModel, videos: Dataset) -> list[list[range]]:
+    """The videos in shards. Raises BadInput for frames that are no video's, or lack what the model has to know."""
+    if videos.fps is None:
+        raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
+    if model.family.condition is not None and videos[0].bbox_info is None:
+        raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
+    return shards_of(videos.recordings)
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Make a folder that of one encoder's features of some data. Raises BadInput where it holds others'."""
+    record_identity(folder / "cache.json", {**identity, "shard": SHARD}, "cache of features")
+
+
 def cached_features(
     model: HMRModel,
     videos: Dataset,
@@ -89,23 +113,27 @@ def cached_features(
 ) -> list[VideoFeatures]:
     """Every video's features, computed where they are not in `folder` yet; masks go in where the model looks at them.
 
-    `identity` names the encoder and data of the folder. Raises BadInput where it holds others', or what no such
-    file can hold, and for frames that are no video's.
+    `identity` names the encoder and data of the folder. Raises BadInput as `prepare`, where the folder holds others',
+    and where it has what no such file can hold.
     """
-    if videos.fps is None:
-        raise BadInput("a decoder reads videos, and these frames are pictures: name synth-video or a file of clips")
-    if model.family.condition is not None and videos[0].bbox_info is None:
-        raise BadInput(f"{model.architecture} has to know each picture's focal length: give `focal` for each clip")
-    record_identity(folder / "cache.json", identity, "cache of features")
-    cached, body = [], load_body().to(next(model.parameters()).device)
-    for i, frames in enumerate(recording_spans(videos.recordings)):
-        path = folder / f"{i:05d}.safetensors"
+    cached, shards = [], prepare(model, videos)
+    claim(folder, identity)
+    for i, spans in enumerate(shards):
+        path = shard_file(folder, i)
         if not path.exists():
-            values = vars(predicted(model, videos, frames, body))
-            atomic_write(path, to_bytes({name: value.cpu() for name, value in values.items()}))
-        cached.append(read(path, len(frames)))
-        tell(frames.stop)
+            write_shard(path, model, videos, spans)
+        cached += read(path, [len(frames) for frames in spans], videos.fps or FPS)
+        tell(spans[-1].stop)
     return cached
+
+
+@torch.no_grad()
+def write_shard(path: Path, model: HMRModel, videos: Dataset, spans: Sequence[range]) -> None:
+    """Compute and write the features of the frames of some videos."""
+    body = load_body().to(next(model.parameters()).device)
+    every = [predicted(model, videos, frames, body) for frames in spans]
+    values = {name: torch.cat([getattr(video, name) for video in every]).cpu() for name in FIELDS}
+    atomic_write(path, to_bytes(values))
 
 
 def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> VideoFeatures:
@@ -120,13 +148,14 @@ def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) 
         found = (read_off(output, body), output.betas, output.rotations, *labels)
         for name, value in zip(FIELDS, found, strict=True):
             parts[name].append(value.float().contiguous())
-    return VideoFeatures(**{name: torch.cat(values) for name, values in parts.items()})
+    return VideoFeatures(*map(torch.cat, parts.values()))  # type: ignore[arg-type]  # as many as there are FIELDS
 
 
-def read(path: Path, frames: int) -> VideoFeatures:
-    """The video of a file that `cached_features` wrote; raises BadInput where it is damaged."""
+def read(path: Path, lengths: Sequence[int], fps: float) -> list[VideoFeatures]:
+    """The videos, of these lengths, of a file that `write_shard` wrote; raises BadInput where it is damaged."""
+    frames = sum(lengths)
     try:
-        arrays = load_file(path)
+        arrays = load_file(path)  # mapped, not read
         good = arrays.keys() == FIELDS.keys() and all(
             len(arrays[name]) == frames and arrays[name].shape[1:] == (shape or arrays[name].shape[1:])
             for name, shape in FIELDS.items()
@@ -135,4 +164,5 @@ def read(path: Path, frames: int) -> VideoFeatures:
         raise BadInput(f"{path}: cannot be read ({error}); remove it, and it is computed again") from error
     if not good or not all(value.isfinite().all() for value in arrays.values()):
         raise BadInput(f"{path}: not the features of {frames} frames; remove it, and it is computed again")
-    return VideoFeatures(**arrays)
+    parts = zip(*(arrays[name].split(list(lengths)) for name in FIELDS), strict=True)
+    return [VideoFeatures(*values, fps) for values in parts]  # type: ignore[call-arg]  # as above

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import roma
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.context import fingerprint
@@ -25,6 +26,7 @@ from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import DecoderSizes
 from diffusion.model.vae import MotionVAE
 from diffusion.motion.camera_clips import at, warp
+from diffusion.motion.clips import FPS
 from diffusion.motion.features import VideoFeatures
 from hmr.body.files import load_body
 from hmr.body.model import BodyModel
@@ -32,27 +34,39 @@ from hmr.evaluation.metrics import accel, mpjpe
 from hmr.world.synthetic import generator
 
 ERRORS = ("mpjpe_mm", "accel_mm_per_frame2")
+HIDDEN = 0.5  # share of clips of which stretches are hidden
+GAPS_S = (0.3, 1.5)  # s, a tracker's gaps
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
 class DecoderLoss(nn.Module):
-    """A decoder and the loss of what reads features in it; the VAE is frozen."""
+    """A decoder and the loss of what reads features in it; the VAE is frozen.
 
-    def __init__(self, decoder: ClipDecoder) -> None:
+    acceleration: weight of the squared error of second differences in time, of a regressor.
+    """
+
+    def __init__(self, decoder: ClipDecoder, acceleration: float = 0.0) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.acceleration = decoder, acceleration
         decoder.vae.requires_grad_(False)
         self.steps = scheduler(decoder.objective)
 
-    def forward(self, features: Tensor, numbers: Tensor, latent: Tensor) -> dict[str, Tensor]:
-        """Features (B, F, W), the true numbers (B, F, 133) and the latent (B, T, D) that the VAE has for them."""
+    def forward(self, features: Tensor, seen: Tensor, numbers: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """Features (B, F, W), which frames are seen (B, F), the true numbers (B, F, 133) and the latent (B, T, D) that
+        the VAE has for them."""
         decoder, network = self.decoder, self.decoder.predictor
-        normal = decoder.scale(features)
+        normal, seen = decoder.normal(features, seen)
         wanted = (decoder.wanted(numbers, latent) - decoder.start(normal)) / decoder.start.left
         if isinstance(network, Denoiser):
             objective = decoder.objective
-            return {"loss": denoising_loss(lambda z, time: network(z, time, normal), wanted, objective, self.steps)}
-        return {"loss": (decoder.correction(normal).float() - wanted).square().mean()}
+            return {
+                "loss": denoising_loss(lambda z, time: network(z, time, normal, seen), wanted, objective, self.steps)
+            }
+        wrong = decoder.correction(normal, seen).float() - wanted
+        loss = wrong.square().mean()
+        if self.acceleration:
+            loss = loss + self.acceleration * wrong.diff(n=2, dim=1).square().mean()
+        return {"loss": loss}
 
 
 class DecoderTask(TrainingTask):
@@ -68,23 +82,25 @@ class DecoderTask(TrainingTask):
         validation: Sequence[VideoFeatures],
         batch: int,
         seed: int = 0,
+        acceleration: float = 0.0,
     ) -> None:
         if not videos:
             raise BadInput("there are no videos to train a decoder on")
         self.vae, self.videos, self.validation, self.size, self.seed = vae.eval(), videos, validation, batch, seed
         self.decoder = decoder
-        self.module: nn.Module = DecoderLoss(decoder)
+        self.acceleration = acceleration
+        self.module: nn.Module = DecoderLoss(decoder, acceleration)
         self.body = load_body()  # of the data, which stay where they are; the decoder's goes where it is trained
-        every = torch.cat([video.features for video in videos])
         scale = decoder.scale
-        scale.mean.copy_(every.mean(0))
-        scale.deviation.copy_(every.std(0, correction=0).clamp_min(1e-3))
+        mean, deviation = statistics(videos)
+        scale.mean.copy_(mean)
+        scale.deviation.copy_(deviation.clamp_min(1e-3))
         rng = generator("decoder", seed, "start")
         some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
-        features, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
-        _, numbers, latent = self.targets(features, rotations, betas)
+        features, seen, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
+        _, _, numbers, latent = self.targets(features, seen, rotations, betas)
         true = (numbers_of(rotations, betas, self.body) - scale.mean[-WIDTH:]) / scale.deviation[-WIDTH:]
-        decoder.start.fit(scale(features), true, decoder.wanted(numbers, latent))
+        decoder.start.fit(decoder.normal(features, seen)[0], true, decoder.wanted(numbers, latent))
         self.module.train()
 
     def identity(self) -> dict[str, Any]:
@@ -96,7 +112,9 @@ class DecoderTask(TrainingTask):
         facts = {**facts_of(self.decoder), "sizes": self.decoder.sizes.model_dump(), "vae": prior.hexdigest()}
         network = self.decoder.predictor
         facts["weights"] = "" if network is None else fingerprint(network)
-        return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE]}
+        hidden = [HIDDEN, *GAPS_S]
+        facts["acceleration"] = self.acceleration
+        return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE], "hidden": hidden}
 
     @torch.no_grad()
     def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
@@ -104,26 +122,34 @@ class DecoderTask(TrainingTask):
         return self.targets(*self.clips(step))
 
     @torch.no_grad()
-    def targets(self, features: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips as `clips` gives them -> features, the numbers of their true poses, and the latent of those."""
+    def targets(self, features: Tensor, seen: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, ...]:
+        """Clips as `clips` gives them -> features, what is seen, the numbers of true poses, and the latent of those."""
         body = self.decoder.body  # where the decoder is trained, and there the clips go
-        features, rotations, betas = (each.to(body.v_template.device) for each in (features, rotations, betas))
+        place = body.v_template.device
+        features, seen, rotations, betas = (each.to(place) for each in (features, seen, rotations, betas))
         numbers = numbers_of(rotations, betas, body, self.vae.sizes.representation)
-        return features, numbers, self.vae.to(numbers.device).target(numbers)
+        return features, seen, numbers, self.vae.to(numbers.device).target(numbers)
 
     def clips(self, step: OptimizerStep) -> tuple[Tensor, ...]:
-        """Features (B, F, W), rotations (B, F, 24, 3, 3) and betas (B, F, 10), warped and reversed alike."""
+        """Features (B, F, W), which frames are seen (B, F), rotations (B, F, 24, 3, 3) and betas (B, F, 10); warped and
+        reversed alike."""
         rng = generator("decoder", self.seed, step.index, step.process)
         chosen = rng.integers(len(self.videos), size=len(step.share(self.size)))
         parts = [self.clip(self.videos[i], rng) for i in chosen]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
-    def clip(self, video: VideoFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (1, F, W), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some part of a video."""
-        times = torch.from_numpy(warp(rng, 1, self.vae.sizes.frames, len(video)))
-        quaternions = at(roma.rotmat_to_unitquat(video.rotations)[None], times)
+    def clip(self, video: VideoFeatures, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Features (1, F, W), which frames are seen (1, F), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some of
+        a video, at 30 frames/s whatever the video's rate."""
+        frames, rate = self.vae.sizes.frames, video.fps / FPS
+        long = int((len(video) - 1) / rate) + 1  # whole frames at 30 frames/s
+        times = warp(rng, 1, frames, max(long, frames))  # a short video stands still at its ends, unseen
+        inside = torch.from_numpy(times <= long - 1)
+        places = torch.from_numpy((times.clip(0, long - 1) * rate).astype(np.float32))
+        quaternions = at(roma.rotmat_to_unitquat(video.rotations)[None], places)
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
-        return at(video.features[None], times), rotations, at(video.betas[None], times)
+        seen = inside & torch.from_numpy(unhidden(rng, frames))
+        return at(video.features[None], places), seen, rotations, at(video.betas[None], places)
 
     def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
         return self.measure(module.decoder)  # type: ignore[arg-type]  # Module forgets its children
@@ -135,12 +161,30 @@ class DecoderTask(TrainingTask):
         place, mode = decoder.vae.mean.device, decoder.training
         decoder.eval()
         each = [
-            errors(decoder.video(v.features.to(place), v.predicted_betas.to(place)).cpu(), v, self.body)
+            errors(decoder.video(v.features.to(place), v.predicted_betas.to(place), v.fps).cpu(), v, self.body)
             for v in self.validation
         ]
         decoder.train(mode)
         means = ([part.mean().item() for part in parts if len(part)] for parts in zip(*each, strict=True))
         return {name: float(np.mean(found)) if found else None for name, found in zip(ERRORS, means, strict=True)}
+
+
+def statistics(videos: Sequence[VideoFeatures]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (W,) of the features of all frames, a video after the other."""
+    count = sum(map(len, videos))
+    mean = torch.stack([video.features.double().sum(0) for video in videos]).sum(0) / count
+    squares = torch.stack([(video.features.double() - mean).square().sum(0) for video in videos]).sum(0)
+    return mean.float(), (squares / count).sqrt().float()
+
+
+def unhidden(rng: np.random.Generator, frames: int) -> NDArray[np.bool_]:
+    """Which of a clip's frames (frames,) at 30 frames/s are seen, where a stretch of GAPS_S is hidden of some clips."""
+    seen = np.ones(frames, bool)
+    length = min(round(rng.uniform(*GAPS_S) * FPS), frames - 1)  # something is seen of every clip
+    first = rng.integers(frames - length + 1)
+    if rng.random() < HIDDEN:
+        seen[first : first + length] = False
+    return seen
 
 
 def errors(rotations: Tensor, video: VideoFeatures, body: BodyModel) -> tuple[Tensor, Tensor]:
@@ -170,20 +214,22 @@ def train_decoder(
     target: Target | None = None,
     objective: Objective = "hybrid",
     init: ClipDecoder | None = None,
+    acceleration: float = 0.0,
     observe: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainedDecoder:
     """Train a decoder on an encoder's features; its file of weights knows the encoder.
 
     init: the decoder whose network it starts from, maybe another encoder's; all that has a closed form is made anew for
-    these features. A linear decoder is nothing else, so it is trained no further, whatever the budget. Raises as
-    `compress.training.loop.train`, and BadInput for videos without frames and an `init` of another kind.
+    these features. A linear decoder is nothing else, so it is trained no further, whatever the budget. acceleration:
+    see `DecoderLoss`. Raises as `compress.training.loop.train`, and BadInput for videos without frames and an `init` of
+    another kind.
     """
     sizes = sizes_for(vae, videos)
     torch.manual_seed(config.seed)
     decoder = ClipDecoder(sizes, kind, target, objective, encoder=encoder, vae=vae)
     if init is not None:
         start_from(decoder, init)
-    task = DecoderTask(decoder, copy.deepcopy(vae), videos, validation, config.batch, config.seed)
+    task = DecoderTask(decoder, copy.deepcopy(vae), videos, validation, config.batch, config.seed, acceleration)
     before = task.measure(decoder)
     measured: dict[str, Any] = {"videos": len(videos), "val": {"after": before}}
     if kind != "linear":

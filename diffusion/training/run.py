@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-import hmr
 from compress.atomic import atomic_write
 from compress.context import Observer, silent
 from compress.errors import BadInput
@@ -24,18 +21,13 @@ from diffusion.decoded import encoder_id, refuse_other_bodies
 from diffusion.model.decoder import Kind, load_decoder
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import load_vae, shipped_vae
-from diffusion.motion.clips import FPS
-from diffusion.motion.features import VideoFeatures, at_thirty, cache_bytes, cached_features
+from diffusion.motion.extraction import Engine, features
 from diffusion.training.decoder import TrainedDecoder, train_decoder
 from diffusion.training.vae import gate, train_vae
 from hmr.body.files import load_body
-from hmr.data.dataset import Frames
-from hmr.data.datasets import with_split
-from hmr.home import fasthmr_home
-from hmr.motion.clip_file import digest_of, motion_in, open_clips
+from hmr.motion.clip_file import motion_in
 from hmr.motion.recordings import Split
 
-log = logging.getLogger(__name__)
 GATE_MM = 15.0  # a VAE that reconstructs unseen families worse than this is no prior to decode with
 
 
@@ -78,11 +70,12 @@ def decoder_training(
     observer: Observer = silent,
     kind: Kind = "diffusion",
     init: Path | None = None,
+    engine: Engine = "local",
 ) -> TrainedDecoder:
     """Train a decoder on the features of `model`, where it is.
 
-    init: a decoder's file to start from. Raises BadInput, before anything is computed, for a model of other bodies, or
-    with a decoder, and data without videos.
+    init: a decoder's file to start from. engine: what computes features, see `features`. Raises BadInput, before
+    anything is computed, for a model of other bodies, or with a decoder, and data without videos.
     """
     if model.takes_clips:
         raise BadInput(f"{model.encoder.name} has a decoder already: name the encoder it was made for")
@@ -90,45 +83,11 @@ def decoder_training(
     prior = load_vae(vae or shipped_vae())
     start = None if init is None else load_decoder(init)
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
-        train = features(model, data, "train", frames, mocap, observer)
-        validation = features(model, data, "val", None, None, observer)
+        train = features(model, data, "train", frames, mocap, observer, engine)
+        validation = features(model, data, "val", None, None, observer, engine)
 
     def show(now: Progress) -> None:
         done, total = (now.step, config.steps) if config.steps else (now.seconds, 60 * (config.minutes or 0))
         observer("training the decoder", f"step {now.step}", round(done), round(total))
 
     return train_decoder(prior, train, validation, encoder_id(model), config, kind, init=start, observe=show)
-
-
-def features(
-    model: Any, data: str, split: str, frames: int | None, mocap: Path | None, observer: Observer
-) -> list[VideoFeatures]:
-    """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it."""
-    videos = opened(model, data, split, frames, mocap)
-    if model.protect is not None and not videos.has_masks:
-        raise BadInput(f"{model.name} needs person masks and the clips of {data} have none")
-    identity = {"encoder": encoder_id(model), "data": data_id(data, split, videos)}
-    named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = fasthmr_home() / "features" / named[:32]
-    size = cache_bytes(model, videos) / 2**20
-    what = f"features of {data} {split}, {size:.0f} MiB"
-    log.info("%s, in %s", what, folder)
-    observer(what, "", 0, len(videos))
-    cached = cached_features(model, videos, folder, identity, lambda n: observer(what, "", n, len(videos)))
-    return [at_thirty(video, videos.fps or FPS) for video in cached]
-
-
-def opened(model: Any, data: str, split: str, frames: int | None, mocap: Path | None) -> Frames:
-    """Videos by a data set's name, or by the path of a file of clips."""
-    if data.endswith(".json"):
-        return open_clips(Path(data), split, model.family.box.side, model.family.crop, frames)
-    return hmr.frames(with_split(data, split), frames, mocap=mocap, size=model.family.crop, keep=False)
-
-
-def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:
-    """The identity of a data set's frames; of a file of clips, its hash and that of all it names."""
-    if data.endswith(".json"):
-        named = digest_of(Path(data), split, len(videos))
-        return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": named}
-    first = hashlib.sha256(videos[0].image.tobytes()).hexdigest()  # other code may draw other pictures
-    return {"name": data.partition(":")[0], "split": split, "frames": len(videos), **videos.identity, "first": first}

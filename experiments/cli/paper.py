@@ -69,7 +69,8 @@ def decoders(
     table: Annotated[
         str,
         typer.Argument(
-            help="decoder, objectives, denoising-steps, representation, protection, latents or noise-seeds."
+            help="decoder, objectives, denoising-steps, representation, protection, latents, streaming, smoothness, "
+            "noise-seeds or tasks."
         ),
     ],
     model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
@@ -95,18 +96,47 @@ def decoders(
     from compress.atomic import atomic_write
     from compress.choices import one_of
     from compress.training.task import Precision
+    from experiments.paper.decoder_tasks import TaskComparison
     from experiments.paper.decoders import TABLES, DecoderComparison, RowBudget
 
-    name = one_of(table, TABLES, "table")
+    name = one_of(table, (*TABLES, "tasks"), "table")
     budget = RowBudget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
         sources = hmr.load(model), recipe, data, budget, vae, frames, train_frames, mocap
-        result = DecoderComparison(*sources, progress_callback(bar)).table(name)
+        comparison = DecoderComparison(*sources, progress_callback(bar))
+        result = TaskComparison(comparison).table() if name == "tasks" else comparison.table(name)
     if out is not None:
         atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode(), new=True)
-    print_result(result, as_json, decoders_table)
+    print_result(result, as_json, tasks_table if name == "tasks" else decoders_table)
+
+
+def tasks_table(result: dict[str, Any]) -> Table:
+    """The rows of all tasks, for people."""
+    from compress.card import formatted
+
+    source, budget = result["provenance"], result["budget"]
+    columns = {
+        "mpjpe_mm": "MPJPE mm",
+        "energy_mm": "energy score mm",
+        "energy_mm_over_regressor": "over the regressor mm",
+        "best_of_10_mm": "best of 10 mm",
+        "accel_mm_per_frame2": "Accel mm/frame²",
+    }
+    rows = []
+    for task in result["tasks"]:
+        for row in task["rows"]:
+            covered = formatted(row["coverage"], ".2f")
+            rows.append((f"{task['task']}: {row['name']}", *(formatted(row[key]) for key in columns), covered))
+    data = source["data"]
+    return result_table(
+        f"tasks: {source['model']['name']} on {data['name']}:{data['split']}",
+        f"on what is hidden; 95 % t intervals over videos, differences paired; {budget['steps']} steps a trained "
+        f"row; commit {source['commit'][:12]}",
+        ("task", *columns.values(), "within the central 90 %"),
+        rows,
+    )
 
 
 def decoders_table(result: dict[str, Any]) -> Table:

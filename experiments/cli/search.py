@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from experiments.cli.options import AsJson, LabelFree, Masks, Storage, StudyFile
+from compress.errors import BadInput
+from experiments.cli.options import AsJson, FrameCount, LabelFree, Masks, Minutes, Steps, Storage, StudyFile
 from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing, result_table
 
 if TYPE_CHECKING:
     from experiments.reports.front import Results
+    from experiments.search.decoded import DecodedPoint
+
+DECODER_MINUTES = 15.0
 
 
 def search(
@@ -47,17 +51,51 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write: report.html, front.json, tables and recipes.")],
     storage: Storage = None,
+    decoders: Annotated[
+        bool, typer.Option("--decoders", help="Also train a motion decoder for each point, and draw both fronts.")
+    ] = False,
+    kind: Annotated[str, typer.Option(help="Of the decoders: linear, regressor or diffusion.")] = "regressor",
+    minutes: Minutes = None,
+    steps: Steps = None,
+    frames: FrameCount = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train decoders, on this machine.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report on a study: its front, costs, worst frames, and the recipe of each point."""
+    """Write a report on a study: its front, costs, worst frames, and the recipe of each point; --minutes, --steps and
+    --frames are those of --decoders."""
     from experiments.reports.front import load_results
     from experiments.reports.front_page import write
+    from experiments.search.decoded import decoded
 
     refuse_existing(out)
     results = load_results(studies, storage)
+    points = decoded_points(results, kind, minutes, steps, frames) if decoders else []
     with progress_bar() as bar:
-        summary = write(results, out, progress_callback(bar))
+        observer = progress_callback(bar)
+        summary = write(results, out, observer, decoded(points, workers, observer) if points else ())
     print_result(summary, as_json, lambda _: front_table(results))
+
+
+def decoded_points(
+    results: Results, kind: str, minutes: float | None, steps: int | None, frames: int | None
+) -> list[DecodedPoint]:
+    """The points of a front that get decoders of a kind, trained for as long. Raises BadInput for what is no study and
+    for a decoder that cannot be."""
+    from pydantic import ValidationError
+
+    from diffusion.policy import MotionDecoder, Retraining
+    from experiments.search.decoded import points_of
+
+    if results.spec is None:
+        raise BadInput("--decoders are trained for the points of a study: name its .yaml file")
+    if kind != "linear" and minutes is None and steps is None:
+        minutes = DECODER_MINUTES
+    try:
+        train = Retraining(minutes=minutes, steps=steps)
+        decoder = MotionDecoder(kind=kind, train=train)  # type: ignore[arg-type]  # which pydantic checks
+    except ValidationError as error:
+        raise BadInput(f"--decoders: {error.errors()[0]['msg']}") from error
+    return points_of(results.spec, results.front, decoder, "synth-video", frames)
 
 
 def front_table(results: Results) -> Table:

@@ -110,6 +110,7 @@ def decoder(
     lr: Rate = 3e-4,
     batch: Batch = 16,
     precision: Products = "float32",
+    engine: Annotated[str, typer.Option(help="local, or ray: features are computed by its workers.")] = "local",
 ) -> None:
     """Train a motion decoder on the features of one encoder; prints the path of the weights."""
     from typing import get_args
@@ -119,10 +120,13 @@ def decoder(
     import hmr
     from compress.choices import one_of
     from diffusion.model.decoder import Kind, decoder_file
+    from diffusion.motion.extraction import Engine
     from diffusion.training.run import decoder_training
     from hmr.models.device import best_device
 
     kinds: tuple[Kind, ...] = get_args(Kind)
+    engines: tuple[Engine, ...] = get_args(Engine)
+    computes = one_of(engine, engines, "engine")
     chosen = one_of(kind, kinds, "kind of decoder")
     if chosen == "linear":
         if minutes or steps or init:
@@ -133,7 +137,7 @@ def decoder(
     encoder = hmr.load(model).to(best_device())
     with progress_bar() as bar:
         observer = progress_callback(bar)
-        made = decoder_training(encoder, data, vae, config, mocap, frames, observer, chosen, start)
+        made = decoder_training(encoder, data, vae, config, mocap, frames, observer, chosen, start, computes)
     if PartialState().is_main_process:
         typer.echo(made.path)
 

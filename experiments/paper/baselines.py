@@ -46,8 +46,9 @@ class HeadLoss(nn.Module):
         super().__init__()
         self.head, self._body = head, [body]
 
-    def forward(self, features: Tensor, rotations: Tensor, betas: Tensor) -> dict[str, Tensor]:
-        """Clips of features (B, F, W), true rotations (B, F, 24, 3, 3) and betas (B, F, 10)."""
+    def forward(self, features: Tensor, seen: Tensor, rotations: Tensor, betas: Tensor) -> dict[str, Tensor]:
+        """Clips of features (B, F, W), true rotations (B, F, 24, 3, 3) and betas (B, F, 10); a head looks at each frame
+        by itself, so what would be hidden from a decoder is not."""
         predicted, shape = self.head(features).flatten(0, 1), betas.flatten(0, 1)
         true = rotations.flatten(0, 1)
         body = self._body[0] = self._body[0].to(predicted.device)

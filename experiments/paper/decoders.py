@@ -37,10 +37,10 @@ from diffusion.model.schedule import Objective
 from diffusion.model.sizes import sizes_of
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.motion.clips import FPS
+from diffusion.motion.extraction import features
 from diffusion.motion.features import VideoFeatures
 from diffusion.training.decoder import errors as decoding_errors
 from diffusion.training.decoder import sizes_for, train_decoder
-from diffusion.training.run import features
 from diffusion.training.vae import gate, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay
 from hmr.body.files import load_body
@@ -75,6 +75,9 @@ class DecoderRow:
     denoising_steps: int = 1
     noise_seed: int = 0
     latent: tuple[int, int] | None = None  # tokens and width of a VAE of its own
+    look_ahead: int | None = None  # frames at 30 frames/s, which is the latency; None: a clip's
+    calm: float | None = None  # deviation, in frames, of what smooths; None: the size's own
+    acceleration: float = 0.0  # weight of the error of second differences in a regressor's loss
 
 
 BASELINE = DecoderRow("baseline", "original")
@@ -110,6 +113,17 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
     "latents": tuple(
         DecoderRow(f"{tokens} x {dim}", head="diffusion", latent=(tokens, dim))
         for tokens, dim in ((9, 96), (9, 192), (9, 384), (27, 192))
+    ),
+    "streaming": tuple(
+        DecoderRow("whole clips" if n is None else f"{n} frames ahead", head="regressor", look_ahead=n)
+        for n in (0, 4, 13, 40, None)
+    ),
+    "smoothness": (
+        DecoderRow("Gaussian of a frame", head="regressor", calm=1.0),
+        DecoderRow("no smoothing", head="regressor", calm=0.0),
+        *(DecoderRow(f"loss of acceleration, {w:g}", head="regressor", calm=0.0, acceleration=w) for w in (1.0, 10.0)),
+        DecoderRow("diffusion, Gaussian of a frame", head="diffusion", calm=1.0),
+        DecoderRow("diffusion, no smoothing", head="diffusion", calm=0.0),
     ),
     "noise-seeds": tuple(DecoderRow(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
 }
@@ -212,7 +226,8 @@ class DecoderComparison:
         videos, val = (self.videos(entry.encoder, split) for split in ("train", "val"))
         encoder, budget = encoder_id(model), asdict(self.budget)
         budget.pop("vae_steps")
-        out = self.place(encoder, entry.head, entry.target, entry.objective, sha256, self.train_frames)
+        key = (encoder, entry.head, entry.target, entry.objective, sha256, self.train_frames, entry.acceleration)
+        out = self.place(*key)
         config = TrainConfig(out=out, **budget)
         if entry.head == "head":
             decoder = ClipDecoder(sizes_for(vae, videos), "linear", encoder=encoder, vae=vae)
@@ -221,9 +236,12 @@ class DecoderComparison:
             head = trained.head.cpu()
             return lambda video: head(video.features)
         kind: Kind = entry.head  # type: ignore[assignment]  # the other heads are not trained
-        path = train_decoder(vae, videos, val, encoder, config, kind, entry.target, entry.objective).path
-        trained = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed)
-        return lambda video: trained.video(video.features, video.predicted_betas)
+        train_row = partial(train_decoder, kind=kind, target=entry.target, objective=entry.objective)
+        path = train_row(vae, videos, val, encoder, config, acceleration=entry.acceleration).path
+        trained = load_decoder(path, steps=entry.denoising_steps, seed=entry.noise_seed, look_ahead=entry.look_ahead)
+        if entry.calm is not None:
+            trained.sizes = trained.sizes.model_copy(update={"calm": entry.calm})
+        return lambda video: trained.video(video.features, video.predicted_betas, video.fps)
 
     def head(self, entry: DecoderRow) -> Callable[[VideoFeatures], Tensor]:
         """What a row's head does to a video."""
@@ -234,11 +252,11 @@ class DecoderComparison:
         val = self.videos(entry.encoder, "val")
         scores = [self.score(filter_, val) for filter_ in FILTERS[entry.head]]
         best = FILTERS[entry.head][int(np.argmin(scores))]
-        return lambda video: best(video, FPS)
+        return lambda video: best(video, video.fps)
 
     def score(self, head: Filter, videos: list[VideoFeatures]) -> float:
         """MPJPE in mm over videos."""
-        return torch.cat([decoding_errors(head(v, FPS), v, self.body)[0] for v in videos]).mean().item()
+        return torch.cat([decoding_errors(head(v, v.fps), v, self.body)[0] for v in videos]).mean().item()
 
     def measure(self, entry: DecoderRow, baseline: Errors | None) -> tuple[dict[str, Any], Errors]:
         """The figures of a row but for its speed, and its errors."""
@@ -271,6 +289,9 @@ class DecoderComparison:
             row["frames_per_s"] = 1 / (before + behind)
             row["encoder_frames_per_s"] = 1 / before
             row["head_frames_per_s"] = 1 / behind if row["head"] != "own" else None
+            row["latency_ms"] = (
+                None if row["look_ahead"] is None else 1000 * (row["look_ahead"] / FPS + before + behind)
+            )
 
     def table(self, name: str) -> dict[str, Any]:
         """Every row of a table, measured; differences are paired, to the baseline and to the paper's decoder."""

@@ -15,7 +15,7 @@ from compress.context import Observer, silent
 from compress.policy import Plan
 from compress.recipe import Recipe
 from experiments.reports import compression as report
-from experiments.reports import pictures, plots
+from experiments.reports import decoders, pictures, plots
 from experiments.reports.compression import rendered
 from experiments.reports.front import COLUMNS, Results, found_on, frames_of, result, rows, split_of, title
 from experiments.search.lab import Lab
@@ -33,9 +33,14 @@ UNITS = {
 }
 
 
-def write(results: Results, out: Path, observer: Observer = silent) -> dict[str, Any]:
-    """Write the report folder, whole or not at all; returns the content of front.json."""
-    summary = result(results)
+def write(
+    results: Results, out: Path, observer: Observer = silent, decoded: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Write the report folder, whole or not at all; returns the content of front.json.
+
+    decoded: of `experiments.search.decoded`, points with their decoders.
+    """
+    summary = {**result(results), **({"decoded": list(decoded)} if decoded else {})}
     shown = trials_plot(results, split_of(results.original))
     on_test = trials_plot(results, "test") if results.spec and any(t.test for t in results.front) else None
     tabled = table(results.trials)
@@ -82,6 +87,7 @@ def page(results: Results, summary: dict[str, Any], shown: Any, on_test: Any, ob
         growth=plots.svg(plots.growth(summary["hypervolume"])) if summary["hypervolume"] and results.spec else "",
         reference=", ".join(f"{name} {value:.4g}" for name, value in reference),
         importance=importance_plot(results),
+        **decoders.section(summary.get("decoded", ())),
         split=plots.svg(cost_plot(results)) if any(parts(t) for t in results.front) else "",
         joints=joints_plot(results),
         points=points,

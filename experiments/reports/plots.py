@@ -149,6 +149,8 @@ KINDS = {
     "made by hand": Kind("s", YELLOW, filled=False, named=True),
     "other models": Kind("*", PURPLE, named=True),
     "recovered": Kind("^", GREEN, filled=False),
+    "encoder alone": Kind("o", BLUE, joined=True, named=True),
+    "with decoder": Kind("D", ORANGE, joined=True, named=True),
 }
 
 

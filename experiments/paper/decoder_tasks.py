@@ -1,0 +1,238 @@
+"""Where each kind of decoder helps: what the picture does not show, and few labels.
+
+A task hides something of videos, or takes labels away. Every kind is trained on the same clips with the same things
+hidden, and answers for what is hidden: once, or in samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.errors import BadInput
+from compress.provenance import provenance
+from compress.training.task import TrainConfig
+from diffusion.decoded import encoder_id
+from diffusion.model.decoder import ClipDecoder, Kind, load_decoder
+from diffusion.motion.extraction import data_id, in_cache, opened
+from diffusion.motion.features import VideoFeatures
+from diffusion.motion.occlusion import half_hidden, hidden_joints
+from diffusion.training.decoder import GAPS_S, train_decoder
+from experiments.paper.decoders import CPU, DECODER, DecoderComparison
+from hmr.body.model import BodyModel
+from hmr.data.dataset import Frames
+from hmr.evaluation.intervals import interval, paired_interval
+from hmr.evaluation.metrics import MM, accel
+from hmr.evaluation.predict import recording_spans
+from hmr.evaluation.probabilistic import apart, best_of, covered, energy_score, gaussian_samples
+from hmr.world.synthetic import generator
+
+Task = Literal["as they are", "gaps", "half hidden", "few labels"]
+FEW = 20  # labelled videos
+SAMPLES, BEST = 19, 10  # between the least and the largest of 19 lie nine in ten
+SCORES = ("mpjpe_mm", "energy_mm", "best_of_10_mm", "coverage", "apart_mm")
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """How a decoder answers: once, in samples of its own, or in samples of the Gaussian that fits its residuals."""
+
+    name: str
+    kind: Kind
+    steps: int = 1  # of denoising
+    samples: int = 1
+    gaussian: bool = False
+
+
+AGAINST = TaskRow("regressor", "regressor")  # what differences are paired with
+ROWS = (
+    TaskRow("linear", "linear"),
+    AGAINST,
+    TaskRow("regressor, Gaussian of its residuals", "regressor", samples=SAMPLES, gaussian=True),
+    TaskRow("diffusion, one step", "diffusion"),
+    TaskRow("diffusion, 10 steps", "diffusion", 10, SAMPLES),
+    TaskRow("diffusion, 50 steps", "diffusion", 50, SAMPLES),
+)
+
+
+@dataclass(frozen=True)
+class TaskVideo:
+    """A video, which of its frames (N,) are seen, and which joints (N, 24) count."""
+
+    video: VideoFeatures
+    seen: Tensor
+    counts: Tensor
+    name: str
+
+
+def gap(frames: int, fps: float, name: str) -> NDArray[np.bool_]:
+    """Which frames (N,) of a video are seen where a tracker lost somebody for GAPS_S; it follows from the name."""
+    rng = generator("gap", name)
+    length = min(round(rng.uniform(*GAPS_S) * fps), frames - 1)
+    first = int(rng.integers(frames - length + 1))
+    seen = np.ones(frames, bool)
+    seen[first : first + length] = False
+    return seen
+
+
+def answers(decoder: ClipDecoder, row: TaskRow, one: TaskVideo, body: BodyModel) -> Tensor:
+    """Joints (S, N, 24, 3) m from the pelvis, as often as a decoder answers."""
+    video, found = one.video, []
+    decoder.steps = row.steps
+    for seed in range(1 if row.gaussian else row.samples):
+        decoder.seed = seed
+        rotations = decoder.video(video.features, video.predicted_betas, video.fps, one.seen)
+        found.append(body.skeleton(rotations, video.predicted_betas))
+    return from_pelvis(torch.stack(found))
+
+
+def truth(video: VideoFeatures, body: BodyModel) -> Tensor:
+    """True joints (N, 24, 3) m from the pelvis."""
+    return from_pelvis(body.skeleton(video.rotations, video.betas))
+
+
+def from_pelvis(joints: Tensor) -> Tensor:
+    """Joints (..., 24, 3) m from the first of them."""
+    return joints - joints[..., :1, :]
+
+
+def scores(samples: Tensor, true: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Samples (S, N, 24, 3) m and the truth (N, 24, 3) -> SCORES of each frame (M,) of which joints count (N, 24)."""
+    here = counts.any(1)
+    samples, true, counts = samples[:, here], true[here], counts[here]
+
+    def mean(values: Tensor) -> Tensor:
+        """Over the joints of a frame that count: (..., M, 24) -> (..., M)."""
+        return (values * counts).sum(-1) / counts.sum(-1)
+
+    found = {
+        "mpjpe_mm": MM * mean((samples.mean(0) - true).norm(dim=-1)),
+        "energy_mm": MM * mean(energy_score(samples, true)),
+    }
+    if len(samples) > 1:
+        found["best_of_10_mm"] = MM * best_of(mean((samples - true).norm(dim=-1)), BEST)
+        found["coverage"] = mean(covered(samples, true).float().mean(-1))
+        found["apart_mm"] = MM * mean(apart(samples))
+    return found
+
+
+@dataclass
+class TaskComparison:
+    """The kinds of decoders on one encoder, task by task."""
+
+    comparison: DecoderComparison
+
+    def __post_init__(self) -> None:
+        self.model, self.body = self.comparison.encoder("merged"), self.comparison.body
+        self.vae, self.vae_id = self.comparison.vae(DECODER)
+        self.decoders: dict[tuple[Kind, bool], ClipDecoder] = {}
+
+    def source(self, split: str, hidden: bool) -> tuple[Frames, list[VideoFeatures]]:
+        """The videos of a split as they are, and what the encoder says of them, or of them half hidden."""
+        comparison = self.comparison
+        data = comparison.test.spec.name if split == "test" else "synth-video"
+        frames = comparison.frames if split == "test" else comparison.train_frames if split == "train" else None
+        videos = opened(self.model, data, split, frames, comparison.mocap)
+        identity: dict[str, Any] = {"encoder": encoder_id(self.model), "data": data_id(data, split, videos)}
+        shown, name = videos, f"{data} {split}"
+        if hidden:
+            shown, name, identity = half_hidden(videos), f"{name}, half hidden", {**identity, "half_hidden": 0}
+        return videos, in_cache(self.model, shown, identity, name, comparison.observer)
+
+    def videos(self, split: str, task: Task) -> list[TaskVideo]:
+        """The videos of a split with what a task hides of them."""
+        source, found = self.source(split, task == "half hidden")
+        counts = hidden_joints(source) if task == "half hidden" else np.ones((len(source), 24), bool)
+        counts[:, 0] = False  # the pelvis is where it is
+        made = []
+        for span, video in zip(recording_spans(source.recordings), found, strict=True):
+            name, here = source.recordings[span.start], counts[span.start : span.stop]
+            seen = np.ones(len(video), bool)
+            if task == "gaps":
+                seen = gap(len(video), video.fps, name)
+                here = here & ~seen[:, None]
+            made.append(TaskVideo(video, torch.from_numpy(seen), torch.from_numpy(here), name))
+        return made
+
+    def decoder(self, kind: Kind, few: bool) -> ClipDecoder:
+        """The decoder of a kind, trained on all videos as they are and half hidden, or on FEW of those, if it has to
+        be."""
+        if (kind, few) not in self.decoders:
+            count = FEW if few else None
+            train = [video for hidden in (False, True) for video in self.source("train", hidden)[1][:count]]
+            budget = asdict(self.comparison.budget)
+            budget.pop("vae_steps")
+            encoder = encoder_id(self.model)
+            out = self.comparison.place("tasks", encoder, kind, self.vae_id, self.comparison.train_frames, few)
+            config, val = TrainConfig(out=out, **budget), self.source("val", False)[1]
+            path = train_decoder(self.vae, train, val, encoder, config, kind).path
+            self.decoders[kind, few] = load_decoder(path)
+        return self.decoders[kind, few]
+
+    def row(self, row: TaskRow, task: Task, test: Sequence[TaskVideo], val: Sequence[TaskVideo]) -> dict[str, Any]:
+        """The scores of a row on a task, of each frame (M,), and of acceleration, by `frames` and `clips`."""
+        self.comparison.observer(f"{task}: {row.name}", "", 0, 1)
+        decoder = self.decoder(row.kind, task == "few labels")
+        residuals = self.residuals(decoder, row, val) if row.gaussian else None
+        parts: list[dict[str, Tensor]] = []
+        for number, one in enumerate(test):
+            samples, true = answers(decoder, row, one, self.body), truth(one.video, self.body)
+            if residuals is not None:
+                drawn = gaussian_samples(samples[0].flatten(1), residuals, row.samples, number)
+                samples = drawn.unflatten(2, (24, 3))  # (S, N, 72) -> (S, N, 24, 3)
+            moves = accel(samples.mean(0), true)
+            parts.append({**scores(samples, true, one.counts), "accel_mm_per_frame2": moves})
+        return {name: [part[name].double().numpy() for part in parts] for name in parts[0]}
+
+    def residuals(self, decoder: ClipDecoder, row: TaskRow, val: Sequence[TaskVideo]) -> Tensor:
+        """Truth less answer (M, 72) m of frames of which something counts."""
+        parts = []
+        for one in val:
+            wrong = truth(one.video, self.body) - answers(decoder, row, one, self.body)[0]
+            parts.append(wrong[one.counts.any(1)].flatten(1))
+        return torch.cat(parts)
+
+    def table(self) -> dict[str, Any]:
+        """Every row of every task; intervals over videos, differences paired with the regressor's one answer."""
+        tables = [self.task(task) for task in get_args(Task)]
+        comparison = self.comparison
+        source = provenance("decoders", comparison.model, CPU, **comparison.test.provenance(comparison.model))
+        return {
+            "table": "tasks",
+            "tasks": tables,
+            "budget": asdict(comparison.budget),
+            "train_frames": comparison.train_frames,
+            "provenance": {**source, "recipe": comparison.recipe},
+        }
+
+    def task(self, task: Task) -> dict[str, Any]:
+        """The rows of a task. Raises BadInput where a video has nothing that counts."""
+        test, val = self.videos("test", task), self.videos("val", task)
+        if bare := [one.name for one in test if not one.counts.any()]:
+            raise BadInput(f"{task}: nothing is hidden of {bare[0]}: leave out videos this short")
+        measured = {row.name: self.row(row, task, test, val) for row in ROWS}
+        names = [one.name for one in test]
+        against = measured[AGAINST.name]
+        return {"task": task, "videos": len(test), "rows": [summary(row, measured, against, names) for row in ROWS]}
+
+
+def summary(row: TaskRow, measured: dict[str, Any], against: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row of a table as JSON values: intervals, and paired differences of the two scores that all rows have."""
+
+    def clips(values: Sequence[NDArray[np.float64]]) -> list[str]:
+        return [name for name, each in zip(names, values, strict=True) for _ in each]
+
+    mine = measured[row.name]
+    found: dict[str, Any] = dict.fromkeys((*SCORES, "accel_mm_per_frame2"))
+    for name, values in mine.items():
+        found[name] = asdict(interval(np.concatenate(values), clips(values))) if sum(map(len, values)) else None
+    for name in ("mpjpe_mm", "energy_mm"):
+        first, second = (np.concatenate(one[name]) for one in (mine, against))
+        found[f"{name}_over_regressor"] = asdict(paired_interval(first, second, clips(mine[name])))
+    return {**asdict(row), **found}
