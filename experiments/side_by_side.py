@@ -15,10 +15,12 @@ from torch import Tensor
 from compress.cost.bfloat16 import emulated
 from compress.cost.timing import timed
 from compress.provenance import precision_of
-from experiments.bench import PROTECTED, Case, stages_of
+from compress.stack import merge, transformer_blocks
+from compress.tokens import Tokens
 from hmr.deploy.exported import ExportedModel
 
 WARMUP = 2
+PROTECTED = 0.35  # of a crop, about what a person takes
 Inputs = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -44,6 +46,7 @@ def contenders(models: Sequence[Any], compiled: bool, device: torch.device) -> l
     """Each model as it is; one of torch in float32 also with its blocks in bfloat16, where this machine multiplies in
     it, and `compiled`, each of these by torch.compile too. Of a model with a motion decoder the encoder."""
     found: list[Contender] = []
+    copies: dict[int, Any] = {}  # weights that models share are copied once
     for model in (each.encoder for each in models):
         if isinstance(model, ExportedModel):
             told = model.interface
@@ -57,7 +60,7 @@ def contenders(models: Sequence[Any], compiled: bool, device: torch.device) -> l
         model.to(device)
         kinds = [(precision_of(model), model)]
         if kinds[0][0] == "float32" and (device.type == "cuda" or not emulated(torch.cpu.get_capabilities())):
-            half = copy.deepcopy(model)
+            half = copy.deepcopy(model, copies)
             half.stack.blocks.to(torch.bfloat16)
             kinds.append(("bfloat16", half))
         source, macs = model.sha256 or model.base.sha256, model.cost().macs.true
@@ -114,10 +117,23 @@ def parts_of(model: Any, given: Inputs) -> dict[str, Callable[[], object]]:
     person[:, : round(PROTECTED * person.shape[1])] = True
     found: dict[str, Callable[[], object]] = {"embed": partial(model.stack.embed, crops)}
     if any(model.schedule.merges):
-        case = Case(model.stack, model.schedule, 0)
-        found["matching and merging"] = stages_of(model, case, crops, person)["matching and merging"]
+        found["matching and merging"] = merging_of(model, model.stack.embed(crops).protecting(person))
     tokens, output = model.encode(crops, masks), model(crops, masks, condition)
     return {**found, "head": partial(model.read, tokens, condition), "body": partial(model.joints, output)}
+
+
+def merging_of(model: Any, tokens: Tokens) -> Callable[[], object]:
+    """A call that matches and merges embedded `tokens` as the model's schedule has it, by the first block's keys."""
+    first = next(iter(transformer_blocks(model.stack).values()))
+    keys = model.stack.attend(first, tokens)[1]  # (B, H, N, d)
+
+    def merging() -> Tokens:
+        merged = tokens
+        for r in filter(None, model.schedule.merges):
+            merged = merge(merged, keys[:, :, : merged.x.shape[1]], r, model.schedule.partition)
+        return merged
+
+    return merging
 
 
 def compared(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
