@@ -12,7 +12,7 @@ from compress import artefact
 from compress.card import card
 from compress.context import Context
 from compress.errors import BadInput
-from compress.pipeline import row
+from compress.pipeline import row, run_all_steps
 from compress.provenance import provenance
 from compress.recipe import Recipe
 from diffusion.model.decoder import decoder_file, load_decoder
@@ -37,8 +37,8 @@ def attach(decoder: str, folder: Path, out: Path | None = None) -> dict[str, Any
         raise BadInput(f"{folder}: it has a decoder already; compress again without one, or name another artefact")
     step = MotionDecoder(kind=load_decoder(decoder_file(decoder)).kind, weights=decoder)
     context = Context(model)
-    plan = step.plan(model, context)
-    made = plan.apply(model, context)
+    made = run_all_steps(model, [step], context)
+    plan = context.plans[0]
     before = Recipe.parse(contents["recipe.yaml"].decode(), str(folder / "recipe.yaml"))
     recipe = Recipe(schema_version=1, name=before.name, steps=(*before.steps, step))
     result = {**measured(contents, model), "recipe_id": recipe.id}

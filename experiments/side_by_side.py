@@ -49,11 +49,11 @@ def contenders(models: Sequence[Any], compiled: bool, device: torch.device) -> l
     copies: dict[int, Any] = {}  # weights that models share are copied once
     for model in (each.encoder for each in models):
         if isinstance(model, ExportedModel):
-            told = model.interface
+            facts = model.interface
             runtime = model.runtime.name
             found.append(
                 Contender(
-                    model.name, told.hashes["model"], runtime, told.precision, model, told.macs, model, told.batch
+                    model.name, facts.hashes["model"], runtime, facts.precision, model, facts.macs, model, facts.batch
                 )
             )
             continue

@@ -226,8 +226,8 @@ def main(
         with np.load(out / f"run-{people}" / row["file"]) as file:
             tracks.append({name: file[name] for name in file.files})
     row = {"people": people, "moving": moving, **measured(truth, tracks)}
-    told = {"rows": [row], "provenance": result["provenance"]}
-    atomic_write(out / f"two-people-{people}.json", json.dumps(told, indent=1).encode())
+    table = {"rows": [row], "provenance": result["provenance"]}
+    atomic_write(out / f"two-people-{people}.json", json.dumps(table, indent=1).encode())
     typer.echo(json.dumps(row))
 
 

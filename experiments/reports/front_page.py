@@ -139,7 +139,7 @@ def error_of(results: Results) -> str:
 
 
 def importance_plot(results: Results) -> str:
-    """How much each knob decides about each objective (PED-ANOVA); nothing where too few trials were drawn."""
+    """How much each knob matters for each objective (PED-ANOVA); nothing where too few trials were drawn."""
     drawn = [t for t in results.trials if t.record and t.params]
     if results.spec is None or len(drawn) < 8:
         return ""

@@ -241,8 +241,8 @@ def growth(volumes: Sequence[float]) -> Figure:
 def bands(curves: Mapping[str, np.ndarray]) -> Figure:
     """Hypervolume (repeats, trials) of each sampler: the median, and a band from the lowest to the highest tenth."""
     figure, axes = framed(WIDE, 3.6)
-    looks = ((GREY, ":"), (BLUE, "-"), (ORANGE, "--"))
-    for (sampler, values), (colour, dash) in zip(curves.items(), looks, strict=False):
+    styles = ((GREY, ":"), (BLUE, "-"), (ORANGE, "--"))
+    for (sampler, values), (colour, dash) in zip(curves.items(), styles, strict=False):
         low, median, high = np.percentile(values, [10, 50, 90], axis=0)
         x = np.arange(1, values.shape[1] + 1)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
@@ -257,7 +257,7 @@ LOOKS = ((BLUE, ""), (YELLOW, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "--"),
 
 
 def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
-    """How much each knob decides about each objective: a bar for each, adding up to 1 in an objective."""
+    """How much each knob matters for each objective: a bar for each, adding up to 1 in an objective."""
     knobs = list(dict.fromkeys(knob for share in shares.values() for knob in share))
     figure, axes = framed(WIDE, 0.9 + 0.45 * len(knobs))
     high = 0.8 / len(shares)
@@ -266,7 +266,7 @@ def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.barh(places, [share.get(k, 0) for k in knobs], high, color=colour, hatch=hatch, edgecolor="white",
                   label=objective)  # fmt: skip
     axes.set_xlim(0, 1)
-    rows_named(figure, axes, knobs, "share of what it decides", len(shares))
+    rows_named(figure, axes, knobs, "importance", len(shares))
     return figure
 
 

@@ -25,7 +25,8 @@ Span = tuple[float | str, ...]  # [low, high] or [low, high, step]
 
 
 class Split(FrozenModel):
-    """At most so many frames of each split: calib decides inside a trial, val between trials, test only reports."""
+    """At most so many frames of each split: a trial makes its choices on calib, a study its own on val, and results are
+    reported on test."""
 
     calib: int | None = Field(None, ge=1)
     val: int | None = Field(None, ge=1)

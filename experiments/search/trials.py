@@ -91,10 +91,10 @@ def written(record: Record) -> dict[str, Any]:
     return record.model_dump(mode="json")
 
 
-def read(found: Any) -> Record | None:
+def read(trial: Any) -> Record | None:
     """The record of JSON values; None where they are none, as when half of them were written."""
     try:
-        return Record.model_validate_json(json.dumps(found))
+        return Record.model_validate_json(json.dumps(trial))
     except (ValidationError, ValueError, TypeError):
         return None
 
@@ -260,11 +260,11 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
     return Record.model_validate_json(json.dumps(stored))
 
 
-def csv(found: pd.DataFrame) -> bytes:
-    return found.to_csv(index=False).encode()
+def csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False).encode()
 
 
-def parquet(found: pd.DataFrame) -> bytes:
+def parquet(table: pd.DataFrame) -> bytes:
     stream = BytesIO()
-    found.to_parquet(stream, index=False)
+    table.to_parquet(stream, index=False)
     return stream.getvalue()

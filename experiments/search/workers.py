@@ -195,12 +195,12 @@ def run_trials(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
 def progress_of(job: SearchJob, study: optuna.Study, observer: Observer) -> Callable[[], int]:
     """What tells the observer how many trials are complete, and returns it."""
 
-    def told() -> int:
+    def report_complete() -> int:
         complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         observer(f"trials of {job.spec.name}", "", min(complete, job.trials), job.trials)
         return complete
 
-    return told
+    return report_complete
 
 
 def turn_of(study: optuna.Study, wanted: int) -> bool | None:

@@ -54,7 +54,7 @@ def npz(track: Track, metric: bool, body: BodyModel, vertices: bool = False, wor
         **({"vertices_m": track.vertices_m(body)} if vertices else {}),
         **(world or {}),
     }
-    told = {
+    facts = {
         "axes": CAMERA_AXES,
         "units": [f"{name}: {UNITS[name]}" for name in arrays],
         "depth": "metric" if metric else "not metric: the focal length is assumed",
@@ -63,7 +63,7 @@ def npz(track: Track, metric: bool, body: BodyModel, vertices: bool = False, wor
         "body": f"{body.name} {body.sha256}",
     }
     stream = io.BytesIO()
-    everything: dict[str, Any] = {**arrays, **{name: np.array(value) for name, value in told.items()}}
+    everything: dict[str, Any] = {**arrays, **{name: np.array(value) for name, value in facts.items()}}
     np.savez_compressed(stream, **everything)
     return stream.getvalue()
 

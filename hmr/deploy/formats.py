@@ -60,9 +60,9 @@ def write_onnx(
     return path
 
 
-def module_of(told: Mapping[str, str]) -> str:
+def module_of(metadata: Mapping[str, str]) -> str:
     """The dotted name of the module that a node comes from, which torch's exporter tells of it; empty where not."""
-    scopes = ast.literal_eval(told.get("pkg.torch.onnx.name_scopes", "[]"))
+    scopes = ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "[]"))
     return next((name for name in reversed(scopes[:-1]) if name), "")
 
 

@@ -244,14 +244,14 @@ def coco_of(file: Path) -> Coco:
         raise BadInput(f"{file}: not boxes as COCO has them: {where}{first['msg']}") from error
 
 
-def person_kinds(file: Path, found: Coco) -> set[int | None]:
+def person_kinds(file: Path, coco: Coco) -> set[int | None]:
     """The ids of people: of the category that is called so; without names 1, as COCO has it, or 0 or none where nothing
     else is there."""
-    ids = {one.category_id for one in found.annotations}
-    if found.categories:
-        named: set[int | None] = {one.id for one in found.categories if one.name.casefold() in PEOPLE}
+    ids = {one.category_id for one in coco.annotations}
+    if coco.categories:
+        named: set[int | None] = {one.id for one in coco.categories if one.name.casefold() in PEOPLE}
         if not named:
-            names = ", ".join(one.name for one in found.categories)
+            names = ", ".join(one.name for one in coco.categories)
             raise BadInput(f"{file}: none of its categories is called person: {names}")
         return named
     if ids in ({None}, {0}):

@@ -100,17 +100,17 @@ def left_out(rows: Sequence[Row]) -> dict[int, str]:
     return out
 
 
-def gathered(file: Path, rows: Sequence[Row], found: Match, pictures: Sequence[str]) -> Boxes:
+def gathered(file: Path, rows: Sequence[Row], match: Match, pictures: Sequence[str]) -> Boxes:
     """The boxes of rows by picture; rows without a picture and pictures without a row are logged and counted."""
     of: dict[str, list[Corners]] = {}
     for row in rows:
-        if row.name in found.pictures:
-            of.setdefault(found.pictures[row.name], []).append(row.corners)
-    sizes = {found.pictures[row.name]: row.size for row in rows if row.size and row.name in found.pictures}
-    lost = [row.name for row in rows if row.name not in found.pictures]
+        if row.name in match.pictures:
+            of.setdefault(match.pictures[row.name], []).append(row.corners)
+    sizes = {match.pictures[row.name]: row.size for row in rows if row.size and row.name in match.pictures}
+    lost = [row.name for row in rows if row.name not in match.pictures]
     bare = [picture for picture in pictures if picture not in of]
-    if found.rule != "by name":
-        say_once(file, f"its rows are matched to pictures {found.rule}: {found.example}")
+    if match.rule != "by name":
+        say_once(file, f"its rows are matched to pictures {match.rule}: {match.example}")
     if lost:
         say_once(file, f"{len(lost)} of {len(rows)} rows name no picture that is there: {some(lost)}")
     if bare:

@@ -77,7 +77,7 @@ class Network:
         return {name: value[: len(views)].float().cpu().numpy() for name, value in vars(out).items()}
 
     def _output(self, crops: Tensor, masks: Tensor | None, conditions: Tensor | None) -> HMROutput:
-        """What the model says, its parts timed; an exported file has none."""
+        """The output of the model, its parts timed; an exported file has none."""
         if isinstance(self.model, ExportedModel):
             with self.stages.stage("exported network"):
                 whole: HMROutput = self.model(crops, masks, conditions)

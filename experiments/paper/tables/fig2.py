@@ -19,7 +19,7 @@ APART = (1, 2, 4, 8, 16)
 
 
 def look(comparison: Comparison) -> dict[str, Any]:
-    """Linear CKA between all layers over frames of each recording that decides: the mean map (L, L), and a row for each
+    """Linear CKA between all layers over `calib` frames of each recording: the mean map (L, L), and a row for each
     distance between layers, with its interval over recordings."""
     calib, model = comparison.calib, comparison.model
     clips, device = np.array(calib.recordings), next(model.parameters()).device

@@ -142,8 +142,8 @@ def known(recording: MultiViewRecording, view: int, moments: Sequence[int], crop
     camera = recording.cameras[view]
     turn = rotations @ camera.rotation.mT  # (T, 3, 3) the picture's camera to the crop's
     # BlazePose's metres are in the axes of a camera that looks through the middle of its square
-    looks = torch.stack([toward(ray) for ray in camera.rays(recording.squares[view, picked, :2])])
-    own = recording.world[view, picked][:, LIMB_LANDMARKS] @ looks  # by the transposed: back to the picture's camera
+    turns = torch.stack([toward(ray) for ray in camera.rays(recording.squares[view, picked, :2])])
+    own = recording.world[view, picked][:, LIMB_LANDMARKS] @ turns  # by the transposed: back to the picture's camera
     truth = joints_of(recording.points[view, picked][:, LIMB_POINTS], offsets)
     return Truth(
         views=(Path(VIDEOS[view]).stem,) * len(picked),

@@ -79,7 +79,7 @@ def identity(run: Run, outputs: Sequence[str], body: BodyModel) -> dict[str, Any
     }
 
 
-def found(run: Run, body: BodyModel) -> list[Track]:
+def tracks_so_far(run: Run, body: BodyModel) -> list[Track]:
     """The people of what was seen so far."""
     if not run.records.crops or run.lens is None:
         return []
@@ -91,7 +91,7 @@ def found(run: Run, body: BodyModel) -> list[Track]:
 def keep_finished(run: Run, out: Path, body: BodyModel) -> None:
     """Write the tracks of people who are gone, or of everybody where the video is a stream."""
     metric = bool(run.lens and run.lens.metric)
-    for track in found(run, body):
+    for track in tracks_so_far(run, body):
         if run.film.path == STREAM or run.records.times[-1] - track.time_s[-1] > PATIENCE:
             atomic_write(out / f"track-{track.id}.npz", npz(track, metric, body))
 
@@ -99,7 +99,7 @@ def keep_finished(run: Run, out: Path, body: BodyModel) -> None:
 def write_results(run: Run, out: Path, outputs: Sequence[str], begin: float, body: BodyModel) -> dict[str, Any]:
     """Write everything but `run.json`, and return that."""
     metric = bool(run.lens and run.lens.metric)
-    tracks = found(run, body)
+    tracks = tracks_so_far(run, body)
     if not tracks:
         log.warning("%s: nobody was found in its %d frames", run.film.path, len(run.records.frames))
     seeing = time.perf_counter() - begin
