@@ -19,7 +19,7 @@ def outcomes(tmp_path_factory):
     good = hostile.archive(folder / "good.ckpt", {"state_dict": hostile.weights(), "cfg": hostile.Call("yacs", "Node")})
     plain = hostile.archive(folder / "plain.ckpt", hostile.weights())
     made = hostile.files(folder)
-    command = [sys.executable, "-m", "tests.hostile_checkpoints"]
+    command = [sys.executable, "-m", "tests.opened_apart"]
     given = json.dumps([str(plain), str(good), *map(str, made)])
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -27,9 +27,9 @@ from hmr.body.files import load_body
 from hmr.data.crop import normalised
 from hmr.evaluation.judge import JointJudge
 from hmr.models.model import build
+from tests.exported import samples
 from tests.planning import applied, planned
 from tests.sizes import TINY
-from tests.test_export import samples
 
 WAITS = ("item", "cpu", "numpy", "tolist", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
 COPIES = ("tensor", "as_tensor", "new_tensor", "from_numpy", "asarray")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,9 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.recipe import Recipe
 from experiments.cli.deploy import frames_at_once
-from experiments.paper import parity as table
-from hmr.data.sample import Sample, batch
+from hmr.data.sample import batch
 from hmr.deploy import export as exporting
 from hmr.deploy.export import RESULT, export
-from hmr.deploy.formats import traced, write_openvino
 from hmr.deploy.interface import KEY
 from hmr.deploy.network import ExportNetwork, prepared
 from hmr.deploy.onnx_file import described, read_onnx
@@ -39,56 +36,13 @@ from hmr.deploy.parity import compared, expected, given, refuse_unlike
 from hmr.deploy.quantise import products_under, quantised
 from hmr.deploy.runtime import in_groups
 from hmr.evaluation.evaluate import evaluate
-from hmr.models.model import HMRModel, build
+from tests import exported
+from tests.exported import samples, small
 from tests.planning import applied, planned
-from tests.sizes import TINY
 from tests.test_docs import NAMED, ROOT
 
 FIELDS = ("global_orient", "body_pose", "betas", "camera", "features")
-
-
-def small() -> HMRModel:
-    torch.manual_seed(0)
-    model = build("hmr2", {**TINY, "depth": 2}).eval()
-    step = MergeTokens(keep=90, per_layer=60)
-    applied(planned(step, model), model)
-    return model
-
-
-def samples(count: int, size: tuple[int, int] = (256, 192)) -> list[Sample]:
-    """Pictures of noise with a box for a person."""
-    draw, found = np.random.default_rng(0), []
-    for i in range(count):
-        mask = np.zeros(size, bool)
-        mask[30 + 5 * i : 160, 40 : 90 + 7 * i] = True
-        found.append(Sample(draw.integers(0, 256, (*size, 3), np.uint8), f"noise{i}", mask, focal=500.0))
-    return found
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Any:
-    """The model, the folder of its ONNX file, what `export` said, and the graph that was traced."""
-    model, folder, kept = small(), tmp_path_factory.mktemp("exported") / "small", list[Any]()
-
-    def keep(*given: Any) -> Any:
-        kept.append(traced(*given))
-        return kept[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "traced", keep)
-        result = export(model, folder, samples(7))
-    return SimpleNamespace(model=model, folder=folder, file=folder / "model.onnx", result=result, program=kept[0])
-
-
-@pytest.fixture(scope="module")
-def xml(made, tmp_path_factory) -> Path:
-    interface = read_onnx(made.file)[1]
-    return write_openvino(made.file, interface, tmp_path_factory.mktemp("openvino"))
-
-
-@pytest.fixture(params=["onnx", "xml"])
-def file(request, made) -> Path:
-    return made.file if request.param == "onnx" else request.getfixturevalue("xml")
+made, xml, file = exported.made, exported.xml, exported.file  # fixtures
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -412,22 +366,3 @@ def test_what_a_file_says_has_to_be_complete(made, tmp_path):
 
     with pytest.raises(BadInput, match="what it says of itself is not"):
         hmr.load(changed(made, tmp_path, change, whole=False))
-
-
-# ---- the table of parities
-
-
-def test_a_table_has_a_row_for_every_file_and_says_why_there_is_none(made, monkeypatch):
-    def exported(model: Any, folder: Path, seen: Any, *, form: str, precision: str, **more: Any) -> dict[str, Any]:
-        assert not folder.exists() and more["calib"] == ["calib"] and seen == ["test"]
-        if precision == "float16":
-            raise BadInput("too far off")
-        batches = [{"worst_mm": 0.01, "flipped": []}, {"worst_mm": 0.02, "flipped": ["a#1"]}]
-        return {"parity": {"batches": batches}, "rise_mm": None}
-
-    monkeypatch.setattr(table, "export", exported)
-    rows: Any = table.parities(made.model, ["test"], ["calib"])  # type: ignore[list-item]
-    assert [(row["format"], row["precision"]) for row in rows] == list(table.FILES)
-    assert {row["worst_mm"] for row in rows if row["precision"] != "float16"} == {0.02}
-    assert [row["flipped"] for row in rows if row["reason"] is None] == [1] * 4
-    assert [row["reason"] for row in rows if row["worst_mm"] is None] == ["too far off"]

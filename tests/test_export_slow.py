@@ -15,9 +15,9 @@ from compress.policy import Policy
 from hmr.data.sample import batch
 from hmr.deploy.export import export
 from hmr.models.model import HMRModel, build
+from tests.exported import samples
 from tests.planning import applied, planned
 from tests.sizes import TINY
-from tests.test_export import samples
 from tests.test_hand import imported
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
