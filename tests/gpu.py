@@ -82,10 +82,11 @@ def decoder_step() -> float:
     sizes = DecoderSizes(features=140)
     loss = DecoderLoss(ClipDecoder(sizes, encoder="", vae=MotionVAE(sizes))).to(DEVICE)
     shapes = ((sizes.frames, 140), (sizes.frames, sizes.width), (sizes.tokens, sizes.dim))
-    given = [torch.randn(4, *shape, device=DEVICE) for shape in shapes]
+    features, numbers, latent = (torch.randn(4, *shape, device=DEVICE) for shape in shapes)
+    seen = torch.rand(4, sizes.frames, device=DEVICE) < 0.7
 
     def step() -> Any:
-        found = loss(*given)["loss"]
+        found = loss(features, seen, numbers, latent)["loss"]
         found.backward()
         return found
 

@@ -121,9 +121,9 @@ def test_a_step_of_decoder_training_does_not_wait():
     torch.manual_seed(0)
     loss = DecoderLoss(ClipDecoder(sizes, encoder="", vae=MotionVAE(sizes)))
     features, numbers = torch.randn(2, sizes.frames, 140), torch.randn(2, sizes.frames, sizes.width)
-    latent = torch.randn(2, sizes.tokens, sizes.dim)
+    seen, latent = torch.rand(2, sizes.frames) < 0.7, torch.randn(2, sizes.tokens, sizes.dim)
     with NoWaiting():
-        found = loss(features, numbers, latent)["loss"]
+        found = loss(features, seen, numbers, latent)["loss"]
     assert found.isfinite()
 
 
