@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -32,10 +32,11 @@ class Contender:
     source: str
     runtime: str
     precision: str
-    model: Any
+    model: Any  # without its motion decoder
     macs: int
     call: Any  # the model itself, or what torch.compile makes of it
     batch: int | None = None  # that it takes alone
+    decoder: tuple[int, Callable[[], object]] | None = None  # of a motion decoder: frames of a clip, and their call
 
     @property
     def row(self) -> dict[str, Any]:
@@ -44,31 +45,28 @@ class Contender:
 
 def contenders(models: Sequence[Any], compiled: bool, device: torch.device) -> list[Contender]:
     """Each model as it is; one of torch in float32 also with its blocks in bfloat16, where this machine multiplies in
-    it, and `compiled`, each of these by torch.compile too. Of a model with a motion decoder the encoder."""
+    it, and `compiled`, each of these by torch.compile too."""
     found: list[Contender] = []
     copies: dict[int, Any] = {}  # weights that models share are copied once
-    for model in (each.encoder for each in models):
+    for model in models:
         if isinstance(model, ExportedModel):
             facts = model.interface
-            runtime = model.runtime.name
-            found.append(
-                Contender(
-                    model.name, facts.hashes["model"], runtime, facts.precision, model, facts.macs, model, facts.batch
-                )
-            )
+            source, runtime = facts.hashes["model"], model.runtime.name
+            found.append(Contender(model.name, source, runtime, facts.precision, model, facts.macs, model, facts.batch))
             continue
-        model.to(device)
-        kinds = [(precision_of(model), model)]
+        encoder = model.to(device).encoder
+        decoder = model.calls()["decoder"] if model.takes_clips else None
+        kinds = [(precision_of(encoder), encoder)]
         if kinds[0][0] == "float32" and (device.type == "cuda" or not emulated(torch.cpu.get_capabilities())):
-            half = copy.deepcopy(model, copies)
+            half = copy.deepcopy(encoder, copies)
             half.stack.blocks.to(torch.bfloat16)
             kinds.append(("bfloat16", half))
-        source, macs = model.sha256 or model.base.sha256, model.cost().macs.true
+        source, macs = encoder.sha256 or encoder.base.sha256, model.cost().macs.true
         for precision, each in kinds:
-            found.append(Contender(model.name, source, "torch", precision, each, macs, each))
+            torchs = Contender(encoder.name, source, "torch", precision, each, macs, each, decoder=decoder)
+            found.append(torchs)
             if compiled:
-                call = torch.compile(each, dynamic=False)
-                found.append(Contender(model.name, source, "torch.compile", precision, each, macs, call))
+                found.append(replace(torchs, runtime="torch.compile", call=torch.compile(each, dynamic=False)))
     return found
 
 
@@ -90,7 +88,8 @@ def side_by_side(
     """Medians of `rounds` rounds that run every contender in turn: {cases, stages, slower} as JSON values.
 
     time_ratio and mac_ratio are the first model's, as torch runs it in float32 or whatever it has, over each one's, at
-    the same batch. stages: seconds of each part of torch's models, uncompiled.
+    the same batch. A motion decoder's time and MACs are a clip's, shared out among its frames. stages: seconds of each
+    part of torch's models, uncompiled.
     """
     every = contenders(models, compiled, device)
     result: dict[str, Any] = {"cases": [], "stages": [], "slower": []}
@@ -100,7 +99,12 @@ def side_by_side(
         calls: dict[str, Callable[[], object]] = {str(i): partial(one.call, *given[i]) for i, one in enumerate(some)}
         parts = {i: parts_of(one.model, given[i]) for i, one in enumerate(some) if one.runtime == "torch"}
         calls |= {f"{i}/{name}": call for i, found in parts.items() for name, call in found.items()}
+        calls |= {f"{i}/decoder": one.decoder[1] for i, one in enumerate(some) if one.decoder}
         seconds = {name: median(runs) for name, runs in timed(calls, rounds, device, WARMUP).items()}
+        for i, one in enumerate(some):
+            if one.decoder:  # a clip's time, shared out among its frames
+                seconds[f"{i}/decoder"] *= batch / one.decoder[0]
+                seconds[str(i)] += seconds[f"{i}/decoder"]
         rows = [{**one.row, "batch": batch, "source": one.source, "macs": one.macs, "median_s": seconds[str(i)]}
                 for i, one in enumerate(some)]  # fmt: skip
         result["cases"] += [compared(row, rows[0]) for row in rows]

@@ -9,6 +9,7 @@ from compress.policies.merge_tokens import MergeTokens
 from experiments import side_by_side as module
 from experiments.side_by_side import contenders, side_by_side, slower
 from hmr.models.model import HMRModel, build
+from tests import test_decoder
 from tests.planning import applied, planned
 from tests.sizes import TINY
 
@@ -58,6 +59,17 @@ def test_compiled_ones_stand_beside_their_models(monkeypatch):
     monkeypatch.setattr(module, "emulated", lambda capabilities: True)
     plain, compiled = contenders([model()], True, CPU)
     assert (plain.runtime, compiled.runtime) == ("torch", "torch.compile") and compiled.model is plain.model
+
+
+def test_a_motion_decoder_is_a_part_of_its_model(monkeypatch):
+    monkeypatch.setattr(module, "emulated", lambda capabilities: True)
+    bare = test_decoder.encoder()
+    result = side_by_side([bare, test_decoder.decoded(bare)], [2], 1, False, CPU)
+    first, second = result["cases"]
+    assert first["mac_ratio"] == 1 > second["mac_ratio"] and first["time_ratio"] == 1
+    (decoder,) = (stage for stage in result["stages"] if stage["part"] == "decoder")
+    assert 0 < decoder["share"] < 1 and decoder["median_s"] < second["median_s"]
+    assert sum(stage["share"] for stage in result["stages"] if stage["part"] != "body") == pytest.approx(2)
 
 
 def row(name: str, precision: str, seconds: float, source: str = "a", runtime: str = "torch") -> dict:
