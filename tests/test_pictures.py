@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hmr.media.mask import at_size, person
 from hmr.media.picture import GREY, picture, say_once
 from hmr.media.video import known, missing, rate_of, video
 from hmr.models.families import FAMILIES
+from hmr.video.frames import Film
 from tests.test_media import boxed
 
 SIDE = FAMILIES["hmr2"].box.side
@@ -51,8 +53,9 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 RGB = Image.fromarray(COLOUR)
+ORIENTATION = 0x0112
 TURNED = Image.Exif()
-TURNED[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+TURNED[ORIENTATION] = 6  # to be shown turned by 90 degrees clockwise
 CLEAR = Image.fromarray(np.dstack([COLOUR, np.where(INSIDE, 255, 0).astype(np.uint8)]))
 KINDS = {
     "grey.png": (saved(RGB.convert("L"), "png"), GREYS, 0),
@@ -77,6 +80,49 @@ def test_a_picture_is_read_as_it_shows(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     found = picture(tmp_path / name)
     assert found.shape == true.shape and np.abs(found.astype(int) - true).mean() <= near
+
+
+EXIF_AXES = {
+    2: (-1, 1),
+    3: (-1, -1),
+    4: (1, -1),
+    5: (1, 1),
+    6: (-1, 1),
+    7: (-1, -1),
+    8: (1, -1),
+}  # steps to the right, down
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+def test_pictures_and_masks_are_upright_by_their_exif(tmp_path, orientation, kind):
+    """0 and 9 are no orientations; from 5 on rows are columns."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    across, down = EXIF_AXES.get(orientation, (1, 1))
+    for file, stored, reader, near in (
+        ("photo", COLOUR, picture, 6), ("grey", LUMA, picture, 4), ("mask", INSIDE * np.uint8(255), person, 0),
+    ):  # fmt: skip
+        (tmp_path / file).write_bytes(saved(Image.fromarray(stored), kind, exif=exif, quality=95))
+        turned = stored.swapaxes(0, 1) if 5 <= orientation <= 8 else stored
+        true = turned[::down, ::across]
+        true = {"photo": true, "grey": np.repeat(true[..., None], 3, -1), "mask": true > 0}[file]
+        found = reader(tmp_path / file)
+        assert found.shape == true.shape and np.abs(found.astype(int) - true).mean() <= near * (kind != "png")
+
+
+def test_a_picture_with_damaged_exif_is_read_or_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[ORIENTATION] = "me", 6
+    content, rng = saved(RGB, "jpeg", exif=exif), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in rng.integers(24, 70, 3):  # of the directory and its values
+            damaged[place] = rng.integers(256)
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        for read_file in (picture, person):
+            with suppress(BadInput):
+                assert sorted(read_file(tmp_path / "a.jpg").shape[:2]) == [48, 64]
 
 
 def test_what_is_done_to_a_folder_is_said_once(tmp_path, caplog):
@@ -163,6 +209,11 @@ def test_masks_of_nobody_are_empty_and_odd_ones_refused(tmp_path):
 def test_jpeg_and_soft_masks_are_cut_at_half(tmp_path):
     Image.fromarray(INSIDE * np.uint8(255)).save(tmp_path / "a.jpg", quality=60)
     assert (person(tmp_path / "a.jpg") != INSIDE).sum() < 4
+    for kind, options in (("webp", {"quality": 80}), ("tiff", {"compression": "jpeg"})):
+        Image.fromarray(INSIDE * np.uint8(255)).save(tmp_path / "c.png", kind, **options)
+        assert (person(tmp_path / "c.png") != INSIDE).sum() < 4
+    Image.fromarray(INSIDE * np.uint8(1)).save(tmp_path / "d.webp", lossless=True)
+    assert np.array_equal(person(tmp_path / "d.webp"), INSIDE)
     Image.fromarray(SOFT).save(tmp_path / "b.png")
     assert np.array_equal(person(tmp_path / "b.png"), SOFT.max() / 2 < SOFT)
 
@@ -210,6 +261,33 @@ def test_a_phones_video_is_upright(tmp_path):
     assert first.image.shape == COLOUR.shape and np.abs(first.image.astype(int) - COLOUR // 2).mean() < 6
     (upright,) = read(written(tmp_path / "b.mp4"), ["0"])
     assert np.abs(upright.image.astype(int) - first.image).mean() < 4
+
+
+ONE_FIXED = 0x10000
+AXES = [
+    (1, 0, 0, 1),
+    (-1, 0, 0, 1),
+    (1, 0, 0, -1),
+    (-1, 0, 0, -1),
+    (0, 1, 1, 0),
+    (0, 1, -1, 0),
+    (0, -1, 1, 0),
+    (0, -1, -1, 0),
+]
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_a_display_matrix_turns_and_mirrors(tmp_path, axes):
+    """A stored pixel (x, y) is shown at (a x + c y, b x + d y), counted from the other end where that is below 0."""
+    a, b, c, d = axes
+    path = shown_at(written(tmp_path / "a.mp4"), (*(ONE_FIXED * n for n in (a, b, 0, c, d, 0)), 0, 0, 0x40000000))
+    x, y = COLUMNS, ROWS
+    true = np.zeros((64, 48, 3) if a else (48, 64, 3), int)
+    true[b * x + d * y - min(0, b * 47 + d * 63), a * x + c * y - min(0, a * 47 + c * 63)] = COLOUR // 2
+    (found,) = read(path, ["0"])
+    (shot, *_) = Film(path).shots()
+    assert found.image.shape == true.shape and np.abs(found.image - true).mean() < 6
+    assert np.array_equal(shot.image, found.image)
 
 
 @pytest.mark.parametrize("aspect", [Fraction(3, 2), Fraction(1, 2)])

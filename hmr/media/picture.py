@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from compress.errors import BadInput
 
@@ -18,6 +19,11 @@ log = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LARGEST = 100_000_000  # pixels of a picture
 GREY = (128, 128, 128, 255)  # what transparent pixels are shown on: nearest to any background
+TURNS = {  # EXIF's orientation -> what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
@@ -30,11 +36,20 @@ def picture(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.width * image.height > LARGEST:
                 raise BadInput(f"{path}: {image.width} x {image.height} pixels are too many; {LARGEST} is the limit")
-            return shown(ImageOps.exif_transpose(image), path)
+            return shown(oriented(image), path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: not a picture that can be read ({error})") from error
+
+
+def oriented(image: Image.Image) -> Image.Image:
+    """A picture as its EXIF orientation says; PIL's own function fails where the rest of EXIF is damaged."""
+    if isinstance(image, TiffImageFile):
+        image.filename = ""  # else a grey one is mapped into memory in the size that it has once it is turned
+    image.load()  # turns a TIFF
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def shown(image: Image.Image, path: Path) -> NDArray[np.uint8]:

@@ -216,13 +216,18 @@ def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray
 
 
 def upright(frame: Any, aspect: float, path: Path) -> NDArray[np.uint8]:
-    """A frame as (H, W, 3) RGB, in square pixels where its own are `aspect` times as wide as high, and turned as its
-    display matrix says. Raises BadInput for a matrix of other angles and for pixels of an absurd shape."""
+    """A frame as (H, W, 3) RGB, in square pixels where its own are `aspect` times as wide as high, turned and mirrored
+    as its display matrix says. Raises BadInput for a matrix of other angles and for pixels of an absurd shape."""
     if frame.rotation % 90:
         raise BadInput(f"{path}: its frames are to be shown at {frame.rotation} degrees: re-encode it upright")
-    image = frame.to_ndarray(format="rgb24")
-    turned: NDArray[np.uint8] = np.rot90(square(image, aspect, path), frame.rotation // 90)
-    return np.ascontiguousarray(turned)
+    image = square(frame.to_ndarray(format="rgb24"), aspect, path)
+    if matrix := frame.side_data.get("DISPLAYMATRIX"):
+        steps = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].astype(float)  # rows: right and down, as shown
+        if abs(steps[0, 1]) > abs(steps[0, 0]):
+            image = image.swapaxes(0, 1)
+        across, down = np.where(steps.sum(0) < 0, -1, 1)
+        image = image[::down, ::across]
+    return np.ascontiguousarray(image)
 
 
 def square(image: NDArray[np.uint8], aspect: float, path: Path) -> NDArray[np.uint8]:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from compress.errors import BadInput
 from hmr.media.listing import pictures_in
-from hmr.media.picture import shown
+from hmr.media.picture import oriented, shown
 from hmr.world.fabric import colour
 from hmr.world.geometry import Scalar, shaded
 from hmr.world.light import Panorama
@@ -143,7 +143,7 @@ def photo(path: str) -> Bytes:
         with Image.open(path) as image:
             image.draft("RGB", (LONGEST, LONGEST))
             image.thumbnail((LONGEST, LONGEST))
-            return shown(ImageOps.exif_transpose(image), Path(path)).copy()
+            return shown(oriented(image), Path(path)).copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, BadInput):
             raise
