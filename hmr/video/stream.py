@@ -29,7 +29,8 @@ class Stream:
     """The people of frames that come one after the other, each as a `Track` of the one frame.
 
     Nothing is known of what comes: `latency_frames` is 0. A person's shape is the mean so far; a motion decoder looks
-    at the person's last clip and gives its last frame. Of a frame model, rotations are those of `fasthmr run`.
+    at the person's last clip and gives its last frame. Of a frame model, rotations are those of `fasthmr run`,
+    and distances each frame's own, which `run` makes steady.
 
     finder: what finds people, BlazePose by default. focal, fov: of the camera, see `hmr.video.lens`. fps: of frames
     whose times are not given. masks: as `PeopleInView`. Raises BadInput for a model of hands.

@@ -15,6 +15,7 @@ from hmr.animation.track import COCO, Track, rate, slerp
 from hmr.body.model import BodyModel
 from hmr.models.head import HMROutput
 from hmr.video.crops import FrameCropper
+from hmr.video.distance import steadied
 from hmr.video.stages import Stages
 
 LEAST = 5  # frames that a track has, where the video has as many: what is shorter is no person
@@ -73,6 +74,7 @@ def track_of(
         own = body.rest_joints(output.betas)[:, 0]  # (T, 3), with the shape that each frame has by itself
         rotations, pelvis = cropper.placed(filled["box"], output.rotations, output.camera, own)
         rotations = roma.special_procrustes(rotations)
+        pelvis = torch.from_numpy(steadied(pelvis.numpy(), filled["score"] > 0, times))
         translation = pelvis - body.rest_joints(betas[None])[:, 0]
         joints, faces = joints_of(body, rotations, betas[None])
     return Track(
