@@ -35,6 +35,7 @@ from hmr.world.wardrobe import body
 
 SIZE = (360, 640)  # height and width of frames
 APART = 1.8  # m, between the middles of their ways
+STAYS = 1.2  # m, the longest way of a recording that is shown: in a minute of others people walk past the camera
 SWING, PERIOD = 0.12, 6.0  # radians by which a moving camera turns to both sides, and seconds of a turn
 FEET, STANDS = (7, 8, 10, 11), 0.01  # ankles and toes; m that a foot moves in a frame in which it stands
 WORLD = ("world_mpjpe_mm", "sliding_mm")
@@ -71,11 +72,11 @@ class Staging:
 
 
 def staged(frames: int, size: tuple[int, int], seed: int) -> Staging:
-    """A room that nothing stands in, with two people of the test's motion."""
+    """A room that nothing stands in, with two people of the test's motion, of that in which nobody walks away."""
     rng = generator("two people", "test", seed)
     room = replace(scene(rng, SYNTH, "test", (5.5, 6.0)), others=(bystander(rng, SYNTH, 6.0),))
     room = replace(room, props=view.cleared(room).props)
-    clips = load_clips("test", None)
+    clips = [clip for clip in load_clips("test", None) if np.ptp(clip.translation[:, [0, 2]], 0).max() <= STAYS]
     share = even_shares(clips)
     one, other = (take(rng, clips, share, frames) for _ in range(2))
     staging = Staging(room, (one, other), room.camera, 0.0)
