@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from compress.tokens import Partition, Tokens, match, nearness
 
+STEPS = 1 << 14  # of a patch's cover that are told apart: more than a patch has pixels
+
 
 class Stack(Protocol):
     """All that a backbone must offer to be compressed. Updates are residual: the caller adds them up.
@@ -186,10 +188,12 @@ def most_covered(tokens: Tokens, cover: Tensor | None, drop: int, dilate: int = 
     patches = tokens.source.shape[1]
     if cover is None or not 0 <= drop < patches:
         raise ValueError(f"dropping {drop} of {patches} patches needs their person coverage and must leave some")
-    ranked = cover.float().argsort(dim=1, descending=True, stable=True)  # (B, N0)
+    key = (cover.float() * STEPS).round().long()  # (B, N0)
     if dilate:
-        near = nearness(cover > 0, tokens.grid, dilate).gather(1, ranked)
-        ranked = ranked.gather(1, near.argsort(dim=1, descending=True, stable=True))
+        key = key + nearness(cover > 0, tokens.grid, dilate) * (STEPS + 1)
+    # no two keys are equal, and 32 bits hold them: exporters know no stable sort, and runtimes no 64 bits
+    key = key * patches + torch.arange(patches - 1, -1, -1, device=key.device)
+    ranked = key.argsort(dim=1, descending=True)
     index = tokens.prefix + ranked[:, : patches - drop].sort(1).values
     prefix = torch.arange(tokens.prefix, device=index.device).expand(index.shape[0], -1)
     return torch.cat((prefix, index), 1)

@@ -154,7 +154,9 @@ def sides(protected: Tensor, prefix: int, partition: Partition) -> tuple[Tensor,
     if partition == "parity":
         places = torch.arange(count, device=protected.device).expand(batch, -1)
         return places[:, prefix + prefix % 2 :: 2], places[:, prefix + 1 - prefix % 2 :: 2]
-    order = prefix + protected[:, prefix:].long().argsort(dim=1, stable=True)  # (B, N - prefix)
+    place = torch.arange(count - prefix, device=protected.device)
+    # no two keys are equal: exporters and runtimes know no stable sort
+    order = prefix + (protected[:, prefix:] * (count - prefix) + place).argsort(dim=1)  # (B, N - prefix)
     return order[:, ::2], order[:, 1::2]
 
 
