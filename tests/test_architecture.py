@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+from compress.registry import working
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("compress", "hmr", "diffusion", "experiments")  # each may import itself and those before it
@@ -99,6 +102,32 @@ def test_a_class_has_a_name_of_its_own():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             homes.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert homes and {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_files_and_packages_stay_small():
+    assert {str(path): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 350} == {}
+    modules = Counter(path.parent for path in SOURCES if not path.stem.startswith("__"))
+    assert {str(folder): files for folder, files in modules.items() if files > 15} == {}
+
+
+def test_tables_of_the_paper_are_imported_by_their_commands_alone():
+    users = {path.parent.name for path in SOURCES if "experiments.paper" in path.read_text()} - {"paper", "tables"}
+    assert users == {"cli"}
+
+
+def test_nobody_asks_which_policy_or_plan_it_is():
+    """The registry alone knows whether something is one at all."""
+    kinds = {"Policy", "Plan", *(name for kind in working() for name in (kind.__name__, kind.makes.__name__))}
+    asked = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in ("isinstance", "issubclass")
+        if kinds & {name.id for name in ast.walk(call.args[1]) if isinstance(name, ast.Name)}
+    }
+    assert asked == {"compress/registry.py"}
 
 
 def test_no_module_is_a_drawer():

@@ -9,11 +9,11 @@ from typing import cast
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.provenance import SEED
-from hmr.data.annotated import open_annotated
+from hmr.data.annotated.readers import READERS, read
+from hmr.data.annotated.recordings import open_annotated
 from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_test_only
 from hmr.data.masks import segmenter
 from hmr.data.pictures import Focal, open_pictures
-from hmr.data.real import READERS, read
 from hmr.data.real_people.dataset import open_real
 from hmr.data.real_people.importing import DEMOS
 from hmr.media.listing import PARTS

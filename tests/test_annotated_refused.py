@@ -15,18 +15,18 @@ import pytest
 
 from compress.errors import BadInput
 from hmr import load
+from hmr.data.annotated.readers import read
 from hmr.data.datasets import open_data, parse
-from hmr.data.real import read
 from hmr.evaluation.measure import body_for
-from tests import real_data
-from tests.real_data import (
+from tests import annotated
+from tests.annotated import (
     Calls,
     write_3dpw,
     write_emdb,
     write_npz,
 )
 
-bodies, home, weights = real_data.bodies, real_data.home, real_data.weights  # fixtures
+bodies, home, weights = annotated.bodies, annotated.home, annotated.weights  # fixtures
 
 
 def test_every_mistake_is_one_sentence(fasthmr, home, weights, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
-from hmr.data.annotated import AnnotatedRecording, boxes_at, gender_of, numbers, rotations, unknown
+from hmr.data.annotated.recordings import AnnotatedRecording, boxes_at, gender_of, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "pose_cam", "shape", "gender", "cam_int")
 CONVENTIONS = {"3dpw": "h36m14-pelvis", "emdb": "smpl24-hips-neutral"}  # by data set

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hmr.body.conventions import J19
-from hmr.data.annotated import AnnotatedRecording, boxes_at, numbers, rotations, unknown
+from hmr.data.annotated.recordings import AnnotatedRecording, boxes_at, numbers, rotations, unknown
 
 KEYS = ("center", "scale", "body_pose", "betas", "extra_keypoints_3d")
 CONVENTIONS = {"3dpw": "j19-mpii"}  # by data set

@@ -24,8 +24,8 @@ from hmr.evaluation.evaluate import evaluate
 from hmr.evaluation.judge import JointJudge
 from hmr.evaluation.label_free import labelled_by
 from hmr.evaluation.measure import body_for
-from tests import real_data
-from tests.real_data import (
+from tests import annotated
+from tests.annotated import (
     FOCAL,
     HEIGHT,
     J14,
@@ -36,7 +36,7 @@ from tests.real_data import (
     write_npz,
 )
 
-bodies, home, weights = real_data.bodies, real_data.home, real_data.weights  # fixtures
+bodies, home, weights = annotated.bodies, annotated.home, annotated.weights  # fixtures
 
 
 def posed(body: Arrays, rotations: np.ndarray, betas: np.ndarray) -> np.ndarray:

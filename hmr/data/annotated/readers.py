@@ -9,10 +9,10 @@ import numpy as np
 
 from compress.errors import BadInput
 from hmr.checkpoints.safe_pickle import read_arrays
-from hmr.data import camerahmr, fourdhumans
-from hmr.data.annotated import Annotations, chosen, refuse_missing
-from hmr.data.emdb import read_emdb
-from hmr.data.threedpw import read_3dpw
+from hmr.data.annotated import camerahmr, fourdhumans
+from hmr.data.annotated.emdb import read_emdb
+from hmr.data.annotated.recordings import Annotations, chosen, refuse_missing
+from hmr.data.annotated.threedpw import read_3dpw
 
 READERS = {"3dpw": read_3dpw, "emdb": read_emdb}
 NPZ: dict[str, ModuleType] = {"pose_cam": camerahmr, "extra_keypoints_3d": fourdhumans}  # by a key that no other has

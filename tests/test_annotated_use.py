@@ -15,8 +15,8 @@ from hmr.checkpoints.files import save
 from hmr.data.datasets import open_data, parse
 from hmr.data.sample import known
 from hmr.models.model import build
-from tests import real_data
-from tests.real_data import (
+from tests import annotated
+from tests.annotated import (
     FOCAL,
     HEIGHT,
     WIDTH,
@@ -24,7 +24,7 @@ from tests.real_data import (
     write_emdb,
 )
 
-bodies, home, weights = real_data.bodies, real_data.home, real_data.weights  # fixtures
+bodies, home, weights = annotated.bodies, annotated.home, annotated.weights  # fixtures
 
 
 def masks_of(root: Path, missing: Iterable[str]) -> Path:

@@ -13,7 +13,15 @@ import numpy as np
 
 from compress.errors import BadInput
 from hmr.checkpoints.safe_pickle import read_pickle
-from hmr.data.annotated import AnnotatedRecording, Annotations, chosen, gender_of, numbers, refuse_missing, rotations
+from hmr.data.annotated.recordings import (
+    AnnotatedRecording,
+    Annotations,
+    chosen,
+    gender_of,
+    numbers,
+    refuse_missing,
+    rotations,
+)
 
 SEQUENCES = 17
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from compress.errors import BadInput
 from hmr.checkpoints.safe_pickle import read_pickle
-from hmr.data.annotated import (
+from hmr.data.annotated.recordings import (
     AnnotatedRecording,
     Annotations,
     Doubles,
