@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hmr.resolver import SHIPPED
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("compress", "hmr", "diffusion", "experiments")
 BESIDE = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
@@ -45,7 +47,9 @@ def test_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         about = {name.partition(".dist-info/")[2] for name in archive.namelist()}
         (entries,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
-    assert held == wanted
+    assert held == wanted and wheel.stat().st_size < 130e6
+    sizes = {name: (ROOT / "hmr" / "assets" / f"{name}.safetensors").stat().st_size for name in SHIPPED}
+    assert sizes["reference"] <= 55e6 and sizes["reference-small"] <= 33e6
     assert {"licenses/LICENSE", "licenses/NOTICE"} <= about and "fasthmr = experiments.cli.main:main" in entries
 
 
