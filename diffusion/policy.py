@@ -25,6 +25,12 @@ class Retraining(Budget):
 
     init: str = Field(NOTHING, min_length=1, description="a shipped decoder or a file to start from, or none")
     data: str = Field("synth-video", min_length=1, description="videos of the splits train and val, or a file of clips")
+    frames: int | None = Field(
+        None,
+        ge=1,
+        description="of the training videos, whose features take longer than the training; all if unset",
+        exclude_if=lambda frames: frames is None,
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

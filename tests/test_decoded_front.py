@@ -29,6 +29,7 @@ from tests.planning import planned
 from tests.search_study import STUDY, TINY
 from tests.test_front import TRIALS, record, trial
 
+FEW = ("--frames", "162", "--train-frames", "162")
 HOW = MotionDecoder.model_validate_json('{"kind": "regressor", "train": {"steps": 3}}')
 SPEC = parsed(STUDY, "tiny.yaml")
 
@@ -138,7 +139,7 @@ def test_a_study_gets_decoders(tmp_path, monkeypatch):
     Path("tiny.yaml").write_text(text)
     for words in (
         ["search", "tiny.yaml", "--trials", "3"],
-        ["report", "tiny.yaml", "--decoders", "--steps", "1", "--frames", "162", "--out", "page"],
+        ["report", "tiny.yaml", "--decoders", "--steps", "1", *FEW, "--out", "page"],
     ):
         monkeypatch.setattr(sys, "argv", ["fasthmr", *words])
         with pytest.raises(SystemExit) as ended:

@@ -38,4 +38,4 @@ def retrained(model: Any, kind: Kind, train: Any, init: Path | None, context: Co
         if kind == "linear":
             budget["steps"] = 1  # a closed form, which nothing is trained of
         config = TrainConfig(out=folder, seed=context.seed, checkpoint_minutes=CHECKPOINT_MINUTES, **budget)
-        yield decoder_training(model, train.data, None, config, observer=context.observer, kind=kind, init=init)
+        yield decoder_training(model, train.data, None, config, None, train.frames, context.observer, kind, init)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from experiments.search.decoded import DecodedPoint
 
 DECODER_MINUTES = 15.0
+DECODER_FRAMES = 8_100  # of training videos, each to be drawn and seen by each encoder: 100 videos
 
 
 def search(
@@ -58,18 +59,19 @@ def report(
     minutes: Minutes = None,
     steps: Steps = None,
     frames: FrameCount = None,
+    train_frames: Annotated[int, typer.Option(min=1, help="Train on at most this many frames.")] = DECODER_FRAMES,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train decoders, on this machine.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report on a study: its front, costs, worst frames, and the recipe of each point; --minutes, --steps and
-    --frames are those of --decoders."""
+    """Write a report on a study: its front, costs, worst frames, and the recipe of each point; --minutes, --steps,
+    --frames and --train-frames are those of --decoders."""
     from experiments.reports.front import load_results
     from experiments.reports.front_page import write
     from experiments.search.decoded import decoded
 
     refuse_existing(out)
     results = load_results(studies, storage)
-    points = decoded_points(results, kind, minutes, steps, frames) if decoders else []
+    points = decoded_points(results, kind, minutes, steps, frames, train_frames) if decoders else []
     with progress_bar() as bar:
         observer = progress_callback(bar)
         summary = write(results, out, observer, decoded(points, workers, observer) if points else ())
@@ -77,7 +79,12 @@ def report(
 
 
 def decoded_points(
-    results: Results, kind: str, minutes: float | None, steps: int | None, frames: int | None
+    results: Results,
+    kind: str,
+    minutes: float | None,
+    steps: int | None,
+    frames: int | None,
+    train_frames: int | None = None,
 ) -> list[DecodedPoint]:
     """The points of a front that get decoders of a kind, trained for as long. Raises BadInput for what is no study and
     for a decoder that cannot be."""
@@ -91,7 +98,7 @@ def decoded_points(
     if kind != "linear" and minutes is None and steps is None:
         minutes = DECODER_MINUTES
     try:
-        train = Retraining(minutes=minutes, steps=steps)
+        train = Retraining(minutes=minutes, steps=steps, frames=train_frames)
         decoder = MotionDecoder(kind=kind, train=train)  # type: ignore[arg-type]  # which pydantic checks
     except ValidationError as error:
         raise BadInput(f"--decoders: {error.errors()[0]['msg']}") from error
