@@ -38,7 +38,8 @@ APART = 1.8  # m, between the middles of their ways
 STAYS = 1.2  # m, the longest way of a recording that is shown: in a minute of others people walk past the camera
 SWING, PERIOD = 0.12, 6.0  # radians by which a moving camera turns to both sides, and seconds of a turn
 FEET, STANDS = (7, 8, 10, 11), 0.01  # ankles and toes; m that a foot moves in a frame in which it stands
-WORLD = ("world_mpjpe_mm", "sliding_mm")
+SEGMENT = 100  # frames that errors in the world are measured over at a time (Shin et al. 2024, WHAM, Sec. 4)
+WORLD = ("world_mpjpe_mm", "aligned_world_mpjpe_mm", "sliding_mm")
 FOUND = 0.3  # least overlap of a track's box with the person's
 TRUTH, VIDEO, CAMERAS, BOXES = "truth.npz", "video.mp4", "cameras.npz", "people.csv"
 
@@ -133,8 +134,9 @@ def measured(truth: dict[str, Array], tracks: Sequence[dict[str, Array]]) -> dic
     the camera's rotation (T, 3, 3) and translation (T, 3).
 
     found_percent: of people and frames, those that a track was seen in; switches: how often a person goes on as another
-    track. Errors are over frames with a track, in mm: `world_mpjpe_mm` after the first two frames of each track are
-    laid on the truth's (W-MPJPE), `sliding_mm` how far feet that stand move in a frame.
+    track. Errors are over frames with a track, in mm: `world_mpjpe_mm` after the first two frames of each SEGMENT are
+    laid on the truth's (W-MPJPE), `aligned_world_mpjpe_mm` after all of them are (WA-MPJPE), `sliding_mm` how far feet
+    that stand move in a frame.
     """
     seen, rows = 0, []
     for person in (0, 1):
@@ -177,10 +179,12 @@ def person_row(
 
 def in_world(mine: Tensor, known: Tensor) -> dict[str, list[float]]:
     """Errors in mm of joints (T, 24, 3) m in the world, and how far feet that stand move."""
-    off = (laid_on_start(mine, known) - known).norm(dim=-1).mean(1)
+    parts = list(zip(mine.split(SEGMENT), known.split(SEGMENT), strict=True))
+    off = torch.cat([1000 * (laid(one, other, 2) - other).norm(dim=-1).mean(1) for one, other in parts])
+    aligned = torch.cat([1000 * (laid(one, other) - other).norm(dim=-1).mean(1) for one, other in parts])
     stands = (known[1:, FEET] - known[:-1, FEET]).norm(dim=-1) < STANDS
     moved = (mine[1:, FEET] - mine[:-1, FEET]).norm(dim=-1)
-    return dict(zip(WORLD, ((1000 * off).tolist(), (1000 * moved[stands]).tolist()), strict=True))
+    return dict(zip(WORLD, (off.tolist(), aligned.tolist(), (1000 * moved[stands]).tolist()), strict=True))
 
 
 def doubles(values: Array) -> Tensor:
@@ -191,9 +195,10 @@ def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def laid_on_start(mine: Tensor, known: Tensor) -> Tensor:
-    """Joints (T, J, 3) m turned and moved, not scaled, so that those of the first two frames lie on the known ones."""
-    start, aim = mine[:2].flatten(0, 1), known[:2].flatten(0, 1)  # (2 J, 3)
+def laid(mine: Tensor, known: Tensor, frames: int | None = None) -> Tensor:
+    """Joints (T, J, 3) m turned and moved, not scaled, so that those of the first `frames`, or all, lie on the known
+    ones."""
+    start, aim = mine[:frames].flatten(0, 1), known[:frames].flatten(0, 1)  # (frames J, 3)
     a, b = start - start.mean(0), aim - aim.mean(0)
     u, _, v = torch.linalg.svd(a.mT @ b)
     sign = torch.diag(torch.tensor([1.0, 1.0, torch.det(u @ v).sign().item()], dtype=mine.dtype))
