@@ -13,7 +13,6 @@ from scipy import ndimage
 from compress import artefact, registry
 from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
-from compress.recipe import Recipe
 from diffusion.decoded import DecodedModel, clip_cost, encoder_id
 from diffusion.model.decoder import ClipDecoder, calmed, load_decoder, save_decoder
 from diffusion.model.denoiser import REACH, SHRINK, Start
@@ -300,7 +299,7 @@ def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
     assert (start(said) - wanted).abs().mean() < 0.05 * wanted.std()
 
 
-def test_the_shipped_video_recipe_asks_for_a_decoder_of_its_encoder():
-    step = Recipe.load("fasthmr-reference-video").steps[-1]
+def test_a_recipe_whose_decoder_is_not_there_says_how_to_make_one():
+    step = MotionDecoder(weights="decoder.safetensors")
     with pytest.raises(BadInput, match=r"decoder\.safetensors: there is no such file; a decoder belongs"):
         planned(step, encoder())

@@ -147,7 +147,7 @@ def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
     from hmr.models.device import best_device
 
     if trains := [step.policy for step in steps if step.trains]:
-        raise BadInput(f"{trains[0]} trains, which changes no cost and takes minutes: leave it out, or compress first")
+        raise BadInput(f"{trains[0]} is trained, which takes minutes: leave it out, or compress first")
     original = hmr.load(name, weightless=True)
     model = run_all_steps(original, steps, Context(original))
     timed = {"latency_ms": None, "peak_memory_bytes": None}

@@ -143,8 +143,8 @@ class Study(FrozenModel):
         alone = {f"{step.policy} alone": (step,) for step in self.steps}
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
-            if specific := [step.policy for step in steps if step.model_specific]:
-                raise BadInput(f"baselines: {name} has {specific[0]}, trained for another model: name a recipe without")
+            if trained := [step.policy for step in steps if step.trains or step.model_specific]:
+                raise BadInput(f"baselines: {name} has {trained[0]}, and trials do not train: name a recipe without")
         sets: dict[str, tuple[Policy, ...]] = {"original": (), **alone, "all steps": self.steps, "FastHMR": PAPER}
         sets |= named
         recipes = {name: Recipe(schema_version=1, name=self.name, steps=steps) for name, steps in sets.items()}
