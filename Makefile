@@ -51,7 +51,7 @@ video: $(INSTALLED)
 	$(BIN)/python -m experiments.reports.running $(VIDEO)/whole $(VIDEO)/merged --out docs/video.png \
 		--table experiments/paper/records/video.json
 	for people in boxes blazepose; do \
-		$(BIN)/python -m experiments.paper.two_people --out $(VIDEO)/two --frames 300 --moving --people $$people || exit 1; \
+		$(BIN)/python -m experiments.paper.two_people --out $(VIDEO)/two --frames 1800 --moving --people $$people || exit 1; \
 		cp $(VIDEO)/two/two-people-$$people.json experiments/paper/records/; \
 	done
 	$(BIN)/python -m experiments.paper.fill
