@@ -39,6 +39,16 @@ def test_a_square_shows_the_pixels_that_its_affine_map_names(angle):
     assert np.abs(square.cut(ramp, 64)[..., :2] - (places - 0.5)).max() < 1.01
 
 
+@pytest.mark.parametrize("centre", [(80.0, 60.0), (-30.0, 200.0), (900.0, -500.0)])
+def test_what_is_pasted_is_the_whole_pictures_map(centre):
+    """Though no more of it is computed than the square covers."""
+    part = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    square = Square(centre, 150.0, 0.4)
+    whole = np.linalg.inv(np.concatenate([square.affine, [[0, 0, 1]]]))
+    expected = blazepose.moved(part, (np.diag([32, 32, 1]) @ whole)[:2], (240, 160))
+    assert np.array_equal(square.pasted(part, (240, 160)), expected)
+
+
 def test_a_square_stands_upright_on_the_hips():
     """From hips to the head, which lies on the circle, is up in the square, whichever way it is in the picture."""
     hips, head = np.array([300.0, 200.0]), np.array([360.0, 120.0])

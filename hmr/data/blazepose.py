@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from compress.errors import BadInput
 from hmr.data.blazepose_files import DETECTION, LANDMARKS, network_file
+from hmr.data.crop import window
 
 INPUT = 256  # pixels, the square that the landmark network takes
 CELLS = 64  # of a side of its heat maps
@@ -59,7 +60,12 @@ class Square:
     def pasted(self, part: Pixels, size: tuple[int, int]) -> Pixels:
         """What `cut` would have taken `part` (S, S) from: a picture of `size` (height, width), black around it."""
         whole = np.concatenate([self.affine, [[0, 0, 1]]])
-        return moved(part, (np.diag([len(part), len(part), 1]) @ np.linalg.inv(whole))[:2], size)
+        corners = (self.affine @ [[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]]).T  # (4, 2)
+        left, top, right, bottom = window(corners, size)
+        out = np.zeros((*size, *part.shape[2:]), part.dtype)
+        back = np.diag([len(part), len(part), 1]) @ np.linalg.inv(whole) @ [[1, 0, left], [0, 1, top], [0, 0, 1]]
+        out[top:bottom, left:right] = moved(part, back[:2], (bottom - top, right - left))
+        return out
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,15 @@ def constants(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
+def window(points: NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of a picture of `size` (height, width) that holds points (N, 2) in pixels
+    and what bilinear sampling looks at beside them: one pixel at least, wherever they are."""
+    height, width = size
+    low, high = points.min(0) - 2, points.max(0) + 2
+    left, top = int(np.clip(low[0], 0, width - 1)), int(np.clip(low[1], 0, height - 1))
+    return left, top, int(np.clip(high[0], left + 1, width)), int(np.clip(high[1], top + 1, height))
+
+
 def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The part of a picture (H, W, 3), or of a mask (H, W) in 0..255, that a network sees, as (height, width) `size`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress.errors import BadInput
 from hmr.body.camera import full_translation
-from hmr.data.crop import cut
+from hmr.data.crop import cut, window
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import turned
 from hmr.data.sample import Array, CropSquare
@@ -102,9 +102,14 @@ def seen(image: NDArray[np.uint8], camera: Camera, crop: Camera, size: tuple[int
     finer = math.ceil(float((camera.focal / crop.focal).max()) / 2)  # bilinear sampling spans two pixels
     shrunk = torch.diag(torch.tensor([1 / finer, 1 / finer, 1.0], dtype=torch.float64))
     there = intrinsics(camera) @ camera.rotation @ crop.rotation.mT @ torch.linalg.inv(intrinsics(crop)) @ shrunk
-    numbers = tuple((there / there[2, 2]).flatten()[:8].tolist())
     shape, way = (size[1] * finer, size[0] * finer), Image.Transform.PERSPECTIVE
-    out = Image.fromarray(image).transform(shape, way, numbers, Image.Resampling.BILINEAR)
+    edges = there.numpy() @ [[0, shape[0], 0, shape[0]], [0, 0, shape[1], shape[1]], [1, 1, 1, 1]]  # (3, 4)
+    if not (edges[2] > 0).all():  # a crop that reaches behind the camera: of all of the picture
+        edges = np.array([[0, image.shape[1]], [0, image.shape[0]], [1, 1]])
+    left, top, right, bottom = window((edges[:2] / edges[2]).T, image.shape[:2])  # PIL copies what it is given
+    there = torch.tensor([[1, 0, -left], [0, 1, -top], [0, 0, 1]], dtype=torch.float64) @ there
+    numbers = tuple((there / there[2, 2]).flatten()[:8].tolist())
+    out = Image.fromarray(image[top:bottom, left:right]).transform(shape, way, numbers, Image.Resampling.BILINEAR)
     return np.asarray(out.reduce(finer))
 
 
