@@ -223,7 +223,7 @@ def test_command_measures_a_model_with_weights(fasthmr, tmp_path):
     [
         (["hmr3"], "did you mean 'hmr2'"),
         (["hmr2", "--recipe", "eclm"], "needs frames"),
-        (["hmr2", "--recipe", "fasthmr-reference-video"], "motion_decoder is trained"),
+        (["hmr2", "--recipe", "fasthmr-reference-video"], "needs frames"),
         (["reference-smal"], "did you mean 'reference-small'"),
     ],
 )
