@@ -193,7 +193,7 @@ class Policy(FrozenModel, ABC):
 
     @property
     def model_specific(self) -> bool:
-        """Whether what it adds was trained, or will be, for the one model of the steps before it."""
+        """Whether it takes weights that were trained for the model of the steps before it."""
         return False
 
     @property

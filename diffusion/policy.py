@@ -91,7 +91,7 @@ class MotionDecoder(Policy):
 
     @property
     def model_specific(self) -> bool:
-        return True
+        return self.weights is not None
 
     def check(self, model: Compressible) -> None:
         """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand, and for an `init` that is none."""
