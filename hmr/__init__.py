@@ -12,14 +12,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hmr.adapters.adapter import Adapter
     from hmr.library import frames
     from hmr.resolver import load
     from hmr.video.stream import Stream
 
-__all__ = ["Stream", "frames", "load"]
+__all__ = ["Adapter", "Stream", "frames", "load"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Adapter":
+        from hmr.adapters.adapter import Adapter
+
+        return Adapter
     if name == "frames":
         from hmr.library import frames
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
+from hmr.adapters.adapted import gives_joints
 from hmr.data.dataset import Frames
 from hmr.data.datasets import open_data, parse
 from hmr.evaluation.label_free import labelled_by
@@ -36,4 +37,6 @@ def frames(
         raise BadInput("label-free frames take their labels from a model: name it, as frames(DATA, model=model, ...)")
     if label_free:
         return labelled_by(model, found)
+    if model is not None and gives_joints(model):
+        raise BadInput(f"{model.encoder.name} gives joints that no label has: measure its distances, by --label-free")
     return found.keeping() if keep else found

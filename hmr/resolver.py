@@ -1,5 +1,5 @@
-"""MODEL as users write it: a shipped name, a checkpoint, the folder of a converted or a compressed model, or an
-exported file."""
+"""MODEL as users write it: a shipped name, a checkpoint, the folder of a converted or a compressed model, an exported
+file, or an adapter."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from compress.artefact import MANIFEST, read_manifest
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.files import weights
+from hmr.adapters.adapted import AdaptedModel
+from hmr.adapters.adapter import is_adapter, named
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import INDEX, WEIGHTS
 from hmr.deploy.exported import load_exported
@@ -28,13 +30,16 @@ CONVERTED = "fasthmr.convert/1"  # schema of the manifest of `fasthmr convert`
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".index.json")
 
 
-def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: Any) -> Any:
+def load(
+    model: str | Path | nn.Module, *, weightless: bool = False, adapter: str | Path | None = None, **facts: Any
+) -> Any:
     """A model in evaluation mode, in float32 unless it was compressed to less.
 
     model: a shipped name, a checkpoint, a folder of `fasthmr convert` or of `fasthmr compress`, a file of `fasthmr
-    export` (.onnx, .xml), or a module of your own, which becomes an `OwnModel`. facts: what the file does not have, as
-    heads=, cam_model=, tokenizer=; for a module the arguments of `OwnModel`. weightless: also take an architecture
-    whose weights do not ship, as hmr2, on the meta device.
+    export` (.onnx, .xml), an adapter (FILE.py or package:Class), whose code is run, or a module of your own, which
+    becomes an `OwnModel`. adapter: the one that an artefact was made with; others do not look at it. facts: what the
+    file does not have, as heads=, cam_model=, tokenizer=; for a module the arguments of `OwnModel`. weightless: also
+    take an architecture whose weights do not ship, as hmr2, on the meta device.
 
     Raises BadInput for a name that is none of them, a file or folder that is not such a model or was changed, and
     weights that do not fit.
@@ -43,9 +48,11 @@ def load(model: str | Path | nn.Module, *, weightless: bool = False, **facts: An
         return OwnModel(model, **facts)
     name, folder = str(model), Path(model)
     if name not in ARCHITECTURES and is_artefact(folder):
-        return of_artefact(folder, name)
+        return of_artefact(folder, name, None if adapter is None else str(adapter))
     if folder.suffix in RUNTIMES:
         return load_exported(folder)
+    if is_adapter(name):
+        return AdaptedModel(named(name))
     path = path_of(name, weightless)
     if path is None:
         with torch.device("meta"):
@@ -61,9 +68,18 @@ def is_artefact(folder: Path) -> bool:
     return "plan.json" in marks or (bool(marks) and not converted(folder))
 
 
-def of_artefact(folder: Path, name: str) -> Any:
-    """The model of a compressed model's folder; it cannot be compressed again."""
-    found: Any = artefact.load(folder, build)
+def of_artefact(folder: Path, name: str, adapter: str | None) -> Any:
+    """The model of a compressed model's folder; it cannot be compressed again. Raises BadInput where it was made with
+    an adapter and that is not given, or is not the same."""
+    base = read_manifest(folder).origin.base
+    if "adapter" not in base.sizes:
+        found: Any = artefact.load(folder, build)
+    elif adapter is None:
+        raise BadInput(
+            f"{folder}: a folder has no code in it: give its adapter again, --adapter {base.sizes['adapter']}"
+        )
+    else:
+        found = artefact.load(folder, AdaptedModel(named(adapter, base.sizes["sha256"], base.architecture)))
     found.encoder.name, found.encoder.sha256, found.encoder.compressed = name, read_manifest(folder).id, True
     return found
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def compress(
     recipe: RecipeName,
     model: Annotated[
-        str, typer.Option(help="reference, reference-small, a checkpoint, or a folder written by `convert`.")
+        str,
+        typer.Option(
+            help="reference, reference-small, a checkpoint, a folder written by `convert`, or an adapter: FILE.py or "
+            "package:Class."
+        ),
     ],
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from compress.errors import BadInput
-from experiments.cli.options import AsJson, Model
+from experiments.cli.options import AdapterFile, AsJson, Model
 from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing, result_table
 
 
@@ -43,10 +43,12 @@ def exported(model: str, out: Path, asked: dict[str, Any], observer: Any) -> dic
     """What `export --json` prints."""
     import hmr
     from compress.provenance import provenance
+    from hmr.adapters.adapted import refuse_adapter
     from hmr.deploy.export import export
     from hmr.deploy.parity import FRAMES
 
     found = hmr.load(model)
+    refuse_adapter(found, "a file has a body in it")
     frames = hmr.frames("synth:test", FRAMES, size=found.encoder.crop_size)
     rounded = asked["precision"] == "int8"
     calib = list(hmr.frames("synth:calib", FRAMES, size=found.encoder.crop_size).drawn(observer)) if rounded else []
@@ -89,20 +91,23 @@ def bench(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile models of torch too; takes minutes.")
     ] = False,
+    adapter: AdapterFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Time of each MODEL, side by side: torch, files in their runtimes, precisions, batches, and every part."""
-    print_result(benched(models, batch, rounds, compile), as_json, bench_table)
+    print_result(benched(models, batch, rounds, compile, adapter), as_json, bench_table)
 
 
-def benched(names: list[str], batches: list[int], rounds: int, compiled: bool) -> dict[str, Any]:
+def benched(
+    names: list[str], batches: list[int], rounds: int, compiled: bool, adapter: str | None = None
+) -> dict[str, Any]:
     """What `bench --json` prints."""
     import hmr
     from compress.provenance import provenance
     from experiments.side_by_side import side_by_side
     from hmr.models.device import best_device
 
-    device, models = best_device(), [hmr.load(name) for name in names]
+    device, models = best_device(), [hmr.load(name, adapter=adapter) for name in names]
     source = provenance("bench", models[0], device)
     return {**side_by_side(models, batches, rounds, compiled, device), "rounds": rounds, "provenance": source}
 

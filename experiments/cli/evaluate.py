@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from compress.errors import BadInput
-from experiments.cli.options import AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
+from experiments.cli.options import AdapterFile, AsJson, Data, FrameCount, LabelFree, Masks, Mocap, Model
 from experiments.cli.output import ERRORS, measurement_table, print_result, progress_bar, result_table
 
 ROOT = ("true root mm", "root °")  # headings: MPJPE under the true root, and how far the root is off
@@ -30,6 +30,7 @@ def evaluate(
     ] = None,
     label_free: LabelFree = False,
     masks: Masks = None,
+    adapter: AdapterFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors and speed of MODEL, next to baselines that see no image."""
@@ -37,16 +38,19 @@ def evaluate(
 
     if label_free and against is None:
         raise BadInput("--label-free measures the distance to another model: name the original with --against")
-    other = hmr.load(against) if against is not None else None
+    other = hmr.load(against, adapter=adapter) if against is not None else None
     facts = {"mocap": mocap, "masks": masks, "label_free": label_free}
-    print_result(evaluation(hmr.load(model), data, frames, other, facts), as_json, evaluation_table)
+    found = hmr.load(model, adapter=adapter)
+    print_result(evaluation(found, data, frames, other, facts), as_json, evaluation_table)
 
 
-def depth(model: Model, data: Data, frames: FrameCount = None, as_json: AsJson = False) -> None:
+def depth(
+    model: Model, data: Data, frames: FrameCount = None, adapter: AdapterFile = None, as_json: AsJson = False
+) -> None:
     """Importance of each block of MODEL: the error when that block is left out."""
     import hmr
 
-    print_result(depth_of(hmr.load(model), data, frames), as_json, depth_table)
+    print_result(depth_of(hmr.load(model, adapter=adapter), data, frames), as_json, depth_table)
 
 
 def cost(
@@ -54,6 +58,7 @@ def cost(
     recipe: Annotated[
         str | None, typer.Option(help="Count the model after this recipe, which must not need calibration frames.")
     ] = None,
+    adapter: AdapterFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Parameters, multiply-accumulates, latency and memory of MODEL per frame."""
@@ -62,25 +67,26 @@ def cost(
     if model.startswith(DECODER):
         print_result(decoder_cost(model), as_json, decoder_table)
         return
-    print_result(model_cost(model, () if recipe is None else Recipe.load(recipe).steps), as_json, cost_table)
+    steps = () if recipe is None else Recipe.load(recipe).steps
+    print_result(model_cost(model, steps, adapter), as_json, cost_table)
 
 
 def evaluation(model: Any, data: str, count: int | None, other: Any | None, facts: dict[str, Any]) -> dict[str, Any]:
     """What `evaluate --json` prints, with progress on stderr."""
     import hmr
     from compress.provenance import provenance
+    from hmr.adapters.adapted import gives_joints
     from hmr.evaluation.evaluate import evaluate
     from hmr.evaluation.label_free import labelled_by
     from hmr.models.device import best_device
 
     for each in (model, *([other] if other else [])):
         each.to(best_device())
-        if each.encoder.poses_hand != model.encoder.poses_hand:
-            raise BadInput(f"{model.encoder.name} and {each.encoder.name}: one poses a hand and one a body")
+        refuse_unlike(model.encoder, each.encoder)
     frames = hmr.frames(data, count, model=model.encoder, keep=False, **facts)
     for each in (model, *([other] if other else [])):
         refuse_frames(each, frames)
-    mean = None if model.encoder.poses_hand else mean_pose()
+    mean = None if model.encoder.poses_hand or gives_joints(model) else mean_pose()
     rival = other
     if facts["label_free"]:
         frames, rival = labelled_by(other, frames), None
@@ -92,6 +98,16 @@ def evaluation(model: Any, data: str, count: int | None, other: Any | None, fact
     source = provenance("evaluate", model, best_device(), **frames.provenance(model))
     original = other.encoder.name if other is not None and facts["label_free"] else None
     return {**result, "provenance": source | {"label_free": original}}
+
+
+def refuse_unlike(model: Any, other: Any) -> None:
+    """Raise BadInput where two models do not give the same joints."""
+    from hmr.adapters.adapted import gives_joints
+
+    if other.poses_hand != model.poses_hand:
+        raise BadInput(f"{model.name} and {other.name}: one poses a hand and one a body")
+    if (gives_joints(model) or gives_joints(other)) and model.body.identity != other.body.identity:
+        raise BadInput(f"{model.name} and {other.name}: joints of an adapter are compared with that adapter's alone")
 
 
 @cache
@@ -122,19 +138,21 @@ def depth_of(model: Any, data: str, count: int | None) -> dict[str, Any]:
     """What `depth --json` prints, with progress on stderr."""
     import hmr
     from compress.provenance import provenance
+    from hmr.adapters.adapted import gives_joints
     from hmr.evaluation.depth import depth
     from hmr.models.device import best_device
 
-    frames = hmr.frames(data, count, model=model.encoder)
+    model.to(best_device())
+    frames = hmr.frames(data, count, model=model.encoder, label_free=gives_joints(model))
     refuse_frames(model, frames)
     with progress_bar() as bar:
         total = 1 + len(model.encoder.stack.blocks)
         task = bar.add_task(f"blocks of {model.encoder.name} on {frames.spec}", total=total)
-        result = depth(model.to(best_device()), frames, lambda done: bar.update(task, completed=done))
+        result = depth(model, frames, lambda done: bar.update(task, completed=done))
     return {**result, "provenance": provenance("depth", model, best_device(), **frames.provenance(model))}
 
 
-def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
+def model_cost(name: str, steps: Sequence[Any], adapter: str | None = None) -> dict[str, Any]:
     """What `cost NAME --json` prints, after `steps`; nothing is timed where there are no weights.
 
     Raises BadInput for a name that is no model and for steps that do not fit it, make choices on frames or train.
@@ -148,7 +166,7 @@ def model_cost(name: str, steps: Sequence[Any]) -> dict[str, Any]:
 
     if trains := [step.policy for step in steps if step.trains]:
         raise BadInput(f"{trains[0]} is trained, which takes minutes: leave it out, or compress first")
-    original = hmr.load(name, weightless=True)
+    original = hmr.load(name, weightless=True, adapter=adapter)
     model = run_all_steps(original, steps, Context(original))
     timed = {"latency_ms": None, "peak_memory_bytes": None}
     if not original.encoder.is_meta:
@@ -253,7 +271,8 @@ def depth_table(result: dict[str, Any]) -> Table:
 
     rows = [(f"without {row['block']}", formatted(row["rise_mm"], "+.1f")) for row in result["rows"]]
     whole = ("all", formatted(result["mpjpe_mm"]))
-    return measurement_table(result["provenance"], ("blocks", "MPJPE mm"), [whole, *rows])
+    above = "errors are distances to the joints of the whole model\n" if result["provenance"]["label_free"] else ""
+    return measurement_table(result["provenance"], ("blocks", "MPJPE mm"), [whole, *rows], above=above)
 
 
 def cost_table(result: dict[str, Any]) -> Table:

@@ -10,8 +10,16 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        help="reference, reference-small, a checkpoint, a folder written by `convert` or `compress`, or a file written "
-        "by `export`."
+        help="reference, reference-small, a checkpoint, a folder written by `convert` or `compress`, a file written by "
+        "`export`, or an adapter: FILE.py or package:Class."
+    ),
+]
+AdapterFile = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="FILE",
+        help="The adapter that a compressed model was made with; its code is run.",
     ),
 ]
 Data = Annotated[

@@ -17,6 +17,7 @@ from compress.pipeline import Compressed
 from compress.policy import Plan
 from compress.stack import Schedule
 from experiments.reports import pictures, plots
+from hmr.adapters.adapted import gives_joints
 from hmr.data.dataset import Frames
 from hmr.data.sample import batch
 from hmr.evaluation.depth import mpjpe
@@ -103,7 +104,9 @@ Seen = dict[str, list[pictures.Picture]]
 
 def bodies_drawn(models: dict[str, Any], frames: Frames, indices: Sequence[int]) -> tuple[Seen, dict[str, HMROutput]]:
     """By model, the pictures of some frames with the body it predicts, and its output; `models` begin with the
-    original."""
+    original. Nothing where that is an adapter's, which predicts none."""
+    if gives_joints(next(iter(models.values()))):
+        return {}, {}
     body, samples = body_for(frames, next(iter(models.values()))), [frames[i] for i in indices]
     outputs = {who: outputs_at(model, frames, indices) for who, model in models.items()}
     drawn = {
@@ -116,6 +119,8 @@ def bodies_drawn(models: dict[str, Any], frames: Frames, indices: Sequence[int])
 def body_pictures(made: Compressed, frames: Frames, indices: Sequence[int]) -> list[tuple[str, str, str]]:
     """(the original's mesh over the picture, the compressed model's, their errors) of some frames."""
     drawn, outputs = bodies_drawn({"original": made.original, "compressed": made.model}, frames, indices)
+    if not drawn:
+        return []
     body = body_for(frames, made.original)
     truth = labelled(batch([frames[i] for i in indices], body.v_template.device))
     errors = [mpjpe(body, [predicted(output)], [truth]) for output in outputs.values()]
@@ -149,7 +154,7 @@ def headline(
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """A step's figures for people, by their headings."""
-    share, accel = row["protected_merged_share"], row["accel_mm_per_frame2"]
+    share, accel, pve = (row[key] for key in ("protected_merged_share", "accel_mm_per_frame2", "pve_mm"))
     unchanged = row["step"] != "original" and not row["changed"]
     return {
         "after": row["step"] + (" (changed nothing)" if unchanged else ""),
@@ -161,7 +166,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "MPJPE mm": formatted(row["mpjpe_mm"]),
         "rise mm": formatted(row["mpjpe_rise_mm"], "+.1f"),
         "PA-MPJPE mm": f"{row['pa_mpjpe_mm']['mean']:.1f}",
-        "PVE mm": f"{row['pve_mm']['mean']:.1f}",
+        "PVE mm": "-" if pve is None else f"{pve['mean']:.1f}",
         "Accel mm/frame²": "-" if accel is None else f"{accel['mean']:.1f}",
         "person merged": "-" if share is None else f"{share:.1%}",
     }

@@ -106,7 +106,7 @@ class Lab:
 
     def rival(self, name: str) -> dict[str, Record]:
         """Another model as it is, on val and on test."""
-        other = hmr.load(name).to(best_device())
+        other = hmr.load(name, adapter=self.study.model).to(best_device())
         recipe = Recipe(schema_version=1, name="as-it-is", steps=())
         context = Context(other)
         source = {"labels_of": self.model.sha256} if self.label_free else {}

@@ -66,7 +66,7 @@ class Record(FrozenModel):
     frames_per_s: float
     mpjpe_mm: Interval
     pa_mpjpe_mm: Interval
-    pve_mm: Interval
+    pve_mm: Interval | None  # None where a model gives joints alone
     accel_mm_per_frame2: Interval | None
     mpjpe_rise_mm: Interval  # over the original model, on the same frames
     per_joint_mm: dict[str, float]
@@ -253,11 +253,18 @@ def of_row(row: dict[str, Any], recipe: Recipe, plans: Sequence[Plan], source: d
         "mpjpe_rise_mm": row["mpjpe_rise_mm"] or nothing,
         "provenance": source,
         **{key: row.get(key, ()) for key in ("parts", "per_clip")},  # not in artefacts of before there were such
-        "per_joint_mm": {name: errors[name] for name in NAMES.get(len(errors), ())},  # sorted by name in the file
+        "per_joint_mm": in_order(errors),
         "worst": (),
         **dict.fromkeys(("latency_ms", "peak_memory_bytes")),
     }
     return Record.model_validate_json(json.dumps(stored))
+
+
+def in_order(errors: dict[str, float]) -> dict[str, float]:
+    """The errors of joints, which a file has sorted by name, in the order of the body; joints without names in that of
+    their numbers."""
+    names = NAMES.get(len(errors), ())
+    return {name: errors[name] for name in (names if {*names} == {*errors} else sorted(errors))}
 
 
 def csv(table: pd.DataFrame) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,9 @@ from compress.errors import BadInput
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 LARGEST = 80_000_000  # pixels that are cut out at once
+
+# how an adapter cuts: a picture (H, W, 3) and a box (left, top, right, bottom) in its pixels -> a crop (h, w, 3)
+Cutter = Callable[[NDArray[np.uint8], tuple[float, float, float, float]], NDArray[np.uint8]]
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -66,3 +70,24 @@ def cut(image: NDArray[np.uint8], centre: tuple[float, float], side: float, size
     part = Image.fromarray(image).crop(whole)
     inside = (left - x, top - y, left - x + across, top - y + side)
     return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR, inside))
+
+
+def cut_by(
+    cutter: Cutter, image: NDArray[np.uint8], box: tuple[float, float, float, float], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A crop (h, w, 3) by an adapter's way; raises BadInput where it is not of (height, width) `size` and in uint8."""
+    crop = cutter(image, box)
+    if crop.dtype != np.uint8 or crop.shape != (*size, 3):
+        raise BadInput(
+            f"crops(frame, box) is to give {size[0]} x {size[1]} x 3 numbers in uint8, and gives "
+            f"{' x '.join(map(str, crop.shape))} in {crop.dtype}"
+        )
+    return crop
+
+
+def cut_mask(
+    cutter: Cutter, mask: NDArray[np.bool_], box: tuple[float, float, float, float], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """A mask (h, w) of `size` by the same way, which takes pictures. Raises BadInput as `cut_by`."""
+    shown: NDArray[np.uint8] = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
+    return cut_by(cutter, shown, box, size)[..., 0] > 127

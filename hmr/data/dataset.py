@@ -124,7 +124,7 @@ class Frames:
         """sha256 of the pictures and their labels; draws all of them."""
         digest = hashlib.sha256()
         for sample in self:
-            for array in (sample.image, sample.rotations, sample.betas):
+            for array in (sample.image, sample.rotations, sample.betas, sample.joints):
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from typing import cast
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.provenance import SEED
+from hmr.adapters.adapted import AdaptedModel
 from hmr.data.annotated.readers import READERS, read
 from hmr.data.annotated.recordings import open_annotated
 from hmr.data.dataset import DataSpec, Frames, refuse_choosing_split, refuse_test_only
@@ -96,7 +97,7 @@ def open_data(
     frames: int | None = None,
     mocap: Path | None = None,
     size: tuple[int, int] | None = None,
-    model: HMRModel | None = None,
+    model: HMRModel | AdaptedModel | None = None,
 ) -> Frames:
     """The data set of `spec`, at most `frames` long, in crops of `size` (height, width); without one, of the size that
     `model` sees, or else `reference`.
@@ -104,6 +105,8 @@ def open_data(
     `mocap` is a folder of more motion to train on. Raises BadInput where that holds none. A user's own pictures are cut
     as `model` has to see them; BadInput where it cannot see them, or poses a hand and the data shows bodies.
     """
+    if isinstance(model, AdaptedModel):
+        return open_for_adapter(spec, frames, mocap, size, model)
     if model and model.poses_hand and spec.name != "frames":
         raise BadInput(
             f"{model.architecture} poses {model.family.head.joints} joints of a hand, and {spec.name} shows bodies: "
@@ -125,6 +128,20 @@ def open_data(
     else:
         opened = open_world(spec.name, spec.split, frames=frames, seed=SEED, mocap=mocap, size=size)
     return replace(opened, spec=spec)
+
+
+def open_for_adapter(
+    spec: DataSpec, frames: int | None, mocap: Path | None, size: tuple[int, int] | None, model: AdaptedModel
+) -> Frames:
+    """As `open_data`, in crops of an adapter's. Raises BadInput for data whose crops are cut as families do it."""
+    if spec.name == "frames" and spec.root:
+        finder, size = segmenter(spec.masks) if spec.masks else None, model.crop_size
+        cutter = model.adapter.crops
+        found = open_pictures(spec.root, spec.split, frames, Box().side, size, finder, cutter=cutter)
+        return replace(found, spec=spec)
+    if spec.name not in WORLDS:
+        raise BadInput(f"{spec.name} is cut for models of known families: with {model.name}, name frames@PATH or synth")
+    return open_data(spec, frames, mocap, size or model.crop_size)
 
 
 def focal_of(model: HMRModel) -> Focal | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import BadInput
-from hmr.data.crop import cut
+from hmr.data.crop import Cutter, cut, cut_by, cut_mask
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import CropSquare, Sample
 from hmr.media.boxes import READERS, Boxes, Corners, read_boxes
@@ -105,6 +105,7 @@ class PersonCropper:
     side: Side
     size: tuple[int, int]  # (height, width) of crops
     segmenter: Segmenter | None = None
+    cutter: Cutter | None = None  # how else an adapter cuts
 
     def see(
         self, photo: Photo, box: Corners | None, recording: str, focal: float | None, tally: Tally
@@ -141,6 +142,10 @@ class PersonCropper:
         left, top, right, bottom = box or (0, 0, width, height)
         if max(right - left, bottom - top) < SMALL:
             tally.small.add(photo.name)
+        if self.cutter is not None:
+            whole = (left, top, right, bottom)
+            mask = None if person is None else cut_mask(self.cutter, person, whole, self.size)
+            return Sample(cut_by(self.cutter, photo.image, whole, self.size), recording, mask)
         centre, square = ((left + right) / 2, (top + bottom) / 2), self.side(right - left, bottom - top)
         place = CropSquare(centre, square, (height, width), focal)
         mask = None if person is None else cut(person.astype(np.uint8) * 255, centre, square, self.size) > 127
@@ -155,6 +160,7 @@ def open_pictures(
     size: tuple[int, int],
     segmenter: Segmenter | None = None,
     focal: Focal | None = None,
+    cutter: Cutter | None = None,
 ) -> Frames:
     """The people in a folder or a video. The first half of each recording (the video, or a folder in the folder) is
     `calib`, then come `val` and `test`, a quarter each: neighbouring frames are nearly the same, and choices must
@@ -163,8 +169,10 @@ def open_pictures(
     At most `frames` pictures, spread evenly, in crops of `size` (height, width). Boxes come from a file of boxes (see
     `hmr.media.boxes`), else from masks of whole pictures; else a picture is taken whole, which is logged. People of
     whom nothing is seen are left out, counted and named. Where the model asks how its crops lie before the camera,
-    `focal` says how long that is. Raises BadInput where nothing is left, nobody is known to be in more than half of the
-    pictures, a video comes without boxes and masks, or something cannot be read.
+    `focal` says how long that is. `cutter` cuts otherwise than a square.
+
+    Raises BadInput where nothing is left, nobody is known to be in more than half of the pictures, a video comes
+    without boxes and masks, or something cannot be read.
     """
     if split not in PARTS:
         raise BadInput(f"frames has no split '{split}': choose from {', '.join(PARTS)}")
@@ -182,7 +190,7 @@ def open_pictures(
     if not chosen:
         raise BadInput(f"{path}: no picture of split {split} is there, or none with a box: {len(names)} in all splits")
     tally = Tally()
-    cropper = PersonCropper(side, size, segmenter.among(names) if segmenter else None)
+    cropper = PersonCropper(side, size, segmenter.among(names) if segmenter else None, cutter)
     found = seen_in(path, chosen, boxes, cropper, focal, tally)
     if tally.lost:
         log.warning("%s: %d people of split %s are left out: %s", path, len(tally.lost), split, tally.reasons)

@@ -54,7 +54,7 @@ class Sample:
     place: CropSquare | None = None  # None: the crop is the whole picture
     rotations: Array | None = None  # (24, 3, 3) local; the root's turns the rest pose into camera axes
     betas: Array | None = None  # (10,)
-    joints: Array | None = None  # (24, 3) m relative to the pelvis, camera axes
+    joints: Array | None = None  # (24, 3) m relative to the pelvis, camera axes; (J, 3) from the first of an adapter's
     keypoints: Array | None = None  # (24, 2) pixels / (W, H) - 0.5
     camera: Array | None = None  # (3,) weak perspective s, tx, ty as HMR2.0 predicts it
     translation: Array | None = None  # (3,) m, the body's origin in camera axes
@@ -81,6 +81,7 @@ class Batch:
     conditions: Tensor | None  # (B, 3) see `hmr.body.camera.bbox_info`
     rotations: Tensor | None  # (B, 24, 3, 3)
     betas: Tensor | None  # (B, 10)
+    joints: Tensor | None  # (B, J, 3) m
     people: People  # the neutral body's where the gender is unknown
 
     def __len__(self) -> int:
@@ -101,6 +102,7 @@ def batch(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Batc
         conditions=stacked([sample.bbox_info for sample in samples], device),
         rotations=stacked([sample.rotations for sample in samples], device),
         betas=stacked([sample.betas for sample in samples], device),
+        joints=stacked([sample.joints for sample in samples], device),
         people=People(genders, stacked([sample.landmarks for sample in samples], device)),
     )
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hmr.body.model import BodyModel
 from hmr.data.dataset import Frames
 from hmr.evaluation import metrics
-from hmr.evaluation.errors import PosedBodies, labelled, predicted
+from hmr.evaluation.errors import People3D, labelled, predicted
 from hmr.evaluation.intervals import interval, paired_interval
 from hmr.evaluation.measure import body_for
 from hmr.evaluation.predict import predict
@@ -28,7 +27,7 @@ def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda d
     frames, stack, body = frames.keeping(), model.encoder.stack, body_for(frames, model)
     blocks = stack.blocks
     without = [nn.ModuleList(b for j, b in enumerate(blocks) if j != i) for i in range(len(blocks))]
-    truths: list[PosedBodies] = []
+    truths: list[People3D] = []
     errors = []
     try:
         for done, kept in enumerate((blocks, *without)):
@@ -48,11 +47,10 @@ def depth(model: Any, frames: Frames, progress: Callable[[int], None] = lambda d
 
 
 @torch.no_grad()
-def mpjpe(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> list[float]:
+def mpjpe(body: Any, guesses: Sequence[People3D], truths: Sequence[People3D]) -> list[float]:
     """MPJPE (N,) in mm of each frame, pelvises aligned, over the joints that errors on `body` are measured on."""
     errors: list[float] = []
     for guess, truth in zip(guesses, truths, strict=True):
-        joints = body.joints_from_pelvis(truth.rotations, truth.betas, truth.people)
-        posed = body.joints_from_pelvis(guess.rotations, guess.betas)
+        joints, posed = truth.joints_from_pelvis(body), guess.joints_from_pelvis(body)
         errors += metrics.mpjpe(posed, joints, aligned=True).tolist()
     return errors

@@ -11,8 +11,9 @@ import roma
 import torch
 from torch import Tensor
 
+from hmr.adapters.adapted import PlacedJoints
 from hmr.body.conventions import NAMES
-from hmr.body.model import BodyModel, People
+from hmr.body.model import People, Positions
 from hmr.data.dataset import Frames
 from hmr.data.sample import Batch, known
 from hmr.evaluation import metrics
@@ -30,6 +31,29 @@ class PosedBodies:
     betas: Tensor
     people: People | None = None
 
+    def positions(self, body: Any) -> Positions:
+        """What errors are measured on, on a `BodyModel`."""
+        found: Positions = body.positions(self.rotations, self.betas, self.people)
+        return found
+
+    def joints_from_pelvis(self, body: Any) -> Tensor:
+        """The joints (B, J, 3) m of `positions` alone, which costs less."""
+        found: Tensor = body.joints_from_pelvis(self.rotations, self.betas, self.people)
+        return found
+
+
+class LoneJoints(PlacedJoints):
+    """B people of whom an adapter knows the joints; as `PosedBodies`, and no body is asked."""
+
+    def positions(self, body: Any) -> Positions:
+        return Positions(self.from_root, None, self.joints[:, 0].float())
+
+    def joints_from_pelvis(self, body: Any) -> Tensor:
+        return self.from_root
+
+
+People3D = PosedBodies | LoneJoints
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -40,43 +64,54 @@ class Errors:
     pve_mm: Tensor  # (N,), or (0,) where the true vertices are unknown
     joints: Tensor  # (N, J, 3) m from the pelvis
     true_joints: Tensor  # (N, J, 3) m from the pelvis
-    true_root_mm: Tensor  # (N,) MPJPE where the predicted body is turned to the true root
-    root_deg: Tensor  # (N,) between the predicted root and the true one
+    true_root_mm: Tensor  # (N,) MPJPE where the predicted body is turned to the true root; (0,) of an adapter's joints
+    root_deg: Tensor  # (N,) between the predicted root and the true one; (0,) of an adapter's joints
 
 
-def predicted(output: HMROutput) -> PosedBodies:
-    """The bodies of a model's output."""
+def predicted(output: HMROutput | PlacedJoints) -> People3D:
+    """The bodies, or an adapter's joints, of a model's output."""
+    if isinstance(output, PlacedJoints):
+        return LoneJoints(output.joints)
     return PosedBodies(output.rotations.float(), output.betas.float())
 
 
-def labelled(seen: Batch) -> PosedBodies:
-    """The true bodies of a batch; raises BadInput where they are unknown."""
+def labelled(seen: Batch) -> People3D:
+    """The true bodies of a batch, or the joints that an adapter labelled it with; raises BadInput where they are
+    unknown."""
+    if seen.rotations is None and seen.joints is not None:
+        return LoneJoints(seen.joints)
     rotations, betas = known(seen.rotations, "poses"), known(seen.betas, "body shapes")
     return PosedBodies(rotations.float(), betas.float(), seen.people)
 
 
-def errors(body: BodyModel, guess: PosedBodies, truth: PosedBodies) -> Errors:
+def errors(body: Any, guess: People3D, truth: People3D) -> Errors:
     """Errors of a batch of guesses; on whose body the truth is posed, `body` decides."""
-    posed = body.positions(guess.rotations, guess.betas)
-    true = body.positions(truth.rotations, truth.betas, truth.people)
+    posed, true = guess.positions(body), truth.positions(body)
     pve = posed.pelvis.new_zeros(0)
     if posed.vertices is not None and true.vertices is not None:
         pve = metrics.pve(posed.vertices, true.vertices, posed.pelvis, true.pelvis)
-    root, true_root = guess.rotations[:, 0], truth.rotations[:, 0]
-    turned = posed.joints @ (true_root @ root.mT).mT
     return Errors(
         metrics.joint_errors(posed.joints, true.joints, aligned=True),
         metrics.pa_mpjpe(posed.joints, true.joints),
         pve,
         posed.joints,
         true.joints,
-        metrics.mpjpe(turned, true.joints, aligned=True),
-        torch.rad2deg(roma.rotmat_geodesic_distance(root, true_root)),
+        *root_errors(guess, truth, posed.joints, true.joints),
     )
 
 
+def root_errors(guess: People3D, truth: People3D, posed: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """`true_root_mm` and `root_deg` of joints (B, J, 3) m; joints alone have no root that could be turned."""
+    if not isinstance(guess, PosedBodies) or not isinstance(truth, PosedBodies):
+        return posed.new_zeros(0), posed.new_zeros(0)
+    root, true_root = guess.rotations[:, 0], truth.rotations[:, 0]
+    turned = posed @ (true_root @ root.mT).mT
+    degrees = torch.rad2deg(roma.rotmat_geodesic_distance(root, true_root))
+    return metrics.mpjpe(turned, true, aligned=True), degrees
+
+
 @torch.no_grad()
-def all_errors(body: BodyModel, guesses: Sequence[PosedBodies], truths: Sequence[PosedBodies]) -> Errors:
+def all_errors(body: Any, guesses: Sequence[People3D], truths: Sequence[People3D]) -> Errors:
     """Errors of all batches, on the CPU."""
     parts = [errors(body, guess, truth) for guess, truth in zip(guesses, truths, strict=True)]
     return Errors(*(torch.cat([getattr(part, one.name) for part in parts]).cpu() for one in fields(Errors)))
@@ -108,14 +143,15 @@ def row(name: str, measured: Errors, frames: Frames) -> dict[str, Any]:
         np.concatenate(list(accel.values())),
         [one for one, each in accel.items() for _ in each],
     )
-    published = "convention" in frames.notes
+    published, turned = "convention" in frames.notes, measured.true_root_mm.numpy()
+    names = NAMES[measured.joints.shape[1]] if len(turned) else numbered(measured.joints.shape[1])
     return {
         "name": name,
         **{key: asdict(interval(each, of)) if len(each) else None for key, (each, of) in values.items()},
-        "mpjpe_true_root_mm": asdict(interval(measured.true_root_mm.numpy(), recordings)),
-        "root_error_deg": measured.root_deg.median().item(),
+        "mpjpe_true_root_mm": asdict(interval(turned, recordings)) if len(turned) else None,
+        "root_error_deg": measured.root_deg.median().item() if len(turned) else None,
         "frames_mean": {key: mean(each) for key, (each, _) in values.items()} if published else None,
-        "per_joint_mm": dict(zip(NAMES[measured.joints.shape[1]], joint_means(measured, recordings), strict=True)),
+        "per_joint_mm": dict(zip(names, joint_means(measured, recordings), strict=True)),
         "per_clip": [
             {
                 "clip": one,
@@ -126,6 +162,11 @@ def row(name: str, measured: Errors, frames: Frames) -> dict[str, Any]:
             for one, i in members.items()
         ],
     }
+
+
+def numbered(count: int) -> list[str]:
+    """Names of joints that have none, in the order of their numbers."""
+    return [f"joint {i:03}" for i in range(count)]
 
 
 def mean(values: np.ndarray) -> float | None:

@@ -14,7 +14,7 @@ from hmr.data.dataset import Frames
 from hmr.data.real_people.dataset import RealFrames
 from hmr.data.real_people.sports2d import beside
 from hmr.data.sample import known
-from hmr.evaluation.errors import Errors, PosedBodies, all_errors, labelled, paired, predicted, row
+from hmr.evaluation.errors import Errors, People3D, PosedBodies, all_errors, labelled, paired, predicted, row
 from hmr.evaluation.measure import body_for
 from hmr.evaluation.multiview import evaluate_real
 from hmr.evaluation.predict import predict
@@ -38,11 +38,14 @@ def evaluate(
     """
     if isinstance(frames, RealFrames):
         return evaluate_real(model, frames, beside(frames), mean, against, progress)
-    truths: list[PosedBodies] = []
+    truths: list[People3D] = []
     models = [model] if against is None else [model, against]
     mine, *others = predict(models, frames, lambda seen: truths.append(labelled(seen)), progress)
     body = body_for(frames, model)
-    guesses = {"model": [predicted(output) for output in mine.outputs], **trivial(truths, mean)}
+    guesses: dict[str, Sequence[People3D]] = {
+        "model": [predicted(output) for output in mine.outputs],
+        **trivial(truths, mean),
+    }
     errors = {name: all_errors(body, each, truths) for name, each in guesses.items()}
     rows = [row(name, each, frames) for name, each in errors.items()]
     result: dict[str, Any] = {"rows": rows, "frames_per_s": len(frames) / mine.seconds}
@@ -51,18 +54,19 @@ def evaluate(
     return result
 
 
-def difference(mine: Errors, other: Any, truths: Sequence[PosedBodies], frames: Frames, body: Any) -> dict[str, Any]:
+def difference(mine: Errors, other: Any, truths: Sequence[People3D], frames: Frames, body: Any) -> dict[str, Any]:
     """By how much MPJPE is above that of another model's predictions."""
     theirs = all_errors(body, [predicted(output) for output in other.outputs], truths)
     return {"mpjpe_mm": paired(mine, theirs, frames.recordings)}
 
 
-def trivial(truths: Sequence[PosedBodies], mean: Tensor | None) -> dict[str, list[PosedBodies]]:
+def trivial(truths: Sequence[People3D], mean: Tensor | None) -> dict[str, list[People3D]]:
     """Predictors that know the training set's mean pose alone, and that with each frame's true root."""
     if mean is None:
         return {}
-    guesses: dict[str, list[PosedBodies]] = {"mean_pose_true_root": [], "mean_pose_mean_root": []}
+    guesses: dict[str, list[People3D]] = {"mean_pose_true_root": [], "mean_pose_mean_root": []}
     for truth in truths:
+        assert isinstance(truth, PosedBodies)  # nobody asks for a mean pose beside an adapter's joints
         pose, average = mean.to(truth.rotations).expand_as(truth.rotations), torch.zeros_like(truth.betas)
         true_root = torch.cat((truth.rotations[:, :1], pose[:, 1:]), 1)
         guesses["mean_pose_true_root"].append(PosedBodies(true_root, average))

@@ -10,15 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from compress.context import Observer
+from hmr.adapters.adapted import gives_joints
 from hmr.body.conventions import CONVENTIONS, ConventionBody
-from hmr.body.model import BodyModel
 from hmr.data.dataset import DataSpec, Frames
 from hmr.data.datasets import open_data
 from hmr.data.sample import batch
-from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, labelled, paired, predicted, row
+from hmr.evaluation.errors import KEYS, Errors, People3D, all_errors, labelled, paired, predicted, row
 from hmr.evaluation.predict import merged_shares, predict
-from hmr.models.head import HMROutput
-from hmr.training.distance import distance
+from hmr.training.distance import distance, joint_distance
 
 RECOVERY_FRAMES = 4096  # rendered pictures that recovery learns from: each is drawn when a step first asks for it
 
@@ -49,7 +48,7 @@ class Measurement:
 
 def measure(model: Any, frames: Frames, name: str, observer: Observer) -> Measurement:
     """The errors of `model` on every frame, and its frames/s. Raises BadInput where the true poses are unknown."""
-    truths: list[PosedBodies] = []
+    truths: list[People3D] = []
     (found,) = predict(
         [model],
         frames,
@@ -60,14 +59,14 @@ def measure(model: Any, frames: Frames, name: str, observer: Observer) -> Measur
     return Measurement(name, frames, errors, len(frames) / found.seconds, found.person_merged)
 
 
-def body_for(frames: Frames, model: Any) -> BodyModel:
+def body_for(frames: Frames, model: Any) -> Any:
     """What errors of `model` on these frames are measured on: SMPL by the data's convention, or the model's own body,
-    where there is none or any body's skeleton will do.
+    where there is none or any body's skeleton will do: a `BodyModel`, or what stands for one where an adapter's joints
+    are measured.
     Raises BadInput where files of SMPL or MANO are missing."""
     convention = frames.notes.get("convention")
     if convention is None or CONVENTIONS[convention].regressor == "skeleton":
-        body: BodyModel = model.encoder.body
-        return body
+        return model.encoder.body
     return ConventionBody(CONVENTIONS[convention]).to(next(model.parameters()).device)
 
 
@@ -76,7 +75,7 @@ class RecoveryPictures:
     """A `compress.frames.Pictures`: frames without a look at their poses, and a distance of outputs on a body."""
 
     frames: Frames
-    distance: Callable[[HMROutput, HMROutput], Tensor]
+    distance: Callable[[Any, Any], Tensor]
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -95,4 +94,5 @@ def recovery_pictures(frames: Frames, model: Any) -> RecoveryPictures:
     own, else rendered training pictures."""
     own = frames.spec.name == "frames"
     seen = frames if own else open_data(DataSpec("synth", "train"), RECOVERY_FRAMES, size=model.encoder.crop_size)
-    return RecoveryPictures(seen.keeping(), partial(distance, body_for(frames, model)))
+    apart = joint_distance if gives_joints(model) else partial(distance, body_for(frames, model))
+    return RecoveryPictures(seen.keeping(), apart)

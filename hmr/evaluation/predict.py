@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from statistics import median
@@ -16,6 +16,7 @@ from torch import Tensor
 from compress.cost.timing import timed
 from compress.stack import Schedule
 from compress.tokens import DROPPED, Tokens, coverage
+from hmr.adapters.adapted import PlacedJoints
 from hmr.data.dataset import Frames
 from hmr.data.sample import Batch, batch
 from hmr.models.head import HMROutput
@@ -34,7 +35,7 @@ class Predictions:
     """
 
     model: Any
-    outputs: list[HMROutput] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
     merged: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -80,7 +81,8 @@ def see(predictions: Predictions, seen: Batch) -> None:
     tokens = encoder.encode(seen.crops, seen.masks) if reduces else None
     output = encoder(*seen.inputs) if tokens is None else encoder.read(tokens, seen.conditions)
     predictions.seconds += now(device) - began
-    predictions.outputs.append(output)
+    # an adapter's network may give more, which would fill the memory
+    predictions.outputs.append(replace(output, outputs=None) if isinstance(output, PlacedJoints) else output)
     if tokens is not None and seen.masks is not None:
         person = coverage(seen.masks, encoder.grid) > (encoder.protect or 0.0)
         predictions.merged.append(person_merged(tokens, person))

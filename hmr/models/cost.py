@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ def whole_images(model: Any) -> Mapping[str, Tensor]:
     """What CameraHMR's field-of-view network sees once a frame (1, 3, H, W), by the network's name."""
     side, device = IMAGE_SIDE, next(model.parameters()).device
     return {"fov_net": torch.zeros(1, 3, side, side, device=device)} if hasattr(model, "fov_net") else {}
+
+
+def frame_calls(model: Any) -> dict[str, tuple[int, Callable[[], object]]]:
+    """By part, how many frames it takes at once, and that call on empty pictures; the networks beside the backbone are
+    called too."""
+    inputs, beside = frame(model), whole_images(model)
+
+    def call() -> None:
+        for name, image in beside.items():
+            model.get_submodule(name)(image)
+        model(*inputs)
+
+    return {"frame": (1, call)}
 
 
 def measured_cost(model: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ What the families do differently stands in `hmr.models.families`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from compress.cost.macs import Cost
 from compress.errors import BadInput
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
-from hmr.models.cost import frame, frame_cost, whole_images
+from hmr.models.cost import frame_calls, frame_cost
 from hmr.models.families import FAMILIES
 from hmr.models.head import HMROutput, SMPLHead
 from hmr.models.regressor import BodyRegressor, family_of
@@ -99,17 +98,7 @@ class HMRModel(BodyRegressor):
         """Parameters and multiply-accumulates of one frame with one person."""
         return frame_cost(self)
 
-    def calls(self) -> dict[str, tuple[int, Callable[[], object]]]:
-        """By part, how many frames it takes at once, and that call on empty pictures; the networks beside the backbone
-        are called too."""
-        inputs, beside = frame(self), whole_images(self)
-
-        def call() -> None:
-            for name, image in beside.items():
-                self.get_submodule(name)(image)
-            self(*inputs)
-
-        return {"frame": (1, call)}
+    calls = frame_calls
 
     def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
         """How far each patch's share of person lies above the threshold (B, N0): more than 0 is protected. None where

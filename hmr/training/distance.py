@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hmr.adapters.adapted import PlacedJoints
 from hmr.body.model import BodyModel
 from hmr.models.head import HMROutput
 
 # NOTE: scales differ: rotations are squared, joints are metres (0.005 is near), features are in variances.
 WEIGHTS = {"rotations": 3.0, "joints": 8.0, "betas": 0.1, "camera": 0.5, "features": 0.1}
+
+
+def joint_distance(student: PlacedJoints, teacher: PlacedJoints) -> Tensor:
+    """The same of an adapter's outputs, of which only the joints are known, wherever they lie."""
+    return WEIGHTS["joints"] * (student.joints.float() - teacher.joints.float()).abs().mean()
 
 
 def distance(body: BodyModel, student: HMROutput, teacher: HMROutput) -> Tensor:

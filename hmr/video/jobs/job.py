@@ -14,6 +14,7 @@ from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, run_all_steps
 from compress.recipe import Recipe
+from hmr.adapters.adapted import refuse_adapter
 from hmr.animation.world import read_cameras
 from hmr.data.masks import segmenter
 from hmr.data.pictures import Segmenter
@@ -78,6 +79,7 @@ def network_of(job: RunJob) -> Any:
             "`fasthmr compress`, and name the folder it writes as --model"
         )
     original = load(job.model).to(best_device())
+    refuse_adapter(original, "a run writes bodies that move")
     if steps:
         refuse_misfit(original, steps, None, None)
     return run_all_steps(original, steps, Context(original)).eval()
