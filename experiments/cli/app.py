@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.adapter import adapter_app
 from experiments.cli.compress import attach, compress
 from experiments.cli.data import data_app
 from experiments.cli.deploy import bench, export
@@ -45,6 +46,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 for name, group in {
+    "adapter": adapter_app,
     "body": body_app,
     "masks": masks_app,
     "data": data_app,
