@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,35 @@ def test_the_architecture_uncompressed_says_what_its_own_module_says(modules):
     model, crop = build().eval(), torch.randn(2, 3, 128, 96)
     with torch.no_grad():
         torch.testing.assert_close(model(crop), model.module(crop), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_goes_through_every_command(blocks, fasthmr):
+    """From a network of transformers to a front, by the commands of the page with less of everything."""
+    short = {
+        "depth": ["--frames", "4"],
+        "compress": ["--frames", "6", "--calib-frames", "4"],
+        "evaluate": ["--frames", "6"],
+        "bench": ["--rounds", "1", "--batch", "1"],
+        "search": ["--trials", "2"],
+    }
+    for name in ("vit_pose.yaml", "vit_study.yaml"):
+        text = Path(name).read_text().replace("minutes: 1", "steps: 2")
+        Path(name).write_text(re.sub(r"(calib|val|test): \d+", r"\1: 4", text))
+    (text,) = (text for language, text in blocks if not language and "adapter check" in text)
+    ran = []
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)[1:]
+        code, out, err = fasthmr(*words, *short.get(words[0], []), "--json")
+        assert code == 0, f"{line}: {err}"
+        ran.append((words[0], json.loads(out)))
+    said = dict(ran)
+    small = said["compress"]["rows"][-1]
+    assert small["layers"] == 5 and small["tokens"][-1] == 33 and small["mpjpe_mm"]["mean"] > 0
+    (again,) = said["evaluate"]["rows"]
+    assert again["mpjpe_mm"]["mean"] == pytest.approx(small["mpjpe_mm"]["mean"], rel=1e-4)
+    assert said["report"]["front"] and Path("vit-front/report.html").is_file()
+    assert Path("vit_pose.py").read_text().count("\n") <= 35
 
 
 def test_frames_that_lack_what_a_step_asks_for_are_named(modules):

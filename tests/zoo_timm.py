@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from hmr.adapters.adapter import named
+from hmr.adapters.check import checked
 from hmr.models.own_model import OwnModel
 from tests import test_stacks
 from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
@@ -120,3 +124,12 @@ def test_every_vit_of_timm_is_the_networks_own_or_refused():
         torch.testing.assert_close(model(picture), features(module, picture), rtol=1e-3, atol=1e-3, msg=name)
         taken.append(name)
     assert len(taken) > 200 and len(refused) > 50
+
+
+def test_the_adapter_of_the_page_holds(tmp_path):
+    """docs/your-own-model.md, as a reader copies it."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "your-own-model.md").read_text()
+    (text,) = re.findall(r"^```python vit_timm.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "vit_timm.py").write_text(text)
+    proved = checked(named(str(tmp_path / "vit_timm.py")))
+    assert "17 joints" in proved["joints"] and "1 tokens before 196 patches" in proved["prefix"]
