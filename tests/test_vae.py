@@ -147,11 +147,15 @@ def test_sizes_that_make_no_network_are_refused(odd):
 def test_denoiser_reads_features_noise_and_time():
     net = stirred(Denoiser(TINY))
     features, latent, time = torch.randn(2, 12, 6), torch.randn(2, 4, 16), torch.tensor([3, 900])
-    said = net(latent, time, features)
+    torch.nn.init.normal_(net.frames.unseen)
+    seen = torch.ones(2, 12, dtype=torch.bool)
+    said = net(latent, time, features, seen)
     assert said.shape == latent.shape
-    for other in (net(latent + 1, time, features), net(latent, time + 50, features), net(latent, time, features + 1)):
-        assert not torch.allclose(said, other)
-    assert np.allclose(net(latent[:1], time[:1], features[:1]).detach(), said[:1].detach(), atol=1e-5)
+    for other in ((latent + 1, time, features, seen), (latent, time + 50, features, seen)):
+        assert not torch.allclose(said, net(*other))
+    for other in ((latent, time, features + 1, seen), (latent, time, features, ~seen)):
+        assert not torch.allclose(said, net(*other))
+    assert np.allclose(net(latent[:1], time[:1], features[:1], seen[:1]).detach(), said[:1].detach(), atol=1e-5)
 
 
 def test_paper_size_takes_a_step_and_decodes():
@@ -165,7 +169,8 @@ def test_paper_size_takes_a_step_and_decodes():
     assert not torch.equal(before, vae.decoder.out.weight)
     decoder = ClipDecoder(sizes, encoder="e", vae=vae)
     features = torch.randn(1, sizes.frames, sizes.features)
-    loss = DecoderLoss(decoder)(features, numbers, vae.target(numbers).detach())["loss"]
+    seen = torch.ones(1, sizes.frames, dtype=torch.bool)
+    loss = DecoderLoss(decoder)(features, seen, numbers, vae.target(numbers).detach())["loss"]
     network = decoder.predictor
     assert network is not None
     weights = [p.clone() for p in network.parameters()]
