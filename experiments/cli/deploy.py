@@ -86,7 +86,7 @@ def bench(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Models and exported files; the first counts.")
     ],
-    batch: Annotated[list[int], typer.Option(min=1, help="Frames at a time; may be given more than once.")] = [1, 8],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(min=1, help="Frames at a time; may be given more than once.")] = [1, 8],  # noqa: B006  # typer reads it, nobody changes it
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, each of which runs everything once.")] = 9,
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile models of torch too; takes minutes.")

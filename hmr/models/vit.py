@@ -160,11 +160,11 @@ class Backbone(nn.Module):
     def attend(self, block: nn.Module, tokens: Tokens, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A block's attention, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
         x = tokens.x.to(block.norm1.weight.dtype)  # type: ignore[union-attr, arg-type]  # nn.Module hides what it has
-        return block.attend(x, bias)  # type: ignore[operator]
+        return block.attend(x, bias)  # type: ignore[operator]  # as above
 
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
         """A block's MLP, as `compress.stack.Stack` asks for it, in the type of the block's weights."""
-        return block.feed(x.to(block.norm2.weight.dtype))  # type: ignore[operator, union-attr, arg-type]
+        return block.feed(x.to(block.norm2.weight.dtype))  # type: ignore[operator, union-attr, arg-type]  # as above
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embedding (1, prefix + rows * columns, C) of the tokens of a crop of any grid."""

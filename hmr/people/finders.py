@@ -121,7 +121,7 @@ class DetectionFinder:
     def find(self, shot: Shot) -> list[Person]:
         read = rfdetr_people if self.name == "rfdetr" else yolo_people
         found = read(self.detections.network, Photo(str(shot.number), shot.image))
-        return [Person(box, SURE, lambda mask=mask: mask) for box, mask in found]  # type: ignore[misc]
+        return [Person(box, SURE, lambda mask=mask: mask) for box, mask in found]  # type: ignore[misc]  # a default
 
     def restore(self, state: Any) -> None:
         """Nothing: each frame is looked at by itself."""
