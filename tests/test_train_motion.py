@@ -205,7 +205,7 @@ def test_features_are_computed_once_and_resumed(tmp_path, small_shards):
     assert [len(v) for v in found] == [3, 2, 1] and sorted(data.drawn) == list(range(6))
     said = model(*(x for x in [normalised(torch.from_numpy(data[3].image)[None])]))
     assert torch.allclose(found[1].features[0], features.read_off(said, BODY)[0], atol=1e-4)
-    features.shard_file(tmp_path / "cache", 1).unlink()
+    features.shard_file(tmp_path / "cache", [range(3, 5)]).unlink()
     data.drawn.clear()
     again = cached_features(model, data, tmp_path / "cache", {"data": 1})
     assert data.drawn == [3, 4] and torch.equal(again[1].rotations, found[1].rotations)
@@ -213,9 +213,25 @@ def test_features_are_computed_once_and_resumed(tmp_path, small_shards):
     assert abs(written - features.cache_bytes(model, data)) < 1000 * 3  # and three headers
     with pytest.raises(BadInput, match="another data"):
         cached_features(model, data, tmp_path / "cache", {"data": 2})
-    features.shard_file(tmp_path / "cache", 0).write_bytes(b"x")
-    with pytest.raises(BadInput, match="00000"):
+    features.shard_file(tmp_path / "cache", [range(3)]).write_bytes(b"x")
+    with pytest.raises(BadInput, match="0000000-0000003"):
         cached_features(model, data, tmp_path / "cache", {"data": 1})
+
+
+def test_more_videos_have_the_features_of_fewer(tmp_path, small_shards):
+    model, data, first = small_model(), Short(), Short()
+    del first.frames[5:]
+    few = cached_features(model, first, tmp_path, {"data": 1})
+    more = cached_features(model, data, tmp_path, {"data": 1})
+    assert torch.equal(few[1].features, more[1].features) and data.drawn == [5]
+
+
+def test_features_in_bfloat16_are_near_those_in_float32(tmp_path):
+    model, data = small_model(), Short()
+    exact, near = (
+        cached_features(model, data, tmp_path / of, {}, precision=of)[0].features for of in ("float32", "bfloat16")
+    )
+    assert not torch.equal(exact, near) and (exact - near).abs().max() < 0.05 * exact.abs().max()
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))

@@ -13,6 +13,7 @@ from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.files.weights import digest
 from compress.policy import FrozenModel
+from compress.training.task import Precision
 from diffusion.decoded import encoder_id
 from diffusion.motion.features import (
     VideoFeatures,
@@ -44,6 +45,7 @@ class FeatureJob(FrozenModel):
     frames: int | None
     mocap: str | None
     folder: str
+    precision: Precision
 
 
 class FeatureWorker:
@@ -61,9 +63,9 @@ class FeatureWorker:
         try:
             if encoder_id(self.model) != self.job.encoder:
                 raise BadInput(f"--engine ray: {self.job.model} is another model to the workers than here")
-            write_shard(
-                shard_file(Path(self.job.folder), row["shard"]), self.model, self.videos, self.shards[row["shard"]]
-            )
+            spans = self.shards[row["shard"]]
+            path = shard_file(Path(self.job.folder), spans)
+            write_shard(path, self.model, self.videos, spans, self.job.precision)
         except BadInput as error:
             return {"shard": row["shard"], "refusal": str(error)}
         return {"shard": row["shard"], "refusal": ""}
@@ -77,16 +79,18 @@ def features(
     mocap: Path | None,
     observer: Observer = silent,
     engine: Engine = "local",
+    precision: Precision = "float32",
 ) -> list[VideoFeatures]:
     """Features of the videos of one split of a data set or of a user's file of clips, from the cache or into it.
 
-    engine: `ray` has what is missing computed by workers, which load the model by its name. Raises BadInput where a
-    model needs masks and there are none, as `prepare` and `cached_features`, and as `shared_out`.
+    precision: of the encoder's products. engine: `ray` has what is missing computed by workers, which load the model by
+    its name. Raises BadInput where a model needs masks and there are none, as `prepare` and `cached_features`, and as
+    `shared_out`.
     """
     videos = opened(model, data, split, frames, mocap)
     if model.protect is not None and not videos.has_masks:
         raise BadInput(f"{model.name} needs person masks and the clips of {data} have none")
-    identity: dict[str, Any] = {"encoder": encoder_id(model), "data": data_id(data, split, videos)}
+    identity = identity_of(model, data, split, videos, precision)
     if engine == "ray":
         job = FeatureJob(
             model=absolute(model.name),
@@ -96,21 +100,31 @@ def features(
             frames=frames,
             mocap=None if mocap is None else absolute(str(mocap)),
             folder=absolute(str(folder_of(identity))),
+            precision=precision,
         )
         shards = prepare(model, videos)
         claim(folder_of(identity), identity)
-        compute(job, len(shards))
+        compute(job, shards)
     return in_cache(model, videos, identity, f"{data} {split}", observer)
+
+
+def identity_of(model: Any, data: str, split: str, videos: Frames, precision: Precision) -> dict[str, Any]:
+    """Whose features of what they are, and in which precision an encoder computed them."""
+    return {"encoder": encoder_id(model), "data": data_id(data, split, videos), "precision": precision}
 
 
 def in_cache(
     model: Any, videos: Frames, identity: dict[str, Any], name: str, observer: Observer = silent
 ) -> list[VideoFeatures]:
     """Features of videos of an identity, computed where they are not in the cache. Raises as `cached_features`."""
-    what = f"features of {name}, {cache_bytes(model, videos) / 2**20:.0f} MiB"
-    log.info("%s, in %s", what, folder_of(identity))
-    observer(what, "", 0, len(videos))
-    return cached_features(model, videos, folder_of(identity), identity, lambda n: observer(what, "", n, len(videos)))
+    what, folder = f"features of {name}, {cache_bytes(model, videos) / 2**20:.0f} MiB", folder_of(identity)
+    log.info("%s, in %s", what, folder)
+
+    def tell(frames: int) -> None:
+        observer(what, "", frames, len(videos))
+
+    tell(0)
+    return cached_features(model, videos, folder, identity, tell, identity["precision"])
 
 
 def folder_of(identity: dict[str, Any]) -> Path:
@@ -119,11 +133,11 @@ def folder_of(identity: dict[str, Any]) -> Path:
     return fasthmr_home() / "features" / named[:32]
 
 
-def compute(job: FeatureJob, shards: int) -> None:
+def compute(job: FeatureJob, shards: list[list[range]]) -> None:
     """Have workers compute the shards that are not there yet. Raises BadInput where one could not, and as
     `shared_out`."""
     folder = Path(job.folder)
-    missing = [{"shard": i} for i in range(shards) if not shard_file(folder, i).exists()]
+    missing = [{"shard": i} for i, spans in enumerate(shards) if not shard_file(folder, spans).exists()]
     found = shared_out(FeatureWorker, job.model_dump_json(), missing) if missing else []
     if refused := [row["refusal"] for row in found if row["refusal"]]:
         raise BadInput(refused[0])
@@ -147,4 +161,4 @@ def data_id(data: str, split: str, videos: Frames) -> dict[str, Any]:
         named = digest_of(Path(data), split, len(videos))
         return {"clips": digest(Path(data)), "split": split, "frames": len(videos), "named": named}
     first = hashlib.sha256(videos[0].image.tobytes()).hexdigest()  # other code may draw other pictures
-    return {"name": data.partition(":")[0], "split": split, "frames": len(videos), **videos.identity, "first": first}
+    return {"name": data.partition(":")[0], "split": split, **videos.identity, "first": first}

@@ -1,8 +1,8 @@
 """Features of videos' frames, computed once by a compressed encoder into a folder that a decoder's training reads.
 
 A safetensors file has the videos of a shard, and is whole or not there: a run that was killed goes on with the next
-shard, and several processes may each do some. Files are mapped into memory, so that training reads of them what it
-looks at.
+shard, several processes may each do some, and one that asks for more videos has those of one that asked for fewer.
+Files are mapped into memory, so that training reads of them what it looks at.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from compress.atomic import atomic_write, record_identity
 from compress.errors import BadInput
+from compress.training.task import Precision
 from diffusion.model.representation import WIDTH, encode
 from diffusion.motion.clips import FPS
 from hmr.body.files import load_body
@@ -86,8 +87,9 @@ def shards_of(recordings: Sequence[str]) -> list[list[range]]:
     return shards
 
 
-def shard_file(folder: Path, shard: int) -> Path:
-    return folder / f"{shard:05d}.safetensors"
+def shard_file(folder: Path, spans: Sequence[range]) -> Path:
+    """Where the features of these videos are, named by their frames: the last shard of a few videos is cut short."""
+    return folder / f"{spans[0].start:07d}-{spans[-1].stop:07d}.safetensors"
 
 
 def prepare(model: HMRModel, videos: Dataset) -> list[list[range]]:
@@ -110,40 +112,44 @@ def cached_features(
     folder: Path,
     identity: dict[str, Any],
     tell: Callable[[int], None] = lambda frames: None,
+    precision: Precision = "float32",
 ) -> list[VideoFeatures]:
     """Every video's features, computed where they are not in `folder` yet; masks go in where the model looks at them.
 
-    `identity` names the encoder and data of the folder. Raises BadInput as `prepare`, where the folder holds others',
-    and where it has what no such file can hold.
+    `identity` names the encoder and data of the folder. precision: of the encoder's products. Raises BadInput as
+    `prepare`, where the folder holds others', and where it has what no such file can hold.
     """
     cached, shards = [], prepare(model, videos)
     claim(folder, identity)
-    for i, spans in enumerate(shards):
-        path = shard_file(folder, i)
+    for spans in shards:
+        path = shard_file(folder, spans)
         if not path.exists():
-            write_shard(path, model, videos, spans)
+            write_shard(path, model, videos, spans, precision)
         cached += read(path, [len(frames) for frames in spans], videos.fps or FPS)
         tell(spans[-1].stop)
     return cached
 
 
 @torch.no_grad()
-def write_shard(path: Path, model: HMRModel, videos: Dataset, spans: Sequence[range]) -> None:
+def write_shard(
+    path: Path, model: HMRModel, videos: Dataset, spans: Sequence[range], precision: Precision = "float32"
+) -> None:
     """Compute and write the features of the frames of some videos."""
     body = load_body().to(next(model.parameters()).device)
-    every = [predicted(model, videos, frames, body) for frames in spans]
+    every = [predicted(model, videos, frames, body, precision) for frames in spans]
     values = {name: torch.cat([getattr(video, name) for video in every]).cpu() for name in FIELDS}
     atomic_write(path, to_bytes(values))
 
 
-def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel) -> VideoFeatures:
+def predicted(model: HMRModel, videos: Dataset, frames: range, body: BodyModel, precision: Precision) -> VideoFeatures:
     """Predictions of a model for the frames of one video, beside their labels."""
     device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     for start in range(frames.start, frames.stop, BATCH):
         samples = [videos[i] for i in range(start, min(start + BATCH, frames.stop))]
         given = batch(samples, device)
-        output = model(*given.inputs)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            output = model(*given.inputs)
         labels = known(given.rotations, "poses"), known(given.betas, "shapes")
         found = (read_off(output, body), output.betas, output.rotations, *labels)
         for name, value in zip(FIELDS, found, strict=True):

@@ -16,7 +16,7 @@ from compress.errors import BadInput
 from compress.files.weights import digest
 from compress.provenance import provenance
 from compress.training.loop import Progress
-from compress.training.task import TrainConfig
+from compress.training.task import Precision, TrainConfig
 from diffusion.decoded import encoder_id, refuse_other_bodies
 from diffusion.model.decoder import Kind, load_decoder
 from diffusion.model.sizes import sizes_of
@@ -82,8 +82,10 @@ def decoder_training(
     refuse_other_bodies(model)
     prior = load_vae(vae or shipped_vae())
     start = None if init is None else load_decoder(init)
+    # only what is learned from: at run time the encoder computes in its own numbers
+    precision: Precision = "bfloat16" if config.precision == "bfloat16" else "float32"
     with PartialState().main_process_first():  # under `accelerate launch` the others find the cache filled
-        train = features(model, data, "train", frames, mocap, observer, engine)
+        train = features(model, data, "train", frames, mocap, observer, engine, precision)
         validation = features(model, data, "val", None, None, observer, engine)
 
     def show(now: Progress) -> None:

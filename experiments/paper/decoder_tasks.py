@@ -20,7 +20,7 @@ from compress.provenance import provenance
 from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import ClipDecoder, Kind, load_decoder
-from diffusion.motion.extraction import data_id, in_cache, opened
+from diffusion.motion.extraction import identity_of, in_cache, opened
 from diffusion.motion.features import VideoFeatures
 from diffusion.motion.occlusion import half_hidden, hidden_joints
 from diffusion.training.decoder import GAPS_S, train_decoder
@@ -139,7 +139,7 @@ class TaskComparison:
         data = comparison.test.spec.name if split == "test" else "synth-video"
         frames = comparison.frames if split == "test" else comparison.train_frames if split == "train" else None
         videos = opened(self.model, data, split, frames, comparison.mocap)
-        identity: dict[str, Any] = {"encoder": encoder_id(self.model), "data": data_id(data, split, videos)}
+        identity = identity_of(self.model, data, split, videos, comparison.budget.products(split))
         shown, name = videos, f"{data} {split}"
         if hidden:
             shown, name, identity = half_hidden(videos), f"{name}, half hidden", {**identity, "half_hidden": 0}

@@ -139,6 +139,10 @@ class RowBudget:
     lr: float = 3e-4
     precision: Precision = "float32"  # of products
 
+    def products(self, split: str) -> Precision:
+        """In which precision encoders compute features of a split: exactly, where something is measured."""
+        return self.precision if split == "train" else "float32"
+
 
 @dataclass
 class DecoderComparison:
@@ -199,7 +203,10 @@ class DecoderComparison:
         encoder = self.encoder(form)
         if split == self.test.spec.split:
             return features(encoder, self.test.spec.name, split, self.frames, None, self.observer)
-        return features(encoder, "synth-video", split, self.train_frames, self.mocap, self.observer)
+        count = self.train_frames if split == "train" else None
+        return features(
+            encoder, "synth-video", split, count, self.mocap, self.observer, precision=self.budget.products(split)
+        )
 
     def vae(self, entry: DecoderRow) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
