@@ -25,8 +25,9 @@ class Judge(Protocol):
     def masks(self) -> Sequence[Tensor] | None:
         """The person masks (B, H, W) of each batch, or None where there are none."""
 
-    def errors(self, index: int, tokens: Tokens) -> Tensor:
-        """Error (B,) in mm of each frame of batch `index`, read from its finished tokens."""
+    def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
+        """Error (B,) in mm of each frame of batch `index`, read from its finished tokens by `model`; by the one whose
+        judge this is, where none is given."""
 
 
 class Pictures(Protocol):

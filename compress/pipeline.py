@@ -87,8 +87,8 @@ def compress(
     smaller: Any = model
     for smaller in run_steps(model, recipe.steps, context):
         plan = context.plans[-1]
-        now = None if test is None else test.measure(smaller, plan.policy, observer)
-        rows.append(row(plan.policy, plan, smaller, now, original))
+        now = None if test is None else test.measure(smaller, plan.label, observer)
+        rows.append(row(plan.label, plan, smaller, now, original))
     source = result_provenance(context, test)
     return Compressed(model, smaller, recipe, tuple(context.plans), tuple(rows), source, context)
 
@@ -105,7 +105,7 @@ def run_steps(model: Any, steps: Sequence[Policy | Plan], context: Context) -> I
         context.measured.clear()
         smaller = plan.apply(smaller, context)
         if not plan.empty and observable_state(smaller) == before:
-            raise RuntimeError(f"the plan of {plan.policy} is not empty, and the model is as it was")
+            raise RuntimeError(f"the plan of {plan.label} is not empty, and the model is as it was")
         context.plans.append(plan.model_copy(update={"measured": {**plan.measured, **context.measured}}))
         yield smaller
 

@@ -7,7 +7,7 @@ to come back: no data and no search. Both are handed one `Context`, which holds 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from compress.errors import BadInput
+from compress.late import LateStack, stack_of
 from compress.stack import Schedule, Stack, transformer_blocks
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ class Compressible(Protocol):
     protect: float | None  # share of a patch above which a mask makes it the person's; None: no mask is used
 
     @property
-    def stack(self) -> Stack: ...
+    def stack(self) -> Stack:
+        """The image encoder."""
+
+    @property
+    def stacks(self) -> Mapping[str, LateStack]:
+        """Those behind it, by what recipes call them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,21 @@ def knob(low: float, high: float, step: float) -> dict[str, Any]:
     return {"knob": {"low": low, "high": high, "step": step}}
 
 
+def of_stack() -> Any:
+    """A field for the stack of blocks that is meant; the image encoder stays out of JSON, as before there were more."""
+    return Field(
+        None,
+        min_length=1,
+        exclude_if=lambda stack: stack is None,
+        description="the stack of blocks that is compressed, as the model calls it; unset: its image encoder",
+    )
+
+
+def labelled(policy: str, stack: str | None) -> str:
+    """What a step is called beside others."""
+    return policy if stack is None else f"{policy}@{stack}"
+
+
 def misuse(field: str, message: str, hint: str = "") -> PydanticCustomError:
     """For validators: an error of one field that shows only beside the others. A recipe's check names its line."""
     return PydanticCustomError("misuse", "{message}", {"field": field, "message": message, "hint": hint})
@@ -75,16 +96,18 @@ class FrozenModel(BaseModel):
 
 
 class MadeFor(FrozenModel):
-    """The model that a plan was made for."""
+    """The model that a plan was made for, by one of its stacks."""
 
     depth: int = Field(ge=0)
     dim: int = Field(ge=1)
     grid: tuple[int, int]
 
     @classmethod
-    def of(cls, model: Compressible) -> MadeFor:
-        """The sizes of `model` as it is now; on the meta device too."""
-        return cls(depth=len(model.stack.blocks), dim=model.dim, grid=model.grid)
+    def of(cls, model: Compressible, stack: str | None = None) -> MadeFor:
+        """The sizes of `model` and of a stack of it as they are now; on the meta device too. Raises BadInput where it
+        has no such stack."""
+        found = stack_of(model, stack)
+        return cls(depth=len(found.blocks), dim=model.dim if stack is None else found.dim, grid=model.grid)
 
 
 @dataclass(frozen=True)
@@ -93,11 +116,23 @@ class ModelSize:
 
     blocks: int  # that are transformers: linear maps between them do not count
     grid: tuple[int, int]  # patches (rows, columns)
+    late: tuple[tuple[str, int], ...] = ()  # name and blocks of each stack behind the image encoder
 
     @classmethod
     def of(cls, model: Compressible) -> ModelSize:
         """The size of `model` as it is now; on the meta device too."""
-        return cls(len(transformer_blocks(model.stack)), model.grid)
+        late = tuple((name, len(transformer_blocks(stack))) for name, stack in model.stacks.items())
+        return cls(len(transformer_blocks(model.stack)), model.grid, late)
+
+    def depth(self, stack: str | None) -> int:
+        """Blocks of a stack; 0 where there is none."""
+        return self.blocks if stack is None else dict(self.late).get(stack, 0)
+
+    def with_depth(self, stack: str | None, blocks: int) -> ModelSize:
+        """The same with so many blocks in a stack."""
+        if stack is None:
+            return replace(self, blocks=blocks)
+        return replace(self, late=tuple({**dict(self.late), stack: blocks}.items()))
 
     @property
     def patches(self) -> int:
@@ -115,10 +150,16 @@ class Plan(FrozenModel, ABC):
     remedy: ClassVar[str] = "make the plan again for this model"  # what helps where it was made for another depth
 
     policy: str
+    stack: str | None = of_stack()
     made_for: MadeFor
     # Errors, counts and times that stand beside the decision; an artefact's id leaves them out, so that two runs that
     # decide the same are the same.
     measured: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The policy's name, and its stack's where that is not the image encoder."""
+        return labelled(self.policy, self.stack)
 
     @property
     @abstractmethod
@@ -153,7 +194,7 @@ class Plan(FrozenModel, ABC):
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput, with what to do about it, where `model` is not of the sizes the plan was made for."""
-        found, wanted = MadeFor.of(model), self.made_for
+        found, wanted = MadeFor.of(model, self.stack), self.made_for
         if found.depth != wanted.depth:
             raise BadInput(
                 f"{self.noun} was made for {wanted.depth} blocks, this model has {found.depth}: {self.remedy}"
@@ -180,6 +221,11 @@ class Policy(FrozenModel, ABC):
     policy: str
 
     makes: ClassVar[type[Plan]]  # what `plan` returns
+
+    @property
+    def label(self) -> str:
+        """The policy's name, and its stack's where it has one that is not the image encoder."""
+        return labelled(self.policy, getattr(self, "stack", None))
 
     @property
     def needs_calib(self) -> bool:

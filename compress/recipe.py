@@ -46,12 +46,14 @@ class Recipe(FrozenModel):
 
     @model_validator(mode="after")
     def _order(self) -> Self:
-        """Each policy at most once, and in the order of their stages."""
-        names = [step.policy for step in self.steps]
+        """Each policy at most once for a stack, that of the image encoder first, and in the order of their stages."""
+        names = [step.label for step in self.steps]
         for i in range(1, len(names)):
             before, name = names[i - 1], names[i]
             if name in names[:i]:
                 raise misuse(f"steps.{i}.policy", f"there are two steps of {name}: make them one")
+            if late := [one for one in names[:i] if one.startswith(f"{name}@")]:
+                raise misuse(f"steps.{i}.policy", f"{name} comes after {late[0]}, which chooses on what it leaves")
             if self.steps[i].stage < self.steps[i - 1].stage:
                 raise misuse(f"steps.{i}.policy", f"{name} comes after {before}: put {before} after {name}")
         return self

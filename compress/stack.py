@@ -17,14 +17,18 @@ from compress.tokens import Partition, Tokens, match, nearness
 STEPS = 1 << 14  # of a patch's cover that are told apart: more than a patch has pixels
 
 
-class Stack(Protocol):
+class HasBlocks(Protocol):
+    """A stack, wherever in a model."""
+
+    blocks: nn.ModuleList
+
+
+class Stack(HasBlocks, Protocol):
     """All that a backbone must offer to be compressed. Updates are residual: the caller adds them up.
 
     Among `blocks` may be linear maps that took the place of some (`LinearBlock`): `through` runs those by itself, and
     no stack has to know of them.
     """
-
-    blocks: nn.ModuleList
 
     def embed(self, crop: Tensor) -> Tokens:
         """Crop (B, 3, H, W) -> tokens as the first block takes them."""
@@ -43,23 +47,39 @@ class Stack(Protocol):
         """The tokens after the last norm."""
 
 
-class Units(NamedTuple):
-    """The layers of a block that have units: heads are read by `out`, hidden units by `down`."""
+class Heads(NamedTuple):
+    """The layers of an attention: heads are read by `out`."""
 
     attention: Any  # the module that counts its heads
     counts: tuple[str, ...]  # its ints that do, at least one
-    project: tuple[nn.Linear, ...]  # to q, k and v: one fused layer, or three
+    project: tuple[nn.Linear, ...]  # to q, k and v: fused layers, or one each
     out: nn.Linear
-    up: tuple[nn.Linear, ...]  # one, or gate and value; one of twice as many units is both
-    down: nn.Linear
     per_head: tuple[nn.Module, ...] = ()  # what else has a number for each feature of the heads: norms, loose biases
-    per_hidden: tuple[nn.Module, ...] = ()  # or for each hidden unit
     totals: tuple[str, ...] = ()  # ints of `attention` that count the features of all heads
 
     @property
-    def widths(self) -> tuple[int, int]:
-        """Heads and hidden units."""
-        return getattr(self.attention, self.counts[0]), self.down.in_features
+    def number(self) -> int:
+        found: int = getattr(self.attention, self.counts[0])
+        return found
+
+
+class Units(NamedTuple):
+    """The layers of a block that have units: heads, and hidden units, which `down` reads."""
+
+    heads: tuple[Heads, ...]  # of each attention
+    up: tuple[nn.Linear, ...]  # one, or gate and value; one of twice as many units is both
+    down: nn.Linear
+    per_hidden: tuple[nn.Module, ...] = ()  # what else has a number for each hidden unit
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Heads of each attention, and hidden units."""
+        return *(one.number for one in self.heads), self.down.in_features
+
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """The layers that read those units."""
+        return *(one.out for one in self.heads), self.down
 
 
 class LinearBlock(nn.Module):
@@ -84,7 +104,7 @@ class LinearBlock(nn.Module):
         return x + F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
-def transformer_blocks(stack: Stack) -> dict[int, nn.Module]:
+def transformer_blocks(stack: HasBlocks) -> dict[int, nn.Module]:
     """The blocks of a stack that are no linear maps, by their place among all of `stack.blocks`."""
     return {i: block for i, block in enumerate(stack.blocks) if not isinstance(block, LinearBlock)}
 

@@ -14,6 +14,7 @@ from compress.artefact import Base
 from compress.context import fingerprint
 from compress.cost.macs import Cost, Macs, Part, macs, operators
 from compress.errors import BadInput
+from compress.late import LateStack
 from compress.stack import Schedule, Stack
 from diffusion.model.decoder import ClipDecoder
 from diffusion.model.denoiser import Denoiser
@@ -43,6 +44,10 @@ class DecodedModel(nn.Module):
     @property
     def stack(self) -> Stack:
         return self.encoder.stack
+
+    @property
+    def stacks(self) -> dict[str, LateStack]:
+        return self.encoder.stacks
 
     @property
     def schedule(self) -> Schedule:

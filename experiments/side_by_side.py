@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.cost.bfloat16 import emulated
-from compress.cost.timing import timed
+from compress.cost.timing import time_inside, timed
 from compress.provenance import precision_of
 from compress.stack import merge, transformer_blocks
 from compress.tokens import Tokens
@@ -101,6 +101,10 @@ def side_by_side(
         calls |= {f"{i}/{name}": call for i, found in parts.items() for name, call in found.items()}
         calls |= {f"{i}/decoder": one.decoder[1] for i, one in enumerate(some) if one.decoder}
         seconds = {name: median(runs) for name, runs in timed(calls, rounds, device, WARMUP).items()}
+        for i, found in parts.items():
+            late = {f"{i}/{name} blocks": list(stack.blocks) for name, stack in some[i].model.stacks.items()}
+            inside = {k: median(s) for k, s in time_inside(late, found["head"], rounds, device).items()}
+            seconds |= {**inside, f"{i}/head": max(0.0, seconds[f"{i}/head"] - sum(inside.values()))}
         for i, one in enumerate(some):
             if one.decoder:  # a clip's time, shared out among its frames
                 seconds[f"{i}/decoder"] *= batch / one.decoder[0]

@@ -54,6 +54,7 @@ class Model(nn.Module):
     head_needs: Literal["tokens", "grid"] = "tokens"
     grid = GRID
     protect: float | None = None
+    stacks: dict[str, Any] = {}  # noqa: RUF012  # none, for all
 
     def __init__(self, stack: Any, dim: int = WIDTH) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Verdict:
         self.seed, self.rule = seed, rule
         self.first: dict[int, Tensor] = {}
 
-    def errors(self, index: int, tokens: Tokens) -> Tensor:
+    def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
         original = self.first.setdefault(index, tokens.x)  # the first trial is the original model
         if torch.equal(original, tokens.x):
             return torch.full((len(tokens.x),), 50.0)

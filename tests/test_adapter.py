@@ -178,6 +178,9 @@ def test_cost_counts_its_parts(fasthmr, folder):
     assert parts["module.head"] == sum(p.numel() for p in model.module.head.parameters())
     assert result["params"] == sum(parts.values()) == sum(p.numel() for p in model.parameters())
     assert result["latency_ms"]["median"] > 0 and "body" not in parts
+    assert [row["name"] for row in result["stacks"]] == ["encoder", "rest"]
+    assert sum(row["macs"]["true"] for row in result["stacks"]) == result["macs"]["true"]
+    assert sum(row["time_share"] for row in result["stacks"]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_maps_stand_in_anyones_stack(name: str) -> None:
     class Judge:
         crops, masks = (family.images(3), family.images(2)), None
 
-        def errors(self, index: int, tokens: Any) -> Tensor:
+        def errors(self, index: int, tokens: Any, model: Any = None) -> Tensor:
             return tokens.x.flatten(1).norm(dim=1)
 
     step = MergeLayers(strategy="explicit", operator="linear", windows=((1, 1),))

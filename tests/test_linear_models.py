@@ -45,7 +45,7 @@ class Calib:
         crops = torch.randn(6, 3, 256, 192, generator=torch.Generator().manual_seed(0))
         self.crops, self.masks = crops.split(3), [PERSON, PERSON]
 
-    def errors(self, index: int, tokens: Any) -> Tensor:
+    def errors(self, index: int, tokens: Any, model: Any = None) -> Tensor:
         return tokens.x.flatten(1).norm(dim=1)
 
 

@@ -14,19 +14,10 @@ from torch import Tensor, nn
 from compress import artefact
 from compress.cost.macs import cost
 from compress.errors import BadInput
+from compress.layers.energies import energy, importances, second_moment
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.prune_width import (
-    BlockWidth,
-    Kept,
-    PruneWidth,
-    WidthPlan,
-    count,
-    energy,
-    importances,
-    second_moment,
-    strongest,
-)
+from compress.policies.prune_width import BlockWidth, Kept, PruneWidth, WidthPlan, count, strongest
 from compress.policy import MadeFor
 from compress.tokens import Tokens
 from hmr.models.model import HMRModel, build
@@ -47,7 +38,7 @@ class Frames:
     def __init__(self, crops: Sequence[Tensor] = CROPS.split(2), masks: Sequence[Tensor] | None = MASKS.split(2)):
         self.crops, self.masks = crops, masks
 
-    def errors(self, index: int, tokens: Tokens) -> Tensor:
+    def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
         raise AssertionError("width is pruned without labels")
 
 

@@ -42,7 +42,7 @@ def test_every_model_is_run_in_every_precision_at_every_batch(monkeypatch):
             if all(stage[name] == case[name] for name in ("name", "precision", "batch"))
         }
         merging = {"matching and merging"} if case["name"] == "merged" else set()
-        assert set(parts) == {"embed", "blocks", "head", "body"} | merging
+        assert set(parts) == {"embed", "blocks", "decoder blocks", "head", "body"} | merging
         assert sum(share for part, share in parts.items() if part != "body") == pytest.approx(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ class Frames:
     def __init__(self, family: Network) -> None:
         self.crops = [family.images()]
 
-    def errors(self, index: int, tokens: Tokens) -> torch.Tensor:
+    def errors(self, index: int, tokens: Tokens, model: Any = None) -> torch.Tensor:
         raise AssertionError("width is pruned without labels")
 
 
@@ -129,7 +130,7 @@ def test_narrow_blocks_are_the_wide_ones_with_units_at_zero(family):
         units, heads = wide.stack.units(block), width.heads
         assert narrow.stack.units(cut).widths == (len(heads.units), len(width.hidden.units))
         assert units.widths == (heads.of, width.hidden.of) and heads.removed and width.hidden.removed
-        units.out.weight.unflatten(1, (heads.of, -1))[:, heads.removed] = 0
+        units.heads[0].out.weight.unflatten(1, (heads.of, -1))[:, heads.removed] = 0
         units.down.weight[:, width.hidden.removed] = 0
         if family.runs_narrow:
             prove(narrow.stack, cut)

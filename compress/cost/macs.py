@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -90,6 +90,28 @@ def cost(model: Any, *inputs: Tensor, beside: Mapping[str, Tensor] | None = None
     )
 
 
+@torch.no_grad()
+def stack_costs(model: Any, *inputs: Tensor, whole: Cost | None = None) -> tuple[Part, ...]:
+    """The cost of each stack of a model on the inputs of one frame: `encoder`, those behind it, and the `rest` of its
+    `whole` cost: what makes the first tokens, what lies around stacks, networks beside the backbone."""
+    total = whole or cost(model, *inputs)
+    counted = operators(model, *inputs)
+    embedding = operators(_Half(model, lambda own, crop, *_: own.stack.embed(crop).x), *inputs[:2])[""]
+    through = operators(_Half(model, lambda own, *seen: own.encode(*seen).x), *inputs[:2])[""].copy()
+    through.subtract(embedding)
+    names = {id(module): name for name, module in model.named_modules()}
+    found = [Part("encoder", params_of(model.stack.blocks), macs(through))]
+    for name, stack in model.stacks.items():
+        inside = sum((counted[names[id(block)]] for block in stack.blocks), Counter[str]())
+        found.append(Part(name, params_of(stack.blocks), macs(inside)))
+    left = {f.name: getattr(total.macs, f.name) - sum(getattr(p.macs, f.name) for p in found) for f in fields(Macs)}
+    return *found, Part("rest", total.params - sum(part.params for part in found), Macs(**left))
+
+
+def params_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
 def macs(counted: Counter[str]) -> Macs:
     """The three conventions from counts by operator."""
     linear, products, norms = (sum(int(counted[name]) for name in names) for names in (LAYERS, PRODUCTS, NORMS))
@@ -156,6 +178,17 @@ class _Unfolded(TorchFunctionMode):
         y = F.linear(patches.transpose(1, 2), weight.flatten(1), bias)  # (B, rows * columns, C')
         rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (weight.shape[2] - 1) - 1) // stride[0] + 1
         return y.transpose(1, 2).unflatten(2, (rows, -1))
+
+
+class _Half(nn.Module):
+    """A part of a model's forward pass."""
+
+    def __init__(self, model: nn.Module, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.call(self.model, *inputs)
 
 
 class _Flat(nn.Module):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 def timed(
@@ -24,6 +25,44 @@ def timed(
                 if i >= warmup:
                     seconds[name].append(took)
     return seconds
+
+
+def time_inside(
+    groups: Mapping[str, Sequence[nn.Module]], call: Callable[[], object], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds that `call` spends in the modules of each group, in each of `rounds` rounds after one of warm-up.
+
+    On CUDA the device is waited for around each module, which the call by itself does not do.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in groups}
+    began: dict[nn.Module, float] = {}
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def enter(module: nn.Module, given: object) -> None:
+        began[module] = now()
+
+    def leave(name: str) -> Callable[..., None]:
+        def add(module: nn.Module, given: object, said: object) -> None:
+            spent[name][-1] += now() - began[module]
+
+        return add
+
+    watches = [module.register_forward_pre_hook(enter) for modules in groups.values() for module in modules]
+    watches += [module.register_forward_hook(leave(name)) for name, modules in groups.items() for module in modules]
+    try:
+        with torch.no_grad():
+            for _ in range(rounds + 1):
+                for seconds in spent.values():
+                    seconds.append(0.0)
+                call()
+    finally:
+        for watch in watches:
+            watch.remove()
+    return {name: seconds[1:] for name, seconds in spent.items()}
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

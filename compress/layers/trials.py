@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from compress.frames import Judge
 from compress.layers import search
 from compress.layers.least_squares import fitted
 from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
-from compress.layers.similarity import MEMORY
+from compress.layers.similarity import MEMORY, layer_similarity
 from compress.stack import Stack, through
 from compress.tokens import Tokens
 
@@ -62,6 +63,12 @@ class Trials:
         self.reached = []
         runs = search.runs_of(windows, len(self.blocks))
         return [block for block, run in zip(blocks, runs, strict=True) if run in windows]
+
+    def similarities(self, embedding: bool) -> list[float]:
+        """Linear CKA of each layer's output and the next one's; with `embedding`, what goes into the first block is a
+        layer too."""
+        near = layer_similarity(self.stack, self.judge.crops, band=1, embedding=embedding)
+        return cast(list[float], near.diagonal(1).tolist())
 
     def _built(self, windows: search.Windows, settled: search.Windows) -> tuple[list[nn.Module], int]:
         """The blocks of a trial, lowest first, and how many of them are the settled model's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,11 +12,12 @@ from torch import nn
 
 from compress.context import Context, fingerprint
 from compress.errors import BadInput
+from compress.late import LateStack, stack_of
 from compress.layers import search
+from compress.layers.late_trials import LateTrials
 from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
-from compress.layers.similarity import layer_similarity
 from compress.layers.trials import Trials
-from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse
+from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse, of_stack
 from compress.stack import LinearBlock
 
 
@@ -29,6 +29,7 @@ class MergeLayers(Policy):
     bounded: ClassVar[tuple[str, ...]] = ("layers",)
 
     policy: Literal["merge_layers"] = "merge_layers"
+    stack: str | None = of_stack()
     strategy: Literal[search.Strategy, "explicit"] = Field(
         "window", description="how runs are found: Alg. 1, best or most alike first, or given"
     )
@@ -79,20 +80,21 @@ class MergeLayers(Policy):
         return {name: knob for name, knob in super().knobs(size).items() if not (name == "threshold_mm" and idle)}
 
     def largest(self, size: ModelSize) -> dict[str, int]:
-        return {"layers": size.blocks}
+        return {"layers": size.depth(self.stack)}
 
     def fit(self, size: ModelSize) -> ModelSize:
         """As many blocks as `layers` or `windows` leave; a threshold may leave all. Raises as `check`."""
-        smallest = smallest_window(self.operator)
-        windows = search.explicit(self.windows or (), size.blocks, smallest)
-        left = search.blocks_left(windows, size.blocks, smallest) if self.layers is None else self.layers
-        if self.layers is not None and self.layers > size.blocks:
-            raise BadInput(f"layers: {self.layers} blocks cannot be left of {size.blocks}")
-        return replace(size, blocks=left)
+        smallest, depth = smallest_window(self.operator), size.depth(self.stack)
+        windows = search.explicit(self.windows or (), depth, smallest)
+        left = search.blocks_left(windows, depth, smallest) if self.layers is None else self.layers
+        if self.layers is not None and self.layers > depth:
+            raise BadInput(f"layers: {self.layers} blocks cannot be left of {depth}")
+        return size.with_depth(self.stack, left)
 
     def check(self, model: Compressible) -> None:
-        """Raise BadInput where `model` is too shallow for `windows` or `layers`."""
-        self.fit(replace(ModelSize.of(model), blocks=len(model.stack.blocks)))
+        """Raise BadInput where `model` has no such stack, or one too shallow for `windows` or `layers`."""
+        stack = stack_of(model, self.stack)
+        self.fit(ModelSize.of(model).with_depth(self.stack, len(stack.blocks)))
 
     def plan(self, model: Compressible, context: Context) -> LayerPlan:
         """Search for the windows to merge; `model` stays as it is.
@@ -102,13 +104,15 @@ class MergeLayers(Policy):
         `Policy.plan`.
         """
         self.check(model)
-        refuse_schedule(model)
+        refuse_schedule(model, self.stack)
         if self.strategy == "explicit":
             return self._planned(model, context, self.windows or (), {})
         kind = "shared-searches" if context.shared else "searches"  # the latter go when their artefact is saved
-        with context.place(kind, self.operator) as path, evaluating(model):
-            trials = Trials(model.stack, context.judge, self.operator)
-            result = self._searched(trials, model, context, search.TrialJournal(path.with_suffix(".jsonl")))
+        # a late stack is searched behind what the steps before it left
+        behind = () if self.stack is None else (self.stack, *(plan.decided() for plan in context.plans))
+        with context.place(kind, self.operator, *behind) as path, evaluating(model):
+            trials = trials_of(model, self.stack, context, self.operator)
+            result = self._searched(trials, context, search.TrialJournal(path.with_suffix(".jsonl")))
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
         return self._planned(model, context, result.windows, measurements(result) | counts)
 
@@ -116,18 +120,26 @@ class MergeLayers(Policy):
         self, model: Compressible, context: Context, windows: search.Windows, measured: dict[str, Any]
     ) -> LayerPlan:
         """The plan for these windows, the weights of whose maps go to `context.weights`."""
-        maps = fitted_maps(model, context, windows) if self.operator == "linear" else []
+        maps = fitted_maps(model, self.stack, context, windows) if self.operator == "linear" else []
         names = tuple(map(fingerprint, maps))
         context.weights.update({name: block.state_dict() for name, block in zip(names, maps, strict=True)})
         return LayerPlan(
-            made_for=MadeFor.of(model), windows=windows, operator=self.operator, maps=names, measured=measured
+            stack=self.stack,
+            made_for=MadeFor.of(model, self.stack),
+            windows=windows,
+            operator=self.operator,
+            maps=names,
+            measured=measured,
         )
 
     def _searched(
-        self, trials: Trials, model: Compressible, context: Context, known: MutableMapping[search.Windows, float]
+        self,
+        trials: Trials | LateTrials,
+        context: Context,
+        known: MutableMapping[search.Windows, float],
     ) -> search.SearchResult:
         """What the search finds; where others work on the same journal, a greedy one walks its path with them."""
-        depth = len(model.stack.blocks)
+        depth = len(trials.blocks)
 
         def show(progress: search.TrialProgress) -> None:
             detail = f"{list(map(list, progress.windows))}: {progress.error:.2f} mm"
@@ -149,9 +161,7 @@ class MergeLayers(Policy):
 
         near: list[float] = []
         if self.strategy == "cka":  # of two blocks that may merge, or of what goes into a block and what comes out
-            alone = trials.smallest == 1
-            similarity = layer_similarity(model.stack, trials.judge.crops, band=1, embedding=alone)
-            near = similarity.diagonal(1).tolist()  # of each layer and the next
+            near = trials.similarities(trials.smallest == 1)
         if context.shared and self.strategy == "greedy" and self.layers is not None:
             for left in range(depth, self.layers, -1):
                 search.spread(trials, to(left).windows, depth, known, trials.smallest)
@@ -182,16 +192,17 @@ class LayerPlan(Plan):
 
     def check(self, model: Compressible) -> None:
         super().check(model)
-        refuse_schedule(model)
+        refuse_schedule(model, self.stack)
 
     def describe(self) -> str:
+        of = "" if self.stack is None else f" of {self.stack}"
         if self.empty:
-            return "No blocks were merged: each merge raised the error by more than the threshold."
+            return f"No blocks{of} were merged: each merge raised the error by more than the threshold."
         runs = ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in self.windows)
         noun = "Block" if runs.isdigit() else "Blocks"
         one = "one linear map" if self.operator == "linear" else "one block"
         each = one if len(self.windows) == 1 else f"{one} each"
-        merged = f"{noun} {runs} became {each}, by operator {self.operator}."
+        merged = f"{noun} {runs}{of} became {each}, by operator {self.operator}."
         if not self.measured:
             return merged
         before, after, depths = (self.measured[key] for key in ("original_mm", "error_mm", "path"))
@@ -202,7 +213,7 @@ class LayerPlan(Plan):
         """Leave as many blocks and maps as planned, of any weights. Raises as `check`."""
         runs = self._runs(model)
         if self.operator == "linear":
-            return self._replaced(model, [LinearBlock(model.dim).to(first_weight(run[0])) for run in runs])
+            return self._replaced(model, [LinearBlock(self.made_for.dim).to(first_weight(run[0])) for run in runs])
         return self._replaced(model, [run[0] for run in runs])
 
     def apply(self, model: Any, context: Context) -> Any:
@@ -216,7 +227,7 @@ class LayerPlan(Plan):
         known = [context.weights.get(name) for name in self.maps]
         maps = [LinearBlock.of(**state) for state in known if state is not None]
         if len(maps) < len(self.maps):
-            maps = fitted_maps(model, context, self.windows)
+            maps = fitted_maps(model, self.stack, context, self.windows)
             if tuple(map(fingerprint, maps)) != self.maps:
                 raise BadInput("these linear maps were fitted on other frames or another machine: make the plan again")
         return self._replaced(model, maps)
@@ -224,17 +235,21 @@ class LayerPlan(Plan):
     def _runs(self, model: Any) -> list[list[nn.Module]]:
         """The blocks of each window."""
         self.check(model)
-        return [list(model.stack.blocks)[low : high + 1] for low, high in self.windows]
+        blocks = list(stack_of(model, self.stack).blocks)
+        return [blocks[low : high + 1] for low, high in self.windows]
 
     def _replaced(self, model: Any, by: Sequence[nn.Module]) -> Any:
         """`model` with `by`, one for each window, in their place."""
         if self.empty:
             return model
-        replacements, blocks = dict(zip(self.windows, by, strict=True)), list(model.stack.blocks)
+        stack = stack_of(model, self.stack)
+        if isinstance(stack, LateStack):
+            by = [stack.map_of(block) if isinstance(block, LinearBlock) else block for block in by]
+        replacements, blocks = dict(zip(self.windows, by, strict=True)), list(stack.blocks)
         runs = search.runs_of(self.windows, self.made_for.depth)
         left = [replacements.get(run, blocks[run[0]]) for run in runs]
-        model.stack.blocks = nn.ModuleList(left)
-        if [*map(id, model.stack.blocks)] != [*map(id, left)]:
+        stack.blocks = nn.ModuleList(left)
+        if [*map(id, stack_of(model, self.stack).blocks)] != [*map(id, left)]:
             raise RuntimeError(f"{len(self.windows)} windows were to be merged and the model kept all of its blocks")
         return model
 
@@ -242,13 +257,21 @@ class LayerPlan(Plan):
 MergeLayers.makes = LayerPlan
 
 
-def fitted_maps(model: Compressible, context: Context, windows: search.Windows) -> list[LinearBlock]:
-    """The linear map of each window, fitted on the context's frames from the lowest up, each on the tokens that the
-    maps below it leave. Raises BadInput where there are no frames, or the model's tokens are not finite."""
+def trials_of(model: Compressible, stack: str | None, context: Context, operator: Operator) -> Trials | LateTrials:
+    """Trials of a stack of a model on the context's frames."""
+    found = stack_of(model, stack)
+    if isinstance(found, LateStack):
+        return LateTrials(model, found, context.judge, operator)
+    return Trials(found, context.judge, operator)
+
+
+def fitted_maps(model: Compressible, stack: str | None, context: Context, windows: search.Windows) -> list[LinearBlock]:
+    """The linear map of each window of a stack, fitted on the context's frames from the lowest up, each on the tokens
+    that the maps below it leave. Raises BadInput where there are no frames, or the model's tokens are not finite."""
     if not windows:
         return []
     with evaluating(model):
-        maps = cast(list[LinearBlock], Trials(model.stack, context.judge, "linear").blocks_for(windows))
+        maps = cast(list[LinearBlock], trials_of(model, stack, context, "linear").blocks_for(windows))
     for window, block in zip(windows, maps, strict=True):
         if not all(value.isfinite().all() for value in block.state_dict().values()):
             raise BadInput(f"no linear map fits blocks {list(window)}: their tokens are not finite on these frames")
@@ -274,9 +297,10 @@ def finite(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def refuse_schedule(model: Compressible) -> None:
-    """Raise BadInput where `model` has fewer tokens on the way: its schedule counts the blocks there are now."""
-    if any(model.schedule.merges) or model.schedule.drop:
+def refuse_schedule(model: Compressible, stack: str | None) -> None:
+    """Raise BadInput where `model` has fewer tokens on the way through an encoder whose blocks are to merge: its
+    schedule counts the blocks there are now."""
+    if stack is None and (any(model.schedule.merges) or model.schedule.drop):
         raise BadInput("this model reduces its tokens already: put merge_layers before merge_tokens")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from compress.context import Context
 from compress.cost.bfloat16 import warn_if_slow
 from compress.errors import BadInput
-from compress.policy import Compressible, MadeFor, Plan, Policy, knob
+from compress.late import LateStack, stack_of
+from compress.policy import Compressible, MadeFor, Plan, Policy, knob, of_stack
 
 WORKFLOWS = "torchao.quantization.quantize_.workflows"
 Dtype = Literal["float32", "bfloat16", "int8"]
@@ -38,13 +40,15 @@ class Precision(Policy):
     stage: ClassVar[int] = 3
 
     policy: Literal["precision"] = "precision"
+    stack: str | None = of_stack()
     dtype: Dtype = Field(
         description="float32: as it is; int8: linear layers of the blocks, activations on the fly",
         json_schema_extra=knob(0, 2, 1),
     )
 
     def check(self, model: Compressible) -> None:
-        """Raise BadInput where int8 layers do not run here, and warn where bfloat16 is slow."""
+        """Raise BadInput without such a stack and where int8 layers do not run here; warn where bfloat16 is slow."""
+        stack_of(model, self.stack)
         if self.dtype == "int8":
             refuse_int8()
         if self.dtype == "bfloat16":
@@ -53,7 +57,7 @@ class Precision(Policy):
     def plan(self, model: Compressible, context: Context) -> PrecisionPlan:
         """Nothing is measured. Raises BadInput as `check`."""
         self.check(model)
-        return PrecisionPlan(made_for=MadeFor.of(model), dtype=self.dtype)
+        return PrecisionPlan(stack=self.stack, made_for=MadeFor.of(model, self.stack), dtype=self.dtype)
 
 
 class PrecisionPlan(Plan):
@@ -70,7 +74,7 @@ class PrecisionPlan(Plan):
         return self.dtype == "float32"
 
     def describe(self) -> str:
-        return f"The blocks compute in {self.dtype}."
+        return f"The blocks{f' of {self.stack}' if self.stack else ''} compute in {self.dtype}."
 
     def shape(self, model: Any) -> Any:
         """Raises as `check`, and BadInput where int8 layers do not run here."""
@@ -82,17 +86,43 @@ class PrecisionPlan(Plan):
 
     def _changed(self, model: Any, int8: Any) -> Any:
         self.check(model)
-        if self.dtype == "bfloat16":
-            model.stack.blocks.to(torch.bfloat16)
-        elif self.dtype == "int8":  # not a layer that computes otherwise, as DINOv3's, which masks the keys' bias
+        stack = stack_of(model, self.stack)
+        if self.dtype == "int8":
             refuse_int8()
-            for name, layer in list(model.stack.blocks.named_modules(remove_duplicate=False)):
-                if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-                    model.stack.blocks.set_submodule(name, int8(layer))
+            replace_linear(stack.blocks, int8)
+        elif self.dtype == "bfloat16" and isinstance(stack, LateStack):  # whose caller hands its blocks float32
+            replace_linear(stack.blocks, HalfLinear.of)
+        elif self.dtype == "bfloat16":
+            stack.blocks.to(torch.bfloat16)
         return model
 
 
 Precision.makes = PrecisionPlan
+
+
+def replace_linear(blocks: nn.ModuleList, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what `make` makes of each linear layer in its place: not of one that computes otherwise, as DINOv3's, which
+    masks the keys' bias, nor of one whose weights torch's own attention reads by itself."""
+    inside = {id(layer) for m in blocks.modules() if isinstance(m, nn.MultiheadAttention) for layer in m.modules()}
+    for name, layer in list(blocks.named_modules(remove_duplicate=False)):
+        if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and id(layer) not in inside:
+            blocks.set_submodule(name, make(layer))
+
+
+class HalfLinear(nn.Linear):
+    """A linear layer in bfloat16 whose input and output are of the type of what goes in."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> HalfLinear:
+        """`linear`, rounded; under the same keys."""
+        made = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta", torch.bfloat16)
+        made.weight = nn.Parameter(linear.weight.detach().bfloat16(), linear.weight.requires_grad)
+        if linear.bias is not None:
+            made.bias = nn.Parameter(linear.bias.detach().bfloat16(), linear.bias.requires_grad)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class Int8Linear(nn.Module):

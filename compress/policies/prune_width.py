@@ -1,14 +1,13 @@
 """Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens.
 
-Blocks are those of a plain ViT (`attn.qkv`, one layer for q, k and v, `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`),
-or of a stack that names theirs by `units(block)`, a `compress.stack.Units`. torch-pruning cuts them (Fang et al. 2023,
-arXiv:2301.12900); its dependency graph is left aside, since it misses columns of separate q, k and v.
+torch-pruning cuts them (Fang et al. 2023, arXiv:2301.12900); its dependency graph is left aside, since it misses
+columns of separate q, k and v.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,31 +19,11 @@ from torch import Tensor, nn
 from compress.context import Context
 from compress.errors import BadInput
 from compress.frames import Judge
+from compress.late import LateStack, stack_of
+from compress.layers.energies import importances, run_late, units_of
 from compress.policies.merge_layers import evaluating
-from compress.policy import Compressible, FrozenModel, MadeFor, Plan, Policy, knob
-from compress.stack import LinearBlock, Stack, Units, encode, transformer_blocks
-from compress.tokens import coverage
-
-
-def units_of(stack: Stack, block: nn.Module) -> Units:
-    """The layers of a block that have units: as its stack names them, or those of a plain ViT. Raises BadInput for
-    a block of another kind."""
-    known = getattr(stack, "units", None)
-    try:
-        found = plain_units(block) if known is None else known(block)
-    except (AttributeError, BadInput) as error:
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
-    if not all(isinstance(layer, nn.Linear) for layer in (*found.project, found.out, *found.up, found.down)):
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
-    return found
-
-
-def plain_units(block: nn.Module) -> Units:
-    """Of a block of a plain ViT. Raises AttributeError, or BadInput where nothing counts its heads."""
-    attention, qkv, out, up, down = map(block.get_submodule, ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
-    if not isinstance(getattr(attention, "heads", None), int):
-        raise BadInput("their attention names no `heads`")
-    return Units(attention, ("heads",), (qkv,), out, (up,), down)  # type: ignore[arg-type]  # linear layers, see above
+from compress.policy import Compressible, FrozenModel, MadeFor, Plan, Policy, knob, of_stack
+from compress.stack import Heads, LinearBlock, Stack, transformer_blocks
 
 
 class Kept(FrozenModel):
@@ -70,6 +49,23 @@ class BlockWidth(FrozenModel):
 
     heads: Kept
     hidden: Kept
+    # heads of a decoder's other attentions; without them it stays out of JSON, as before there were any
+    others: tuple[Kept, ...] = Field((), exclude_if=lambda others: not others)
+
+    @classmethod
+    def of(cls, kept: Sequence[Kept]) -> BlockWidth:
+        """Of the units of each attention and of the MLP, as `Units.widths` has them."""
+        heads, *others, hidden = kept
+        return cls(heads=heads, hidden=hidden, others=tuple(others))
+
+    @property
+    def every(self) -> tuple[Kept, ...]:
+        """As `Units.widths` has them."""
+        return self.heads, *self.others, self.hidden
+
+    @property
+    def removes(self) -> bool:
+        return any(kept.removed for kept in self.every)
 
 
 RATIOS = knob(0.0, 0.75, 0.125)
@@ -79,6 +75,7 @@ class PruneWidth(Policy):
     """Remove a share of the hidden units and of the heads of each block."""
 
     policy: Literal["prune_width"] = "prune_width"
+    stack: str | None = of_stack()
     mlp_ratio: float = Field(
         0.0, ge=0, lt=1, description="share of each MLP's hidden units to remove", json_schema_extra=RATIOS
     )
@@ -92,8 +89,9 @@ class PruneWidth(Policy):
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned; linear maps stay as is."""
-        for block in transformer_blocks(model.stack).values():
-            units_of(model.stack, block)
+        stack = stack_of(model, self.stack)
+        for block in transformer_blocks(stack).values():
+            units_of(stack, block)
 
     def plan(self, model: Compressible, context: Context) -> WidthPlan:
         """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
@@ -101,22 +99,27 @@ class PruneWidth(Policy):
         Raises BadInput as `Policy.plan`.
         """
         self.check(model)
-        places = transformer_blocks(model.stack)
-        widths = [units_of(model.stack, block).widths for block in places.values()]
-        left = [(count(heads, self.head_ratio), count(hidden, self.mlp_ratio)) for heads, hidden in widths]
+        stack = stack_of(model, self.stack)
+        places = transformer_blocks(stack)
+        widths = [units_of(stack, block).widths for block in places.values()]
+        left = [(*(count(n, self.head_ratio) for n in heads), count(n, self.mlp_ratio)) for *heads, n in widths]
         if left == widths:
-            ranks = [(torch.zeros(heads), torch.zeros(hidden)) for heads, hidden in widths]
+            ranks = [tuple(map(torch.zeros, every)) for every in widths]
         else:  # computed once for all ratios of a search
-            ranks = context.remembered("importances", lambda: importances(model, context.judge))
-        blocks, lost = [], []
-        for (heads, hidden), (few, some) in zip(ranks, left, strict=True):
-            block = BlockWidth(heads=strongest(heads, few), hidden=strongest(hidden, some))
-            blocks.append(block)
-            lost.append({"heads": share_lost(heads, block.heads), "hidden": share_lost(hidden, block.hidden)})
-        measured = {} if left == widths else {"energy_removed": lost}
-        made_for, by_place = MadeFor.of(model), dict(zip(places, blocks, strict=True))
-        every = tuple(by_place.get(place) for place in range(made_for.depth))
-        return WidthPlan(made_for=made_for, blocks=every, measured=measured)
+            key = "importances" if self.stack is None else f"importances of {self.stack}"
+            ranks = context.remembered(key, lambda: importances(model, context.judge, self.stack))
+        blocks = [BlockWidth.of([*map(strongest, ranked, few)]) for ranked, few in zip(ranks, left, strict=True)]
+        lost = [lost_with(ranked, block) for ranked, block in zip(ranks, blocks, strict=True)]
+        made_for, by_place = MadeFor.of(model, self.stack), dict(zip(places, blocks, strict=True))
+        plan = WidthPlan(
+            stack=self.stack,
+            made_for=made_for,
+            blocks=tuple(by_place.get(place) for place in range(made_for.depth)),
+            measured={} if left == widths else {"energy_removed": lost},
+        )
+        if isinstance(stack, LateStack) and not plan.empty:
+            refuse_unable(model, stack, plan, context.judge)
+        return plan
 
 
 class WidthPlan(Plan):
@@ -136,7 +139,7 @@ class WidthPlan(Plan):
 
     @property
     def empty(self) -> bool:
-        return not any(block.heads.removed or block.hidden.removed for block in self._pruned)
+        return not any(block.removes for block in self._pruned)
 
     @property
     def _pruned(self) -> list[BlockWidth]:
@@ -145,31 +148,39 @@ class WidthPlan(Plan):
     def check(self, model: Compressible) -> None:
         """As `Plan.check`, and for the widths of each block."""
         super().check(model)
-        for i, (block, width) in enumerate(zip(model.stack.blocks, self.blocks, strict=True)):
+        stack = stack_of(model, self.stack)
+        for i, (block, width) in enumerate(zip(stack.blocks, self.blocks, strict=True)):
             if (width is None) != isinstance(block, LinearBlock):
                 raise BadInput(f"{self.noun} knows another model, whose linear maps are elsewhere: {self.remedy}")
             if width is None:
                 continue
-            found, wanted = units_of(model.stack, block).widths, (width.heads.of, width.hidden.of)
+            found, wanted = units_of(stack, block).widths, tuple(kept.of for kept in width.every)
             if found != wanted:
+                (*heads, hidden), (*others, units) = wanted, found
                 raise BadInput(
-                    f"{self.noun} was made for {wanted[0]} heads and {wanted[1]} hidden units in block {i}, this "
-                    f"model has {found[0]} and {found[1]} there: make the plan again for this model"
+                    f"{self.noun} was made for {listed(heads)} heads and {hidden} hidden units in block {i}, this "
+                    f"model has {listed(others)} and {units} there: make the plan again for this model"
                 )
 
     def describe(self) -> str:
-        heads = sum(len(block.heads.removed) for block in self._pruned)
+        heads = sum(len(kept.removed) for block in self._pruned for kept in (block.heads, *block.others))
         hidden = sum(len(block.hidden.removed) for block in self._pruned)
-        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self._pruned)} blocks."
+        of = f" of {self.stack}" if self.stack else ""
+        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self._pruned)} blocks{of}."
 
     def shape(self, model: Any) -> Any:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
         self.check(model)
+        stack = stack_of(model, self.stack)
         with evaluating(model):
-            for block, width in zip(model.stack.blocks, self.blocks, strict=True):
-                if width and (width.heads.removed or width.hidden.removed):
-                    narrow(model.stack, block, width)
+            self.cut(stack, list(stack.blocks))
         return model
+
+    def cut(self, stack: Any, blocks: Sequence[nn.Module]) -> None:
+        """Leave what is planned of each of the blocks, in place."""
+        for block, width in zip(blocks, self.blocks, strict=True):
+            if width and width.removes:
+                narrow(stack, block, width)
 
 
 PruneWidth.makes = WidthPlan
@@ -191,82 +202,52 @@ def share_lost(importance: Tensor, kept: Kept) -> float:
     return (importance[kept.removed].sum() / importance.sum().clamp_min(torch.finfo(importance.dtype).tiny)).item()
 
 
-def second_moment(x: Tensor, units: int) -> Tensor:
-    """Sum of x_u x_u^T over all rows of x (..., units * d): (units, d, d) float64."""
-    parts = x.flatten(0, -2).unflatten(-1, (units, -1))  # (M, units, d)
-    return torch.einsum("mud,mue->ude", parts, parts).double()
+def lost_with(ranked: Sequence[Tensor], width: BlockWidth) -> dict[str, float | list[float]]:
+    """The share of each kind of units' energy that goes with a block's removed ones."""
+    heads, *others, hidden = (share_lost(one, kept) for one, kept in zip(ranked, width.every, strict=True))
+    return {"heads": heads, "hidden": hidden, **({"others": others} if others else {})}
 
 
-def energy(weight: Tensor, moment: Tensor) -> Tensor:
-    """Mean |W_u x_u|^2 (units,): what each unit adds to the residual stream through its columns W_u of `weight`
-    (C, units * d), from the mean `moment` (units, d, d) of x_u x_u^T.
-
-    For a hidden unit, d = 1, it is the square of Wanda's weight norm times activation norm (Sun et al. 2023,
-    arXiv:2306.11695, Eq. 1), over all weights of the unit; for a head, the same without its leaving out how the
-    activations of one head go together.
-    """
-    columns = weight.detach().double().unflatten(1, (moment.shape[0], -1))  # (C, units, d)
-    return torch.einsum("cud,ude,cue->u", columns, moment, columns)
+def listed(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
-@torch.no_grad()
-def importances(model: Compressible, judge: Judge) -> list[tuple[Tensor, Tensor]]:
-    """Of each block that is no map, the energies of its heads and hidden units over all tokens of the judge's crops, on
-    the CPU."""
-    found = [units_of(model.stack, block) for block in transformer_blocks(model.stack).values()]
-    units = {layers.out: layers.widths[0] for layers in found} | {layers.down: layers.widths[1] for layers in found}
-    with evaluating(model), moments(units) as seen:
-        for index, crop in enumerate(judge.crops):
-            encode(model.stack, crop, person(model, judge, index), model.schedule)
-    energies = {layer: energy(layer.weight, seen[layer]).cpu() for layer in units}
-    return [(energies[layers.out], energies[layers.down]) for layers in found]
-
-
-@contextmanager
-def moments(units: dict[nn.Linear, int]) -> Iterator[dict[nn.Linear, Tensor]]:
-    """Watch what goes into layers of so many units: afterwards, the mean `second_moment` of each."""
-    sums: dict[nn.Linear, Tensor] = {}
-    rows: dict[nn.Linear, int] = {}
-
-    def see(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
-        sums[layer] = second_moment(inputs[0], units[layer]) + sums.get(layer, 0)
-        rows[layer] = inputs[0].shape[:-1].numel() + rows.get(layer, 0)
-
-    watches = [layer.register_forward_pre_hook(see) for layer in units]
+def refuse_unable(model: Any, stack: LateStack, plan: WidthPlan, judge: Judge) -> None:
+    """Raise BadInput where a late stack's blocks, which run as their authors wrote them, cannot be as narrow."""
+    blocks = copy.deepcopy(list(stack.blocks))
+    plan.cut(stack, blocks)
     try:
-        yield sums
-    finally:
-        for watch in watches:
-            watch.remove()
-    sums.update({layer: total / rows[layer] for layer, total in sums.items()})
-
-
-def person(model: Compressible, judge: Judge, index: int) -> Tensor | None:
-    """How far each patch's share of person lies above the model's threshold (B, N0), where it looks at masks."""
-    if model.protect is None:
-        return None
-    if judge.masks is None:
-        raise BadInput("this model's tokens were reduced around the person: prune_width needs frames with masks")
-    return coverage(judge.masks[index], model.grid) - model.protect
+        with evaluating(model), stack.holding(blocks):
+            run_late(model, judge, 0)
+    except (RuntimeError, ValueError, AssertionError) as error:  # of a stranger's layers
+        raise BadInput(f"prune_width: blocks of {plan.stack} do not run with fewer units: {error}") from error
 
 
 def narrow(stack: Stack, block: nn.Module, width: BlockWidth) -> None:
     """Cut what `width` leaves out of a block of `stack`, in place. Nothing that is cut reaches beyond the block, since
     the residual stream keeps its width."""
     units = units_of(stack, block)
-    features = units.out.in_features // width.heads.of  # of a head
-    rows = [head * features + i for head in width.heads.units for i in range(features)]
-    columns, hidden = (torch.tensor(i, device="cpu") for i in (rows, width.hidden.units))  # of models on "meta" too
-    for layer in (*units.project, *units.per_head):
-        cut(layer, repeated(columns, layer, units.out.in_features), 0)
+    for heads, kept in zip(units.heads, width.every[:-1], strict=True):
+        narrow_heads(heads, kept)
+    hidden = torch.tensor(width.hidden.units, device="cpu")
     for layer in (*units.up, *units.per_hidden):
         cut(layer, repeated(hidden, layer, units.down.in_features), 0)
-    cut(units.out, columns, 1)
     cut(units.down, hidden, 1)
-    for name in units.counts:
-        setattr(units.attention, name, len(width.heads.units))
-    for name in units.totals:
-        setattr(units.attention, name, len(columns))
+
+
+def narrow_heads(heads: Heads, kept: Kept) -> None:
+    """Leave some heads of an attention."""
+    of = heads.out.in_features
+    features = of // kept.of  # of a head
+    rows = [head * features + i for head in kept.units for i in range(features)]
+    columns = torch.tensor(rows, device="cpu")  # of models on "meta" too
+    for layer in (*heads.project, *heads.per_head):
+        cut(layer, repeated(columns, layer, of), 0)
+    cut(heads.out, columns, 1)
+    for name in heads.counts:
+        setattr(heads.attention, name, len(kept.units))
+    for name in heads.totals:
+        setattr(heads.attention, name, len(columns))
 
 
 def repeated(rows: Tensor, layer: nn.Module, of: int) -> Tensor:

@@ -161,18 +161,20 @@ def model_cost(name: str, steps: Sequence[Any], adapter: str | None = None) -> d
     from compress.context import Context
     from compress.pipeline import run_all_steps
     from compress.provenance import provenance
-    from hmr.models.cost import measured_cost
+    from hmr.models.cost import measured_cost, stack_rows
     from hmr.models.device import best_device
 
     if trains := [step.policy for step in steps if step.trains]:
         raise BadInput(f"{trains[0]} is trained, which takes minutes: leave it out, or compress first")
     original = hmr.load(name, weightless=True, adapter=adapter)
     model = run_all_steps(original, steps, Context(original))
-    timed = {"latency_ms": None, "peak_memory_bytes": None}
+    timed: dict[str, Any] = {"latency_ms": None, "peak_memory_bytes": None}
     if not original.encoder.is_meta:
         timed = measured_cost(model.to(best_device()))
+    latency = timed["latency_ms"] and timed["latency_ms"]["median"] / 1000
     device = next(model.parameters()).device
-    return {**asdict(model.cost()), **timed, "provenance": provenance("cost", original, device)}
+    stacks = stack_rows(model, latency)
+    return {**asdict(model.cost()), "stacks": stacks, **timed, "provenance": provenance("cost", original, device)}
 
 
 def decoder_cost(name: str) -> dict[str, Any]:
@@ -287,6 +289,10 @@ def cost_table(result: dict[str, Any]) -> Table:
         caption += f", {machine(result['provenance'])}"
     if memory:
         caption += f"; peak memory {memory / 2**20:.0f} MiB"
+    for row in result["stacks"]:
+        time = "" if row["time_share"] is None else f", {row['time_share']:.1%} of the time"
+        share = row["macs"]["true"] / result["macs"]["true"]
+        caption += f"\n{row['name']}: {share:.1%} of the true MACs{time}"
     whole = {"name": "whole model", "params": result["params"], "macs": result["macs"]}
     rows = [
         (part["name"], f"{part['params']:,}", *(f"{n:,}" for n in part["macs"].values()))

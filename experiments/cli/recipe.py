@@ -45,7 +45,7 @@ def list_recipes(as_json: AsJson = False) -> None:
     from compress.recipe import Recipe, shipped_recipes
 
     recipes = [Recipe.load(name) for name in shipped_recipes()]
-    steps = [[step.policy for step in recipe.steps] for recipe in recipes]
+    steps = [[step.label for step in recipe.steps] for recipe in recipes]
     result = {"recipes": [{"name": r.name, "id": r.id, "steps": s} for r, s in zip(recipes, steps, strict=True)]}
 
     def table(result: dict[str, Any]) -> Table:

@@ -38,7 +38,7 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
     rows, source, plans = made.rows, made.provenance, made.plans
     shown = pictures.spread(len(test), SHOWN)
     data = source["data"]
-    windows = next((plan["windows"] for plan in decisions(plans) if "windows" in plan), None)
+    windows = next((plan["windows"] for plan in decisions(plans) if of_encoder(plan)), None)
     depth = len(made.original.encoder.stack.blocks)
     changed = [point(i, row, rows[0]) for i, row in enumerate(rows) if row["changed"] or i == 0]
     error = plots.FIDELITY if source["label_free"] else plots.ERROR
@@ -50,7 +50,7 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
         columns=[*cells(rows[0])],
         rows=[numbered(i, cells(row).values()) for i, row in enumerate(rows)],
         label_free=source["label_free"],
-        decisions=[(plan.policy, plan.describe()) for plan in plans],
+        decisions=[(plan.label, plan.describe()) for plan in plans],
         plot=plots.error_against_macs(changed, error),
         error=error,
         layers=plots.layer_map(depth, windows) if windows else "",
@@ -71,6 +71,11 @@ def page(made: Compressed, test: Frames, calib: Frames, folder: Path) -> str:
 def decisions(plans: Sequence[Plan]) -> list[dict[str, Any]]:
     """Plans as JSON values, which reports read: a plan of another package's is drawn by the same fields as ours."""
     return [plan.model_dump(mode="json") for plan in plans]
+
+
+def of_encoder(plan: dict[str, Any]) -> bool:
+    """Whether a plan, as JSON values, says which blocks of the image encoder became one."""
+    return bool(plan.get("windows")) and plan.get("stack") is None
 
 
 def similarity(model: Any, calib: Frames) -> Tensor:
@@ -190,7 +195,7 @@ def point(i: int, row: dict[str, Any], original: dict[str, Any]) -> plots.Point:
 
 def path_of(plans: Sequence[Plan], error: str = plots.ERROR) -> str:
     """The depths that a layer search came through and the one it took; nothing where none searched."""
-    searched = next((plan for plan in plans if plan.measured.get("path")), None)
+    searched = next((plan for plan in plans if plan.measured.get("path") and plan.stack is None), None)
     if searched is None:
         return ""
     windows = decisions([searched])[0]["windows"]

@@ -204,7 +204,7 @@ def trial_row(t: Trial) -> tuple[str, ...]:
 def point(results: Results, t: Trial, lab: Lab | None) -> dict[str, Any]:
     """A section of the page for a point of the front: recipe, command, layers and pictures."""
     assert t.record is not None  # a front is of measured trials
-    layers = next((plan for plan in report.decisions(t.record.plans) if plan.get("windows")), None)
+    layers = next((plan for plan in report.decisions(t.record.plans) if report.of_encoder(plan)), None)
     return {
         "title": title(t),
         "copies": [(recipe_text(r.recipe, name), command(results, r, name)) for name, r in copied(t)],
@@ -216,7 +216,7 @@ def point(results: Results, t: Trial, lab: Lab | None) -> dict[str, Any]:
 
 
 def done(plan: Plan) -> str:
-    return f"{plan.policy}: changed nothing" if plan.empty else plan.policy
+    return f"{plan.label}: changed nothing" if plan.empty else plan.label
 
 
 def copied(t: Trial) -> list[tuple[str, Record]]:

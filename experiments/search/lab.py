@@ -119,7 +119,7 @@ class Lab:
     def record(self, recipe: Recipe, model: Any, context: Context, split: str) -> Record:
         """Everything that is measured of a model on a split, beside where it comes from."""
         frames, original = self.frames(split), self.original(split)
-        name = f"{'+'.join(step.policy for step in recipe.steps) or 'original'} on {split}"
+        name = f"{'+'.join(step.label for step in recipe.steps) or 'original'} on {split}"
         now = original if model is self.model else frames.measure(model, name, self.observer)
         timed = {"latency_ms", "peak_memory_bytes"} & {*self.study.objectives}
         cost: dict[str, Any] = measured_cost(model) if timed else {}

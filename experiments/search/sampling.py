@@ -66,7 +66,7 @@ def drawn(trial: optuna.Trial, space: Space, after: After | None = None) -> dict
     values: dict[str, float] = {}
     spec = space.spec
     for i, step in enumerate(spec.steps):
-        for name in [f"{step.policy}.{field}" for field in step.knobs()]:
+        for name in [f"{step.label}.{field}" for field in step.knobs()]:
             if name in space.ranges:
                 values[name] = draw(trial, name, space.knob(name, values))
         if after and step.sizes_by_error:

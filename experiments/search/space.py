@@ -60,7 +60,7 @@ class Space:
         size = self.size
         try:
             for step in self.spec.steps:
-                mine = {field: values.get(f"{step.policy}.{field}") for field in step.bounded}
+                mine = {field: values.get(f"{step.label}.{field}") for field in step.bounded}
                 given = {field: value for field, value in mine.items() if value is not None}
                 size = step.model_copy(update=given).fit(size)  # unchecked: thousands are looked at
         except BadInput:

@@ -108,11 +108,11 @@ class Study(FrozenModel):
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         """The policies' own, by `policy.field`, in the order in which they are drawn; for a model of some size, as far
         as that goes."""
-        return {f"{step.policy}.{field}": knob for step in self.steps for field, knob in step.knobs(size).items()}
+        return {f"{step.label}.{field}": knob for step in self.steps for field, knob in step.knobs(size).items()}
 
     def bounded(self) -> list[str]:
         """Those that the size of a model bounds."""
-        return [f"{step.policy}.{field}" for step in self.steps for field in step.bounded]
+        return [f"{step.label}.{field}" for step in self.steps for field in step.bounded]
 
     def ranges(self, size: ModelSize | None = None) -> dict[str, Knob]:
         """What is searched: the knobs that `space` names, narrowed, or all where it names none. Raises a misuse where
@@ -140,7 +140,7 @@ class Study(FrozenModel):
 
     def made_by_hand(self) -> dict[str, Recipe]:
         """The baselines, that are measured before anything is drawn: by what they are."""
-        alone = {f"{step.policy} alone": (step,) for step in self.steps}
+        alone = {f"{step.label} alone": (step,) for step in self.steps}
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
             if trained := [step.policy for step in steps if step.trains or step.model_specific]:
@@ -168,7 +168,7 @@ def parsed(text: str, file: str) -> Study:
 
 def turned(step: Policy, values: dict[str, Any]) -> Policy:
     """A step with its knobs turned; raises ValidationError where that contradicts its other fields."""
-    mine = {field: values[f"{step.policy}.{field}"] for field in step.knobs() if f"{step.policy}.{field}" in values}
+    mine = {field: values[f"{step.label}.{field}"] for field in step.knobs() if f"{step.label}.{field}" in values}
     return type(step)(**{**step.model_dump(exclude_unset=True), **mine})
 
 

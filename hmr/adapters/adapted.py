@@ -61,9 +61,8 @@ class AdaptedModel(OwnModel):
         module = mine.load()
         if not isinstance(module, nn.Module):
             raise BadInput(f"{named.name}: load() gives no network of torch but {type(module).__name__}")
-        super().__init__(
-            module.eval(), mine.read, mine.size, blocks=mine.blocks, head_needs=mine.head_needs, **mine.known
-        )
+        facts: dict[str, Any] = {"blocks": mine.blocks, "stacks": mine.stacks, "head_needs": mine.head_needs}
+        super().__init__(module.eval(), mine.read, mine.size, **facts, **mine.known)
         self.adapter, self.name, self.architecture = mine, named.name, type(mine).__name__
         self.body = OwnJoints(f"joints of {self.architecture}", named.sha256)
         self.sha256 = sha256(weights_of(self))

@@ -38,7 +38,8 @@ class Adapter:
     """What fasthmr has to know of a network. Attributes and methods that are not given are as they stand here."""
 
     size: ClassVar[tuple[int, int]]  # (height, width) of crops in pixels
-    blocks: ClassVar[str] = "blocks"  # the dotted name of the list of blocks that is compressed
+    blocks: ClassVar[str] = "blocks"  # the dotted name of the image encoder's list of blocks
+    stacks: ClassVar[Mapping[str, str]] = {}  # other lists of blocks, which `read` calls, by what recipes call them
     head_needs: ClassVar[Literal["tokens", "grid"]] = "tokens"  # "grid": `read` asks for `tokens.to_grid()`
     licence: ClassVar[str] = "unknown"  # of the weights
     mean: ClassVar[tuple[float, float, float]] = IMAGE_MEAN  # of the normalisation, RGB in 0..1

@@ -30,6 +30,8 @@ def checked(named: Named) -> dict[str, str]:
     crops = crops.to(next(model.parameters()))
     depth, name = len(model.stack.blocks), type(model.stack.blocks[0]).__name__
     proved = {"blocks": f"{depth} {name} blocks of {model.dim} features are their attention and their MLP"}
+    late = [f"{len(one.blocks)} blocks of {one.dim} features in {name}" for name, one in model.stacks.items()]
+    proved |= {"stacks": f"read calls {', '.join(late)}"} if late else {}
     steps: dict[str, Callable[[AdaptedModel, Tensor], str]] = {
         "crops": cropped,
         "joints": joints_in_metres,

@@ -43,10 +43,10 @@ class JointJudge:
                 raise BadInput(f"frames {start} to {start + len(truth) - 1} have joints that are not finite")
 
     @torch.no_grad()
-    def errors(self, index: int, tokens: Tokens) -> Tensor:
-        """MPJPE (B,) in mm of batch `index`, by the head that reads its finished tokens; inf where that gives no
-        finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
-        said = predicted(self.model.read(tokens, self.conditions[index]))
+    def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
+        """MPJPE (B,) in mm of batch `index`, by the head of `model`, or its own, that reads its finished tokens; inf
+        where that gives no finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
+        said = predicted((model or self.model).read(tokens, self.conditions[index]))
         joints, truth = said.joints_from_pelvis(self.body), self.truth[index]
         finite = joints.isfinite().flatten(1).all(1)
         errors = metrics.distances(joints.where(finite[:, None, None], truth), truth).mean(-1)

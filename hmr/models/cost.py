@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compress.cost.macs import Cost, cost
-from compress.cost.timing import peak_memory, timed
+from compress.cost.macs import Cost, cost, stack_costs
+from compress.cost.timing import peak_memory, time_inside, timed
 from hmr.models.families.camerahmr import IMAGE_SIDE
 
 RUNS, WARMUP = 30, 3
@@ -48,6 +51,33 @@ def frame_calls(model: Any) -> dict[str, tuple[int, Callable[[], object]]]:
         model(*inputs)
 
     return {"frame": (1, call)}
+
+
+def stack_rows(model: Any, latency_s: float | None = None) -> list[dict[str, Any]]:
+    """Parameters and MACs of each stack of a model and of the rest, as JSON values, and where a frame's `latency_s` is
+    known the share of time."""
+    encoder = model.encoder
+    given, spent = frame(encoder), {} if latency_s is None else stack_seconds(encoder)
+    rows = [asdict(part) for part in stack_costs(encoder, *given, whole=model.cost())]
+    whole = max(latency_s or 0.0, sum(spent.values()))  # on a busy machine parts may take longer than the whole did
+    shares = {name: seconds / whole for name, seconds in spent.items()}
+    shares |= {"rest": 1 - sum(shares.values())} if shares else {}
+    return [{**row, "time_share": shares.get(row["name"])} for row in rows]
+
+
+@torch.no_grad()
+def stack_seconds(model: Any) -> dict[str, float]:
+    """Median seconds of one frame in the blocks of each stack of a model."""
+    crop, mask, *condition = frame(model)
+    device, tokens = crop.device, model.encode(crop, mask)
+    calls = {"embed": partial(model.stack.embed, crop), "encode": partial(model.encode, crop, mask)}
+    seconds = {name: median(runs) for name, runs in timed(calls, RUNS, device, WARMUP).items()}
+    late = {name: list(stack.blocks) for name, stack in model.stacks.items()}
+    inside = time_inside(late, partial(model.read, tokens, *condition), RUNS, device)
+    return {
+        "encoder": max(0.0, seconds["encode"] - seconds["embed"]),
+        **{name: median(runs) for name, runs in inside.items()},
+    }
 
 
 def measured_cost(model: Any) -> dict[str, Any]:

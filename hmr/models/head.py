@@ -101,13 +101,22 @@ class PreNorm(nn.Module):
         return self.fn(self.norm(x), context)
 
 
+class DecoderLayer(nn.ModuleList):
+    """Self-attention, cross-attention and MLP, each with a residual."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        for part in self:
+            x = x + part(x, context)
+        return x
+
+
 class CrossTransformer(nn.Module):
-    """Layers of self-attention, cross-attention and MLP, each with a residual; there is no final norm."""
+    """Layers one after the other; there is no final norm."""
 
     def __init__(self, dim: int, context_dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.ModuleList(
+            DecoderLayer(
                 PreNorm(dim, fn)
                 for fn in (
                     SelfAttention(dim, heads, dim_head),
@@ -120,8 +129,7 @@ class CrossTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         for layer in self.layers:
-            for part in layer:  # type: ignore[attr-defined]  # a ModuleList of ModuleLists, which torch's types hide
-                x = x + part(x, context)
+            x = layer(x, context)
         return x
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.stack import Units
+from compress.stack import Heads, Units
 
 HEADS = ("num_heads", "heads", "num_attention_heads")
 COUNTS, TOTALS = (*HEADS, "num_kv_heads"), ("attn_dim", "kv_dim", "all_head_size")  # what changes with fewer heads
@@ -149,14 +149,12 @@ def units_of(block: nn.Module, layout: BlockLayout) -> Units:
         raise BadInput(f"their MLP has {', '.join(type(part).__name__ for part in between)} between its layers")
     attention = cast(nn.Module, parts.get(layout.attention))
     norms = (part for name in layout.out[:-1] if isinstance(part := parts.get(name), nn.Module))
-    return Units(
+    heads = Heads(
         attention=attention,
         counts=tuple(name for name in COUNTS if isinstance(getattr(attention, name, None), int)),
         project=tuple(cast(nn.Linear, parts.get(name)) for name in layout.project),
         out=cast(nn.Linear, parts.get(layout.out[-1])),
-        up=up,
-        down=linear[down],
         per_head=(*norms, *((attention,) if layout.bias else ())),
-        per_hidden=tuple(between),
         totals=tuple(name for name in TOTALS if hasattr(attention, name)),
     )
+    return Units((heads,), up, linear[down], tuple(between))

@@ -13,11 +13,13 @@ from torch import Tensor
 from compress.artefact import Base, sha256, weights_of
 from compress.cost.macs import Cost
 from compress.errors import BadInput
+from compress.late import LateStack
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
 from hmr.models.cost import frame_calls, frame_cost
 from hmr.models.families import FAMILIES
 from hmr.models.head import HMROutput, SMPLHead
+from hmr.models.late_units import late_units
 from hmr.models.regressor import BodyRegressor, family_of
 from hmr.models.sizes import Sizes
 
@@ -71,6 +73,12 @@ class HMRModel(BodyRegressor):
     def stack(self) -> Stack:
         """The blocks that are compressed."""
         return self.backbone
+
+    @property
+    def stacks(self) -> dict[str, LateStack]:
+        """The layers in which the head's query reads the image."""
+        layers = self.head.transformer.transformer
+        return {"decoder": LateStack(layers, "layers", late_units, self.sizes.head_dim)}
 
     def forward(self, crop: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> HMROutput:
         """crop (B, 3, H, W), ImageNet-normalised RGB of the family's size -> HMROutput.

@@ -7,7 +7,7 @@ to give what the block itself gives, and all of it what the network itself gives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from compress.artefact import Base, sha256, weights_of
 from compress.cost.macs import Cost
 from compress.errors import BadInput
+from compress.late import LateStack
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
 from hmr.models.cost import frame_cost
+from hmr.models.late_units import late_units
 from hmr.models.layouts import layout_of
 from hmr.models.own_embedding import above, embedders, embedding, last_norm, patching
 from hmr.models.own_proof import prove, prove_whole
@@ -42,18 +44,8 @@ def stack_from(
     takes them, prefix tokens first; `patch`, pixels per token and side; `norm`, the last norm's dotted name ("": none).
     Raises BadInput that names the block's class and what was missed.
     """
-    parent, _, place = blocks.rpartition(".")
-    try:
-        found, holder = module.get_submodule(blocks), module.get_submodule(parent)
-    except AttributeError as error:
-        raise BadInput(f"{type(module).__name__} has no {blocks!r} ({error}): name its list of blocks") from error
-    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
-        raise BadInput(f"{blocks!r} of {type(module).__name__} is not a list of blocks but {type(found).__name__}")
-    if len({id(block) for block in found}) < len(found):
-        raise BadInput(f"the {len(found)} blocks of {type(module).__name__} share weights, so none can change alone")
-    if len({type(block) for block in found}) > 1:
-        names = ", ".join(sorted({type(block).__name__ for block in found}))
-        raise BadInput(f"the blocks of {type(module).__name__} are of several kinds, which cannot merge: {names}")
+    found, holder, place = placed(module, blocks)
+    parent = blocks.rpartition(".")[0]
     layouts = [layout_of(block) for block in found]
     owners = list(above(module, parent))
     stack = OwnStack(holder, place, layouts[0], embed or embedding(owners), patching(owners, patch))
@@ -64,6 +56,25 @@ def stack_from(
     for block in found:
         prove(stack, block)
     return stack
+
+
+def placed(module: nn.Module, blocks: str) -> tuple[nn.ModuleList | nn.Sequential, nn.Module, str]:
+    """A list of blocks by its dotted name, the module that holds it and its name there. Raises BadInput where there is
+    none whose blocks can change alone and merge."""
+    parent, _, place = blocks.rpartition(".")
+    name = type(module).__name__
+    try:
+        found, holder = module.get_submodule(blocks), module.get_submodule(parent)
+    except AttributeError as error:
+        raise BadInput(f"{name} has no {blocks!r} ({error}): name its list of blocks") from error
+    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+        raise BadInput(f"{blocks!r} of {name} is not a list of blocks but {type(found).__name__}")
+    if len({id(block) for block in found}) < len(found):
+        raise BadInput(f"the {len(found)} blocks of {name} share weights, so none can change alone")
+    if len({type(block) for block in found}) > 1:
+        kinds = ", ".join(sorted({type(block).__name__ for block in found}))
+        raise BadInput(f"the blocks of {name} are of several kinds, which cannot merge: {kinds}")
+    return found, holder, place
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -80,7 +91,8 @@ class OwnModel(nn.Module):
     read(module, tokens): the model's output from finished tokens. It is handed the module, so that a copy of the model
     reads with the copy's weights. `Tokens.x` holds prefix tokens first, and `to_grid()` gives every patch its features
     back (B, C, rows, columns) whatever was merged: a model that needs that has head_needs="grid". crop: (height, width)
-    of the pictures. Other arguments as `stack_from`.
+    of the pictures. stacks: dotted names of lists of blocks that `read` calls, by what recipes call them. Other
+    arguments as `stack_from`.
     """
 
     takes_clips = False
@@ -96,6 +108,7 @@ class OwnModel(nn.Module):
         *,
         blocks: str = "backbone.blocks",
         head_needs: Literal["tokens", "grid"] = "tokens",
+        stacks: Mapping[str, str] | None = None,
         **found: Any,
     ) -> None:
         super().__init__()
@@ -113,6 +126,15 @@ class OwnModel(nn.Module):
         self.dim, self.grid = tokens.x.shape[-1], tokens.grid
         inner = [] if "embed" in found else embedders(above(module, blocks.rpartition(".")[0]))
         prove_whole(self._stack, [*inner, module], picture, "norm" in found)
+        self.stacks = {name: self._late(blocks, picture) for name, blocks in (stacks or {}).items()}
+
+    @torch.no_grad()
+    def _late(self, blocks: str, picture: Tensor) -> LateStack:
+        """A stack that `read` calls. Raises BadInput where it does not."""
+        _, holder, place = placed(self.module, blocks)
+        with evaluating(cast(Compressible, self.module)):
+            tokens = encode(self._stack, picture)
+            return LateStack.found(holder, place, late_units, lambda: self.reader(self.module, tokens))
 
     @property
     def stack(self) -> Stack:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from compress.late import PlacedBlocks
 from compress.stack import Units
 from compress.tokens import Tokens
 from hmr.models.layouts import BlockLayout, Parts, units_of
@@ -20,26 +21,17 @@ Embed = Callable[[Tensor], Tensor]
 Patches = Callable[[Tensor], tuple[int, int]]
 
 
-class OwnStack:
+class OwnStack(PlacedBlocks):
     """A `compress.stack.Stack` over a module that stays as it is: blocks that merge are replaced in it, under the keys
     they had. Updates are those of a finished model: no dropout, no stochastic depth, no jitter of positions.
     """
 
     def __init__(self, holder: nn.Module, place: str, layout: BlockLayout, embed: Embed, patches: Patches) -> None:
-        self.holder, self.place, self.layout = holder, place, layout
-        self.to_tokens, self.patches = embed, patches
+        super().__init__(holder, place)
+        self.layout, self.to_tokens, self.patches = layout, embed, patches
         self.norm: nn.Module = nn.Identity()
         self.prefix_norm: nn.Module | None = None
         self.rope: Rope | None = None
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return cast(nn.ModuleList, self.holder.get_submodule(self.place))
-
-    @blocks.setter
-    def blocks(self, blocks: nn.ModuleList) -> None:
-        in_sequence = isinstance(self.blocks, nn.Sequential)  # timm's forward calls it
-        setattr(self.holder, self.place, nn.Sequential(*blocks) if in_sequence else blocks)
 
     def embed(self, crop: Tensor) -> Tokens:
         """Crop (B, 3, H, W) -> tokens as the first block takes them; those before the patches are the prefix.
