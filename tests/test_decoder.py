@@ -15,7 +15,7 @@ from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
 from diffusion.decoded import DecodedModel, clip_cost, encoder_id
 from diffusion.model.decoder import ClipDecoder, calmed, load_decoder, save_decoder
-from diffusion.model.denoiser import REACH, SHRINK, Start
+from diffusion.model.denoiser import REACH, SHRINKS, Start
 from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
@@ -80,15 +80,19 @@ def test_a_decoder_reads_the_heads_own_pose():
     assert torch.equal(read[:, :6], said.features) and torch.allclose(again, said.rotations, atol=1e-3)
 
 
-def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours():
+@pytest.mark.parametrize("best", range(len(SHRINKS)))
+def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours(best):
     start, features, wanted = Start(3, 5, 4), torch.randn(20, 12, 5), torch.randn(20, 4, 4) + 2
     assert not start(features).any()
-    start.fit(features, torch.zeros(20, 12, 2), wanted)  # of a true pose that is always the same, nothing follows
+    errors = iter([float(i != best) for i in range(len(SHRINKS))])
+    # of a true pose that is always the same, nothing follows
+    assert start.fit(features, torch.zeros(20, 12, 2), wanted, lambda: next(errors)) == SHRINKS[best]
     own = features.reshape(20, 4, 15).numpy()
     near = np.clip(np.arange(4)[:, None] + np.arange(-REACH, REACH + 1), 0, 3)  # the ends are their own neighbours
     x, y = own[:, near].reshape(80, -1), wanted.reshape(80, 4).numpy()
     columns = x.shape[1]
-    rows = np.concatenate((x, np.sqrt(SHRINK * 80) * np.eye(columns)))  # ridge is least squares on rows that say 0
+    # ridge is least squares on rows that say 0
+    rows = np.concatenate((x, np.sqrt(SHRINKS[best] * 80) * np.eye(columns)))
     weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((columns, 4)))), rcond=None)[0]
     assert np.allclose(start(features).reshape(80, 4), x @ weight + y.mean(0), atol=1e-4)
     assert np.isclose(start.left, np.sqrt(((x @ weight + y.mean(0) - y) ** 2).mean()), atol=1e-4)
@@ -294,7 +298,7 @@ def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
     start, true = Start(3, 5, 4), torch.randn(200, 12, 2)
     wanted = true.unflatten(1, (4, 3)).flatten(2) @ torch.randn(6, 4) + 1
     silent = torch.cat((torch.zeros(200, 12, 3), torch.zeros_like(true)), 2)  # in training the head said nothing
-    start.fit(silent, true, wanted)
+    assert start.fit(silent, true, wanted, lambda: 0.0) == max(SHRINKS)  # where no error tells them apart
     said = torch.cat((torch.zeros(200, 12, 3), true), 2)
     assert (start(said) - wanted).abs().mean() < 0.05 * wanted.std()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent, waves
 
-SHRINK = 0.3  # of the ridge regression, for features of deviation 1
+SHRINKS = (300.0, 30.0, 3.0, 0.3)  # of the ridge regression, for features of deviation 1; the best on `val`
 SURE = 0.01  # of the one on true poses, which knows nearly all that it is asked
 REACH = 2  # tokens before and after that it reads: this is what calms the motion
 
@@ -77,22 +79,37 @@ class Start(nn.Module):
         return torch.cat([wide[:, i : i + own.shape[1]] for i in range(2 * REACH + 1)], 2)
 
     @torch.no_grad()
-    def fit(self, normal: Tensor, true: Tensor, wanted: Tensor) -> None:
+    def fit(self, normal: Tensor, true: Tensor, wanted: Tensor, error: Callable[[], float]) -> float:
         """Ridge regression of `wanted` (B, F / span, D) on normalised features (B, F, W), the last P of which are the
-        pose that the head predicts, and `true` (B, F, P) is the true one."""
+        pose that the head predicts, and `true` (B, F, P) is the true one. Returns how far it shrinks: of SHRINKS the
+        one at which `error` of this start is least, of equals the largest.
+
+        NOTE: an encoder knows the motion that it was trained on too well, so folds of that choose too small ones.
+        """
+        chosen = SHRINKS[0]
+        self.left.zero_()  # `error` is the start's alone
         if self.linear is not None:
             known = F.pad(true, (normal.shape[2] - true.shape[2], 0))  # and nothing else is
             x, sure, y = (part.flatten(0, 1).double() for part in (self.around(normal), self.around(known), wanted))
             self.linear.bias.copy_(y.mean(0))
             y -= y.mean(0)
-            weight = ridge(sure, y, SURE)
-            self.linear.weight.copy_((weight + ridge(x, y - x @ weight, SHRINK)).mT)
+            weight = ridge(sure, y, (SURE,))[0]
+            starts = [weight + more for more in ridge(x, y - x @ weight, SHRINKS)]
+            errors = []
+            for start in starts:
+                self.linear.weight.copy_(start.mT)
+                errors.append(error())
+            best = errors.index(min(errors))
+            chosen = SHRINKS[best]
+            self.linear.weight.copy_(starts[best].mT)
         self.left.copy_((wanted - self(normal)).square().mean().sqrt().clamp_min(1e-3))
+        return chosen
 
 
-def ridge(x: Tensor, y: Tensor, shrink: float) -> Tensor:
-    """W (P, Q) for which x (N, P) W is nearest to y (N, Q), with `shrink` |W|^2 per row added."""
-    return torch.linalg.solve(x.mT @ x + shrink * len(x) * torch.eye(x.shape[1]).to(x), x.mT @ y)
+def ridge(x: Tensor, y: Tensor, shrinks: Sequence[float]) -> list[Tensor]:
+    """W (P, Q) for which x (N, P) W is nearest to y (N, Q), with each of `shrinks` times |W|^2 per row added."""
+    gram, wanted, one = x.mT @ x, x.mT @ y, torch.eye(x.shape[1]).to(x)
+    return [torch.linalg.solve(gram + shrink * len(x) * one, wanted) for shrink in shrinks]
 
 
 class Denoiser(nn.Module):

@@ -20,7 +20,7 @@ from compress.errors import BadInput
 from compress.training.loop import Progress, train
 from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 from diffusion.model.decoder import ClipDecoder, Kind, Target, decodes_with, facts_of, save_decoder
-from diffusion.model.denoiser import REACH, SHRINK, SURE, Denoiser
+from diffusion.model.denoiser import REACH, SURE, Denoiser
 from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import DecoderSizes
@@ -100,7 +100,8 @@ class DecoderTask(TrainingTask):
         features, seen, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
         _, _, numbers, latent = self.targets(features, seen, rotations, betas)
         true = (numbers_of(rotations, betas, self.body) - scale.mean[-WIDTH:]) / scale.deviation[-WIDTH:]
-        decoder.start.fit(decoder.normal(features, seen)[0], true, decoder.wanted(numbers, latent))
+        normal, wanted = decoder.normal(features, seen)[0], decoder.wanted(numbers, latent)
+        self.shrink = decoder.start.fit(normal, true, wanted, lambda: self.measure(decoder)[ERRORS[0]] or 0.0)
         self.module.train()
 
     def identity(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class DecoderTask(TrainingTask):
         facts["weights"] = "" if network is None else fingerprint(network)
         hidden = [HIDDEN, *GAPS_S]
         facts["acceleration"] = self.acceleration
-        return {**facts, "features": digest.hexdigest(), "start": [REACH, SHRINK, SURE], "hidden": hidden}
+        return {**facts, "features": digest.hexdigest(), "start": [REACH, self.shrink, SURE], "hidden": hidden}
 
     @torch.no_grad()
     def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
