@@ -77,8 +77,8 @@ def decoders(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every trained row.")],
     data: Data = "synth-video:test",
     recipe: Annotated[
-        str, typer.Option(help="Recipe whose merge_layers and merge_tokens are used.")
-    ] = "fasthmr-reference",
+        str, typer.Option(help="Recipe that makes the encoder; a decoder in it is left out.")
+    ] = "fasthmr-reference-video",
     out: Annotated[Path | None, typer.Option(help="The .json file to write.")] = None,
     vae: Vae = None,
     vae_steps: Annotated[int, typer.Option(min=0, help="Optimizer steps of a VAE for each row; 0 uses --vae.")] = 0,

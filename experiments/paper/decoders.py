@@ -25,7 +25,6 @@ from compress.cost.timing import timed
 from compress.errors import BadInput
 from compress.files.weights import digest
 from compress.pipeline import run_all_steps
-from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.provenance import provenance
 from compress.recipe import Recipe
@@ -44,20 +43,20 @@ from diffusion.training.decoder import sizes_for, train_decoder
 from diffusion.training.vae import gate, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay
 from hmr.body.files import load_body
+from hmr.data.datasets import with_split
 from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.predict import BATCH
 from hmr.home import fasthmr_home
 from hmr.models.model import HMRModel
 
-Encoder = Literal["original", "layers", "merged", "unprotected", "recovered"]
+Encoder = Literal["original", "layers", "unrecovered", "merged", "unprotected"]
 Head = Literal["own", "head", "one-euro", "savitzky-golay", "linear", "regressor", "diffusion"]
 Filter = Callable[[VideoFeatures, float], Tensor]
 FILTERS: dict[str, list[Filter]] = {  # the best of each on the validation split is taken
     "one-euro": [partial(one_euro, cutoff=c, speed=s) for c in (0.5, 1.0, 2.0, 4.0) for s in (0.0, 0.3, 1.0)],
     "savitzky-golay": [partial(savitzky_golay, seconds=s) for s in (0.2, 0.4, 0.6, 1.0)],
 }
-CALIB, CALIB_FRAMES = "synth:calib", 192
 CPU, ROUNDS = torch.device("cpu"), 7
 VAE_LR = 1e-4  # of VAEs that are trained for a row; they start as the best linear ones
 
@@ -86,6 +85,7 @@ DECODER = DecoderRow("+ diffusion decoder", head="diffusion")
 TABLES: dict[str, tuple[DecoderRow, ...]] = {
     "decoder": (
         DecoderRow("+ ECLM", "layers"),
+        DecoderRow("+ ECLM + Mask-ToMe, not recovered", "unrecovered"),
         MERGED,
         DECODER,
         DecoderRow("decoder without merging", "original", "diffusion"),
@@ -93,7 +93,6 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
         DecoderRow("pose head trained on", head="head"),
         DecoderRow("transformer into the latent", head="regressor", target="latent"),
         DecoderRow("transformer to 133 numbers", head="regressor"),
-        DecoderRow("recovery, no decoder", "recovered"),
         DecoderRow("one-euro, causal", head="one-euro"),
         DecoderRow("Savitzky-Golay, not causal", head="savitzky-golay"),
     ),
@@ -168,14 +167,15 @@ class DecoderComparison:
         self.test, self.body = hmr.frames(self.data, self.frames, model=self.model), load_body()
         if self.test.spec.split != "test":
             raise BadInput(f"{self.data}: results are reported on test, and choices are made on the other splits")
-        self.policies = {step.policy: step for step in Recipe.load(self.recipe).steps}
+        steps = Recipe.load(self.recipe).steps
+        self.policies = {step.policy: step for step in steps if step.policy != "motion_decoder"}
         if "merge_tokens" not in self.policies:
             raise BadInput(f"recipe {self.recipe} has no step merge_tokens, which every row is about")
 
     @cached_property
     def context(self) -> Context:
-        """Layers are chosen on single pictures, each of another person, whatever the table reports on."""
-        calib = hmr.frames(CALIB, min(CALIB_FRAMES, self.frames or CALIB_FRAMES), model=self.model)
+        """Choices are made on the same frames as `fasthmr compress` makes them, so that encoders are the same."""
+        calib = hmr.frames(with_split(self.data, "calib"), self.frames, model=self.model)
         return Context(self.model, calib.drawn(self.observer), self.observer)
 
     def encoder(self, form: Encoder) -> HMRModel:
@@ -185,18 +185,18 @@ class DecoderComparison:
         return self.encoders[form]
 
     def steps(self, form: Encoder) -> list[Policy]:
-        layers = [self.policies["merge_layers"]] if "merge_layers" in self.policies else []
-        tokens = self.policies["merge_tokens"]
-        bare = tokens.model_copy(update={"protect": "none", "partition": "parity"})
-        recover = Recover(steps=self.budget.steps, batch=self.budget.batch, precision=self.budget.precision)
-        steps: dict[Encoder, list[Any]] = {
-            "original": [],
-            "layers": layers,
-            "merged": [*layers, tokens],
-            "unprotected": [*layers, bare],
-            "recovered": [*layers, tokens, recover],
+        """What of the recipe makes this form."""
+        tokens = self.policies["merge_tokens"].model_copy(update={"protect": "none", "partition": "parity"})
+        bare = {**self.policies, "merge_tokens": tokens}
+        names: dict[Encoder, set[str]] = {
+            "original": set(),
+            "layers": {"merge_layers"},
+            "unrecovered": set(bare) - {"recover"},
+            "merged": set(bare),
+            "unprotected": set(bare),
         }
-        return steps[form]
+        steps = bare if form == "unprotected" else self.policies
+        return [step for name, step in steps.items() if name in names[form]]
 
     def videos(self, form: Encoder, split: str) -> list[VideoFeatures]:
         """Features of the videos of a split, in the cache."""
