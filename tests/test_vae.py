@@ -13,7 +13,7 @@ from compress.errors import BadInput
 from diffusion.model.decoder import ClipDecoder
 from diffusion.model.denoiser import Denoiser
 from diffusion.model.sizes import SIZES, DecoderSizes, sizes_of
-from diffusion.model.transformer import SkipTransformer, at_their_time
+from diffusion.model.transformer import ClipDropout, SkipTransformer, at_their_time
 from diffusion.model.vae import KIND, MotionVAE, load_vae, shipped_vae, vae_loss
 from diffusion.model.weights import read, save
 from diffusion.training.decoder import DecoderLoss
@@ -187,3 +187,12 @@ def test_the_shipped_prior_passes_its_gate():
     vae = load_vae(shipped_vae())
     found = gate(vae, "test", load_body())
     assert found.hi is not None and found.hi < GATE_MM
+
+
+def test_dropout_takes_whole_features_of_a_clip_and_keeps_the_mean():
+    drop, x = ClipDropout(0.3), torch.rand(4000, 5, 3) + 1
+    shares = drop(x) / x
+    assert torch.allclose(shares[:, :1].expand_as(shares), shares)
+    assert (shares.isclose(torch.tensor(0.0)) | shares.isclose(torch.tensor(1 / 0.7))).all()
+    assert abs(shares[:, 0].mean() - 1) < 0.02
+    assert drop.eval()(x) is x
