@@ -133,7 +133,8 @@ def clip_cost(decoder: ClipDecoder) -> Part:
         for shape in ((sizes.tokens, sizes.dim), (), (sizes.frames, sizes.features))
     )
     network, steps = decoder.predictor, decoder.steps if decoder.kind == "diffusion" else 1
-    passes: list[tuple[int, nn.Module, tuple[Tensor, ...]]] = [(1, decoder.start, (normal,))]
+    said, one = torch.zeros(1, sizes.frames, WIDTH, device=device), torch.ones(sizes.width, device=device)
+    passes: list[tuple[int, nn.Module, tuple[Tensor, ...]]] = [(1, decoder.start, (said, normal, one, one))]
     if network is not None:
         seen = torch.ones(1, sizes.frames, dtype=torch.bool, device=device)
         first = (latent, time) if isinstance(network, Denoiser) else ()

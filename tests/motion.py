@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusion.model.representation import encode
+from diffusion.model.representation import WIDTH, encode
 from diffusion.model.sizes import DecoderSizes
 from diffusion.motion.features import VideoFeatures
 from hmr.body.files import load_body
@@ -21,7 +21,7 @@ TINY = DecoderSizes(
     heads=2,
     hidden=16,
     dropout=0.1,
-    features=6,
+    features=6 + WIDTH,
 )
 
 
@@ -30,7 +30,7 @@ def video(frames: int = 20, seed: int = 0) -> VideoFeatures:
     generator = torch.Generator().manual_seed(seed)
     clip = shipped_clips()[seed % 15]
     rotations = torch.from_numpy(clip.rotations[:frames])
-    mix = torch.randn(9, TINY.features, generator=generator)
+    mix = torch.randn(9, TINY.features - WIDTH, generator=generator)
     betas = torch.randn(1, 10, generator=generator).expand(frames, 10).contiguous()
     still = encode(rotations[:1].expand_as(rotations), betas, load_body())
     features = torch.cat((rotations[:, 1].flatten(1) @ mix, still), 1)

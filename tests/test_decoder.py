@@ -15,8 +15,8 @@ from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
 from diffusion.decoded import DecodedModel, clip_cost, encoder_id
 from diffusion.model.decoder import ClipDecoder, calmed, load_decoder, save_decoder
-from diffusion.model.denoiser import REACH, SHRINKS, Start
-from diffusion.model.representation import WIDTH, rotations_of
+from diffusion.model.representation import WIDTH, numbers_of, rotations_of
+from diffusion.model.start import REACH, SHRINKS, SMOOTH, Start, filter_of, filtered
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.features import read_off
 from diffusion.policy import DecoderPlan, MotionDecoder
@@ -29,6 +29,7 @@ from hmr.evaluation.evaluate import evaluate
 from hmr.evaluation.label_free import labelled_by
 from hmr.evaluation.predict import batches, outputs_at, predict
 from hmr.models.model import build
+from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import open_world
 from tests import sizes
 from tests.motion import TINY
@@ -62,7 +63,7 @@ def weights_for(model, folder, **kind):
 
 @pytest.mark.parametrize(("kind", "target"), KINDS)
 def test_a_clip_does_not_depend_on_the_clips_beside_it(kind, target):
-    made, features, betas = decoder(kind=kind, target=target), torch.randn(3, 12, 6), torch.randn(3, 12, 10)
+    made, features, betas = decoder(kind=kind, target=target), torch.randn(3, 12, TINY.features), torch.randn(3, 12, 10)
     with torch.no_grad():
         together, alone = made(features, betas), made(features[1:2], betas[1:2])
     assert together.shape == (3, 12, 24, 3, 3)
@@ -81,36 +82,47 @@ def test_a_decoder_reads_the_heads_own_pose():
 
 
 @pytest.mark.parametrize("best", range(len(SHRINKS)))
-def test_a_start_is_the_ridge_regression_on_a_tokens_frames_and_its_neighbours(best):
-    start, features, wanted = Start(3, 5, 4), torch.randn(20, 12, 5), torch.randn(20, 4, 4) + 2
-    assert not start(features).any()
+def test_what_features_add_is_the_ridge_regression_on_those_of_a_frame_and_its_neighbours(best):
+    start, features, wrong = Start(TINY), torch.randn(4, 60, TINY.features), torch.randn(4, 60, WIDTH)
     errors = iter([float(i != best) for i in range(len(SHRINKS))])
-    # of a true pose that is always the same, nothing follows
-    assert start.fit(features, torch.zeros(20, 12, 2), wanted, lambda: next(errors)) == SHRINKS[best]
-    own = features.reshape(20, 4, 15).numpy()
-    near = np.clip(np.arange(4)[:, None] + np.arange(-REACH, REACH + 1), 0, 3)  # the ends are their own neighbours
-    x, y = own[:, near].reshape(80, -1), wanted.reshape(80, 4).numpy()
-    columns = x.shape[1]
-    # ridge is least squares on rows that say 0
-    rows = np.concatenate((x, np.sqrt(SHRINKS[best] * 80) * np.eye(columns)))
-    weight = np.linalg.lstsq(rows, np.concatenate((y - y.mean(0), np.zeros((columns, 4)))), rcond=None)[0]
-    assert np.allclose(start(features).reshape(80, 4), x @ weight + y.mean(0), atol=1e-4)
-    assert np.isclose(start.left, np.sqrt(((x @ weight + y.mean(0) - y) ** 2).mean()), atol=1e-4)
+    assert start.fit_features(features, wrong, lambda: next(errors)) == SHRINKS[best]
+    near = np.clip(np.arange(60)[:, None] + np.arange(-REACH, REACH + 1), 0, 59)  # the ends are their own neighbours
+    x, y = features.numpy()[:, near].reshape(240, -1), wrong.reshape(240, -1).numpy()
+    if best:
+        # ridge is least squares on rows that say 0
+        rows = np.concatenate((x, np.sqrt(SHRINKS[best] * 240) * np.eye(x.shape[1])))
+        weight = np.linalg.lstsq(rows, np.concatenate((y, np.zeros((x.shape[1], WIDTH)))), rcond=None)[0]
+    else:
+        weight = np.zeros((x.shape[1], WIDTH))
+    said = start(torch.zeros(4, 60, WIDTH), features, torch.zeros(WIDTH), torch.ones(WIDTH))
+    assert np.allclose(said.reshape(240, -1), x @ weight, atol=1e-4)
     assert not any(p.requires_grad for p in start.parameters())
+
+
+def test_the_filter_is_the_one_that_made_a_noisy_pose_of_the_true_one():
+    """Of a pose that was moved by three frames it finds the one that moves it back; what stands still stays."""
+    true = torch.randn(6, 80, 5).cumsum(1)
+    taps = filter_of(true.roll(3, 1), true)
+    assert torch.allclose(taps.sum(1), torch.ones(5), atol=1e-5) and (taps.argmax(1) == SMOOTH + 3).all()
+    still = torch.randn(2, 1, 5).expand(2, 40, 5)
+    assert torch.allclose(filtered(still, taps), still, atol=1e-5)
+    noisy = true + torch.randn_like(true)
+    assert (filtered(noisy, filter_of(noisy, true)) - true).square().mean() < 0.7  # less than the noise, which is 1
 
 
 @pytest.mark.parametrize(("kind", "target"), KINDS)
 def test_before_it_has_learned_a_decoder_says_its_start(kind, target):
     made = ClipDecoder(TINY, kind, target, encoder="e").eval()
-    torch.nn.init.normal_(made.start.linear.weight)  # type: ignore[union-attr]  # its tokens have frames
-    features = torch.randn(2, 12, 6)
+    torch.nn.init.normal_(made.start.linear.weight)
+    features = torch.randn(2, 12, TINY.features)
     with torch.no_grad():
-        found, start = made.numbers(features), made.start(features)
-        assert torch.allclose(found, start if target == "numbers" else made.vae.restore(start), atol=1e-5)
+        found, start = made.numbers(features), made.begun(features)
+        wanted = start * made.vae.deviation + made.vae.mean if target == "numbers" else made.vae.restore(start)
+        assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_noise_and_steps_matter_and_are_repeated():
-    features, betas = torch.randn(20, 6), torch.zeros(20, 10)
+    features, betas = torch.randn(20, TINY.features), torch.zeros(20, 10)
     one, same, other, more = (
         decoder(seed=s, steps=n).video(features, betas) for s, n in ((0, 1), (0, 1), (1, 1), (0, 5))
     )
@@ -119,18 +131,28 @@ def test_noise_and_steps_matter_and_are_repeated():
 
 @pytest.mark.parametrize("frames", [1, 2, 11, 12, 13, 50])
 def test_videos_of_any_length(frames):
-    assert decoder().video(torch.randn(frames, 6), torch.zeros(frames, 10), 25.0).shape == (frames, 24, 3, 3)
+    assert decoder().video(torch.randn(frames, TINY.features), torch.zeros(frames, 10), 25.0).shape == (
+        frames,
+        24,
+        3,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
     ("features", "betas", "fps", "message"),
     [
-        (torch.zeros(0, 6), torch.zeros(0, 10), 30.0, "needs frames"),
-        (torch.zeros(4, 7), torch.zeros(4, 10), 30.0, "reads 6 features a frame"),
-        (torch.zeros(4, 6), torch.zeros(3, 10), 30.0, "needs frames with betas"),
-        (torch.tensor([[0.0] * 6, [float("nan")] * 6]), torch.zeros(2, 10), 30.0, "frame 1 has a feature"),
-        (torch.zeros(4, 6), torch.full((4, 10), float("inf")), 30.0, "frame 0"),
-        (torch.zeros(4, 6), torch.zeros(4, 10), 0.0, "more than 0 frames/s"),
+        (torch.zeros(0, TINY.features), torch.zeros(0, 10), 30.0, "needs frames"),
+        (torch.zeros(4, 7), torch.zeros(4, 10), 30.0, "reads 139 features a frame"),
+        (torch.zeros(4, TINY.features), torch.zeros(3, 10), 30.0, "needs frames with betas"),
+        (
+            torch.tensor([0.0, float("nan")])[:, None].repeat(1, TINY.features),
+            torch.zeros(2, 10),
+            30.0,
+            "frame 1 has a feature",
+        ),
+        (torch.zeros(4, TINY.features), torch.full((4, 10), float("inf")), 30.0, "frame 0"),
+        (torch.zeros(4, TINY.features), torch.zeros(4, 10), 0.0, "more than 0 frames/s"),
     ],
 )
 def test_what_is_no_video_is_refused(features, betas, fps, message):
@@ -140,7 +162,7 @@ def test_what_is_no_video_is_refused(features, betas, fps, message):
 
 def test_betas_are_the_bodys_alone():
     """Metrics come from forward kinematics with the encoder's betas: joints of the prediction are not looked at."""
-    made, features = decoder(), torch.randn(1, 12, 6)
+    made, features = decoder(), torch.randn(1, 12, TINY.features)
     short, tall = (made(features, torch.full((1, 12, 10), b)) for b in (-1.0, 1.0))
     assert torch.equal(made.numbers(features), made.numbers(features)) and not torch.allclose(short, tall)
 
@@ -165,7 +187,7 @@ def test_artefact_holds_encoder_and_decoder(tmp_path, monkeypatch):
     origin = artefact.Origin(base=base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", decoded, [tokens, plan], origin, "", "")
     again = load(tmp_path / "out")
-    features, betas = torch.randn(20, 6), torch.zeros(20, 10)
+    features, betas = torch.randn(20, TINY.features), torch.zeros(20, 10)
     mine, theirs = decoded.decoder, again.decoder
     assert (theirs.steps, theirs.seed) == (2, 5)
     assert torch.equal(mine.video(features, betas), theirs.video(features, betas))
@@ -269,10 +291,10 @@ def test_the_body_is_no_part_of_the_weights():
 
 def test_a_file_leaves_out_the_shipped_vae_and_no_other(tmp_path, monkeypatch):
     vae, small = load_vae(shipped_vae()), tmp_path / "small.safetensors"
-    made = ClipDecoder(vae.sizes.model_copy(update={"features": 6}), encoder="e", vae=vae).eval()
+    made = ClipDecoder(vae.sizes.model_copy(update={"features": TINY.features}), encoder="e", vae=vae).eval()
     save_decoder(made, small)
     assert small.stat().st_size < shipped_vae().stat().st_size
-    found, features = load_decoder(small), torch.randn(5, 6)
+    found, features = load_decoder(small), torch.randn(5, TINY.features)
     assert torch.equal(found.video(features, torch.zeros(5, 10)), made.video(features, torch.zeros(5, 10)))
     monkeypatch.setattr("diffusion.model.decoder.digest", lambda path: "0" * 64)
     with pytest.raises(BadInput, match="another than this installation has"):
@@ -288,19 +310,21 @@ def test_what_is_decoded_is_smoothed_over_time_alone():
     wanted = ndimage.correlate1d(numbers.numpy(), weight / weight.sum(), axis=1, mode="nearest")
     assert np.allclose(calmed(numbers, 1.0), wanted, atol=1e-5)
     plain, calm = decoder(), decoder(TINY.model_copy(update={"calm": 1.0}))
-    features = torch.randn(2, 12, 6)
+    features = torch.randn(2, 12, TINY.features)
     with torch.no_grad():
         assert torch.allclose(calm.numbers(features), calmed(plain.numbers(features), 1.0), atol=1e-6)
 
 
-def test_a_start_that_cannot_learn_says_what_the_heads_own_pose_means():
-    """Where features say nothing that the pose does not, what is found is what a true pose would mean."""
-    start, true = Start(3, 5, 4), torch.randn(200, 12, 2)
-    wanted = true.unflatten(1, (4, 3)).flatten(2) @ torch.randn(6, 4) + 1
-    silent = torch.cat((torch.zeros(200, 12, 3), torch.zeros_like(true)), 2)  # in training the head said nothing
-    assert start.fit(silent, true, wanted, lambda: 0.0) == max(SHRINKS)  # where no error tells them apart
-    said = torch.cat((torch.zeros(200, 12, 3), true), 2)
-    assert (start(said) - wanted).abs().mean() < 0.05 * wanted.std()
+@pytest.mark.parametrize("representation", ["hybrik", "6d"])
+def test_a_start_that_learned_nothing_says_what_the_head_says(representation):
+    sizes, body = TINY.model_copy(update={"representation": representation}), load_body()
+    start, rotations = Start(sizes), torch.from_numpy(shipped_clips()[0].rotations)[None]
+    frames = rotations.shape[1]
+    betas = torch.zeros(1, frames, 10)
+    said, wanted = (numbers_of(rotations, betas, body, kind) for kind in ("hybrik", representation))
+    start.fit(said, said, wanted)
+    found = start(said, torch.zeros(1, frames, sizes.features), torch.zeros(sizes.width), torch.ones(sizes.width))
+    assert (found - wanted).abs().mean() < 0.02
 
 
 def test_a_recipe_whose_decoder_is_not_there_says_how_to_make_one():

@@ -268,7 +268,12 @@ def test_labels_and_features_of_any_rate_make_clips_at_thirty(fps):
     turn = torch.stack((0 * seconds, 0 * seconds, seconds), 1)
     rotations = roma.rotvec_to_rotmat(turn)[:, None].expand(-1, 24, -1, -1).contiguous()
     made = VideoFeatures(
-        seconds[:, None].repeat(1, 6), torch.zeros(count, 10), rotations, rotations, torch.zeros(count, 10), fps
+        seconds[:, None].repeat(1, TINY.features),
+        torch.zeros(count, 10),
+        rotations,
+        rotations,
+        torch.zeros(count, 10),
+        fps,
     )
     speeds = []
     for seed in range(20):

@@ -1,8 +1,8 @@
 """What takes the place of a model's pose head: features of a video's frames to SMPL rotations, a clip at a time.
 
 Three kinds of one interface. `diffusion` is the paper's: a denoiser of the latent of a motion VAE. `regressor` is the
-same transformer without noise, straight to the numbers of a pose or into the same latent. `linear` is the ridge
-regression that both of them correct.
+same transformer without noise, straight to the numbers of a pose or into the same latent. `linear` is the filter and
+the ridge regression that both of them correct.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from compress.choices import one_of
 from compress.errors import BadInput
 from compress.files.weights import digest
-from diffusion.model.denoiser import Denoiser, FeatureScale, FrameEmbedding, Start
-from diffusion.model.representation import rotations_of
+from diffusion.model.denoiser import Denoiser, FeatureScale, FrameEmbedding
+from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
 from diffusion.model.sizes import DecoderSizes
+from diffusion.model.start import Start
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
 from diffusion.model.weights import load_into, read, save
@@ -35,8 +36,7 @@ KIND = "motion-decoder"  # in the header of a file of its weights
 ASSETS = files("diffusion").joinpath("assets")
 Kind = Literal["linear", "regressor", "diffusion"]
 Target = Literal["latent", "numbers"]  # what is looked for: the VAE's latent, or the numbers of each frame
-# A regressor straight to the numbers errs less than one into the latent; linear needs a token's frames to be calm.
-TARGETS: dict[Kind, Target] = {"linear": "latent", "regressor": "numbers", "diffusion": "latent"}
+TARGETS: dict[Kind, Target] = {"linear": "numbers", "regressor": "numbers", "diffusion": "latent"}
 
 
 class FeatureRegressor(nn.Module):
@@ -88,9 +88,9 @@ class ClipDecoder(nn.Module):
             raise ValueError("diffusion is into the latent")
         self.encoder, self.steps, self.seed, self.look_ahead = encoder, steps, seed, look_ahead
         self.scale = FeatureScale(sizes.features)
-        own = sizes.stride if sizes.tokens * sizes.stride == sizes.frames else 0  # frames of a latent token
-        span, out = (1, sizes.width) if self.target == "numbers" else (own, sizes.dim)
-        self.start = Start(span, sizes.features, out)
+        self.start = Start(sizes, self.target == "latent")
+        self.left: Tensor
+        self.register_buffer("left", torch.ones(()))  # deviation of what the start leaves
         self.predictor: Denoiser | FeatureRegressor | None = None
         if kind != "linear":
             self.predictor = Denoiser(sizes) if kind == "diffusion" else FeatureRegressor(sizes, self.target)
@@ -117,7 +117,7 @@ class ClipDecoder(nn.Module):
     def numbers(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
         """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133); seen: as in `forward`."""
         normal, seen = self.normal(features, seen)
-        found = self.start(normal) + self.start.left * self.correction(normal, seen)
+        found = self.begun(normal) + self.left * self.correction(normal, seen)
         numbers = found * self.vae.deviation + self.vae.mean if self.target == "numbers" else self.vae.restore(found)
         return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
@@ -127,6 +127,11 @@ class ClipDecoder(nn.Module):
         if seen is None:
             return normal, torch.ones(normal.shape[:2], dtype=torch.bool, device=normal.device)
         return filled(normal, seen), seen
+
+    def begun(self, normal: Tensor) -> Tensor:
+        """What the start says of clips of normalised features (B, F, W), as `wanted` has it."""
+        said = self.scale.undone(normal)[..., -WIDTH:]
+        return self.start(said, normal, self.vae.mean, self.vae.deviation)
 
     def correction(self, normal: Tensor, seen: Tensor) -> Tensor:
         """What the network predicts of clips of normalised features (B, F, W) beyond their linear start."""

@@ -20,10 +20,11 @@ from compress.errors import BadInput
 from compress.training.loop import Progress, train
 from compress.training.task import OptimizerStep, TrainConfig, TrainingTask
 from diffusion.model.decoder import ClipDecoder, Kind, Target, decodes_with, facts_of, save_decoder
-from diffusion.model.denoiser import REACH, SURE, Denoiser
+from diffusion.model.denoiser import Denoiser
 from diffusion.model.representation import WIDTH, numbers_of
 from diffusion.model.schedule import Objective, denoising_loss, scheduler
 from diffusion.model.sizes import DecoderSizes
+from diffusion.model.start import REACH, SMOOTH, SURE
 from diffusion.model.vae import MotionVAE
 from diffusion.motion.camera_clips import at, warp
 from diffusion.motion.clips import FPS
@@ -56,7 +57,8 @@ class DecoderLoss(nn.Module):
         the VAE has for them."""
         decoder, network = self.decoder, self.decoder.predictor
         normal, seen = decoder.normal(features, seen)
-        wanted = (decoder.wanted(numbers, latent) - decoder.start(normal)) / decoder.start.left
+        with torch.no_grad():
+            wanted = (decoder.wanted(numbers, latent) - decoder.begun(normal)) / decoder.left
         if isinstance(network, Denoiser):
             objective = decoder.objective
             return {
@@ -95,14 +97,28 @@ class DecoderTask(TrainingTask):
         mean, deviation = statistics(videos)
         scale.mean.copy_(mean)
         scale.deviation.copy_(deviation.clamp_min(1e-3))
-        rng = generator("decoder", seed, "start")
-        some = [self.clip(videos[i], rng) for i in rng.permutation(len(videos))[:STARTS]]
+        self.shrink = self.begin(generator("decoder", seed, "start"))
+        self.module.train()
+
+    @torch.no_grad()
+    def begin(self, rng: np.random.Generator) -> float:
+        """Fit the start of the decoder to clips of at most STARTS videos; how far what features add was shrunk."""
+        decoder, vae = self.decoder, self.vae
+        some = [self.clip(self.videos[i], rng, hides=False) for i in rng.permutation(len(self.videos))[:STARTS]]
         features, seen, rotations, betas = (torch.cat(part) for part in zip(*some, strict=True))
         _, _, numbers, latent = self.targets(features, seen, rotations, betas)
-        true = (numbers_of(rotations, betas, self.body) - scale.mean[-WIDTH:]) / scale.deviation[-WIDTH:]
-        normal, wanted = decoder.normal(features, seen)[0], decoder.wanted(numbers, latent)
-        self.shrink = decoder.start.fit(normal, true, wanted, lambda: self.measure(decoder)[ERRORS[0]] or 0.0)
-        self.module.train()
+        normal = decoder.normal(features, seen)[0]
+        said = decoder.scale.undone(normal)[..., -WIDTH:]
+        decoder.start.fit(said, numbers_of(rotations, betas, self.body), numbers)
+        decoder.left.zero_()  # the error is the start's alone
+        known = decoder.start.numbers(said, normal, vae.mean, vae.deviation)
+        if decoder.target == "latent":
+            decoder.start.fit_latent(known, vae.target(known * vae.deviation + vae.mean))
+        wrong = (numbers - vae.mean) / vae.deviation - known
+        shrink = decoder.start.fit_features(normal, wrong, lambda: self.measure(decoder)[ERRORS[0]] or 0.0)
+        left = decoder.wanted(numbers, latent) - decoder.begun(normal)
+        decoder.left.copy_(left.square().mean().sqrt().clamp_min(1e-3))
+        return shrink
 
     def identity(self) -> dict[str, Any]:
         digest, prior = hashlib.sha256(), hashlib.sha256()
@@ -115,7 +131,8 @@ class DecoderTask(TrainingTask):
         facts["weights"] = "" if network is None else fingerprint(network)
         hidden = [HIDDEN, *GAPS_S]
         facts["acceleration"] = self.acceleration
-        return {**facts, "features": digest.hexdigest(), "start": [REACH, self.shrink, SURE], "hidden": hidden}
+        start = [REACH, SMOOTH, str(self.shrink), SURE]
+        return {**facts, "features": digest.hexdigest(), "start": start, "hidden": hidden}
 
     @torch.no_grad()
     def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
@@ -139,9 +156,9 @@ class DecoderTask(TrainingTask):
         parts = [self.clip(self.videos[i], rng) for i in chosen]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
-    def clip(self, video: VideoFeatures, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def clip(self, video: VideoFeatures, rng: np.random.Generator, hides: bool = True) -> tuple[Tensor, ...]:
         """Features (1, F, W), which frames are seen (1, F), rotations (1, F, 24, 3, 3) and betas (1, F, 10) of some of
-        a video, at 30 frames/s whatever the video's rate."""
+        a video, at 30 frames/s whatever the video's rate. hides: whether a stretch of it may be."""
         frames, rate = self.vae.sizes.frames, video.fps / FPS
         long = int((len(video) - 1) / rate) + 1  # whole frames at 30 frames/s
         times = warp(rng, 1, frames, max(long, frames))  # a short video stands still at its ends, unseen
@@ -149,7 +166,7 @@ class DecoderTask(TrainingTask):
         places = torch.from_numpy((times.clip(0, long - 1) * rate).astype(np.float32))
         quaternions = at(roma.rotmat_to_unitquat(video.rotations)[None], places)
         rotations = roma.unitquat_to_rotmat(nn.functional.normalize(quaternions, dim=-1))
-        seen = inside & torch.from_numpy(unhidden(rng, frames))
+        seen = (inside & torch.from_numpy(unhidden(rng, frames))) if hides else inside
         return at(video.features[None], places), seen, rotations, at(video.betas[None], places)
 
     def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
@@ -259,5 +276,5 @@ def start_from(decoder: ClipDecoder, init: ClipDecoder) -> None:
 
 
 def sizes_for(vae: MotionVAE, videos: Sequence[VideoFeatures]) -> DecoderSizes:
-    """Those of the VAE, for features as wide as the videos'."""
-    return vae.sizes.model_copy(update={"features": videos[0].features.shape[1]} if videos else {})
+    """Those of the VAE, for features as wide as the videos'. The filter of the start smooths, and nothing else does."""
+    return vae.sizes.model_copy(update={"calm": 0.0, **({"features": videos[0].features.shape[1]} if videos else {})})

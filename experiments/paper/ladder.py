@@ -25,7 +25,7 @@ from compress.provenance import provenance
 from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import ClipDecoder, load_decoder
-from diffusion.model.denoiser import ridge
+from diffusion.model.start import ridge
 from diffusion.model.vae import load_vae, shipped_vae
 from diffusion.motion.extraction import features
 from diffusion.motion.features import VideoFeatures
@@ -128,7 +128,7 @@ def rows(measured: dict[str, Errors], frames: Frames) -> list[dict[str, Any]]:
 def linear_map(mine: Tensor, theirs: Tensor) -> Callable[[Tensor], Tensor]:
     """The ridge regression of features (N, V) on features (N, W), to be called with such (..., W)."""
     mean, deviation, aim = mine.mean(0), mine.std(0).clamp_min(1e-3), theirs.mean(0)
-    weight = ridge(((mine - mean) / deviation).double(), (theirs - aim).double(), (SHRINK,))[0].float()
+    weight = ridge([(mine - mean) / deviation], [theirs - aim], (SHRINK,))[0].float()
     return lambda x: (x - mean) / deviation @ weight + aim
 
 
