@@ -19,6 +19,7 @@ SHRINKS = (math.inf, 300.0, 30.0, 3.0, 0.3)
 SURE = 1e-4  # of regressions whose every unknown is well known
 REACH = 2  # frames before and after whose features are read
 BESIDE = 1  # tokens before and after whose frames make a latent token
+STILL = 1e-6  # m², the square of how little a number moves that is left as it is
 SMOOTH = 13  # frames before and after by which the head's own pose is calmed
 
 
@@ -118,9 +119,8 @@ def filter_of(said: Tensor, true: Tensor) -> Tensor:
     for number in range(said.shape[2]):
         x = wide[:, number].unfold(1, 2 * SMOOTH + 1, 1).flatten(0, 1)  # (B F, 2 SMOOTH + 1)
         middle = x[:, SMOOTH, None]
-        scale = (true[..., number].double().std() + 1e-6).square()
         aim = true[..., number].flatten()[:, None] - middle
-        taps = ridge([x - middle], [aim], (SURE * scale.item(),))[0][:, 0]
+        taps = ridge([x - middle], [aim], (STILL,))[0][:, 0]
         taps[SMOOTH] += 1 - taps.sum()  # all is told from the middle, so that they sum up to 1
         found.append(taps)
     return torch.stack(found).to(said)
