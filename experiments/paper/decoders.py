@@ -89,7 +89,7 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
         MERGED,
         DECODER,
         DecoderRow("decoder without merging", "original", "diffusion"),
-        DecoderRow("linear start of the decoder", head="linear"),
+        DecoderRow("linear: the start of both", head="linear"),
         DecoderRow("pose head trained on", head="head"),
         DecoderRow("transformer into the latent", head="regressor", target="latent"),
         DecoderRow("transformer to 133 numbers", head="regressor"),
@@ -114,15 +114,17 @@ TABLES: dict[str, tuple[DecoderRow, ...]] = {
         for tokens, dim in ((9, 96), (9, 192), (9, 384), (27, 192))
     ),
     "streaming": tuple(
-        DecoderRow("whole clips" if n is None else f"{n} frames ahead", head="regressor", look_ahead=n)
+        DecoderRow("whole clips" if n is None else f"{n} frames ahead", head="linear", look_ahead=n)
         for n in (0, 4, 13, 40, None)
     ),
     "smoothness": (
-        DecoderRow("Gaussian of a frame", head="regressor", calm=1.0),
-        DecoderRow("no smoothing", head="regressor", calm=0.0),
-        *(DecoderRow(f"loss of acceleration, {w:g}", head="regressor", calm=0.0, acceleration=w) for w in (1.0, 10.0)),
-        DecoderRow("diffusion, Gaussian of a frame", head="diffusion", calm=1.0),
-        DecoderRow("diffusion, no smoothing", head="diffusion", calm=0.0),
+        MERGED,
+        DecoderRow("the filter alone", head="linear"),
+        DecoderRow("and a Gaussian of a frame", head="linear", calm=1.0),
+        DecoderRow("regressor", head="regressor"),
+        DecoderRow("and a Gaussian of a frame, regressor", head="regressor", calm=1.0),
+        *(DecoderRow(f"regressor, loss of acceleration {w:g}", head="regressor", acceleration=w) for w in (1.0, 10.0)),
+        DecoderRow("diffusion", head="diffusion"),
     ),
     "noise-seeds": tuple(DecoderRow(f"seed {n}", head="diffusion", noise_seed=n) for n in range(10)),
 }

@@ -38,7 +38,6 @@ from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
 from hmr.evaluation.errors import row as errors_row
 
 CPU = torch.device("cpu")
-STEPS = (200, 1000, 5000)
 SHRINK = 0.01  # of the map between features, of deviation 1
 Head = Callable[[VideoFeatures], Tensor]  # a video to rotations (N, 24, 3, 3)
 
@@ -52,6 +51,7 @@ class Ladder:
     decoder: ClipDecoder
     out: Path
     train_frames: int | None
+    steps: list[int]
     observer: Observer
 
     def videos(self, model: Any, split: str) -> list[VideoFeatures]:
@@ -71,13 +71,13 @@ class Ladder:
 
     def rungs(self) -> dict[str, Callable[[], Head]]:
         """What is tried, by name; to be called, a training is made."""
-        adapted = {f"{n:,} steps": lambda n=n: self.trained(n, self.decoder) for n in STEPS}
+        adapted = {f"{n:,} steps": lambda n=n: self.trained(n, self.decoder) for n in self.steps}
         return {
             "no decoder": lambda: lambda video: video.predicted_rotations,
             "the original's, as it is": lambda: decoding(self.decoder),
             "a linear map between features": self.mapped,
             **adapted,
-            f"from nothing, {STEPS[-1]:,} steps": lambda: self.trained(STEPS[-1], None),
+            f"from nothing, {self.steps[-1]:,} steps": lambda: self.trained(self.steps[-1], None),
         }
 
     def mapped(self) -> Head:
@@ -146,13 +146,15 @@ def main(
     decoder: Annotated[Path, typer.Option(help="The original's decoder, as `fasthmr train decoder` wrote it.")],
     out: Annotated[Path, typer.Option(help="The folder to write: trainings, and ladder.json.")],
     original: Annotated[str, typer.Option(help="The model that the decoder was trained for.")] = "reference",
+    steps: Annotated[list[int] | None, typer.Option(min=1, help="Of adaptation, a rung for each.")] = None,
     train_frames: Annotated[int | None, typer.Option(min=1, help="Train on at most this many frames.")] = None,
 ) -> None:
     """Climb it: rungs are compared on val, where one is chosen, and on test."""
     with progress_bar() as bar:
         models, first = (hmr.load(original), hmr.load(encoder)), load_decoder(decoder)
         first.refuse_other(encoder_id(models[0]))
-        ladder = Ladder(*models, first, out, train_frames, progress_callback(bar))
+        rungs = sorted(steps or (200, 1000, 5000))
+        ladder = Ladder(*models, first, out, train_frames, rungs, progress_callback(bar))
         tables = [ladder.table(split) for split in ("val", "test")]
     result = {
         "tables": tables,
