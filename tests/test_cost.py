@@ -198,7 +198,7 @@ def test_command_counts_an_architecture_without_weights(fasthmr):
     found = json.loads(out)
     assert code == 0
     assert sorted(found) == sorted(
-        ["params", "params_thop", "macs", "layers", "tokens", "parts", "latency_ms", "peak_memory_bytes", "provenance"]
+        ["params", "params_thop", "macs", "layers", "tokens", "parts", "stacks", "latency_ms", "peak_memory_bytes", "provenance"]
     )
     assert found["tokens"] == [152, 112, *[90] * 26]
     assert round(found["macs"]["thop"] / 1e8) == 528
@@ -223,7 +223,7 @@ def test_command_measures_a_model_with_weights(fasthmr, tmp_path):
     [
         (["hmr3"], "did you mean 'hmr2'"),
         (["hmr2", "--recipe", "eclm"], "needs frames"),
-        (["hmr2", "--recipe", "fasthmr-reference-video"], "needs frames"),
+        (["hmr2", "--recipe", "fasthmr-reference-video"], "recover is trained"),
         (["reference-smal"], "did you mean 'reference-small'"),
     ],
 )

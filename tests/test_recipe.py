@@ -22,7 +22,7 @@ SHIPPED = {  # each with its id: new fields may not change it
     "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
     "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",
     "fasthmr-reference": "ffb6201236b505e547f3e6aa751acf7cab2c9cd306c539d4ac8967a9c42e6f39",
-    "fasthmr-reference-video": "3cfc27a5f76bfb92579ecb3d848bab36dc2f8cbf7400e4b1d56a83c1e23dbec4",
+    "fasthmr-reference-video": "b4375e83cd88b6ab7fac3e365edf3de6e34f96d7b1e8f2f4195d750ebdaf7560",
     "mask-tome": "79cb909a4f0c00932c0edec0b64ff20bf7be8712b19d64d5adc401669b98aa18",
     "quickstart": "ce1b108025392663ef948cec76e6f36eb1ca987a0fae91c549f764447dcf5dd4",
 }

@@ -116,7 +116,7 @@ def test_what_is_made_by_hand_goes_first_each_recipe_once():
     assert len({recipe.id for recipe in one.made_by_hand().values()}) == len(one.made_by_hand())
 
 
-@pytest.mark.parametrize("name, policy", [("fasthmr-reference", "recover"), ("fasthmr-reference-video", "motion_dec")])
+@pytest.mark.parametrize("name, policy", [("fasthmr-reference", "recover"), ("fasthmr-reference-video", "recover")])
 def test_a_baseline_that_trains_is_refused(name, policy):
     with pytest.raises(BadInput, match=f"{name} has {policy}"):
         study(STUDY + f"baselines: [{name}]\n").made_by_hand()
