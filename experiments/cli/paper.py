@@ -120,15 +120,14 @@ def tasks_table(result: dict[str, Any]) -> Table:
     columns = {
         "mpjpe_mm": "MPJPE mm",
         "energy_mm": "energy score mm",
-        "energy_mm_over_regressor": "over the regressor mm",
+        "energy_mm_over_regressor": "over the regressor's Gaussian mm",
         "best_of_10_mm": "best of 10 mm",
         "accel_mm_per_frame2": "Accel mm/frame²",
     }
     rows = []
-    for task in result["tasks"]:
-        for row in task["rows"]:
-            covered = formatted(row["coverage"], ".2f")
-            rows.append((f"{task['task']}: {row['name']}", *(formatted(row[key]) for key in columns), covered))
+    for row in result["rows"]:
+        covered = formatted(row["coverage"], ".2f")
+        rows.append((f"{row['task']}: {row['name']}", *(formatted(row[key]) for key in columns), covered))
     data = source["data"]
     return result_table(
         f"tasks: {source['model']['name']} on {data['name']}:{data['split']}",

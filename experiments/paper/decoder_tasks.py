@@ -50,11 +50,14 @@ class TaskRow:
     gaussian: bool = False
 
 
-AGAINST = TaskRow("regressor", "regressor")  # what differences are paired with
+# What differences are paired with: of one answer, and of answers that know how sure they are.
+AGAINST = TaskRow("regressor", "regressor")
+GAUSSIAN = TaskRow("regressor, Gaussian of its residuals", "regressor", samples=SAMPLES, gaussian=True)
 ROWS = (
     TaskRow("linear", "linear"),
+    TaskRow("linear, Gaussian of its residuals", "linear", samples=SAMPLES, gaussian=True),
     AGAINST,
-    TaskRow("regressor, Gaussian of its residuals", "regressor", samples=SAMPLES, gaussian=True),
+    GAUSSIAN,
     TaskRow("diffusion, one step", "diffusion"),
     TaskRow("diffusion, 10 steps", "diffusion", 10, SAMPLES),
     TaskRow("diffusion, 50 steps", "diffusion", 50, SAMPLES),
@@ -199,30 +202,29 @@ class TaskComparison:
         return torch.cat(parts)
 
     def table(self) -> dict[str, Any]:
-        """Every row of every task; intervals over videos, differences paired with the regressor's one answer."""
-        tables = [self.task(task) for task in get_args(Task)]
+        """Every row of every task; intervals over videos, differences paired with the regressor's."""
+        rows = [row for task in get_args(Task) for row in self.task(task)]
         comparison = self.comparison
         source = provenance("decoders", comparison.model, CPU, **comparison.test.provenance(comparison.model))
         return {
             "table": "tasks",
-            "tasks": tables,
+            "rows": rows,
             "budget": asdict(comparison.budget),
             "train_frames": comparison.train_frames,
             "provenance": {**source, "recipe": comparison.recipe},
         }
 
-    def task(self, task: Task) -> dict[str, Any]:
+    def task(self, task: Task) -> list[dict[str, Any]]:
         """The rows of a task. Raises BadInput where a video has nothing that counts."""
         test, val = self.videos("test", task), self.videos("val", task)
         if bare := [one.name for one in test if not one.counts.any()]:
             raise BadInput(f"{task}: nothing is hidden of {bare[0]}: leave out videos this short")
         measured = {row.name: self.row(row, task, test, val) for row in ROWS}
         names = [one.name for one in test]
-        against = measured[AGAINST.name]
-        return {"task": task, "videos": len(test), "rows": [summary(row, measured, against, names) for row in ROWS]}
+        return [{"task": task, **summary(row, measured, names)} for row in ROWS]
 
 
-def summary(row: TaskRow, measured: dict[str, Any], against: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def summary(row: TaskRow, measured: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A row of a table as JSON values: intervals, and paired differences of the two scores that all rows have."""
 
     def clips(values: Sequence[NDArray[np.float64]]) -> list[str]:
@@ -232,7 +234,7 @@ def summary(row: TaskRow, measured: dict[str, Any], against: dict[str, Any], nam
     found: dict[str, Any] = dict.fromkeys((*SCORES, "accel_mm_per_frame2"))
     for name, values in mine.items():
         found[name] = asdict(interval(np.concatenate(values), clips(values))) if sum(map(len, values)) else None
-    for name in ("mpjpe_mm", "energy_mm"):
-        first, second = (np.concatenate(one[name]) for one in (mine, against))
+    for name, against in (("mpjpe_mm", AGAINST), ("energy_mm", GAUSSIAN)):
+        first, second = (np.concatenate(one[name]) for one in (mine, measured[against.name]))
         found[f"{name}_over_regressor"] = asdict(paired_interval(first, second, clips(mine[name])))
     return {**asdict(row), **found}
