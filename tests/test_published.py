@@ -22,7 +22,7 @@ from hmr.published.dinov3 import DINOv3
 from hmr.published.encoder import Encoder
 from hmr.published.mhr import euler
 from hmr.published.places import WholePicture
-from hmr.published.sam_3d_body import SAM3DBodyNetwork
+from hmr.published.sam_3d_body import SAM3DBody, SAM3DBodyNetwork
 from hmr.published.smplx_joints import SMPLXJoints
 from tests.golden.seeds import pictures, smplx_body, stored_pictures
 from tests.published import PUBLISHED, golden, import_hand
@@ -146,7 +146,8 @@ def test_golden_files_are_small_and_say_whose_they_are(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_file_of_a_few_lines_passes_the_check(folder, name):
     proved = checked(named(str(PUBLISHED[name].write(folder))))
-    assert [*proved] == ["blocks", "crops", "joints", "read", "order", "prefix", "grid", "batch"]
+    late = [] if name == "wilor" else ["stacks"]
+    assert [*proved] == ["blocks", *late, "crops", "joints", "read", "order", "prefix", "grid", "batch"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,9 @@ def test_compressed_saved_and_loaded_it_answers_the_same(fasthmr, folder, name):
     Path("small.yaml").write_text(
         "schema_version: 1\nname: small\nsteps:\n  - {policy: merge_layers, strategy: greedy, layers: 1}\n"
         f"  - {{policy: merge_tokens, keep: {patches - patches // 4}, per_layer: {patches // 4}, protect: none}}\n"
+        + "".join(
+            f"  - {{policy: prune_width, head_ratio: 0.5, mlp_ratio: 0.5, stack: {stack}}}\n" for stack in model.stacks
+        )
     )
     words = "compress small.yaml --model mine.py --data frames@pictures --label-free --out small"
     code, out, err = fasthmr(*words.split(), "--json")
@@ -181,7 +185,9 @@ def test_sam_3d_body_at_full_size_costs_what_it_does_part_by_part():
     with torch.device("meta"):
         network = SAM3DBodyNetwork(Encoder(DINOv3()), meta_rig, WholePicture(512, 512)).eval()
     read = lambda own, tokens: own.read(tokens.to_grid())  # noqa: E731
-    model = OwnModel(network, read, (512, 512), blocks="backbone.encoder.blocks", head_needs="grid").eval()
+    model = OwnModel(
+        network, read, (512, 512), blocks="backbone.encoder.blocks", head_needs="grid", stacks=SAM3DBody.stacks
+    ).eval()
     before = model.cost()
     tokens, dim, hidden = 1029, 1280, 5120
     block, attention = tokens * (4 * dim**2 + 3 * dim * hidden), 2 * tokens**2 * dim
@@ -190,6 +196,9 @@ def test_sam_3d_body_at_full_size_costs_what_it_does_part_by_part():
     assert parts["other"] == 32 * attention  # queries with keys, weights with values: no module's own
     model.schedule = Schedule((64,) * 8)
     after = model.cost()
+    model.stacks["decoder"].blocks = model.stacks["decoder"].blocks[:3]
+    half = {part.name: part.macs.true for part in model.cost().parts}
+    assert half["module.decoder"] == parts["module.decoder"] // 2
     slim = {part.name: part.macs.true for part in after.parts}
     assert after.tokens[-1] == 1029 - 512 and slim["module.backbone.encoder.blocks.31"] < 0.51 * block
     assert slim["module.decoder"] == parts["module.decoder"] > 0  # it reads the whole grid

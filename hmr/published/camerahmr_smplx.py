@@ -7,6 +7,7 @@ A crop is taken as a whole picture whose focal length is its diagonal; the netwo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from hmr.published.smplx_joints import SMPLXJoints, smplx_joints
 from hmr.published.vitpose import ViTPose
 from hmr.published.weights import checkpoint, count, filled, state_of
 
+LAYER = "smplx_head.transformer.transformer.layers"
 BODY, HANDS = 25, 30  # rotations that are decoded; of the body the first 22 are used
 WHERE = (0.0, 0.0, 1 / math.sqrt(2))  # the crop's middle from that of the picture, and its side, in focal lengths
 
@@ -81,6 +83,7 @@ class CameraHMRSMPLX(Adapter):
     """The released model: 55 joints of SMPL-X, the pelvis first."""
 
     size, blocks, licence = (256, 192), "backbone.blocks", "none stated"
+    stacks: ClassVar[Mapping[str, str]] = {"decoder": LAYER}
     checkpoint: ClassVar[str] = "camerahmr_smplx.ckpt"
     smplx: ClassVar[str] = "SMPLX_NEUTRAL.npz"
     heads: ClassVar[int] = 8
@@ -94,10 +97,9 @@ class CameraHMRSMPLX(Adapter):
         grid = (self.size[0] // 16, self.size[1] // 16)
         backbone = ViTPose(context, count(state, "backbone.blocks"), self.backbone_heads, hidden, 0.0, grid)
         betas, dim = state["smplx_head.decshape.weight"].shape
-        layer = "smplx_head.transformer.transformer.layers"
-        width = state[f"{layer}.0.0.fn.to_out.0.weight"].shape[1] // self.heads
-        hidden = state[f"{layer}.0.2.fn.net.0.weight"].shape[0]
-        head = SMPLXQuery(context, dim, count(state, layer), self.heads, width, hidden, betas)
+        width = state[f"{LAYER}.0.0.fn.to_out.0.weight"].shape[1] // self.heads
+        hidden = state[f"{LAYER}.0.2.fn.net.0.weight"].shape[0]
+        head = SMPLXQuery(context, dim, count(state, LAYER), self.heads, width, hidden, betas)
         return filled(CameraHMRNetwork(backbone, head, smplx_joints(self.smplx, betas)), state, source.path)
 
     def crops(self, frame: NDArray[np.uint8], box: Corners) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ A crop is taken as a whole picture of a camera that sees 60 degrees, and the pat
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ PATCH = 14
 ROTATIONS = 53  # pelvis, 21 of the body, 15 of each hand, jaw
 HEAD = 15  # SMPL-X's joint, by which people are placed
 FARTHEST = 50.0  # m
+LAYER = "x_attention_head.transformer.transformer.layers"
 Numbers = tuple[Tensor, Tensor, Tensor, Tensor]
 UNUSED = ("backbone.encoder.mask_token", "x_attention_head.init_betas_kid")
 
@@ -130,6 +132,7 @@ class MultiHMR(Adapter):
 
     size, blocks, head_needs = (896, 896), "backbone.encoder.blocks", "grid"
     licence = "NAVER non-commercial"
+    stacks: ClassVar[Mapping[str, str]] = {"decoder": LAYER}
     checkpoint: ClassVar[str] = "multiHMR_896_L.pt"
     smplx: ClassVar[str] = "SMPLX_NEUTRAL.npz"
     heads: ClassVar[int] = 8
@@ -146,10 +149,9 @@ class MultiHMR(Adapter):
             raise BadInput(
                 f"{source.path}: for pictures of {side * PATCH} pixels: set size = ({side * PATCH}, {side * PATCH})"
             )
-        layer = "x_attention_head.transformer.transformer.layers"
-        width = state[f"{layer}.0.0.fn.to_out.0.weight"].shape[1] // self.heads
-        hidden = state[f"{layer}.0.2.fn.net.0.weight"].shape[0]
-        queries = HumanQueries(context, dim, count(state, layer), self.heads, width, hidden, side, betas)
+        width = state[f"{LAYER}.0.0.fn.to_out.0.weight"].shape[1] // self.heads
+        hidden = state[f"{LAYER}.0.2.fn.net.0.weight"].shape[0]
+        queries = HumanQueries(context, dim, count(state, LAYER), self.heads, width, hidden, side, betas)
         backbone = hub_backbone(state, "backbone.encoder", self.backbone_heads)
         network = MultiHMRNetwork(backbone, smplx_joints(self.smplx, betas), queries, context - RAY)
         return filled(network, state, source.path, UNUSED)

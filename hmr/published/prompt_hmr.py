@@ -223,6 +223,7 @@ class PromptHMR(Adapter):
 
     size, blocks, head_needs = (896, 896), "image_encoder.backbone.encoder.blocks", "grid"
     licence = "Meshcapade non-commercial"
+    stacks: ClassVar[Mapping[str, str]] = {"decoder": LAYER}
     checkpoint: ClassVar[str] = "checkpoint.ckpt"
     smplx: ClassVar[str] = "SMPLX_NEUTRAL.npz"
     heads: ClassVar[int] = 8

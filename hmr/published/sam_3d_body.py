@@ -148,6 +148,7 @@ class SAM3DBody(Adapter):
     """The released model with DINOv3-H+: 70 keypoints of a body from its hips; `hand`: 21 of a right hand."""
 
     size, blocks, head_needs, licence = (512, 512), "backbone.encoder.blocks", "grid", "SAM"
+    stacks: ClassVar[Mapping[str, str]] = {"decoder": "decoder.layers"}
     checkpoint: ClassVar[str] = "model.ckpt"
     hand: ClassVar[bool] = False  # the hand decoder, for pictures of right hands, left ones mirrored
     # of the released model_config.yaml; shapes do not tell them
