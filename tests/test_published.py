@@ -14,7 +14,7 @@ from smplx.lbs import batch_rigid_transform, blend_shapes, vertices2joints
 
 import hmr
 from compress.errors import BadInput
-from compress.stack import Schedule
+from compress.policies.merge_tokens import MergeTokens
 from hmr.adapters.adapter import named
 from hmr.adapters.check import checked
 from hmr.models.own_model import OwnModel
@@ -25,6 +25,7 @@ from hmr.published.places import WholePicture
 from hmr.published.sam_3d_body import SAM3DBody, SAM3DBodyNetwork
 from hmr.published.smplx_joints import SMPLXJoints
 from tests.golden.seeds import pictures, smplx_body, stored_pictures
+from tests.planning import planned
 from tests.published import PUBLISHED, golden, import_hand
 
 HERE = Path(__file__).parent
@@ -180,6 +181,13 @@ def meta_rig(shape, parameters, face):
     return parameters.new_zeros(len(shape), 18439, 3), parameters.new_zeros(len(shape), 127, 8)
 
 
+def test_sam_3d_body_has_the_keys_of_the_released_backbone():
+    with torch.device("meta"):
+        own = Encoder(DINOv3()).state_dict()
+    wanted = json.loads((HERE / "manifests" / "sam3dbody_dinov3_backbone.json").read_text())
+    assert {f"backbone.{key}": list(value.shape) for key, value in own.items()} == wanted
+
+
 @pytest.mark.slow
 def test_sam_3d_body_at_full_size_costs_what_it_does_part_by_part():
     with torch.device("meta"):
@@ -194,7 +202,8 @@ def test_sam_3d_body_at_full_size_costs_what_it_does_part_by_part():
     parts = {part.name: part.macs.true for part in before.parts}
     assert parts["module.backbone.encoder.blocks.31"] == block and before.layers == 32
     assert parts["other"] == 32 * attention  # queries with keys, weights with values: no module's own
-    model.schedule = Schedule((64,) * 8)
+    step = MergeTokens(policy="merge_tokens", keep=512, per_layer=64, protect="none")
+    model = planned(step, model).shape(model)
     after = model.cost()
     model.stacks["decoder"].blocks = model.stacks["decoder"].blocks[:3]
     half = {part.name: part.macs.true for part in model.cost().parts}

@@ -133,3 +133,45 @@ def test_the_adapter_of_the_page_holds(tmp_path):
     (tmp_path / "vit_timm.py").write_text(text)
     proved = checked(named(str(tmp_path / "vit_timm.py")))
     assert "17 joints" in proved["joints"] and "1 tokens before 196 patches" in proved["prefix"]
+
+
+HEADED = """
+from torch import nn
+
+from hmr.published.timm_vit import TimmViT
+
+
+class Head(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.out = nn.Linear(dim, 15)
+
+    def forward(self, tokens):
+        return self.out(tokens[:, 0])
+
+
+class Mine(TimmViT):
+    network, pretrained, size = "{name}", False, ({side}, {side})
+    options = {{"img_size": {side}, "depth": 2, "embed_dim": 48, "num_heads": 2}}
+
+    def head(self, dim):
+        return Head(dim)
+
+    def joints(self, outputs):
+        return outputs.unflatten(1, (5, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    "name, side",
+    [("vit_small_patch16_224", 64), ("vit_small_patch16_dinov3", 64), ("vit_small_patch14_reg4_dinov2", 56)],
+)
+@torch.no_grad()
+def test_a_network_with_a_head_of_the_users(tmp_path, name, side):
+    (tmp_path / "mine.py").write_text(HEADED.format(name=name, side=side))
+    torch.manual_seed(0)
+    mine = named(str(tmp_path / "mine.py"))
+    network, crops = cast(Any, mine.adapter.load()), torch.randn(2, 3, side, side)
+    wanted = network.head(network.vit.forward_features(crops))
+    torch.testing.assert_close(network(crops), wanted)
+    assert "5 joints" in checked(mine)["joints"]
