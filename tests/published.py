@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from hmr.body.files import import_body
 from hmr.body.model import BodyModel
 from hmr.published.camerahmr_smplx import CameraHMRNetwork, SMPLXQuery
-from hmr.published.dinov2 import DINOv2Hub
-from hmr.published.dinov3 import DINOv3
-from hmr.published.encoder import Encoder
 from hmr.published.multi_hmr import HumanQueries, MultiHMRNetwork
-from hmr.published.places import WholePicture
+from hmr.published.parts.dinov2 import DINOv2Hub
+from hmr.published.parts.dinov3 import DINOv3
+from hmr.published.parts.encoder import Encoder
+from hmr.published.parts.places import WholePicture
+from hmr.published.parts.smplx_joints import SMPLXJoints
+from hmr.published.parts.vitpose import ViTPose
 from hmr.published.prompt_hmr import LAYER, PersonDecoder, PictureEncoder, PromptHMRNetwork
 from hmr.published.sam_3d_body import SHARED, SAM3DBodyNetwork
 from hmr.published.sam_3d_body_vit import sam_vit
-from hmr.published.smplx_joints import SMPLXJoints
-from hmr.published.vitpose import ViTPose
 from hmr.published.wilor import WiLoRNetwork
 from tests.golden.seeds import FakeRig, filled, hand, smplx_body, weights_of
 

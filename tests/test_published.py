@@ -18,12 +18,12 @@ from compress.policies.merge_tokens import MergeTokens
 from hmr.adapters.adapter import named
 from hmr.adapters.check import checked
 from hmr.models.own_model import OwnModel
-from hmr.published.dinov3 import DINOv3
-from hmr.published.encoder import Encoder
-from hmr.published.mhr import euler
-from hmr.published.places import WholePicture
+from hmr.published.parts.dinov3 import DINOv3
+from hmr.published.parts.encoder import Encoder
+from hmr.published.parts.mhr import euler
+from hmr.published.parts.places import WholePicture
+from hmr.published.parts.smplx_joints import SMPLXJoints
 from hmr.published.sam_3d_body import SAM3DBody, SAM3DBodyNetwork
-from hmr.published.smplx_joints import SMPLXJoints
 from tests.golden.seeds import pictures, smplx_body, stored_pictures
 from tests.planning import planned
 from tests.published import PUBLISHED, golden, import_hand

@@ -21,9 +21,9 @@ from hmr.data.crop import cut
 from hmr.media.boxes import Corners
 from hmr.models.families.family import Box
 from hmr.models.head import CAMERA, TransformerDecoder, rotations_from_6d
-from hmr.published.smplx_joints import SMPLXJoints, smplx_joints
-from hmr.published.vitpose import ViTPose
-from hmr.published.weights import checkpoint, count, filled, state_of
+from hmr.published.parts.smplx_joints import SMPLXJoints, smplx_joints
+from hmr.published.parts.vitpose import ViTPose
+from hmr.published.parts.weights import checkpoint, count, filled, state_of
 
 LAYER = "smplx_head.transformer.transformer.layers"
 BODY, HANDS = 25, 30  # rotations that are decoded; of the body the first 22 are used

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 from compress.tokens import Tokens
 from hmr.adapters.adapter import Adapter
-from hmr.published.weights import checkpoint, filled
+from hmr.published.parts.weights import checkpoint, filled
 
 
 class HeadedNetwork(nn.Module):

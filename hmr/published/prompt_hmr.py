@@ -21,11 +21,11 @@ from hmr.data.crop import cut
 from hmr.media.boxes import Corners
 from hmr.models.head import BETAS, rotations_from_6d
 from hmr.models.vit import attention
-from hmr.published.dinov2 import DINOv2Hub, hub_backbone
-from hmr.published.encoder import Encoder
-from hmr.published.places import RAY, ChannelNorm, RandomWaves, WholePicture, fourier, rays_by_row
-from hmr.published.smplx_joints import SMPLXJoints, smplx_joints
-from hmr.published.weights import checkpoint, count, filled, state_of
+from hmr.published.parts.dinov2 import DINOv2Hub, hub_backbone
+from hmr.published.parts.encoder import Encoder
+from hmr.published.parts.places import RAY, ChannelNorm, RandomWaves, WholePicture, fourier, rays_by_row
+from hmr.published.parts.smplx_joints import SMPLXJoints, smplx_joints
+from hmr.published.parts.weights import checkpoint, count, filled, state_of
 
 PATCH = 14
 ROTATIONS = 22

@@ -21,18 +21,18 @@ from hmr.adapters.adapter import Adapter
 from hmr.data.crop import cut
 from hmr.media.boxes import Corners
 from hmr.models.families.family import Box
-from hmr.published.dinov3 import DINOv3
-from hmr.published.encoder import Encoder
-from hmr.published.mhr import KEYPOINTS, POSE, MHRHead, Rig, TwoLayers, rig
-from hmr.published.places import RandomWaves, WholePicture
-from hmr.published.sam_3d_body_decoder import (
+from hmr.published.parts.dinov3 import DINOv3
+from hmr.published.parts.encoder import Encoder
+from hmr.published.parts.mhr import KEYPOINTS, POSE, MHRHead, Rig, TwoLayers, rig
+from hmr.published.parts.places import RandomWaves, WholePicture
+from hmr.published.parts.sam_3d_body_decoder import (
     BoxMLP,
     PersonCamera,
     Projected,
     PromptLayers,
     RayCondition,
 )
-from hmr.published.weights import checkpoint, count, filled, state_of
+from hmr.published.parts.weights import checkpoint, count, filled, state_of
 
 PATCH = 16
 HIPS = [9, 10]  # of the keypoints
@@ -157,7 +157,7 @@ class SAM3DBody(Adapter):
     hand_scale: ClassVar[float] = 10.0
 
     def rig(self) -> Rig:
-        """MHR, as `hmr.published.mhr.rig` imports it."""
+        """MHR, as `hmr.published.parts.mhr.rig` imports it."""
         return rig()
 
     def backbone(self, state: Mapping[str, Tensor]) -> nn.Module:

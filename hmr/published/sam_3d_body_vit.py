@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from hmr.published.parts.vitpose import ViTPose
+from hmr.published.parts.weights import count
 from hmr.published.sam_3d_body import PATCH, SAM3DBody
-from hmr.published.vitpose import ViTPose
-from hmr.published.weights import count
 
 EPS = 1e-5  # of its norms, where ViTPose has 1e-6
 

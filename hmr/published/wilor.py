@@ -25,7 +25,7 @@ from hmr.media.boxes import Corners
 from hmr.models.families.family import Box
 from hmr.models.head import CAMERA, rotations_from_6d
 from hmr.models.vit import Block, PatchEmbed
-from hmr.published.weights import checkpoint, count, filled, state_of
+from hmr.published.parts.weights import checkpoint, count, filled, state_of
 
 JOINTS = 16
 PREFIX = JOINTS + 2  # one token a joint, one for the shape and one for the camera

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmr.models.vit import attention
-from hmr.published.mhr import TwoLayers
-from hmr.published.places import RAY, ChannelNorm, WholePicture, fourier
+from hmr.published.parts.mhr import TwoLayers
+from hmr.published.parts.places import RAY, ChannelNorm, WholePicture, fourier
 
 EPS = 1e-6
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.errors import BadInput
 from hmr.checkpoints.safe_pickle import read_arrays
-from hmr.published.weights import found
+from hmr.published.parts.weights import found
 
 JOINTS = 55  # pelvis, 21 of the body, jaw, eyes, 15 of each hand
 EXPRESSION = 10

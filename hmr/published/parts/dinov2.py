@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hmr.models.dinov2 import DINOv2
-from hmr.published.weights import count
+from hmr.published.parts.weights import count
 
 OFFSET = 0.1  # of a patch, which their scale factors have more; released weights learned with it
 

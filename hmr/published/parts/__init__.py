@@ -1,0 +1,1 @@
+"""What several adapters that ship are made of: backbones, decoders, bodies, and the weights that fill them."""
