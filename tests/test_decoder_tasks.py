@@ -21,7 +21,7 @@ from hmr.data.dataset import DataSpec, frames_of
 from hmr.data.sample import Sample
 from tests.killed_retraining import encoder, sample, tiny_vae
 
-LENGTH = 14  # frames of a video
+LENGTH = 12  # frames of a video, and of a clip
 
 
 def pictured(index: int) -> Sample:
@@ -106,7 +106,7 @@ def test_every_kind_answers_for_what_is_hidden(videos, tmp_path, monkeypatch):
         place=lambda *key: tmp_path / "-".join(map(str, key)),
     )
     made = TaskComparison(comparison)
-    for task in ("gaps", "half hidden"):
+    for task in ("gaps", "half hidden", "keypoints"):
         rows = {row["name"]: row for row in made.task(task)}
         assert [*rows] == [row.name for row in FEW_ROWS]
         assert rows[AGAINST.name]["mpjpe_mm_over_regressor"]["mean"] == 0
@@ -118,5 +118,5 @@ def test_every_kind_answers_for_what_is_hidden(videos, tmp_path, monkeypatch):
         json.dumps(rows, allow_nan=False)
     monkeypatch.setattr(made, "task", lambda task: [{"task": task}])
     told = made.table()
-    assert [task["task"] for task in told["rows"]] == ["as they are", "gaps", "half hidden", "few labels"]
+    assert [task["task"] for task in told["rows"]] == ["as they are", "gaps", "half hidden", "few labels", "keypoints"]
     assert told["provenance"]["schema"] == "fasthmr.decoders/1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,6 +22,7 @@ from compress.choices import one_of
 from compress.errors import BadInput
 from compress.files.weights import digest
 from diffusion.model.denoiser import Denoiser, FeatureScale, FrameEmbedding
+from diffusion.model.guidance import pulled
 from diffusion.model.representation import WIDTH, rotations_of
 from diffusion.model.schedule import Objective, denoised, noise
 from diffusion.model.sizes import DecoderSizes
@@ -35,6 +37,7 @@ from hmr.body.model import BodyModel
 KIND = "motion-decoder"  # in the header of a file of its weights
 ASSETS = files("diffusion").joinpath("assets")
 Kind = Literal["linear", "regressor", "diffusion"]
+Energy = Callable[[Tensor], Tensor]  # of numbers (B, F, 133), a scalar
 Target = Literal["latent", "numbers"]  # what is looked for: the VAE's latent, or the numbers of each frame
 TARGETS: dict[Kind, Target] = {"linear": "numbers", "regressor": "numbers", "diffusion": "latent"}
 
@@ -114,11 +117,20 @@ class ClipDecoder(nn.Module):
             betas = filled(betas, seen)
         return rotations_of(self.numbers(features, seen), betas, self.body, self.sizes.representation)
 
-    def numbers(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133); seen: as in `forward`."""
+    def numbers(self, features: Tensor, seen: Tensor | None = None, energy: Energy | None = None) -> Tensor:
+        """Clips of features (B, F, W) -> the numbers of their poses (B, F, 133); seen: as in `forward`.
+
+        energy: how unlikely such numbers are for what else is known of them; `diffusion` heeds it.
+        """
         normal, seen = self.normal(features, seen)
-        found = self.begun(normal) + self.left * self.correction(normal, seen)
-        numbers = found * self.vae.deviation + self.vae.mean if self.target == "numbers" else self.vae.restore(found)
+        begun = self.begun(normal)
+
+        def told(correction: Tensor) -> Tensor:
+            found = begun + self.left * correction
+            return found * self.vae.deviation + self.vae.mean if self.target == "numbers" else self.vae.restore(found)
+
+        pull = None if energy is None else lambda guess, spread: pulled(guess, spread, lambda z: energy(told(z)))
+        numbers = told(self.correction(normal, seen, pull))
         return calmed(numbers, self.sizes.calm) if self.sizes.calm else numbers
 
     def normal(self, features: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -133,13 +145,14 @@ class ClipDecoder(nn.Module):
         said = self.scale.undone(normal)[..., -WIDTH:]
         return self.start(said, normal, self.vae.mean, self.vae.deviation)
 
-    def correction(self, normal: Tensor, seen: Tensor) -> Tensor:
-        """What the network predicts of clips of normalised features (B, F, W) beyond their linear start."""
+    def correction(self, normal: Tensor, seen: Tensor, pull: Callable[[Tensor, float], Tensor] | None = None) -> Tensor:
+        """What the network predicts of clips of normalised features (B, F, W) beyond their linear start; pull: see
+        `denoised`."""
         network = self.predictor
         if isinstance(network, Denoiser):
             shape = (len(normal), self.sizes.tokens, self.sizes.dim)
             start = noise(shape, self.seed, normal.device)
-            return denoised(lambda z, time: network(z, time, normal, seen), start, self.steps, self.objective)
+            return denoised(lambda z, time: network(z, time, normal, seen), start, self.steps, self.objective, pull)
         return normal.new_zeros(()) if network is None else network(normal, seen)
 
     def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:

@@ -54,14 +54,28 @@ def denoising_loss(
 
 
 def denoised(
-    denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, count: int, objective: Objective = "hybrid"
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    count: int,
+    objective: Objective = "hybrid",
+    pull: Callable[[Tensor, float], Tensor] | None = None,
 ) -> Tensor:
-    """From noise (B, T, D) to z_0 in `count` deterministic (DDIM) steps, of which one is the paper's."""
+    """From noise (B, T, D) to z_0 in `count` deterministic (DDIM) steps, of which one is the paper's.
+
+    pull: (guess of z_0, share of its variance that is noise) -> a better guess, at every step.
+    """
     steps, latent = scheduler(objective), noise
     steps.set_timesteps(count)
     for time in steps.timesteps.tolist():
         predicted = denoise(latent, torch.full((len(latent),), time, device=latent.device))
-        latent = steps.step(predicted, time, latent).prev_sample
+        found = steps.step(predicted, time, latent)
+        latent = found.prev_sample
+        if pull is not None:
+            guess = found.pred_original_sample
+            before = (
+                steps.alphas_cumprod[time - STEPS // count] if time >= STEPS // count else steps.final_alpha_cumprod
+            )
+            latent = latent + before.sqrt() * (pull(guess, float(1 - steps.alphas_cumprod[time])) - guess)
     return latent
 
 

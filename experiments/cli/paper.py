@@ -144,7 +144,12 @@ def decoders_table(result: dict[str, Any]) -> Table:
 
     source, budget = result["provenance"], result["budget"]
     data = source["data"]
-    columns = {**ERRORS, "mpjpe_rise_mm": "rise mm", "over_decoder_mm": "over the decoder mm"}
+    columns = {
+        **ERRORS,
+        "mpjpe_rise_mm": "rise mm",
+        "pa_rise_mm": "PA rise mm",
+        "over_decoder_mm": "over the decoder mm",
+    }
     columns = {key: heading for key, heading in columns.items() if key in result["rows"][0]}
     rows = [
         (row["name"], *(formatted(row[key]) for key in columns), f"{row['frames_per_s']:.1f}") for row in result["rows"]

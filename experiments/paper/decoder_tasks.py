@@ -1,7 +1,9 @@
 """Where each kind of decoder helps: what the picture does not show, and few labels.
 
 A task hides something of videos, or takes labels away. Every kind is trained on the same clips with the same things
-hidden, and answers for what is hidden: once, or in samples.
+hidden, and answers for what is hidden: once, or in samples. In one task 2D keypoints are known where nothing is seen,
+which nothing was trained with: sampling is guided by them, a Gaussian is conditioned on them, and of one answer x and y
+are put where they are known to be.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from compress.provenance import provenance
 from compress.training.task import TrainConfig
 from diffusion.decoded import encoder_id
 from diffusion.model.decoder import ClipDecoder, Kind, load_decoder
+from diffusion.model.guidance import conditioned, energy, scaled
+from diffusion.model.representation import rotations_of
+from diffusion.motion.clips import FPS, filled
 from diffusion.motion.extraction import identity_of, in_cache, opened
 from diffusion.motion.features import VideoFeatures
-from diffusion.motion.occlusion import half_hidden, hidden_joints
+from diffusion.motion.occlusion import half_hidden, hidden_joints, points
 from diffusion.training.decoder import GAPS_S, train_decoder
 from experiments.paper.decoders import CPU, DECODER, DecoderComparison
 from hmr.body.model import BodyModel
@@ -30,10 +35,10 @@ from hmr.data.dataset import Frames
 from hmr.evaluation.intervals import interval, paired_interval
 from hmr.evaluation.metrics import MM, accel
 from hmr.evaluation.predict import recording_spans
-from hmr.evaluation.probabilistic import apart, best_of, covered, energy_score, gaussian_samples
+from hmr.evaluation.probabilistic import apart, best_of, covered, energy_score, gaussian_about, gaussian_samples
 from hmr.world.synthetic import generator
 
-Task = Literal["as they are", "gaps", "half hidden", "few labels"]
+Task = Literal["as they are", "gaps", "half hidden", "few labels", "keypoints"]
 FEW = 20  # labelled videos
 SAMPLES, BEST = 19, 10  # between the least and the largest of 19 lie nine in ten
 SCORES = ("mpjpe_mm", "energy_mm", "best_of_10_mm", "coverage", "apart_mm")
@@ -66,12 +71,14 @@ ROWS = (
 
 @dataclass(frozen=True)
 class TaskVideo:
-    """A video, which of its frames (N,) are seen, and which joints (N, 24) count."""
+    """A video, which of its frames (N,) are seen, which joints (N, 24) count, and maybe 2D keypoints (N, 24, 2) of
+    those, in pixels from the pelvis."""
 
     video: VideoFeatures
     seen: Tensor
     counts: Tensor
     name: str
+    pixels: Tensor | None = None
 
 
 def gap(frames: int, fps: float, name: str) -> NDArray[np.bool_]:
@@ -90,9 +97,45 @@ def answers(decoder: ClipDecoder, row: TaskRow, one: TaskVideo, body: BodyModel)
     decoder.steps = row.steps
     for seed in range(1 if row.gaussian else row.samples):
         decoder.seed = seed
-        rotations = decoder.video(video.features, video.predicted_betas, video.fps, one.seen)
+        if one.pixels is not None and row.kind == "diffusion":
+            rotations = guided(decoder, one, body)
+        else:
+            rotations = decoder.video(video.features, video.predicted_betas, video.fps, one.seen)
         found.append(body.skeleton(rotations, video.predicted_betas))
     return from_pelvis(torch.stack(found))
+
+
+def guided(decoder: ClipDecoder, one: TaskVideo, body: BodyModel) -> Tensor:
+    """Rotations (N, 24, 3, 3) of a video that is one clip, towards its keypoints. Raises BadInput for other videos."""
+    video, pixels = one.video, one.pixels
+    if len(video) != decoder.sizes.frames or video.fps != FPS or pixels is None:
+        raise BadInput(f"{one.name}: keypoints guide clips of {decoder.sizes.frames} frames at {FPS:g} frames/s")
+
+    def unlikely(numbers: Tensor) -> Tensor:
+        joints = numbers[0, :, :72].unflatten(-1, (24, 3))  # of 29 joints the first 24 are SMPL's
+        return energy(joints, scaled(pixels, joints.detach()), one.counts)
+
+    seen = one.seen[None]
+    numbers = decoder.numbers(video.features[None], seen, unlikely)
+    betas = filled(video.predicted_betas[None], seen)
+    with torch.no_grad():
+        return rotations_of(numbers, betas, body, decoder.sizes.representation)[0]
+
+
+def drawn(samples: Tensor, residuals: Tensor | None, one: TaskVideo, row: TaskRow, seed: int) -> Tensor:
+    """Answers (S, N, 24, 3) m of a row: samples of its own, or of the Gaussian of its residuals (M, 72) about its one
+    answer, and what keypoints make of either."""
+    aims = None if one.pixels is None or row.kind == "diffusion" else scaled(one.pixels, samples[0])
+    if residuals is None:
+        if aims is not None:
+            flat = torch.where(one.counts[..., None], aims, samples[..., :2])
+            samples = torch.cat((flat, samples[..., 2:]), -1)
+        return samples
+    mean = samples[0].flatten(1)  # (N, 72)
+    if aims is None:
+        return gaussian_samples(mean, residuals, row.samples, seed).unflatten(2, (24, 3))
+    middle, covariance = conditioned(mean + residuals.mean(0), residuals.mT.cov(), aims, one.counts)
+    return gaussian_about(middle, covariance, row.samples, seed).unflatten(2, (24, 3))
 
 
 def truth(video: VideoFeatures, body: BodyModel) -> Tensor:
@@ -103,6 +146,17 @@ def truth(video: VideoFeatures, body: BodyModel) -> Tensor:
 def from_pelvis(joints: Tensor) -> Tensor:
     """Joints (..., 24, 3) m from the first of them."""
     return joints - joints[..., :1, :]
+
+
+def pixels_of(videos: Frames, span: range, hidden: NDArray[np.bool_]) -> Tensor:
+    """Keypoints (N, 24, 2) of the hidden frames of a video, in pixels from the pelvis; 0 of the others. Raises as
+    `points`."""
+    found = np.zeros((len(span), 24, 2), np.float32)
+    for i in hidden.nonzero()[0]:
+        sample = videos.draw(span[i])
+        joints = points(sample)
+        found[i] = (joints - joints[0]) * (sample.image.shape[1], sample.image.shape[0])
+    return torch.from_numpy(found)
 
 
 def scores(samples: Tensor, true: Tensor, counts: Tensor) -> dict[str, Tensor]:
@@ -157,10 +211,13 @@ class TaskComparison:
         for span, video in zip(recording_spans(source.recordings), found, strict=True):
             name, here = source.recordings[span.start], counts[span.start : span.stop]
             seen = np.ones(len(video), bool)
-            if task == "gaps":
+            pixels = None
+            if task in ("gaps", "keypoints"):
                 seen = gap(len(video), video.fps, name)
                 here = here & ~seen[:, None]
-            made.append(TaskVideo(video, torch.from_numpy(seen), torch.from_numpy(here), name))
+            if task == "keypoints":
+                pixels = pixels_of(source, span, ~seen)
+            made.append(TaskVideo(video, torch.from_numpy(seen), torch.from_numpy(here), name, pixels))
         return made
 
     def decoder(self, kind: Kind, few: bool) -> ClipDecoder:
@@ -186,9 +243,7 @@ class TaskComparison:
         parts: list[dict[str, Tensor]] = []
         for number, one in enumerate(test):
             samples, true = answers(decoder, row, one, self.body), truth(one.video, self.body)
-            if residuals is not None:
-                drawn = gaussian_samples(samples[0].flatten(1), residuals, row.samples, number)
-                samples = drawn.unflatten(2, (24, 3))  # (S, N, 72) -> (S, N, 24, 3)
+            samples = drawn(samples, residuals, one, row, number)
             moves = accel(samples.mean(0), true)
             parts.append({**scores(samples, true, one.counts), "accel_mm_per_frame2": moves})
         return {name: [part[name].double().numpy() for part in parts] for name in parts[0]}
@@ -196,7 +251,7 @@ class TaskComparison:
     def residuals(self, decoder: ClipDecoder, row: TaskRow, val: Sequence[TaskVideo]) -> Tensor:
         """Truth less answer (M, 72) m of frames of which something counts."""
         parts = []
-        for one in val:
+        for one in val:  # a Gaussian's one answer knows no keypoints
             wrong = truth(one.video, self.body) - answers(decoder, row, one, self.body)[0]
             parts.append(wrong[one.counts.any(1)].flatten(1))
         return torch.cat(parts)

@@ -44,7 +44,7 @@ from diffusion.training.vae import gate, train_vae
 from experiments.paper.baselines import FrameHead, HeadTask, one_euro, savitzky_golay
 from hmr.body.files import load_body
 from hmr.data.datasets import with_split
-from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired
+from hmr.evaluation.errors import KEYS, Errors, PosedBodies, all_errors, paired, paired_pa
 from hmr.evaluation.errors import row as errors_row
 from hmr.evaluation.predict import BATCH
 from hmr.home import fasthmr_home
@@ -280,6 +280,7 @@ class DecoderComparison:
             **asdict(entry),
             **{key: figures[key] for key in (*KEYS, "per_clip")},
             "mpjpe_rise_mm": paired(errors, baseline or errors, self.test.recordings),
+            "pa_rise_mm": paired_pa(errors, baseline or errors, self.test.recordings),
             "vae_mm": asdict(gate(self.vae(entry)[0], "test", self.body)) if entry.latent else None,
         }
         return row, errors

@@ -123,6 +123,11 @@ def paired(mine: Errors, theirs: Errors, recordings: Sequence[str]) -> dict[str,
     return asdict(paired_interval(first, second, recordings))
 
 
+def paired_pa(mine: Errors, theirs: Errors, recordings: Sequence[str]) -> dict[str, Any]:
+    """As `paired`, of PA-MPJPE."""
+    return asdict(paired_interval(mine.pa_mpjpe_mm.numpy(), theirs.pa_mpjpe_mm.numpy(), recordings))
+
+
 def row(name: str, measured: Errors, frames: Frames) -> dict[str, Any]:
     """A predictor's row of the report: means over recordings with their intervals, means of each joint and recording.
 

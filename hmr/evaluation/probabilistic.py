@@ -66,10 +66,16 @@ def gaussian_samples(mean: Tensor, residuals: Tensor, count: int, seed: int = 0)
 
     Its own mean is part of it: what is wrong on the whole is put right.
     """
+    wrong = residuals.double()
+    centred = wrong - wrong.mean(0)
+    covariance = centred.mT @ centred / max(len(wrong) - 1, 1)
+    return gaussian_about(mean + wrong.mean(0).to(mean), covariance.to(mean), count, seed)
+
+
+def gaussian_about(mean: Tensor, covariance: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Samples (count, N, D) of Gaussians of means (N, D) and covariances (D, D) or (N, D, D), which may be flat."""
     generator = torch.Generator().manual_seed(seed)
-    centred = residuals.double() - residuals.double().mean(0)
-    covariance = centred.mT @ centred / max(len(residuals) - 1, 1)
-    values, axes = torch.linalg.eigh(covariance)  # where joints never move there is no Cholesky factor
-    factor = axes * values.clamp_min(0).sqrt()
+    values, axes = torch.linalg.eigh(covariance.double())  # where joints never move there is no Cholesky factor
+    factor = axes * values.clamp_min(0).sqrt()[..., None, :]
     noise = torch.randn(count, *mean.shape, generator=generator, dtype=torch.float64)
-    return (mean + residuals.double().mean(0) + noise @ factor.mT).to(mean.dtype)
+    return (mean.double() + (factor @ noise[..., None])[..., 0]).to(mean.dtype)
