@@ -10,6 +10,8 @@ from torch import Tensor
 
 from compress.tokens import Tokens
 
+ALL = slice(None)
+
 
 class Judge(Protocol):
     """Frames that choices are made on, in batches, and how wrong a model is on them.
@@ -28,6 +30,13 @@ class Judge(Protocol):
     def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
         """Error (B,) in mm of each frame of batch `index`, read from its finished tokens by `model`; by the one whose
         judge this is, where none is given."""
+
+
+class OutputJudge(Judge, Protocol):
+    """A judge that also says what errors are distances of, so that a ranking can ask how far they move."""
+
+    def outputs(self, index: int, tokens: Tokens, model: Any = None, rows: slice = ALL) -> Tensor:
+        """Numbers (B, K) in mm of some rows of batch `index`, as `errors`, which gradients go through."""
 
 
 class Pictures(Protocol):

@@ -289,6 +289,11 @@ class Policy(FrozenModel, ABC):
         """
         return
 
+    def outline(self, model: Any) -> Plan:
+        """A plan of the shapes that this step leaves of `model`, with any choice among equals, to count them by. Raises
+        BadInput where frames have to be looked at for that."""
+        raise BadInput(f"{self.policy}: what it leaves is decided on frames")
+
     @abstractmethod
     def plan(self, model: Any, context: Context) -> Plan:
         """Decide what to do to `model`, which stays as it is.

@@ -62,6 +62,13 @@ def load(
     return found
 
 
+def load_original(model: str) -> Any:
+    """As `load`, of what can be compressed. Raises BadInput for a compressed model before anything of it is loaded."""
+    if model not in ARCHITECTURES and is_artefact(Path(model)):
+        raise BadInput(f"{model} was compressed already: merges start from the original, so name that")
+    return load(model)
+
+
 def is_artefact(folder: Path) -> bool:
     """Whether a folder is a compressed model, or what is left of one."""
     marks = [mark for mark in (MANIFEST, "plan.json") if (folder / mark).is_file()]

@@ -116,6 +116,13 @@ class MergeLayers(Policy):
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
         return self._planned(model, context, result.windows, measurements(result) | counts)
 
+    def outline(self, model: Compressible) -> LayerPlan:
+        if self.windows is None:
+            super().outline(model)
+        maps = ("",) * len(self.windows or ()) if self.operator == "linear" else ()
+        made_for, windows = MadeFor.of(model, self.stack), self.windows or ()
+        return LayerPlan(stack=self.stack, made_for=made_for, windows=windows, operator=self.operator, maps=maps)
+
     def _planned(
         self, model: Compressible, context: Context, windows: search.Windows, measured: dict[str, Any]
     ) -> LayerPlan:

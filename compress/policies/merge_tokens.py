@@ -96,6 +96,9 @@ class MergeTokens(Policy):
 
     def plan(self, model: Compressible, context: Context) -> TokenPlan:
         """The schedule for this model; nothing is measured. Raises BadInput as `check`."""
+        return self.outline(model)
+
+    def outline(self, model: Compressible) -> TokenPlan:
         self.check(model)
         schedule = self.schedule(model.grid[0] * model.grid[1], transformer_blocks(model.stack))
         coverage = self.coverage if self.protect == "mask" else None

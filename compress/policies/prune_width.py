@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch_pruning
@@ -22,7 +22,8 @@ from compress.frames import Judge
 from compress.late import LateStack, stack_of
 from compress.layers.energies import importances, run_late, units_of
 from compress.policies.merge_layers import evaluating
-from compress.policy import Compressible, FrozenModel, MadeFor, Plan, Policy, knob, of_stack
+from compress.policy import Compressible, FrozenModel, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack
+from compress.ranking.scores import rank
 from compress.stack import Heads, LinearBlock, Stack, transformer_blocks
 
 
@@ -69,6 +70,12 @@ class BlockWidth(FrozenModel):
 
 
 RATIOS = knob(0.0, 0.75, 0.125)
+Counts = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+def counts(what: str) -> Any:
+    """A field for the number of units left in each block; unset, it stays out of ids."""
+    return Field(None, exclude_if=lambda given: given is None, description=f"{what} left in each block, not a share")
 
 
 class PruneWidth(Policy):
@@ -82,10 +89,49 @@ class PruneWidth(Policy):
     head_ratio: float = Field(
         0.0, ge=0, lt=1, description="share of each block's heads to remove; one always stays", json_schema_extra=RATIOS
     )
+    heads: Counts | None = counts("attention heads")
+    hidden: Counts | None = counts("hidden units")
+    rank: Literal["energy", "output"] = Field(
+        "energy",
+        exclude_if=lambda rank: rank == "energy",
+        description="which units go: those that add least to the tokens, or that move the output least",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for given, ratio in (("heads", "head_ratio"), ("hidden", "mlp_ratio")):
+            if getattr(self, given) is not None:
+                self.refuse_changed((ratio,), f"beside {given}, which takes its place")
+        if self.stack is not None:
+            self.refuse_changed(("rank",), "with a stack, whose units are ranked by energy")
+        return self
+
+    def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
+        idle = {"head_ratio": self.heads, "mlp_ratio": self.hidden}
+        return {name: knob for name, knob in super().knobs(size).items() if idle.get(name) is None}
+
+    def fit(self, size: ModelSize) -> ModelSize:
+        """As it is. Raises BadInput where `heads` or `hidden` are of another number of blocks."""
+        for name in ("heads", "hidden"):
+            given, blocks = getattr(self, name), size.depth(self.stack)
+            if given is not None and len(given) != blocks:
+                raise BadInput(f"prune_width: {name}: {len(given)} numbers, and there are {blocks} blocks here")
+        return size
+
+    def left(self, widths: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """How many of the units of each block stay. Raises BadInput where there are fewer."""
+        found = []
+        for i, (*heads, hidden) in enumerate(widths):
+            few = [self.heads[i] if self.heads else count(n, self.head_ratio) for n in heads]
+            some = self.hidden[i] if self.hidden else count(hidden, self.mlp_ratio)
+            if some > hidden or any(k > n for k, n in zip(few, heads, strict=True)):
+                raise BadInput(f"prune_width: block {i} has {listed(heads)} heads and {hidden} hidden units, not more")
+            found.append((*few, some))
+        return found
 
     @property
     def needs_calib(self) -> bool:
-        return self.mlp_ratio > 0 or self.head_ratio > 0
+        return self.mlp_ratio > 0 or self.head_ratio > 0 or bool(self.heads or self.hidden)
 
     def check(self, model: Compressible) -> None:
         """Raise BadInput where the blocks of `model` are of a kind that cannot be pruned; linear maps stay as is."""
@@ -93,33 +139,54 @@ class PruneWidth(Policy):
         for block in transformer_blocks(stack).values():
             units_of(stack, block)
 
+    def outline(self, model: Compressible) -> WidthPlan:
+        widths = self._widths(model)
+        return self._planned(model, [tuple(map(torch.zeros, every)) for every in widths], self.left(widths))
+
     def plan(self, model: Compressible, context: Context) -> WidthPlan:
         """Rank the units of each block on the judge's crops, without labels (see `energy`); `model` stays as it is.
 
         Raises BadInput as `Policy.plan`.
         """
-        self.check(model)
-        stack = stack_of(model, self.stack)
-        places = transformer_blocks(stack)
-        widths = [units_of(stack, block).widths for block in places.values()]
-        left = [(*(count(n, self.head_ratio) for n in heads), count(n, self.mlp_ratio)) for *heads, n in widths]
+        widths = self._widths(model)
+        left = self.left(widths)
         if left == widths:
-            ranks = [tuple(map(torch.zeros, every)) for every in widths]
-        else:  # computed once for all ratios of a search
-            key = "importances" if self.stack is None else f"importances of {self.stack}"
-            ranks = context.remembered(key, lambda: importances(model, context.judge, self.stack))
-        blocks = [BlockWidth.of([*map(strongest, ranked, few)]) for ranked, few in zip(ranks, left, strict=True)]
-        lost = [lost_with(ranked, block) for ranked, block in zip(ranks, blocks, strict=True)]
-        made_for, by_place = MadeFor.of(model, self.stack), dict(zip(places, blocks, strict=True))
-        plan = WidthPlan(
-            stack=self.stack,
-            made_for=made_for,
-            blocks=tuple(by_place.get(place) for place in range(made_for.depth)),
-            measured={} if left == widths else {"energy_removed": lost},
-        )
+            return self.outline(model)
+        plan = self._planned(model, self._ranks(model, context), left)
+        stack = stack_of(model, self.stack)
         if isinstance(stack, LateStack) and not plan.empty:
             refuse_unable(model, stack, plan, context.judge)
         return plan
+
+    def _widths(self, model: Compressible) -> list[tuple[int, ...]]:
+        """Units of each block that is no map. Raises BadInput as `check` and `fit`."""
+        self.check(model)
+        self.fit(ModelSize.of(model))
+        stack = stack_of(model, self.stack)
+        return [units_of(stack, block).widths for block in transformer_blocks(stack).values()]
+
+    def _planned(
+        self, model: Compressible, ranks: Sequence[tuple[Tensor, ...]], left: Sequence[tuple[int, ...]]
+    ) -> WidthPlan:
+        """The plan to leave so many of the units that count most in each block."""
+        blocks = [BlockWidth.of([*map(strongest, ranked, few)]) for ranked, few in zip(ranks, left, strict=True)]
+        lost = [lost_with(ranked, block) for ranked, block in zip(ranks, blocks, strict=True)]
+        places = transformer_blocks(stack_of(model, self.stack))
+        made_for, by_place = MadeFor.of(model, self.stack), dict(zip(places, blocks, strict=True))
+        return WidthPlan(
+            stack=self.stack,
+            made_for=made_for,
+            blocks=tuple(by_place.get(place) for place in range(made_for.depth)),
+            measured={"energy_removed": lost} if any(block.removes for block in blocks) else {},
+        )
+
+    def _ranks(self, model: Compressible, context: Context) -> list[tuple[Tensor, ...]]:
+        """How much each unit of each block counts; computed once for all widths of a search."""
+        if self.rank == "output":
+            scores = context.remembered("scores", lambda: rank(model, context.judge, context.observer))
+            return [(block.heads, block.hidden) for block in scores]
+        key = "importances" if self.stack is None else f"importances of {self.stack}"
+        return context.remembered(key, lambda: importances(model, context.judge, self.stack))
 
 
 class WidthPlan(Plan):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from experiments.cli.options import AsJson, CalibFrames, Data, FrameCount, LabelFree, Masks, RecipeName
+from compress.errors import BadInput
+from experiments.cli.options import AsJson, CalibFrames, Data, FrameCount, LabelFree, Masks
 from experiments.cli.output import print_result, progress_bar, progress_callback, refuse_existing, result_table
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def compress(
-    recipe: RecipeName,
+    *,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="The name of a shipped recipe or a .yaml file.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -27,6 +31,12 @@ def compress(
     ],
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write: the compressed model and what was measured.")],
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="In place of RECIPE: keep this share of the multiply-accumulates, by a ranking."
+        ),
+    ] = None,
     frames: FrameCount = None,
     calib_frames: CalibFrames = None,
     label_free: LabelFree = False,
@@ -36,7 +46,10 @@ def compress(
     """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
     from compress.recipe import Recipe
 
-    steps = Recipe.load(recipe)  # its mistakes are reported before a model is looked for
+    if (recipe is None) == (budget is None):
+        raise BadInput("name a RECIPE, or --budget SHARE for one that follows from a ranking, and not both")
+    # its mistakes are reported before a model is looked for
+    steps = budget if budget is not None else Recipe.load(recipe or "")
     refuse_existing(out)
     with progress_bar() as bar:
         counts = {"test": frames, "calib": calib_frames or frames}
@@ -45,7 +58,7 @@ def compress(
 
 
 def compress_and_save(
-    recipe: Recipe,
+    asked: Recipe | float,
     model: str,
     data: str,
     out: Path,
@@ -56,7 +69,8 @@ def compress_and_save(
 ) -> dict[str, Any]:
     """Compress, write the artefact with its report to `out`, and return what `compress --json` prints.
 
-    counts: how many frames of `calib`, and of the split that reports, at most. Raises BadInput, before anything is
+    asked: a recipe, or the share of multiply-accumulates that one is made for. counts: how many frames of `calib`, and
+    of the split that reports, at most. Raises BadInput, before anything is
     drawn, where recipe, model and frames do not fit each other and where `out` cannot be written.
     """
     import hmr
@@ -65,20 +79,33 @@ def compress_and_save(
     from experiments.reports.compression import CKA_FRAMES, page
     from hmr.data.datasets import reporting, with_split
     from hmr.models.device import best_device
+    from hmr.resolver import load_original
 
     refuse_taken(out)
-    original = hmr.load(model).to(best_device())
+    original = load_original(model).to(best_device())
     facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
     test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
-    chooses = any(step.needs_calib or step.trains for step in recipe.steps)
+    chooses = isinstance(asked, float) or any(step.needs_calib or step.trains for step in asked.steps)
     count = counts["calib"] if chooses else counts["calib"] or CKA_FRAMES
     calib = hmr.frames(with_split(data, "calib"), count, **facts)
+    recipe = budgeted(original, asked, calib, observer) if isinstance(asked, float) else asked
     refuse_misfit(original, recipe.steps, calib, test)
     test = test.drawn(observer)
     compressed = compress(original, recipe, calib=calib, test=test, observer=observer)
     html = page(compressed, test, calib, out)
     artefact_id = compressed.save(out, {"report.html": html.encode()})
     return {"artefact": {"path": str(out), "id": artefact_id}, **compressed.result}
+
+
+def budgeted(original: Any, share: float, calib: Any, observer: Observer) -> Recipe:
+    """The recipe that keeps a share of a model's multiply-accumulates. Raises BadInput where it cannot, and for a model
+    that was compressed already."""
+    from compress.context import Context
+    from compress.pipeline import refuse_misfit
+    from compress.ranking.budget import recipe_for
+
+    refuse_misfit(original, (), calib, None)
+    return recipe_for(original, share, Context(original, calib, observer), calib.has_masks)
 
 
 def attach(

@@ -11,6 +11,7 @@ from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
 from compress.policy import ModelSize, Policy
+from compress.ranking.budget import recipe_for
 from compress.recipe import Recipe
 from experiments.search.space import Space
 from experiments.search.study import Study
@@ -21,6 +22,7 @@ from hmr.evaluation.errors import Errors
 from hmr.evaluation.measure import Measurement
 from hmr.models.cost import measured_cost
 from hmr.models.device import best_device
+from hmr.resolver import load_original
 
 FAILURES = (BadInput, RuntimeError, MemoryError)  # that end a trial and not a night's search
 WORST = 3  # recordings that a record names
@@ -37,7 +39,7 @@ class Lab:
         self, study: Study, label_free: bool = False, masks: str | None = None, observer: Observer = silent
     ) -> None:
         self.study, self.label_free, self.masks, self.observer = study, label_free, masks, observer
-        self.model = hmr.load(study.model).to(best_device())
+        self.model = load_original(study.model).to(best_device())
         self.frames, self.original = cache(self._frames), cache(self._original)
 
     def _frames(self, split: str) -> Frames:
@@ -68,6 +70,10 @@ class Lab:
     def context(self) -> Context:
         """What all trials share."""
         return Context(self.model, self.frames("calib"), self.observer, shared=True)
+
+    def budgeted(self, share: float) -> Recipe:
+        """The recipe that a ranking on calib makes for a share of the MACs. Raises BadInput where it cannot."""
+        return recipe_for(self.model, share, self.context, self.frames("calib").has_masks)
 
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""

@@ -71,6 +71,9 @@ class Study(FrozenModel):
     seed: int = Field(0, ge=0)
     max_error_mm: float | None = Field(None, gt=0, description="a trial whose MPJPE on val is above is infeasible")
     baselines: tuple[str, ...] = Field((), description="RECIPEs made by hand")
+    budgets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), description="shares of the true MACs: baselines that follow from a ranking and no search"
+    )
     rivals: tuple[str, ...] = Field((), description="other MODELs, measured as they are")
     recover: Best | None = None
 

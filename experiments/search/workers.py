@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from compress.atomic import writing
 from compress.context import Observer, silent
 from compress.errors import BadInput
+from compress.recipe import Recipe
 from experiments.search.lab import FAILURES, Lab
 from experiments.search.machine import machine, one_device
 from experiments.search.pareto import contributions, reference_point
@@ -101,7 +102,7 @@ def search(job: SearchJob, observer: Observer = silent) -> list[Trial]:
             (fasthmr_home() / "searches").mkdir(parents=True, exist_ok=True)
         study = opened(job)
         record_purpose(study, job, lab)
-        enqueue_baselines(study, job.spec)
+        enqueue_baselines(study, job.spec, lab.budgeted)
         if job.workers == 1:
             work(job, lab=lab)
         else:
@@ -136,10 +137,14 @@ def record_purpose(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
     study.set_user_attr(ASKED, {"label_free": job.label_free, "masks": job.masks})
 
 
-def enqueue_baselines(study: optuna.Study, spec: Study) -> None:
-    """Put what is made by hand before everything that is drawn; what is there already stays, unless it was stopped."""
+def enqueue_baselines(study: optuna.Study, spec: Study, budgeted: Callable[[float], Recipe] | None = None) -> None:
+    """Put what is made by hand or by a ranking before all that is drawn; what is there stays, unless it was stopped.
+
+    budgeted: the recipe of a share of MACs, where budgets are ranked for. Raises BadInput for one that cannot be."""
     there = {t.user_attrs.get(BASELINE) for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL}
-    for name, recipe in spec.made_by_hand().items():
+    ranked = {f"budget {share:g}": share for share in spec.budgets if budgeted and f"budget {share:g}" not in there}
+    made = spec.made_by_hand() | {name: budgeted(share) for name, share in ranked.items() if budgeted}
+    for name, recipe in made.items():
         if name not in there:
             study.enqueue_trial({}, user_attrs={BASELINE: name, RECIPE: recipe.model_dump(mode="json")})
 

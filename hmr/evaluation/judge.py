@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadInput
+from compress.frames import ALL
 from compress.tokens import Tokens
 from hmr.data.dataset import Dataset
 from hmr.data.sample import Sample, batch
@@ -19,8 +20,8 @@ BATCH = 32
 
 
 class JointJudge:
-    """A `compress.frames.Judge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured on: a
-    `BodyModel`, or what stands for one where an adapter gives joints.
+    """A `compress.frames.OutputJudge`: MPJPE in mm, pelvis aligned, over the joints that errors on `body` are measured
+    on: a `BodyModel`, or what stands for one where an adapter gives joints.
 
     Crops and masks are kept on the model's device: 0.6 MB a frame of 256 x 192. Raises BadInput without frames, without
     labels, and where the truth is not finite.
@@ -46,8 +47,17 @@ class JointJudge:
     def errors(self, index: int, tokens: Tokens, model: Any = None) -> Tensor:
         """MPJPE (B,) in mm of batch `index`, by the head of `model`, or its own, that reads its finished tokens; inf
         where that gives no finite joints (a merge can break a model: that is a bad trial, not a bad input)."""
-        said = predicted((model or self.model).read(tokens, self.conditions[index]))
-        joints, truth = said.joints_from_pelvis(self.body), self.truth[index]
+        joints, truth = self.joints(index, tokens, model), self.truth[index]
         finite = joints.isfinite().flatten(1).all(1)
         errors = metrics.distances(joints.where(finite[:, None, None], truth), truth).mean(-1)
         return errors.masked_fill(~finite, torch.inf)
+
+    def outputs(self, index: int, tokens: Tokens, model: Any = None, rows: slice = ALL) -> Tensor:
+        """Coordinates (B, 3 J) in mm, from the pelvis, of the joints that `errors` measures."""
+        return 1000 * self.joints(index, tokens, model, rows).flatten(1)
+
+    def joints(self, index: int, tokens: Tokens, model: Any = None, rows: slice = ALL) -> Tensor:
+        """Joints (B, J, 3) m from the pelvis."""
+        conditions = self.conditions[index]
+        given = None if conditions is None else conditions[rows]
+        return predicted((model or self.model).read(tokens, given)).joints_from_pelvis(self.body)
