@@ -73,8 +73,15 @@ def artefact_id(base: str, plans: Sequence[Plan], weights: str) -> str:
 
 
 def weights_of(model: nn.Module) -> bytes:
-    """The state as a safetensors file, the same bytes for the same state."""
-    return to_bytes({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    """The state as a safetensors file, the same bytes for the same state; what two parts share is in it twice."""
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        here = value.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        found[name] = here.clone() if place in places else here
+        places.add(place)
+    return to_bytes(found)
 
 
 def save(

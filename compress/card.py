@@ -20,8 +20,10 @@ COUNTS = {  # of pictures, by their names in a provenance's `data`
 }
 
 
-def card(recipe: Recipe, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
-    """Markdown of a compression's rows and where they come from."""
+def card(
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], licence: str | None = None
+) -> str:
+    """Markdown of a compression's rows and where they come from; licence: of the weights, where it is known."""
     model = provenance["model"]
     return "\n".join(
         [
@@ -36,7 +38,8 @@ def card(recipe: Recipe, rows: Sequence[Mapping[str, Any]], provenance: Mapping[
             "Parameters and MACs (every product counted) are per frame; tokens are those after the last layer.",
             *reported(provenance),
             "",
-            "The licence of these weights is that of the weights they were made from. The code is under Apache-2.0.",
+            "The licence of these weights is that of the weights they were made from"
+            f"{f': {licence}' if licence else ''}. The code is under Apache-2.0.",
             "",
         ]
     )

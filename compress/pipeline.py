@@ -58,7 +58,7 @@ class Compressed:
             result = {"artefact": {"path": str(folder), "id": artefact_id}, **self.result}
             return {"result.json": artefact.canonical(result), **(more or {})}
 
-        text = card(self.recipe, self.rows, self.provenance)
+        text = card(self.recipe, self.rows, self.provenance, origin.base.sizes.get("licence"))
         artefact_id = artefact.save(Path(folder), self.model, self.plans, origin, self.recipe.text, text, beside)
         self.context.forget("searches", "recover", "decoders")
         return artefact_id

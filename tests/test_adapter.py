@@ -18,8 +18,9 @@ from compress import artefact
 from compress.errors import BadInput
 from hmr.adapters.adapted import PlacedJoints
 from hmr.adapters.adapter import named
-from hmr.video.jobs.job import RunJob, network_of
+from hmr.video.frames import Film
 from tests.adapters import FILE
+from tests.films import film, two
 
 RECIPE = """schema_version: 1
 name: own
@@ -208,9 +209,58 @@ def test_what_cannot_be_is_a_sentence(fasthmr, folder, words, said):
     assert code == 2 and said in err and not out, err
 
 
-def test_a_run_refuses_it(folder):
-    with pytest.raises(BadInput, match="a run writes bodies that move, and my_adapter"):
-        network_of(RunJob(model="my_adapter.py"))
+def test_a_run_writes_the_joints_of_each_person_as_the_network_gives_them(fasthmr, folder):
+    film(Path("walk.mp4"), 12)
+    rows = "".join(f"{i},a,{x - 8},{y - 12},{x + 8},{y + 12}\n" for i in range(12) for _, x, y in two(i)[:1])
+    Path("people.csv").write_text("frame,id,x1,y1,x2,y2\n" + rows)
+    Path("corner.py").write_text(FILE + CORNER)
+    words = ("run", "walk.mp4", "--model", "corner.py", "--people", "people.csv", "--out", "out", "--json")
+    code, out, err = fasthmr(*words)
+    assert code == 0, err
+    (track,), model = json.loads(out)["tracks"], hmr.load("corner.py")
+    with np.load(Path("out") / track["file"]) as file:
+        joints, boxes = file["joints_m"], file["box_px"]
+    assert joints.shape == (12, 5, 3) and track["frames"] == 12
+    for i, shot in enumerate(Film(Path("walk.mp4")).shots()):
+        left, top = (round(v) for v in boxes[i][:2])
+        crop = torch.from_numpy(shot.image[top : top + 32, left : left + 24].copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            wanted = model.module((crop / 255 - 0.5) / 0.5).unflatten(1, (5, 3))[0]
+        np.testing.assert_allclose(joints[i], wanted.numpy(), rtol=1e-3, atol=1e-3)
+    assert json.loads(fasthmr(*words)[1])["skipped"]
+    code, _, err = fasthmr(*words[:-2], "other", "--glb")
+    assert code == 2 and "--glb: an adapter gives joints and no bodies" in err
+
+
+def test_inspect_tells_of_an_adapter_and_a_card_its_licence(fasthmr, folder):
+    code, out, err = fasthmr("inspect", "my_adapter.py", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    said = {name: result[name] for name in ("architecture", "licence", "tokens", "head_needs")}
+    assert said == {"architecture": "Mine", "licence": "MIT", "tokens": 48, "head_needs": "tokens"}
+    assert result["sizes"] == {"depth": 4, "dim": 32, "crop": [32, 24]} and result["missing"] == []
+    compressed(fasthmr)
+    assert "made from: MIT. The code" in Path("small/card.md").read_text()
+    words = ["compress", "own.yaml", "--model", "small", "--data", "frames@pictures", "--label-free", "--out", "again"]
+    code, _, err = fasthmr(*words)
+    assert code == 2 and "small was compressed already" in err
+    code, _, err = fasthmr("attach", "none.safetensors", "small", "--out", "o")
+    assert code == 2 and "this model's adapter gives joints alone" in err
+
+
+def test_a_budget_is_a_recipe_that_runs_again(fasthmr, folder):
+    words = ["--model", "my_adapter.py", "--data", "frames@pictures", "--masks", "masks", "--label-free", "--json"]
+    code, out, err = fasthmr("compress", *words, "--budget", 0.6, "--out", "half")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert 0.3 < rows[-1]["macs"]["true"] / rows[0]["macs"]["true"] <= 0.6
+    code, again, err = fasthmr("compress", "half/recipe.yaml", *words, "--out", "again")
+    assert code == 0, err
+    assert json.loads(again)["artefact"]["id"] == json.loads(out)["artefact"]["id"]
+    wrong = {"name a RECIPE, or --budget": (), "not both": ("own.yaml", "--budget", 0.5), "a share": ("--budget", 1.5)}
+    for said, more in wrong.items():
+        code, _, err = fasthmr("compress", *more, *words, "--out", "none")
+        assert code == 2 and said in err, err
 
 
 def test_what_is_run_is_what_was_hashed_and_nothing_is_written_beside_it(folder):

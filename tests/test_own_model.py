@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress import artefact
 from compress.errors import BadInput
 from compress.policies.precision import Int8Linear, Precision
 from compress.stack import encode
@@ -197,6 +199,17 @@ def test_blocks_that_share_weights_are_refused():
     module.blocks = nn.ModuleList([module.blocks[0]] * 3)
     with pytest.raises(BadInput, match="the 3 blocks of ViTPose share weights"):
         own(module)
+
+
+def test_weights_that_two_parts_share_are_saved_with_each(tmp_path):
+    module = ViTPose()
+    module.first, module.second = nn.Linear(DIM, 3), nn.Linear(DIM, 3)
+    module.second.weight = module.first.weight
+    model = own(module)
+    origin = artefact.Origin(base=model.base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", model, (), origin, "", "")
+    again = artefact.load(tmp_path / "out", own(copy.deepcopy(module)))
+    assert torch.equal(again.module.second.weight, module.first.weight)
 
 
 @pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])

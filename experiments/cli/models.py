@@ -24,10 +24,14 @@ def inspect(
     heads: Heads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a checkpoint contains: family, sizes and ignored keys; executes nothing in it."""
-    from hmr.checkpoints.convert import inspection
+    """Show what a checkpoint contains: family, sizes and ignored keys; executes nothing in it. The code of an adapter,
+    FILE.py, is run."""
+    from hmr.adapters.adapter import is_adapter
+    from hmr.checkpoints.convert import adapter_inspection, inspection
 
-    result = inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
+    named = str(path)
+    found = adapter_inspection(named) if is_adapter(named) else None
+    result = found or inspection(path, heads, tokenizer=tokenizer, cam_model=cam_model)
     print_result(result, as_json, inspection_table)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from compress.errors import BadInput
-from experiments.cli.options import AsJson, Masks
+from experiments.cli.options import AdapterFile, AsJson, Masks
 from experiments.cli.output import print_result, progress_bar, progress_callback, result_table
 from hmr.video.defaults import BATCH, EVERY, PICTURES_FPS
 
@@ -21,7 +21,9 @@ def run(
     video: Annotated[
         Path, typer.Argument(metavar="VIDEO|FOLDER|-", help="A video, a folder of videos or of pictures, or a stream.")
     ],
-    model: Annotated[str, typer.Option(help="reference, reference-small, a checkpoint, or a compressed model.")],
+    model: Annotated[
+        str, typer.Option(help="reference, reference-small, a checkpoint, a compressed model, or an adapter.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write; a run that was stopped goes on there.")],
     recipe: Annotated[
         str | None, typer.Option(help="Compress the model on the way; a recipe that makes no choices on frames.")
@@ -56,6 +58,7 @@ def run(
         bool, typer.Option("--live", help="A line of JSON for each frame as soon as it was seen, and nothing else.")
     ] = False,
     engine: Annotated[str, typer.Option(help="local, or ray: videos are shared out among its workers.")] = "local",
+    adapter: AdapterFile = None,
     as_json: AsJson = False,
 ) -> None:
     """People of a video as moving bodies: one file for each person, and how long every stage took."""
@@ -72,6 +75,7 @@ def run(
     one_of(engine, ("local", "ray"), "engine")
     job = RunJob(
         model=model,
+        adapter=adapter,
         recipe=recipe,
         people=people,
         every=every,

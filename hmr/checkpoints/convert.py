@@ -13,7 +13,7 @@ from compress.files.weights import safetensors
 from compress.provenance import provenance
 from hmr.checkpoints import files as checkpoints
 from hmr.checkpoints.source import WEIGHTS
-from hmr.resolver import CONVERTED, digest
+from hmr.resolver import CONVERTED, digest, load
 
 LICENCE = "LICENCE.txt"
 TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md")  # as authors call theirs
@@ -24,6 +24,23 @@ def inspection(path: Path, heads: int | None = None, **files: Any) -> dict[str, 
     """What `fasthmr inspect PATH --json` prints; raises BadInput for a file that cannot be read."""
     inspected = checkpoints.inspect(path, heads=heads, **files)
     return {**inspected, "provenance": provenance_of("inspect", path, inspected["architecture"])}
+
+
+def adapter_inspection(name: str) -> dict[str, Any]:
+    """The same of an adapter, whose code is run: nothing of it is missing or left out. Raises BadInput as `load`."""
+    model = load(name)
+    stacks = {name: {"depth": len(stack.blocks), "dim": stack.dim} for name, stack in model.stacks.items()}
+    return {
+        "family": None,
+        "architecture": model.architecture,
+        "sizes": {"depth": len(model.stack.blocks), "dim": model.dim, "crop": list(model.crop_size), **stacks},
+        "prefixes": sorted({key.split(".")[0] + "." for key in model.module.state_dict()}),
+        "tokens": model.grid[0] * model.grid[1],
+        "head_needs": model.head_needs,
+        "licence": model.built_from["licence"],
+        **{kind: [] for kind in ("unknown_globals", "missing", "unexpected", "ignored_keys")},
+        "provenance": provenance("inspect", model, torch.device("cpu")),
+    }
 
 
 def provenance_of(command: str, path: Path, architecture: str | None) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def open_for_adapter(
 def focal_of(model: HMRModel) -> Focal | None:
     """How a model finds the focal length of whole pictures; None where it does not ask. Raises BadInput where it asks
     and has no network for that."""
-    if model.family.condition is None:
+    if not model.needs_condition:
         return None
     if (network := getattr(model, "fov_net", None)) is None:
         raise BadInput(

@@ -165,8 +165,12 @@ class OwnModel(nn.Module):
 
     def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
         """The finished tokens. Raises BadInput where a mask is needed and there is none."""
+        return encode(self.stack, crop, self.person(crop, mask), self.schedule)
+
+    def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
+        """How far each patch's share of person lies above the threshold (B, N0); None where no mask is looked at."""
         if self.protect is None:
-            return encode(self.stack, crop, None, self.schedule)
+            return None
         if mask is None:
             raise BadInput("this model's tokens were reduced around the person: it needs a person mask for each crop")
-        return encode(self.stack, crop, coverage(mask, self.grid) - self.protect, self.schedule)
+        return coverage(mask, self.grid) - self.protect

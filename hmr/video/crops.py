@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from compress.errors import BadInput
+from hmr.adapters.adapted import AdaptedModel
 from hmr.body.camera import full_translation
-from hmr.data.crop import cut, window
+from hmr.data.crop import cut, cut_by, cut_mask, window
 from hmr.data.real_people.camera import Camera
 from hmr.data.real_people.crops import turned
 from hmr.data.sample import Array, CropSquare
@@ -94,6 +95,27 @@ class FrameCropper:
         depth = 2 * focal / (self.model.crop_size[0] * camera[:, 0])
         at = torch.cat([camera[:, 1:], depth[:, None]], 1) + pelvis
         return torch.cat([back[:, None] @ rotations[:, :1], rotations[:, 1:]], 1), (back @ at[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class AdapterCropper:
+    """How an adapter cuts crops, by itself."""
+
+    model: AdaptedModel
+
+    def condition(self, box: Corners) -> None:
+        """Its model asks for nothing beside a crop."""
+
+    def cut(self, image: Pixels, mask: Mask | None, box: Corners) -> tuple[Pixels, Mask | None]:
+        """The crop (H, W, 3) around a box, and the mask's. Raises BadInput where they are not what was promised."""
+        cutter, size = self.model.adapter.crops, self.model.crop_size
+        crop = cut_by(cutter, image, box, size)
+        return crop, None if mask is None else cut_mask(cutter, mask, box, size)
+
+
+def cropper_of(model: Any, focal: float, size: tuple[int, int]) -> FrameCropper | AdapterCropper:
+    """How crops are cut for a model out of frames of `size` (height, width) by a camera of `focal` pixels."""
+    return AdapterCropper(model) if isinstance(model, AdaptedModel) else FrameCropper(model, focal, size)
 
 
 def seen(image: NDArray[np.uint8], camera: Camera, crop: Camera, size: tuple[int, int]) -> NDArray[np.uint8]:

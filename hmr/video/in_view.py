@@ -14,7 +14,7 @@ from hmr.media.shot import Shot
 from hmr.models.model import HMRModel
 from hmr.people.finders import Finder, Mask, Person
 from hmr.people.tracker import Tracker
-from hmr.video.crops import FrameCropper
+from hmr.video.crops import AdapterCropper, FrameCropper, cropper_of
 from hmr.video.network import View
 from hmr.video.stages import Stages
 
@@ -44,11 +44,11 @@ class PeopleInView:
             people = self.finder.find(shot)
         with self.stages.stage("track"):
             ids = self.tracker.step(people, shot.time)
-        cropper = FrameCropper(self.model, self.focal, shot.image.shape[:2])
+        cropper = cropper_of(self.model, self.focal, shot.image.shape[:2])
         found = [self._cut(cropper, shot, one, i) for i, one in zip(ids, people, strict=True) if i is not None]
         return [one for one in found if one is not None]
 
-    def _cut(self, cropper: FrameCropper, shot: Shot, person: Person, number: int) -> Seen | None:
+    def _cut(self, cropper: FrameCropper | AdapterCropper, shot: Shot, person: Person, number: int) -> Seen | None:
         """A person's crop; None where they have no mask and need one, or a box that cannot be cut."""
         mask = None
         if self.model.protect is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.stack import Stack, encode
 from compress.tokens import Tokens
+from hmr.adapters.adapted import PlacedJoints
 from hmr.data.crop import normalised
 from hmr.data.sample import Array
 from hmr.deploy.exported import ExportedModel
@@ -68,15 +69,16 @@ class Network:
     @torch.no_grad()
     def __call__(self, views: Sequence[View]) -> dict[str, NDArray[np.float32]]:
         """What the encoder and its head say of at most `batch` views: arrays (B, ...) by the names of HMROutput's
-        fields. Raises BadInput where the model needs a mask that a view does not have."""
+        fields, or an adapter's `joints`. Raises BadInput where the model needs a mask that a view does not have."""
         full = [*views, *[views[-1]] * (self.batch - len(views))]
         with self.stages.stage("crop"):
             crops = normalised(torch.from_numpy(np.stack([view.crop for view in full])).to(self.device))
             masks, conditions = (self._stacked([getattr(v, name) for v in full]) for name in ("mask", "condition"))
         out = self._output(crops, masks, conditions)
-        return {name: value[: len(views)].float().cpu().numpy() for name, value in vars(out).items()}
+        said = {"joints": out.joints} if isinstance(out, PlacedJoints) else vars(out)
+        return {name: value[: len(views)].float().cpu().numpy() for name, value in said.items()}
 
-    def _output(self, crops: Tensor, masks: Tensor | None, conditions: Tensor | None) -> HMROutput:
+    def _output(self, crops: Tensor, masks: Tensor | None, conditions: Tensor | None) -> HMROutput | PlacedJoints:
         """The output of the model, its parts timed; an exported file has none."""
         if isinstance(self.model, ExportedModel):
             with self.stages.stage("exported network"):
@@ -84,7 +86,7 @@ class Network:
                 return whole
         tokens = self._encode(crops, masks)
         with self.stages.stage("head"):
-            out: HMROutput = self.model.read(tokens, conditions)
+            out: HMROutput | PlacedJoints = self.model.read(tokens, conditions)
             return out
 
     def _stacked(self, values: Sequence[NDArray[Any] | None]) -> Tensor | None:

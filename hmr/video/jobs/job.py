@@ -14,7 +14,7 @@ from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, run_all_steps
 from compress.recipe import Recipe
-from hmr.adapters.adapted import refuse_adapter
+from hmr.adapters.adapted import gives_joints
 from hmr.animation.world import read_cameras
 from hmr.data.masks import segmenter
 from hmr.data.pictures import Segmenter
@@ -24,6 +24,7 @@ from hmr.people.known import KINDS, KnownPeople
 from hmr.resolver import load
 from hmr.video.defaults import BATCH, EVERY, PICTURES_FPS
 from hmr.video.frames import Film, Span, videos_in
+from hmr.video.jobs.joints import joints_into, refuse_bodies
 from hmr.video.jobs.live import live_into
 from hmr.video.jobs.results import run_into
 from hmr.video.run import Run
@@ -38,6 +39,7 @@ class RunJob(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", ser_json_inf_nan="constants")
 
     model: str
+    adapter: str | None = None  # that a compressed model was made with
     recipe: str | None = None
     people: str = "blazepose"
     every: int = EVERY
@@ -78,8 +80,9 @@ def network_of(job: RunJob) -> Any:
             f"--recipe {job.recipe}: {chooses[0]} makes choices on frames, which takes minutes: compress first, with "
             "`fasthmr compress`, and name the folder it writes as --model"
         )
-    original = load(job.model).to(best_device())
-    refuse_adapter(original, "a run writes bodies that move")
+    original = load(job.model, adapter=job.adapter).to(best_device())
+    if gives_joints(original):
+        refuse_bodies(job.outputs, job.live, job.camera)
     if steps:
         refuse_misfit(original, steps, None, None)
     return run_all_steps(original, steps, Context(original)).eval()
@@ -127,4 +130,5 @@ def do(job: RunJob, network: Any, video: Path, out: Path, observer: Observer = s
         return {"out": str(out), **live_into(stream, film, out, observer)}
     cameras = read_cameras(Path(job.camera)) if job.camera else None
     run = Run(network, film, finds, masks, job.focal, job.fov, cameras, job.batch, observer)
-    return {"out": str(out), **run_into(run, out, job.outputs)}
+    write = joints_into if gives_joints(network) else run_into
+    return {"out": str(out), **write(run, out, job.outputs)}
