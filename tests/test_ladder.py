@@ -13,7 +13,7 @@ def test_a_linear_map_between_features_finds_one_that_is_there():
 
 
 def row(name, low):
-    return {"name": name, "over_best_mm": {"mean": low + 1, "low": low, "high": low + 2}}
+    return {"name": name, "over_best_mm": {"mean": low + 1, "lo": low, "hi": low + 2}}
 
 
 def test_the_cheapest_rung_within_the_interval_of_the_best_is_chosen():

@@ -174,8 +174,8 @@ class DecoderTask(TrainingTask):
 
     @torch.no_grad()
     def measure(self, decoder: ClipDecoder) -> dict[str, float | None]:
-        """Errors of a decoder on the videos held out, means over them; acceleration has those of three frames or
-        more."""
+        """Errors of a decoder on the videos held out, means over them, None of none; acceleration has those of three
+        frames or more."""
         place, mode = decoder.vae.mean.device, decoder.training
         decoder.eval()
         each = [
@@ -183,7 +183,8 @@ class DecoderTask(TrainingTask):
             for v in self.validation
         ]
         decoder.train(mode)
-        means = ([part.mean().item() for part in parts if len(part)] for parts in zip(*each, strict=True))
+        parts_of = list(zip(*each, strict=True)) or [()] * len(ERRORS)
+        means = ([part.mean().item() for part in parts if len(part)] for parts in parts_of)
         return {name: float(np.mean(found)) if found else None for name, found in zip(ERRORS, means, strict=True)}
 
 

@@ -138,7 +138,7 @@ def decoding(decoder: ClipDecoder) -> Head:
 
 def cheapest(rows: list[dict[str, Any]]) -> str:
     """The name of the first rung that is within the interval of the best. The best itself has a difference of 0."""
-    return next(row["name"] for row in rows if row["over_best_mm"]["low"] <= 0)
+    return next(row["name"] for row in rows if row["over_best_mm"]["lo"] <= 0)
 
 
 def main(
