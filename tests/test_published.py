@@ -230,6 +230,14 @@ def test_what_is_not_there_is_said(folder):
         hmr.load(str(path))
 
 
+def test_a_class_itself_is_a_model_where_its_checkpoint_has_its_name(fasthmr, folder):
+    (folder / "home" / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": PUBLISHED["wilor"].state()}, folder / "home" / "checkpoints" / "wilor_final.ckpt")
+    code, out, err = fasthmr("cost", "hmr.published.wilor:WiLoR", "--json")
+    assert code == 0, err
+    assert json.loads(out)["tokens"][-1] == 18 + 192
+
+
 def test_bodies_that_are_not_there_are_said(folder, monkeypatch):
     monkeypatch.setenv("FASTHMR_HOME", "nowhere")
     with pytest.raises(BadInput, match="fasthmr body import"):
@@ -240,5 +248,5 @@ def test_bodies_that_are_not_there_are_said(folder, monkeypatch):
             network_of(name, folder)
     path = PUBLISHED["sam_3d_body"].write(folder)
     path.write_text(path.read_text().partition("def rig")[0].rstrip() + "\n")
-    with pytest.raises(BadInput, match=r"install https://github\.com/facebookresearch/MHR"):
+    with pytest.raises(BadInput, match="pip install pymomentum-cpu mhr"):
         hmr.load(str(path))

@@ -40,11 +40,11 @@ def rig() -> Rig:
     """Shape (B, 45), parameters (B, 204) and face (B, 72) -> vertices (B, V, 3) cm, and of each of 127 joints its place
     in cm, quaternion and scale (B, 127, 8). Raises BadInput that says what to install."""
     try:
-        made: Rig = importlib.import_module("mhr.mhr").MHR.from_files(lod=1)
+        made: Rig = importlib.import_module("mhr.mhr").MHR.from_files(device=torch.device("cpu"), lod=1)
     except Exception as error:  # of whatever is installed there
         raise BadInput(
-            f"SAM 3D Body's bodies are those of MHR, which is imported from your environment ({error}): install "
-            "https://github.com/facebookresearch/MHR, or give `rig` in a class of your own"
+            f"SAM 3D Body's bodies are those of MHR, which is imported from your environment ({error}): pip install "
+            "pymomentum-cpu mhr (https://github.com/facebookresearch/MHR), or give `rig` in a class of your own"
         ) from error
     return made
 
@@ -134,7 +134,8 @@ class MHRHead(nn.Module):
         root, body, shape, scale, hands, face = pose.split((6, BODY, SHAPE, SCALE, 2 * HAND, FACE), 1)
         turn = euler(root).flip(-1)  # z first, which the authors' hand decoder then reads as if x were
         parameters = self.parameters_of(turn, body_parameters(body)[:, :130], hands, scale)
-        vertices, state = self.rigs[0](shape, parameters, 0 * face)
+        posed = self.rigs[0].to(token.device) if isinstance(self.rigs[0], nn.Module) else self.rigs[0]
+        vertices, state = posed(shape, parameters, 0 * face)
         points = torch.cat((vertices, state[..., :3]), 1) / 100  # m
         keypoints = (self.keypoint_mapping[:KEYPOINTS] @ points.transpose(0, 1).flatten(1)).unflatten(1, (-1, 3))
         keypoints = keypoints.transpose(0, 1)
