@@ -20,6 +20,7 @@ from hmr.published.parts.dinov2 import DINOv2Hub
 from hmr.published.parts.dinov3 import DINOv3
 from hmr.published.parts.encoder import Encoder
 from hmr.published.parts.places import WholePicture
+from hmr.published.parts.sam_3d_body_decoder import PromptSizes
 from hmr.published.parts.smplx_joints import SMPLXJoints
 from hmr.published.parts.vitpose import ViTPose
 from hmr.published.prompt_hmr import LAYER, PersonDecoder, PictureEncoder, PromptHMRNetwork
@@ -71,7 +72,7 @@ def sam_3d_body(backbone: Callable[[], nn.Module], view: WholePicture) -> dict[s
         "prompt_encoder.point_embeddings.0.weight": torch.zeros(1, 32),
     }
     for scale in (None, 10.0):
-        network = SAM3DBodyNetwork(backbone(), FakeRig(), view, 24, 32, 3, 2, 8, 40, scale, 20 + 127)
+        network = SAM3DBodyNetwork(backbone(), FakeRig(), view, PromptSizes(24, 32, 3, 2, 8, 40), scale, 20 + 127)
         own = {authors_key(key, scale is not None): value for key, value in network.state_dict().items()}
         found |= weights_of(own)
     return found

@@ -22,6 +22,7 @@ from hmr.published.parts.dinov3 import DINOv3
 from hmr.published.parts.encoder import Encoder
 from hmr.published.parts.mhr import euler
 from hmr.published.parts.places import WholePicture
+from hmr.published.parts.sam_3d_body_decoder import PromptSizes
 from hmr.published.parts.smplx_joints import SMPLXJoints
 from hmr.published.sam_3d_body import SAM3DBody, SAM3DBodyNetwork
 from tests.golden.seeds import pictures, smplx_body, stored_pictures
@@ -191,7 +192,7 @@ def test_sam_3d_body_has_the_keys_of_the_released_backbone():
 @pytest.mark.slow
 def test_sam_3d_body_at_full_size_costs_what_it_does_part_by_part():
     with torch.device("meta"):
-        network = SAM3DBodyNetwork(Encoder(DINOv3()), meta_rig, WholePicture(512, 512)).eval()
+        network = SAM3DBodyNetwork(Encoder(DINOv3()), meta_rig, WholePicture(512, 512), PromptSizes()).eval()
     read = lambda own, tokens: own.read(tokens.to_grid())  # noqa: E731
     model = OwnModel(
         network, read, (512, 512), blocks="backbone.encoder.blocks", head_needs="grid", stacks=SAM3DBody.stacks

@@ -30,6 +30,7 @@ from hmr.published.parts.sam_3d_body_decoder import (
     PersonCamera,
     Projected,
     PromptLayers,
+    PromptSizes,
     RayCondition,
 )
 from hmr.published.parts.weights import checkpoint, count, filled, state_of
@@ -61,18 +62,13 @@ class SAM3DBodyNetwork(nn.Module):
         backbone: nn.Module,
         posed: Rig,
         view: WholePicture,
-        dim: int = 1024,
-        context: int = 1280,
-        depth: int = 6,
-        heads: int = 8,
-        width: int = 64,
-        hidden: int = 1024,
+        sizes: PromptSizes,
         hand_scale: float | None = None,
         points: int = 18439 + 127,
     ) -> None:
         super().__init__()
-        self.backbone, self.view = backbone, view
-        self.decoder = PromptLayers(dim, context, depth, heads, width, hidden)
+        dim, context = sizes.dim, sizes.context
+        self.backbone, self.view, self.decoder = backbone, view, PromptLayers(sizes)
         self.head_pose = MHRHead(dim, posed, hand_scale is not None, points)
         self.head_camera = PersonCamera(dim, hand_scale or 1.0)
         self.init_pose, self.init_camera = nn.Embedding(1, POSE), nn.Embedding(1, 3)
@@ -166,24 +162,22 @@ class SAM3DBody(Adapter):
         depth = count(state, "backbone.encoder.blocks")
         return Encoder(DINOv3(dim, depth, self.backbone_heads, hidden))
 
+    def sizes(self, state: Mapping[str, Tensor]) -> PromptSizes:
+        """Those of a file's decoder."""
+        dim, context = state["keypoint_feat_linear.weight"].shape
+        depth, hidden = count(state, "decoder.layers"), state["decoder.layers.0.ffn.layers.1.weight"].shape[1]
+        width = state["decoder.layers.0.self_attn.proj.weight"].shape[1] // self.heads
+        return PromptSizes(dim, context, depth, self.heads, width, hidden)
+
     def load(self) -> SAM3DBodyNetwork:
         """Raises BadInput where there are no weights, or no MHR."""
         source = checkpoint(self.checkpoint, "https://huggingface.co/facebook/sam-3d-body-dinov3")
         state = of_decoder(state_of(source, "init_to_token_mhr.weight"), self.hand)
-        (dim, context), hidden = (
-            state["keypoint_feat_linear.weight"].shape,
-            state["decoder.layers.0.ffn.layers.1.weight"],
-        )
         network = SAM3DBodyNetwork(
             self.backbone(state),
             self.rig(),
             WholePicture(self.size[0], self.size[1]),
-            dim,
-            context,
-            count(state, "decoder.layers"),
-            self.heads,
-            state["decoder.layers.0.self_attn.proj.weight"].shape[1] // self.heads,
-            hidden.shape[1],
+            self.sizes(state),
             self.hand_scale if self.hand else None,
             state["head_pose.keypoint_mapping"].shape[1],
         )

@@ -6,6 +6,7 @@ are those of the authors' code.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -47,16 +48,29 @@ class SeparateAttention(nn.Module):
         return self.proj(attention(*heads).transpose(1, 2).flatten(2))
 
 
+@dataclass(frozen=True)
+class PromptSizes:
+    """Of a decoder; as released."""
+
+    dim: int = 1024
+    context: int = 1280
+    depth: int = 6
+    heads: int = 8
+    width: int = 64  # of a head
+    hidden: int = 1024
+
+
 class PromptLayer(nn.Module):
     """Tokens (B, T, D) look at each other and at the picture (B, N, C); places are added to queries and keys."""
 
-    def __init__(self, dim: int, context: int, heads: int, width: int, hidden: int) -> None:
+    def __init__(self, sizes: PromptSizes) -> None:
         super().__init__()
+        dim, context = sizes.dim, sizes.context
         self.ln_pe_1, self.ln1, self.ln2_1, self.ln3 = (nn.LayerNorm(dim, eps=EPS) for _ in range(4))
         self.ln_pe_2, self.ln2_2 = (nn.LayerNorm(context, eps=EPS) for _ in range(2))
-        self.self_attn = SeparateAttention(dim, dim, heads, width)
-        self.cross_attn = SeparateAttention(dim, context, heads, width)
-        self.ffn = TwoLayers(dim, hidden, dim, nn.GELU())
+        self.self_attn = SeparateAttention(dim, dim, sizes.heads, sizes.width)
+        self.cross_attn = SeparateAttention(dim, context, sizes.heads, sizes.width)
+        self.ffn = TwoLayers(dim, sizes.hidden, dim, nn.GELU())
 
     def forward(self, x: Tensor, place: Tensor, picture: Tensor, where: Tensor, first: bool) -> Tensor:
         """`first`: the first layer adds no places to its self-attention."""
@@ -70,10 +84,10 @@ class PromptLayer(nn.Module):
 
 
 class PromptLayers(nn.Module):
-    def __init__(self, dim: int, context: int, depth: int, heads: int, width: int, hidden: int) -> None:
+    def __init__(self, sizes: PromptSizes) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(PromptLayer(dim, context, heads, width, hidden) for _ in range(depth))
-        self.norm_final = nn.LayerNorm(dim, eps=EPS)
+        self.layers = nn.ModuleList(PromptLayer(sizes) for _ in range(sizes.depth))
+        self.norm_final = nn.LayerNorm(sizes.dim, eps=EPS)
 
 
 class RayCondition(nn.Module):

@@ -23,41 +23,44 @@ def attention(q: Tensor, k: Tensor, v: Tensor, **_named: Any) -> Tensor:
     return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
-def network(clone: str, kind: str) -> Any:
-    """The authors' network for 8 x 8 patches, 32 wide, with their decoder of one kind."""
+def imported(clone: str) -> Any:
+    """Imports a module of the authors' by its name below `prompt_hmr.models`."""
     folder = fetched(clone, COMMIT)
     stand_in("pytorch_lightning", "xformers", "xformers.ops", "prompt_hmr.smpl_family", "cv2", "torchvision")
     sys.modules["xformers.ops"].memory_efficient_attention = attention  # type: ignore[attr-defined]
     for name in ("prompt_hmr", "prompt_hmr.models", "prompt_hmr.models.components", "prompt_hmr.utils"):
         package(name, folder / name.replace(".", "/"))
-    parts = importlib.import_module
-    models = "prompt_hmr.models"
     stand_in("prompt_hmr.smpl_family")
-    image = parts(f"{models}.components.image_encoder")
-    prompt = parts(f"{models}.components.prompt_encoder")
-    decoder, layers = parts(f"{models}.components.smpl_decoder"), parts(f"{models}.components.twoway_transformer")
-    camera, common = parts(f"{models}.components.camera_embed"), parts(f"{models}.components.common")
-    components: Any = sys.modules[f"{models}.components"]
+    components: Any = sys.modules["prompt_hmr.models.components"]
     components.ImageEncoder = components.PromptEncoder = components.SMPLDecoder = nn.Module
-    whole = parts(f"{models}.phmr").PHMR
-    vit = parts(f"{models}.dinov2.vision_transformer").DinoVisionTransformer
-    block = parts(f"{models}.dinov2.layers").NestedTensorBlock
-    model = whole.__new__(whole)
-    nn.Module.__init__(model)
-    encoder = image.ImageEncoder.__new__(image.ImageEncoder)
-    nn.Module.__init__(encoder)
-    encoder.backbone = image.Dinov2Backbone.__new__(image.Dinov2Backbone)
-    nn.Module.__init__(encoder.backbone)
-    encoder.backbone.encoder = vit(
-        70, 14, embed_dim=32, depth=2, num_heads=2, init_values=1.0, block_chunks=0, block_fn=block
+    return lambda name: importlib.import_module(f"prompt_hmr.models.{name}")
+
+
+def bare(kind: Any) -> Any:
+    """A module of a class whose own `__init__` is not run."""
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    return made
+
+
+def network(clone: str, kind: str) -> Any:
+    """The authors' network for 8 x 8 patches, 32 wide, with their decoder of one kind."""
+    of = imported(clone)
+    image, norm = of("components.image_encoder"), of("components.common").LayerNorm2d
+    vit, block = of("dinov2.vision_transformer").DinoVisionTransformer, of("dinov2.layers").NestedTensorBlock
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    model, encoder = bare(of("phmr").PHMR), bare(image.ImageEncoder)
+    encoder.backbone = bare(image.Dinov2Backbone)
+    encoder.backbone.encoder = vit(70, 14, **sizes, init_values=1.0, block_chunks=0, block_fn=block)
+    encoder.neck = nn.Sequential(nn.Conv2d(32, 32, 1, bias=False), norm(32))
+    model.image_encoder, model.cam_encoder = encoder, of("components.camera_embed").CameraEncoder(14, SIDE)
+    model.cam_encoder.conv, model.cam_encoder.norm = nn.Conv2d(32 + 99, 32, 1, bias=False), norm(32)
+    model.prompt_encoder = of("components.prompt_encoder").PromptEncoder(
+        32, (8, 8), (SIDE, SIDE), None, mask_prompt=True
     )
-    encoder.neck = nn.Sequential(nn.Conv2d(32, 32, 1, bias=False), common.LayerNorm2d(32))
-    model.image_encoder, model.cam_encoder = encoder, camera.CameraEncoder(14, SIDE)
-    model.cam_encoder.conv, model.cam_encoder.norm = nn.Conv2d(32 + 99, 32, 1, bias=False), common.LayerNorm2d(32)
-    model.prompt_encoder = prompt.PromptEncoder(32, (8, 8), (SIDE, SIDE), None, mask_prompt=True)
-    transformer = layers.TwoWayTransformer(2, 32, 8, 40, attention_block=kind)
-    model.smpl_decoder = decoder.SMPLDecoder(
-        transformer_dim=32, transformer=transformer, smpl_head_depth=2, smpl_head_hidden_dim=32, inverse_depth=True
+    layers = of("components.twoway_transformer").TwoWayTransformer(2, 32, 8, 40, attention_block=kind)
+    model.smpl_decoder = of("components.smpl_decoder").SMPLDecoder(
+        transformer_dim=32, transformer=layers, smpl_head_depth=2, smpl_head_hidden_dim=32, inverse_depth=True
     )
     model.is_train, model.process_output = False, lambda said, _hands: said
     return filled(model)
