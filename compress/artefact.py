@@ -6,24 +6,27 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from compress.atomic import atomic_folder, occupied, refuse_unwritable
+from compress.atomic import atomic_folder, occupied, refuse_unwritable, writing
 from compress.errors import BadInput
+from compress.files.weights import digest
 from compress.policy import FrozenModel, Plan
 from compress.registry import plan_of
 
 Build = Callable[[str, dict[str, Any]], nn.Module]  # (architecture, sizes) -> model with any weights
 
 MANIFEST = "manifest.json"
-NEEDED = ("recipe.yaml", "plan.json", "model.safetensors", "card.md")
+WEIGHTS = "model.safetensors"
+NEEDED = ("recipe.yaml", "plan.json", WEIGHTS, "card.md")
 
 
 class Base(FrozenModel):
@@ -72,8 +75,9 @@ def artefact_id(base: str, plans: Sequence[Plan], weights: str) -> str:
     return sha256(canonical([base, [plan.decided() for plan in plans], weights]))
 
 
-def weights_of(model: nn.Module) -> bytes:
-    """The state as a safetensors file, the same bytes for the same state; what two parts share is in it twice."""
+def write_weights(model: nn.Module, path: Path) -> str:
+    """Write the state as a safetensors file, the same bytes for the same state, straight from where it is; what two
+    parts share is in it twice. Returns its sha256. Raises OSError where it cannot be written."""
     found: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, value in model.state_dict().items():
@@ -81,7 +85,18 @@ def weights_of(model: nn.Module) -> bytes:
         place = here.untyped_storage().data_ptr()
         found[name] = here.clone() if place in places else here
         places.add(place)
-    return to_bytes(found)
+    try:
+        save_file(found, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    return digest(path)
+
+
+def weights_id(model: nn.Module) -> str:
+    """sha256 of the file that `write_weights` writes, through one on the disk: in memory it would be there twice.
+    Raises Unwritable."""
+    with TemporaryDirectory() as place, writing(path := Path(place) / WEIGHTS):
+        return write_weights(model, path)
 
 
 def save(
@@ -100,20 +115,19 @@ def save(
     artefact that is there stays until the new one is whole. Raises BadInput where the folder has something in it that
     is not to be replaced, and Unwritable.
     """
-    weights = weights_of(model)
-    made = artefact_id(origin.base.sha256, plans, sha256(weights))
-    contents = {
-        "recipe.yaml": recipe.encode(),
-        "plan.json": canonical([plan.model_dump(mode="json") for plan in plans]),
-        "model.safetensors": weights,
-        "card.md": card.encode(),
-        **more(made),
-    }
-    hashes = {name: sha256(content) for name, content in contents.items()}
-    manifest = Manifest(id=made, origin=origin, files=hashes)
     if not replace:
         refuse_taken(folder)
     with atomic_folder(folder, replace) as unfinished:
+        weights = write_weights(model, unfinished / WEIGHTS)
+        made = artefact_id(origin.base.sha256, plans, weights)
+        contents = {
+            "recipe.yaml": recipe.encode(),
+            "plan.json": canonical([plan.model_dump(mode="json") for plan in plans]),
+            "card.md": card.encode(),
+            **more(made),
+        }
+        hashes = {WEIGHTS: weights, **{name: sha256(content) for name, content in contents.items()}}
+        manifest = Manifest(id=made, origin=origin, files=hashes)
         for name, content in {**contents, MANIFEST: manifest.to_bytes()}.items():
             (unfinished / name).write_bytes(content)
     return made
@@ -136,9 +150,9 @@ def load(folder: Path | str, build: Build | nn.Module) -> nn.Module:
     folder = Path(folder)
     manifest, plans, contents = checked(folder)
     try:
-        state = from_bytes(contents.pop("model.safetensors"))
+        state = from_bytes(contents.pop(WEIGHTS))
     except SafetensorError as error:
-        raise BadInput(f"{folder / 'model.safetensors'}: not a safetensors file ({error})") from error
+        raise BadInput(f"{folder / WEIGHTS}: not a safetensors file ({error})") from error
     if not isinstance(build, nn.Module):
         with torch.device("meta"):  # sizes that ask for a giant are found out before they take the memory
             require_state(folder, shaped(built(folder, build, manifest.origin), plans), state)
@@ -173,7 +187,7 @@ def checked(folder: Path) -> tuple[Manifest, tuple[Plan, ...], dict[str, bytes]]
         if sha256(contents[name]) != manifest.files[name]:
             raise BadInput(f"{folder / name}: its hash is not the one in {MANIFEST}: the file was damaged or changed")
     plans = read_plans(folder, contents["plan.json"])
-    if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files["model.safetensors"]):
+    if manifest.id != artefact_id(manifest.origin.base.sha256, plans, manifest.files[WEIGHTS]):
         raise BadInput(f"{folder / MANIFEST}: the id does not match the plans and weights: the file was changed")
     return manifest, plans, contents
 

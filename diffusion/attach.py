@@ -32,6 +32,7 @@ def attach(decoder: str, folder: Path, out: Path | None = None) -> dict[str, Any
     if out is not None:
         artefact.refuse_taken(out)
     manifest, plans, contents = artefact.checked(folder)
+    del contents[artefact.WEIGHTS]  # gigabytes, which `load` reads by itself
     if "adapter" in manifest.origin.base.sizes:
         raise BadInput(f"{folder}: a motion decoder decodes bodies, and this model's adapter gives joints alone")
     model = load(folder)

@@ -151,8 +151,9 @@ def test_plans_for_another_depth_are_refused_with_right_hashes_too(tmp_path):
 
 def test_weights_of_another_model_are_refused_with_right_hashes_too(tmp_path):
     saved(tmp_path / "out")
-    weights = artefact.weights_of(build("hmr2", {**SIZES, "mlp_dim": 8, "depth": 3}))
-    rewritten(tmp_path / "out", **{"model.safetensors": weights})
+    other = tmp_path / "other.safetensors"
+    artefact.write_weights(build("hmr2", {**SIZES, "mlp_dim": 8, "depth": 3}), other)
+    rewritten(tmp_path / "out", **{artefact.WEIGHTS: other.read_bytes()})
     with pytest.raises(BadInput, match=r"weights do not fit this model, first '.*mlp"):
         load(tmp_path / "out")
     rewritten(tmp_path / "out", **{"model.safetensors": b"\x80\x04." * 100})

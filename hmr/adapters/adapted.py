@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from compress.artefact import Base, sha256, weights_of
+from compress.artefact import Base, weights_id
 from compress.errors import BadInput
 from compress.tokens import Tokens
 from hmr.adapters.adapter import Named
@@ -65,7 +65,7 @@ class AdaptedModel(OwnModel):
         super().__init__(module.eval(), mine.read, mine.size, **facts, **mine.known)
         self.adapter, self.name, self.architecture = mine, named.name, type(mine).__name__
         self.body = OwnJoints(f"joints of {self.architecture}", named.sha256)
-        self.sha256 = sha256(weights_of(self))
+        self.sha256 = weights_id(self)
         self._stack.to_tokens = partial(renormalised, self._stack.to_tokens, mine.mean, mine.std)
         self.built_from = {"adapter": named.name, "sha256": named.sha256, "licence": mine.licence}
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 from torch import Tensor
 
-from compress.artefact import Base, sha256, weights_of
+from compress.artefact import Base, weights_id
 from compress.cost.macs import Cost
 from compress.errors import BadInput
 from compress.late import LateStack
@@ -55,7 +55,7 @@ class HMRModel(BodyRegressor):
     @property
     def base(self) -> Base:
         """What an artefact made from this model records about it."""
-        weights = self.sha256 or ("" if self.is_meta else sha256(weights_of(self)))
+        weights = self.sha256 or ("" if self.is_meta else weights_id(self))
         sizes = self.sizes.model_dump(mode="json")
         return Base(name=self.name, architecture=self.architecture, sizes=sizes, sha256=weights)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from compress.artefact import Base, sha256, weights_of
+from compress.artefact import Base, weights_id
 from compress.cost.macs import Cost
 from compress.errors import BadInput
 from compress.late import LateStack
@@ -144,7 +144,7 @@ class OwnModel(nn.Module):
     @property
     def base(self) -> Base:
         """What an artefact made from this model records; it comes back by `artefact.load(folder, own_model)`."""
-        return Base(name=self.name, architecture=self.architecture, sizes={}, sha256=sha256(weights_of(self)))
+        return Base(name=self.name, architecture=self.architecture, sizes={}, sha256=weights_id(self))
 
     @property
     def encoder(self) -> OwnModel:
