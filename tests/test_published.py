@@ -152,9 +152,10 @@ def test_a_file_of_a_few_lines_passes_the_check(folder, name):
     assert [*proved] == ["blocks", *late, "crops", "joints", "read", "order", "prefix", "grid", "batch"]
 
 
-@pytest.mark.parametrize(
-    "name", ["wilor", "sam_3d_body", "sam_3d_body_hand", "multi_hmr", "prompt_hmr", "camerahmr_smplx"]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED if name not in ("wilor", "sam_3d_body")]
+
+
+@pytest.mark.parametrize("name", ["wilor", "sam_3d_body", *SLOW])
 def test_compressed_saved_and_loaded_it_answers_the_same(fasthmr, folder, name):
     PUBLISHED[name].write(folder)
     model = hmr.load("mine.py")
