@@ -57,8 +57,9 @@ def cell(column: str, record: str, row: int) -> str:
 def figure(key: str, value: Any) -> str:
     """An interval in mm, with its sign where it is a difference; a share; the last of some counts; or a number."""
     if isinstance(value, dict):
-        sign = "+" if "rise" in key or key == "over_decoder_mm" else ""
-        return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.1f")
+        sign = "+" if "rise" in key or "over_" in key else ""
+        digits = 2 if key == "coverage" else 1  # which is a share
+        return "-" if sign and not any(value.values()) else formatted(value, f"{sign}.{digits}f")
     if isinstance(value, list):
         return figure(key, value[-1])
     if value is None:
