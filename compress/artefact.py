@@ -85,10 +85,13 @@ def write_weights(model: nn.Module, path: Path) -> str:
         place = here.untyped_storage().data_ptr()
         found[name] = here.clone() if place in places else here
         places.add(place)
+    path.touch()
+    mode = path.stat().st_mode  # the umask's: safetensors' own file would be nobody else's to read
     try:
         save_file(found, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    path.chmod(mode)
     return digest(path)
 
 

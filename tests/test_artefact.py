@@ -140,6 +140,11 @@ def rewritten(folder: Path, **contents: bytes) -> None:
     (folder / artefact.MANIFEST).write_bytes(manifest.model_copy(update={"files": files, "id": made}).to_bytes())
 
 
+def test_whoever_may_read_a_plan_may_read_the_weights(tmp_path):
+    saved(tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+
+
 def test_plans_for_another_depth_are_refused_with_right_hashes_too(tmp_path):
     saved(tmp_path / "out")
     plans = json.loads((tmp_path / "out" / "plan.json").read_text())
