@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size video test test-slow test-zoo gpu-check check clean
+.PHONY: demo bench full-size video docs test test-slow test-zoo gpu-check check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -55,6 +55,12 @@ video: $(INSTALLED)
 		cp $(VIDEO)/two/two-people-$$people.json experiments/paper/records/; \
 	done
 	$(BIN)/python -m experiments.paper.fill
+
+# The pages as a site, build/site/index.html. A link or an anchor that leads nowhere ends it; nothing is fetched to look.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build
 
 # Files stay whole on one worker, so that what a file draws or trains once is made once; a worker computes on one thread.
 test: export OMP_NUM_THREADS := 1
