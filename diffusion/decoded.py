@@ -29,14 +29,16 @@ BATCH = 32  # frames that the encoder takes at once: memory does not grow with t
 
 
 class DecodedModel(nn.Module):
-    """An encoder, and a decoder in the place of its pose head; shape and camera are the encoder's.
+    """An encoder, and a decoder in the place of its pose head; shape and camera are the encoder's. They are an
+    `HMRModel` and a `ClipDecoder`, or exported files of those.
 
     Called on the frames of one clip in their order. Policies see the encoder's stack.
     """
 
     takes_clips = True
+    decoded_by = "motion_decoder"  # the policy that an exported file names for whoever loads it
 
-    def __init__(self, encoder: HMRModel, decoder: ClipDecoder) -> None:
+    def __init__(self, encoder: Any, decoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder.to(next(encoder.parameters()).device).eval()
@@ -82,9 +84,12 @@ class DecodedModel(nn.Module):
         """
         if fps is None:
             raise BadInput("this model decodes motion, and these frames are single pictures: name a video data set")
-        features, betas = read_off(output, self.decoder.body), output.betas.float()
-        rotations = self.decoder.video(features, betas, fps)  # (N, 24, 3, 3)
+        rotations = self.decoder.video(self.reading(output), output.betas.float(), fps)  # (N, 24, 3, 3)
         return replace(output, global_orient=rotations[:, :1], body_pose=rotations[:, 1:])
+
+    def reading(self, output: HMROutput) -> Tensor:
+        """What the decoder reads (N, W) of the encoder's output on N frames."""
+        return read_off(output, self.decoder.body)
 
     def joints(self, output: HMROutput) -> Tensor:
         """As `HMRModel.joints`."""
@@ -111,8 +116,8 @@ class DecodedModel(nn.Module):
 
     def calls(self) -> dict[str, tuple[int, Callable[[], object]]]:
         """As `HMRModel.calls`; the decoder takes a clip at once."""
-        frames, device = self.decoder.sizes.frames, next(self.parameters()).device
-        features = torch.zeros(frames, self.decoder.sizes.features, device=device)
+        frames, device = self.decoder.frames, next(self.parameters()).device
+        features = torch.zeros(frames, self.decoder.width, device=device)
         decode = partial(self.decoder.video, features, torch.zeros(frames, 10, device=device), FPS)
         return {**self.encoder.calls(), "decoder": (frames, decode)}
 

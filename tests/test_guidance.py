@@ -40,7 +40,7 @@ def test_a_guess_is_pulled_to_what_is_known_and_stays_where_nothing_is():
 
 
 def test_what_pulls_nowhere_changes_nothing_and_the_last_pull_is_what_comes_out():
-    start = noise((2, 4, 3), 0, torch.device("cpu"))
+    start = noise((4, 3), 0).expand(2, -1, -1)
 
     def network(latent, time):
         return 0.3 * latent + time[:, None, None] / 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion.model.schedule import STEPS, denoised, denoising_loss, noise, scheduler
+from diffusion.model.schedule import STEPS, ddim, denoised, denoising_loss, noise, scheduler
 
 
 def test_nothing_is_left_at_the_last_step_and_only_where_v_is_asked_for():
@@ -72,9 +72,19 @@ def test_one_step_asks_at_full_noise():
 
 
 def test_noise_follows_from_its_seed_alone():
-    one, many = noise((1, 3, 4), 7, torch.device("cpu")), noise((5, 3, 4), 7, torch.device("cpu"))
-    assert torch.equal(many, one.expand(5, 3, 4))
-    assert not torch.equal(one, noise((1, 3, 4), 8, torch.device("cpu")))
+    assert torch.equal(noise((3, 4), 7), noise((3, 4), 7)) and not torch.equal(noise((3, 4), 7), noise((3, 4), 8))
+
+
+@pytest.mark.parametrize("objective", ["v", "noise"])
+def test_a_step_is_the_schedulers(objective):
+    latent, predicted = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    steps = scheduler(objective)
+    steps.set_timesteps(5)
+    for step in ddim(5, objective):
+        wanted = steps.step(predicted, step.time, latent)
+        for (kept, added), value in ((step.latent, wanted.prev_sample), (step.guess, wanted.pred_original_sample)):
+            torch.testing.assert_close(kept * latent + added * predicted, value)
+    assert [step.time for step in ddim(5, objective)] == steps.timesteps.tolist()
 
 
 def test_half_of_the_latents_are_at_the_last_step():

@@ -29,10 +29,9 @@ from diffusion.model.sizes import DecoderSizes
 from diffusion.model.start import Start
 from diffusion.model.transformer import SkipTransformer, at_their_time, positions, silent
 from diffusion.model.vae import MotionVAE, load_vae, shipped_vae
+from diffusion.model.video_decoder import VideoDecoder
 from diffusion.model.weights import load_into, read, save
-from diffusion.motion.clips import FPS, decode_video, filled
-from hmr.body.files import load_body
-from hmr.body.model import BodyModel
+from diffusion.motion.clips import filled
 
 KIND = "motion-decoder"  # in the header of a file of its weights
 ASSETS = files("diffusion").joinpath("assets")
@@ -63,14 +62,15 @@ class FeatureRegressor(nn.Module):
         return self.out(self.transformer(torch.cat((tokens, frames), 1))[:, : len(self.queries)])
 
 
-class ClipDecoder(nn.Module):
+class ClipDecoder(VideoDecoder):
     """Features of a clip to rotations; `encoder` is whose features it knows.
 
     target: None for the one that this kind usually has. steps: denoising steps of `diffusion`, from noise of `seed`.
-    look_ahead: how many frames after a frame its pose may depend on; None: as many as a clip has. Of the VAE it keeps
-    what it decodes with. It poses `body`, which is no part of its weights. Raises ValueError for a kind and a target
+    look_ahead: as `VideoDecoder`. Of the VAE it keeps what it decodes with. Raises ValueError for a kind and a target
     that do not go together.
     """
+
+    noise: Tensor  # (T, D) that `diffusion` starts from: each clip's is the same, whatever clips are beside it
 
     def __init__(
         self,
@@ -85,11 +85,11 @@ class ClipDecoder(nn.Module):
         look_ahead: int | None = None,
         vae: MotionVAE | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(sizes.frames, sizes.features, look_ahead)
         self.sizes, self.objective, self.kind, self.target = sizes, objective, kind, target or TARGETS[kind]
         if (kind, self.target) == ("diffusion", "numbers"):
             raise ValueError("diffusion is into the latent")
-        self.encoder, self.steps, self.seed, self.look_ahead = encoder, steps, seed, look_ahead
+        self.encoder, self.steps = encoder, steps
         self.scale = FeatureScale(sizes.features)
         self.start = Start(sizes, self.target == "latent")
         self.left: Tensor
@@ -101,12 +101,14 @@ class ClipDecoder(nn.Module):
         del self.vae.encoder
         if self.target == "numbers":
             del self.vae.decoder  # what is left is how numbers are normalised
-        self._body = [load_body()]  # in a list, so that its arrays are not part of the weights
+        self.seeded(seed)
 
-    @property
-    def body(self) -> BodyModel:
-        self._body[0] = self._body[0].to(self.vae.mean.device)
-        return self._body[0]
+    def seeded(self, seed: int) -> None:
+        """Start from the noise of a seed."""
+        self.seed = seed
+        if self.kind == "diffusion":
+            start = noise((self.sizes.tokens, self.sizes.dim), seed).to(self.place.device)
+            self.register_buffer("noise", start, persistent=False)
 
     def forward(self, features: Tensor, betas: Tensor, seen: Tensor | None = None) -> Tensor:
         """Clips of features (B, F, W) and betas (B, F, 10) -> local rotations (B, F, 24, 3, 3).
@@ -150,45 +152,13 @@ class ClipDecoder(nn.Module):
         `denoised`."""
         network = self.predictor
         if isinstance(network, Denoiser):
-            shape = (len(normal), self.sizes.tokens, self.sizes.dim)
-            start = noise(shape, self.seed, normal.device)
+            start = self.noise.expand(normal.shape[0], -1, -1)
             return denoised(lambda z, time: network(z, time, normal, seen), start, self.steps, self.objective, pull)
         return normal.new_zeros(()) if network is None else network(normal, seen)
 
     def wanted(self, numbers: Tensor, latent: Tensor) -> Tensor:
         """The numbers (B, F, 133), normalised, or the latent (B, T, D): whichever this decoder looks for."""
         return (numbers - self.vae.mean) / self.vae.deviation if self.target == "numbers" else latent
-
-    @torch.no_grad()
-    def video(
-        self,
-        features: Tensor,
-        betas: Tensor,
-        fps: float = FPS,
-        seen: Tensor | None = None,
-    ) -> Tensor:
-        """One video's features (N, W) and betas (N, 10) at `fps` -> local rotations (N, 24, 3, 3).
-
-        seen: (N,) bool, which frames have features and betas.
-
-        Raises BadInput for an empty video, features of another width or that are not finite, rates that are none, and a
-        look-ahead that is longer than a clip.
-        """
-        width, clip = self.sizes.features, self.sizes.frames
-        if features.ndim != 2 or features.shape[1] != width:
-            raise BadInput(f"the decoder reads {width} features a frame: these are {tuple(features.shape)}")
-        if not len(features) or betas.shape != (len(features), 10):
-            raise BadInput(f"the decoder needs frames with betas (10,): got {len(features)} and {tuple(betas.shape)}")
-        if not fps > 0:
-            raise BadInput(f"a video has more than 0 frames/s: got {fps}")
-        if self.look_ahead is not None and not 0 <= self.look_ahead < clip:
-            raise BadInput(f"look_ahead: this decoder looks ahead by 0 to {clip - 1} frames: got {self.look_ahead}")
-        odd = (~features.isfinite()).any(1) | (~betas.isfinite()).any(1)
-        if seen is not None:
-            odd, betas = odd & seen, torch.where(seen[:, None], betas, 0)
-        if odd.any():
-            raise BadInput(f"frame {int(odd.nonzero()[0])} has a feature or a beta that is not finite")
-        return decode_video(self, features.float(), betas.float(), clip, fps, seen, self.look_ahead)
 
     def refuse_other(self, encoder: str) -> None:
         """Raise BadInput where this decoder was trained on the features of another than `encoder`."""

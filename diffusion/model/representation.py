@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
-import roma
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ JOINTS, TWISTS = 29, 23
 WIDTH = 3 * JOINTS + 2 * TWISTS  # 133
 WIDTHS: dict[Representation, int] = {"hybrik": WIDTH, "6d": 6 * len(PARENTS)}
 _SMALLEST = 1e-8  # m; a shorter bone has no direction
+_SQUARINGS = 14  # of a matrix: eigenvalues that differ by a thousandth are as e to the 16th then
 
 _PARENTS29 = (*PARENTS, *LEAF_PARENTS)
 _CHILDREN = [[child for child, parent in enumerate(_PARENTS29) if parent == joint] for joint in range(len(PARENTS))]
@@ -149,8 +149,28 @@ def _about(axis: Tensor, angle: Tensor) -> Tensor:
 
 
 def _fitted(rest: Tensor, posed: Tensor) -> Tensor:
-    """Rotations (N, 3, 3) that bring vectors (N, 3, 3), one in a row, nearest to others: orthogonal Procrustes."""
-    return roma.special_procrustes(posed.mT @ rest)
+    """Rotations (N, 3, 3) that bring vectors (N, 3, 3), one in a row, nearest to others: orthogonal Procrustes.
+
+    The quaternion is the eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix (Horn, Closed-form solution
+    of absolute orientation using unit quaternions, 1987), which squaring that matrix finds. NOTE: no SVD, which
+    exporters do not know and for which CUDA waits.
+    """
+    product = posed.mT @ rest
+    product = product / product.abs().amax((1, 2), True).clamp_min(_SMALLEST**2)
+    trace, axial = product.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None], _axial(product)[..., None]  # (N, 3, 1)
+    inner = product + product.mT - trace * _identity(product)
+    matrix = torch.cat((torch.cat((trace, axial.mT), 2), torch.cat((axial, inner), 2)), 1)  # (N, 4, 4)
+    most = (3 * product.square().sum((1, 2), True).clamp_min(_SMALLEST**2)).sqrt()  # no eigenvalue lies further from 0
+    matrix = matrix + most * torch.eye(4, device=rest.device, dtype=rest.dtype)
+    for _ in range(_SQUARINGS):
+        matrix = matrix / matrix.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None]
+        matrix = matrix @ matrix
+    longest = matrix.diagonal(dim1=1, dim2=2).argmax(1)
+    quaternion = matrix.gather(2, longest[:, None, None].expand(-1, 4, 1))[..., 0]  # (N, 4), real part first
+    quaternion = quaternion / quaternion.norm(dim=1, keepdim=True)
+    real, rest_of = quaternion[:, :1, None], quaternion[:, 1:]
+    outer = rest_of[..., :, None] * rest_of[..., None, :]
+    return (2 * real.square() - 1) * _identity(real) + 2 * (outer + real * _skew(rest_of))
 
 
 def _bones(rest: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ sqrt(1 - abar) eps and v = sqrt(abar) eps - sqrt(1 - abar) z_0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
@@ -64,25 +65,43 @@ def denoised(
 
     pull: (guess of z_0, share of its variance that is noise) -> a better guess, at every step.
     """
-    steps, latent = scheduler(objective), noise
-    steps.set_timesteps(count)
-    for time in steps.timesteps.tolist():
-        predicted = denoise(latent, torch.full((len(latent),), time, device=latent.device))
-        found = steps.step(predicted, time, latent)
-        latent = found.prev_sample
-        if pull is not None:
-            guess = found.pred_original_sample
-            before = (
-                steps.alphas_cumprod[time - STEPS // count] if time >= STEPS // count else steps.final_alpha_cumprod
-            )
-            latent = latent + before.sqrt() * (pull(guess, float(1 - steps.alphas_cumprod[time])) - guess)
+    latent = noise
+    for step in ddim(count, objective):
+        predicted = denoise(latent, torch.full((latent.shape[0],), step.time, device=latent.device))
+        found, guess = (kept * latent + added * predicted for kept, added in (step.latent, step.guess))
+        latent = found if pull is None else found + step.share * (pull(guess, step.spread) - guess)
     return latent
 
 
-def noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    """The noise that a decoder starts from, the same for each clip and on each device; the seed is part of an artefact.
+class Step(NamedTuple):
+    """A step of DDIM, which is linear: what it keeps of a latent and adds of what is predicted, for the next latent and
+    for the guess of z_0."""
 
-    Each clip's is the same, so that what a clip is decoded to does not depend on the clips beside it.
-    """
-    one = torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed))
-    return one.expand(shape).to(device)
+    time: int
+    latent: tuple[float, float]
+    guess: tuple[float, float]
+    spread: float  # share of the latent's variance that is noise
+    share: float  # of the guess in the next latent
+
+
+@cache
+def ddim(count: int, objective: Objective) -> tuple[Step, ...]:
+    """The scheduler's `count` steps as numbers, so that its tables are no part of a graph that is traced."""
+    steps, found, noisy = scheduler(objective), [], (torch.zeros(()), torch.ones(()))
+    steps.set_timesteps(count)
+    for time in steps.timesteps.tolist():
+        kept, added = (steps.step(predicted, time, z) for predicted, z in (noisy, noisy[::-1]))
+        earlier = time - STEPS // count
+        before = steps.alphas_cumprod[earlier] if earlier >= 0 else steps.final_alpha_cumprod
+        latent, guess = (
+            (getattr(kept, name).item(), getattr(added, name).item())
+            for name in ("prev_sample", "pred_original_sample")
+        )
+        spread = 1 - steps.alphas_cumprod[time].item()
+        found.append(Step(time, latent, guess, spread, before.sqrt().item()))
+    return tuple(found)
+
+
+def noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """The noise that a decoder starts from, the same on each device; the seed is part of an artefact."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")

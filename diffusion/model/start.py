@@ -64,7 +64,7 @@ class Start(nn.Module):
         """Numbers (B, F, P), normalised -> themselves or the latent (B, T, D), as far as it is linear in them."""
         if not self.says_latent:
             return numbers
-        return self.latent(self.of_tokens(numbers)) if self.latent else numbers.new_zeros(len(numbers), *self.shape)
+        return self.latent(self.of_tokens(numbers)) if self.latent else numbers.new_zeros(numbers.shape[0], *self.shape)
 
     @torch.no_grad()
     def fit_latent(self, numbers: Tensor, latent: Tensor) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import roma
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FPS = 30.0
@@ -110,10 +111,15 @@ def filled(values: Tensor, seen: Tensor) -> Tensor:
     held, and a clip in which nothing is seen is 0."""
     frames = values.shape[1]
     here = torch.arange(frames, device=values.device).expand_as(seen)
-    before = torch.where(seen, here, -1).cummax(1).values
-    after = torch.where(seen, here, frames).flip(1).cummin(1).values.flip(1)
+    # the i-th frame that is seen stands at place i, and others at a place that nobody reads; no running maximum, which
+    # exporters do not know
+    rank = seen.long().cumsum(1)
+    places = F.pad(torch.full_like(rank, frames), (1, 1))  # (B, F + 2)
+    places = places.scatter(1, torch.where(seen, rank, frames + 1), here)
+    places[:, 0] = -1
+    before, after = places.gather(1, rank), places.gather(1, rank + (~seen).long())
     low, high = torch.where(before >= 0, before, after), torch.where(after < frames, after, before)
     part = ((here - low) / (high - low).clamp_min(1)).to(values)[..., None]
-    rows = torch.arange(len(values), device=values.device)[:, None]
+    rows = torch.arange(values.shape[0], device=values.device)[:, None]
     first, second = values[rows, low.clamp_max(frames - 1)], values[rows, high.clamp_min(0)]
     return torch.where(seen.any(1)[:, None, None], first + part * (second - first), 0)

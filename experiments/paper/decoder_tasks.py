@@ -97,7 +97,7 @@ def answers(decoder: ClipDecoder, row: TaskRow, one: TaskVideo, body: BodyModel)
     video, found = one.video, []
     decoder.steps = row.steps
     for seed in range(1 if row.gaussian else row.samples):
-        decoder.seed = seed
+        decoder.seeded(seed)
         if one.pixels is not None and row.kind == "diffusion":
             rotations = guided(decoder, one, body)
         else:

@@ -55,7 +55,7 @@ class Stream:
         self.focal, self.fov, self.fps = focal, fov, fps
         self.stages, self.body, self.batch = Stages(), load_body(), batch
         self.network = Network(model, batch, self.stages)
-        self.clip = model.decoder.sizes.frames if model.takes_clips else 1  # frames of a person that count
+        self.clip = model.decoder.frames if model.takes_clips else 1  # frames of a person that count
         self.in_view: PeopleInView | None = None
         self.frames: list[int] = []  # of the last seconds
         self.times: list[float] = []
