@@ -93,6 +93,14 @@ class MotionDecoder(Policy):
     def model_specific(self) -> bool:
         return self.weights is not None
 
+    @staticmethod
+    def exported(encoder: Any, file: Path) -> DecodedModel:
+        """The model of a file of `fasthmr export` and of the decoder that lies beside it; raises BadInput where that
+        is missing, damaged or another's."""
+        from diffusion.exported import ExportedDecoder
+
+        return DecodedModel(encoder, ExportedDecoder(file, encoder))
+
     def check(self, model: Compressible) -> None:
         """Raises BadInput for a model of another body than SMPL's, as HaMeR's hand, and for an `init` that is none."""
         refuse_other_bodies(model)

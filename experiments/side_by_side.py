@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -17,9 +17,11 @@ from compress.cost.timing import time_inside, timed
 from compress.provenance import precision_of
 from compress.stack import merge, transformer_blocks
 from compress.tokens import Tokens
-from hmr.deploy.exported import ExportedModel
+from hmr.deploy.exported import Exported
 
 WARMUP = 2
+MERGING = "matching and merging"
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")  # any of which multiplies int8, as torch names them
 PROTECTED = 0.35  # of a crop, about what a person takes
 Inputs = tuple[Tensor, Tensor, Tensor | None]
 
@@ -49,13 +51,13 @@ def contenders(models: Sequence[Any], compiled: bool, device: torch.device) -> l
     found: list[Contender] = []
     copies: dict[int, Any] = {}  # weights that models share are copied once
     for model in models:
-        if isinstance(model, ExportedModel):
-            facts = model.interface
-            source, runtime = facts.hashes["model"], model.runtime.name
-            found.append(Contender(model.name, source, runtime, facts.precision, model, facts.macs, model, facts.batch))
-            continue
         encoder = model.to(device).encoder
         decoder = model.calls()["decoder"] if model.takes_clips else None
+        if isinstance(encoder, Exported):
+            facts, runtime = encoder.interface, encoder.runtime.name
+            said: tuple[Any, ...] = (facts.precision, encoder, facts.macs, encoder, facts.batch, decoder)
+            found.append(Contender(encoder.name, facts.hashes["model"], runtime, *said))
+            continue
         kinds = [(precision_of(encoder), encoder)]
         if kinds[0][0] == "float32" and (device.type == "cuda" or not emulated(torch.cpu.get_capabilities())):
             half = copy.deepcopy(encoder, copies)
@@ -109,8 +111,8 @@ def side_by_side(
             if one.decoder:  # a clip's time, shared out among its frames
                 seconds[f"{i}/decoder"] *= batch / one.decoder[0]
                 seconds[str(i)] += seconds[f"{i}/decoder"]
-        rows = [{**one.row, "batch": batch, "source": one.source, "macs": one.macs, "median_s": seconds[str(i)]}
-                for i, one in enumerate(some)]  # fmt: skip
+        rows = [{**one.row, "batch": batch, "source": one.source, "macs": one.macs, "median_s": seconds[str(i)],
+                 "merging_s": seconds.get(f"{i}/{MERGING}", 0.0)} for i, one in enumerate(some)]  # fmt: skip
         result["cases"] += [compared(row, rows[0]) for row in rows]
         result["slower"] += slower(rows)
         result["stages"] += [stage for i in parts for stage in shares(some[i], batch, str(i), seconds)]
@@ -125,7 +127,7 @@ def parts_of(model: Any, given: Inputs) -> dict[str, Callable[[], object]]:
     person[:, : round(PROTECTED * person.shape[1])] = True
     found: dict[str, Callable[[], object]] = {"embed": partial(model.stack.embed, crops)}
     if any(model.schedule.merges):
-        found["matching and merging"] = merging_of(model, model.stack.embed(crops).protecting(person))
+        found[MERGING] = merging_of(model, model.stack.embed(crops).protecting(person))
     tokens, output = model.encode(crops, masks), model(crops, masks, condition)
     return {**found, "head": partial(model.read, tokens, condition), "body": partial(model.joints, output)}
 
@@ -146,7 +148,7 @@ def merging_of(model: Any, tokens: Tokens) -> Callable[[], object]:
 
 def compared(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     """A case beside the first one of its batch."""
-    kept = {name: value for name, value in row.items() if name not in ("source", "macs")}
+    kept = {name: value for name, value in row.items() if name not in ("source", "macs", "merging_s")}
     return {
         **kept,
         "frames_per_s": row["batch"] / row["median_s"],
@@ -165,19 +167,26 @@ def shares(one: Contender, batch: int, key: str, seconds: dict[str, float]) -> l
 
 def slower(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Sentences: which model takes longer than the first one of its runtime and precision, and which precision longer
-    than float32 of the same weights in the same runtime."""
+    than float32 in the same runtime, of the same weights where those are there; with the reason where one is known."""
     found = []
     for i, row in enumerate(rows):
         alike = [r for r in rows[:i] if (r["runtime"], r["precision"]) == (row["runtime"], row["precision"])]
-        same = [r for r in rows if (r["runtime"], r["source"], r["precision"]) == (*key(row), "float32")]
+        plain = [r for r in rows if (r["runtime"], r["precision"]) == (row["runtime"], "float32")]
+        same = [r for r in plain if r["source"] == row["source"]] or plain
         for other in (alike[:1], [] if row["precision"] == "float32" else same[:1]):
             if other and (times := row["median_s"] / other[0]["median_s"]) > 1:
                 found.append(
                     f"{row['name']} in {row['precision']} takes {times:.2f} times as long as {other[0]['name']} in "
                     f"{other[0]['precision']} here, in {row['runtime']} at batch {row['batch']}"
+                    f"{why(row, other[0], torch.cpu.get_capabilities())}"
                 )
     return found
 
 
-def key(row: dict[str, Any]) -> tuple[str, str]:
-    return row["runtime"], row["source"]
+def why(row: dict[str, Any], other: dict[str, Any], cpu: Mapping[str, Any]) -> str:
+    """What is known of the reason why a model takes longer than another, as the end of a sentence."""
+    if row["precision"] == "int8" != other["precision"] and not any(cpu.get(name) for name in VNNI):
+        return ": this CPU has no VNNI, which multiplies int8"
+    if row["merging_s"] > other["merging_s"]:
+        return f": {row['merging_s'] / row['median_s']:.0%} of it is matching and merging"
+    return ""

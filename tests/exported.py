@@ -57,7 +57,7 @@ def made(tmp_path_factory) -> Any:
 @pytest.fixture(scope="module")
 def xml(made, tmp_path_factory) -> Path:
     interface = read_onnx(made.file)[1]
-    return write_openvino(made.file, interface, tmp_path_factory.mktemp("openvino"))
+    return write_openvino(made.file, interface, tmp_path_factory.mktemp("openvino") / "model.xml")
 
 
 @pytest.fixture(params=["onnx", "xml"])

@@ -160,7 +160,7 @@ class Timm(nn.Module):
         self.blocks = nn.Sequential(*(Block(normed=True) for _ in range(DEPTH)))
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        return torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1) + self.pos_embed
+        return torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed
 
     def forward(self, crop: Tensor) -> Tensor:
         return self.norm(self.blocks(self.norm_pre(self._pos_embed(self.patch_embed(crop)))))
@@ -194,8 +194,8 @@ class DINOv2(nn.Module):
         self.blocks = nn.ModuleList(Block(scaled=True) for _ in range(DEPTH))
 
     def prepare_tokens_with_masks(self, crop: Tensor, masks: Tensor | None = None) -> Tensor:
-        x = torch.cat((self.cls_token.expand(len(crop), -1, -1), self.patch_embed(crop)), 1) + self.pos_embed
-        return torch.cat((x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]), 1)
+        x = torch.cat((self.cls_token.expand(crop.shape[0], -1, -1), self.patch_embed(crop)), 1) + self.pos_embed
+        return torch.cat((x[:, :1], self.register_tokens.expand(x.shape[0], -1, -1), x[:, 1:]), 1)
 
     def forward(self, crop: Tensor) -> Tensor:
         x = self.prepare_tokens_with_masks(crop)
@@ -240,7 +240,7 @@ class DINOv3(nn.Module):
         self.blocks = nn.ModuleList(Block(MaskedBias(), scaled=True, swiglu=True) for _ in range(DEPTH))
 
     def prepare_tokens_with_masks(self, crop: Tensor, masks: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
-        ahead = torch.cat((self.cls_token, self.storage_tokens), 1).expand(len(crop), -1, -1)
+        ahead = torch.cat((self.cls_token, self.storage_tokens), 1).expand(crop.shape[0], -1, -1)
         return torch.cat((ahead, self.patch_embed(crop)), 1), (crop.shape[2] // PATCH, crop.shape[3] // PATCH)
 
     def forward(self, crop: Tensor) -> Tensor:
@@ -333,7 +333,7 @@ class HFEmbeddings(nn.Module):
 
     def forward(self, crop: Tensor) -> Tensor:
         x = self.patch_embeddings(crop)
-        return torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1) + self.position_embeddings
+        return torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.position_embeddings
 
 
 class HFViT(nn.Module):

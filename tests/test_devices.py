@@ -23,11 +23,13 @@ from diffusion.model.vae import MotionVAE
 from diffusion.training.decoder import DecoderLoss
 from experiments.search.machine import one_device
 from experiments.search.processes import given
+from hmr.adapters.adapted import recoloured
 from hmr.body.files import load_body
-from hmr.data.crop import normalised
+from hmr.data.crop import IMAGE_MEAN, IMAGE_STD, normalised
 from hmr.evaluation.judge import JointJudge
 from hmr.models.model import build
 from tests.exported import samples
+from tests.networks import FAMILIES
 from tests.planning import applied, planned
 from tests.sizes import TINY
 
@@ -84,6 +86,28 @@ def test_a_compressed_model_does_not_wait(step):
     with torch.no_grad(), NoWaiting():
         out = model(crops, masks)
         assert model.joints(out).shape == (2, 24, 3) and model.vertices(out).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ["timm", "dinov3"])
+def test_a_network_of_ones_own_does_not_wait(name):
+    """With rotary positions too, and crops normalised otherwise than ImageNet's."""
+    family = FAMILIES[name]
+    model = family.own()
+    applied(planned(MergeTokens(keep=family.patches // 2, per_layer=12), model), model)
+    pictures, masks = recoloured(family.images(), (0.5,) * 3, (0.5,) * 3), family.masks()
+    with torch.no_grad(), NoWaiting():
+        tokens = model.encode(recoloured(pictures, (0.5,) * 3, (0.5,) * 3), masks)
+    assert tokens.x.shape[1] == family.prefix + family.patches // 2
+
+
+def test_crops_are_normalised_otherwise():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    pictures = torch.rand(2, 3, 4, 5)
+    usual, own = (
+        (pictures - torch.tensor(m)[:, None, None]) / torch.tensor(s)[:, None, None]
+        for m, s in ((IMAGE_MEAN, IMAGE_STD), (mean, std))
+    )
+    torch.testing.assert_close(recoloured(usual, mean, std), own)
 
 
 def test_crops_are_normalised_without_a_copy_of_constants():

@@ -84,6 +84,11 @@ def test_float16_halves_the_blocks_and_stays_within_its_bound(tmp_path):
     assert sum(torch.Size(t.dims).numel() for t in halves) >= 0.9 * blocks
 
 
+def test_int8_takes_its_ranges_at_a_fixed_batch_too(tmp_path):
+    result = export(made("hmr2", MERGE), tmp_path / "out", samples(5), batch=3, precision="int8", calib=samples(4))
+    assert result["parity"]["bound_mm"] is None and hmr.load(tmp_path / "out" / "model.onnx").precision == "int8"
+
+
 def test_a_fixed_batch_and_a_program_of_torch_pass(tmp_path):
     model = made("hmr2", MERGE)
     result = export(model, tmp_path / "three", samples(7), form="torch", batch=3)

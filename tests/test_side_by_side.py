@@ -7,7 +7,7 @@ import torch
 
 from compress.policies.merge_tokens import MergeTokens
 from experiments import side_by_side as module
-from experiments.side_by_side import contenders, side_by_side, slower
+from experiments.side_by_side import contenders, side_by_side, slower, why
 from hmr.models.model import HMRModel, build
 from tests import test_decoder
 from tests.planning import applied, planned
@@ -72,12 +72,13 @@ def test_a_motion_decoder_is_a_part_of_its_model(monkeypatch):
     assert sum(stage["share"] for stage in result["stages"] if stage["part"] != "body") == pytest.approx(2)
 
 
-def row(name: str, precision: str, seconds: float, source: str = "a", runtime: str = "torch") -> dict:
+def row(name: str, precision: str, seconds: float, source: str = "a", runtime: str = "torch", merging=0.0) -> dict:
     return {"name": name, "runtime": runtime, "precision": precision, "batch": 1, "source": source, "macs": 1,
-            "median_s": seconds}  # fmt: skip
+            "median_s": seconds, "merging_s": merging}  # fmt: skip
 
 
-def test_what_became_slower_is_said_and_nothing_else():
+def test_what_became_slower_is_said_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
     rows = [
         row("one", "float32", 2.0),
         row("two", "float32", 3.0, "b"),
@@ -85,8 +86,18 @@ def test_what_became_slower_is_said_and_nothing_else():
         row("two", "int8", 1.0, "b"),
         row("one.onnx", "float32", 4.0, runtime="onnxruntime"),  # another runtime is no step that was made
         row("three", "float32", 1.0, "c"),
+        row("rounded", "int8", 6.0, "d"),  # an artefact of other weights, beside no float32 of its own
     ]
     assert slower(rows) == [
         "two in float32 takes 1.50 times as long as one in float32 here, in torch at batch 1",
         "one in int8 takes 2.50 times as long as one in float32 here, in torch at batch 1",
+        "rounded in int8 takes 1.20 times as long as one in int8 here, in torch at batch 1",
+        "rounded in int8 takes 3.00 times as long as one in float32 here, in torch at batch 1",
     ]
+
+
+def test_a_reason_is_given_where_one_is_known():
+    plain, merged, rounded = row("a", "float32", 1.0), row("b", "float32", 2.0, merging=0.5), row("c", "int8", 3.0)
+    assert why(merged, plain, {}) == ": 25% of it is matching and merging" and why(plain, merged, {}) == ""
+    assert why(rounded, plain, {"avx512_f": True}) == ": this CPU has no VNNI, which multiplies int8"
+    assert why(rounded, plain, {"avx512_vnni": True}) == "" and why(rounded, rounded, {}) == ""

@@ -50,14 +50,14 @@ def tracks(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def alike(one: Path, other: Path) -> None:
+def alike(one: Path, other: Path, within: float = 1e-4) -> None:
     """Both folders hold the same motion."""
     first, second = tracks(one), tracks(other)
     assert first.keys() == second.keys() and first
     for name, arrays in first.items():
         for key, value in arrays.items():
             if value.dtype.kind == "f":
-                assert value == pytest.approx(second[name][key], abs=1e-4), (name, key)
+                assert value == pytest.approx(second[name][key], abs=within), (name, key)
             else:
                 assert np.array_equal(value, second[name][key]), (name, key)
 

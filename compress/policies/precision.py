@@ -154,6 +154,15 @@ class Int8Linear(nn.Module):
         quantised = ao.Int8Tensor.from_hp(linear.weight.detach(), ao.PerRow())
         return cls(quantised.qdata, quantised.scale, linear.bias)
 
+    @torch.no_grad()
+    def linear(self) -> nn.Linear:
+        """A layer of float32 with these rounded weights, which rounds no input."""
+        found = nn.Linear(self.weight.shape[1], self.weight.shape[0], self.bias is not None, self.scale.device)
+        found.weight.copy_(self.weight * self.scale)
+        if self.bias is not None:
+            found.bias.copy_(self.bias)
+        return found.requires_grad_(False)
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_tracing():  # fvcore counts on a trace, and a trace cannot hold torchao's tensors
             return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
@@ -162,6 +171,19 @@ class Int8Linear(nn.Module):
         rounding = importlib.import_module(WORKFLOWS).QuantizeTensorToInt8Kwargs(granularity=ao.PerRow())
         weight = ao.Int8Tensor(self.weight, self.scale, block, x.dtype, act_quant_kwargs=rounding)
         return F.linear(x, weight, self.bias)
+
+
+def rounded(model: Any) -> bool:
+    """Whether blocks of a model compute in fewer bits than float32's."""
+    return any(value.itemsize < 4 for value in model.parameters())
+
+
+def unrounded(model: Any) -> None:
+    """Let a model compute in float32 throughout, with the weights that it has: rounded ones stay as they are."""
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, Int8Linear):
+            model.set_submodule(name, layer.linear())
+    model.float()
 
 
 @cache

@@ -55,6 +55,7 @@ class AdaptedModel(OwnModel):
 
     poses_hand = False
     is_meta = False
+    gives_joints = True  # and no bodies
 
     def __init__(self, named: Named) -> None:
         mine = named.adapter
@@ -115,16 +116,14 @@ def recoloured(crop: Tensor, mean: Colours, std: Colours) -> Tensor:
     """A crop (B, 3, H, W) normalised as ImageNet's are, by another mean and deviation."""
     if (mean, std) == (IMAGE_MEAN, IMAGE_STD):
         return crop
-    own_mean, own_std, from_mean, from_std = (
-        torch.tensor(values, device=crop.device, dtype=crop.dtype)[:, None, None]
-        for values in (mean, std, IMAGE_MEAN, IMAGE_STD)
-    )
-    return (crop * from_std + from_mean - own_mean) / own_std
+    # colour by colour: numbers in a tensor would be copied to the device with every batch
+    colours = zip(crop.unbind(1), mean, std, IMAGE_MEAN, IMAGE_STD, strict=True)
+    return torch.stack([(one * scale + shift - m) / s for one, m, s, shift, scale in colours], 1)
 
 
 def gives_joints(model: Any) -> bool:
-    """Whether a model is an adapter's, which gives joints and no bodies."""
-    return isinstance(model.encoder, AdaptedModel)
+    """Whether a model is an adapter's or a file made of one, which give joints and no bodies."""
+    return bool(getattr(model.encoder, "gives_joints", False))
 
 
 def refuse_adapter(model: Any, what: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from compress.errors import BadInput
 from hmr.deploy.interface import KEY, Interface
-from hmr.deploy.network import EXAMPLE, ExportNetwork
+from hmr.deploy.network import EXAMPLE, Network
 from hmr.deploy.onnx_file import described
 from hmr.deploy.openvino_runtime import NOTHING, digest, openvino
 
@@ -23,24 +23,28 @@ OPSET = 20  # the first with GELU
 LARGEST = 1 << 30  # bytes of weights in a file of ONNX: protobuf holds 2 GiB, so more than this lie beside it
 
 
-def traced(network: ExportNetwork, batch: int | None) -> torch.export.ExportedProgram:
-    """The graph of a network for `batch` frames at once or, where None, any number."""
+def traced(network: Network, batch: int | None) -> torch.export.ExportedProgram:
+    """The graph of a network for `batch` frames, or clips, at once or, where None, any number. Raises BadInput where an
+    adapter's code cannot be traced."""
     given = network.example(batch or EXAMPLE)
     frames = None if batch else {0: torch.export.Dim("batch", min=1, max=1 << 16)}
     shapes = None if frames is None else (tuple(frames for _ in given),)
-    with torch.no_grad(), quiet():
-        return torch.export.export(network, given, dynamic_shapes=shapes)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(network, given, dynamic_shapes=shapes)
+    except Exception as error:  # whatever a stranger's code raises
+        if not getattr(network.model, "gives_joints", False):
+            raise
+        hint = "" if batch else "; --batch N may do, where it asks for len() of a tensor and not for its shape"
+        raise BadInput(f"{network.model.name} cannot be traced ({str(error).splitlines()[0]}){hint}") from error
 
 
-def write_onnx(
-    program: torch.export.ExportedProgram, network: ExportNetwork, interface: Interface, folder: Path
-) -> Path:
-    """model.onnx, and model.onnx.data beside it where the weights are large. Raises BadInput where packages that this
+def write_onnx(program: torch.export.ExportedProgram, network: Network, interface: Interface, path: Path) -> Path:
+    """A file .onnx, and .onnx.data beside it where the weights are large. Raises BadInput where packages that this
     needs are not installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(f"to export needs {' and '.join(missing)}: pip install 'fasthmr[onnx]'")
-    path = folder / "model.onnx"
     large = sum(value.nbytes for value in network.state_dict().values()) > LARGEST
     with torch.no_grad(), quiet():
         made = torch.onnx.export(
@@ -66,9 +70,9 @@ def module_of(metadata: Mapping[str, str]) -> str:
     return next((name for name in reversed(scopes[:-1]) if name), "")
 
 
-def write_openvino(source: Path, interface: Interface, folder: Path) -> Path:
-    """model.xml and model.bin of an ONNX file. Weights stay in the precision that they have there."""
-    ov, path = openvino(), folder / "model.xml"
+def write_openvino(source: Path, interface: Interface, path: Path) -> Path:
+    """A file .xml, and .bin beside it, of an ONNX file. Weights stay in the precision that they have there."""
+    ov = openvino()
     model = ov.Core().read_model(str(source))
     unhashed = interface.model_copy(update={"hashes": {**interface.hashes, "graph": NOTHING}})
     model.set_rt_info(unhashed.text(), KEY)
@@ -78,9 +82,8 @@ def write_openvino(source: Path, interface: Interface, folder: Path) -> Path:
     return path
 
 
-def write_torch(program: torch.export.ExportedProgram, interface: Interface, folder: Path) -> Path:
-    """model.pt2, for `torch.export.load`."""
-    path = folder / "model.pt2"
+def write_torch(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Path:
+    """A file .pt2, for `torch.export.load`."""
     with quiet():
         torch.export.save(program, path, extra_files={f"{KEY}.json": interface.text()})
     return path

@@ -24,8 +24,11 @@ MEANINGS = {
     "betas": "body shape, in standard deviations",
     "camera": "weak perspective: scale, and shift x and y, of the crop",
     "features": "query token before the linear heads",
-    "joints": "joints of the posed body, m, in the order of `joint_names`",
+    "joints": "joints, m, in the order of `joint_names`; of the posed body, where there is one",
     "vertices": "vertices of the posed body, m",
+    "reading": "what the motion decoder reads of a frame: features, and the pose as numbers",
+    "seen": "which frames of a clip are there; the others are found from those around them",
+    "rotations": "rotation matrices of the joints, the root's first; as global_orient and body_pose",
     "source": "which token holds each patch of the grid in the end; -1 where it was dropped",
 }
 
@@ -63,6 +66,9 @@ class Interface(FrozenModel):
     hashes: dict[str, str]  # sha256 of the model that was exported, of its body, and of the graph with its weights
     commit: str
     versions: dict[str, str]
+    decoded_by: str | None = None  # the policy whose motion decoder lies beside it, in the file `decoder`
+    own_crops: bool = False  # whether pictures are cut by code of an adapter, which is not in the file
+    look_ahead: int | None = None  # of a motion decoder: how many frames after a frame its pose depends on
 
     @property
     def batch(self) -> int | None:

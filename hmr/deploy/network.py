@@ -9,29 +9,36 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.policies.precision import Int8Linear
+from compress.policies.precision import unrounded
 from compress.stack import Schedule
+from hmr.adapters.adapted import gives_joints
 from hmr.deploy.interface import BATCH, MEANINGS, Port
+from hmr.models.head import BETAS
 from hmr.models.model import HMRModel
 from hmr.models.regressor import posed_joints
 
 EXAMPLE = 2  # frames that a graph of any batch is traced with: 1 would be taken for a constant
+BODIES = ("global_orient", "body_pose", "betas", "camera", "features", "joints")
 
 
 class ExportNetwork(nn.Module):
     """crops (B, 3, H, W), then what else `inputs` names -> tensors in the order of `outputs`.
 
-    Masks (B, H, W) are in 0..1 at the size of crops. A graph is traced from it, so no path depends on values.
+    Masks (B, H, W) are in 0..1 at the size of crops. An adapter's network gives joints alone. A graph is traced from
+    it, so no path depends on values. Raises BadInput for vertices of a model that has no body.
     """
 
     def __init__(self, model: Any, vertices: bool = False) -> None:
         super().__init__()
-        self.model, self.body = model, model.body
-        extra = {"masks": model.protect is not None, "condition": model.needs_condition}
+        self.model, self.body = model.encoder, model.encoder.body
+        extra = {"masks": model.protect is not None, "condition": model.encoder.needs_condition}
         self.inputs = ("crops", *(name for name, wanted in extra.items() if wanted))
-        known = ("global_orient", "body_pose", "betas", "camera", "features", "joints")
-        reduced = ("source",) if model.schedule != Schedule() else ()
-        self.outputs = (*known, *(("vertices",) if vertices else ()), *reduced)
+        if vertices and gives_joints(model):
+            raise BadInput(f"{model.encoder.name} is an adapter, which gives joints alone: leave out --vertices")
+        self.reading = model.reading if model.takes_clips else None
+        known = ("joints",) if gives_joints(model) else BODIES
+        more = {"vertices": vertices, "reading": model.takes_clips, "source": model.schedule != Schedule()}
+        self.outputs = (*known, *(name for name, wanted in more.items() if wanted))
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         inputs = dict(zip(self.inputs, given, strict=True))
@@ -41,8 +48,10 @@ class ExportNetwork(nn.Module):
         if "vertices" in self.outputs:
             posed = self.body(output.rotations.float(), output.betas.float())
             found |= {"vertices": posed.vertices, "joints": posed.joints}
-        else:
+        elif "betas" in self.outputs:
             found["joints"] = posed_joints(self.body, output)
+        if self.reading is not None:
+            found["reading"] = self.reading(output)
         return tuple(found[name] for name in self.outputs)
 
     @property
@@ -61,14 +70,45 @@ class ExportNetwork(nn.Module):
         }
         return tuple(every[name] for name in self.inputs)
 
-    def ports(self, batch: int | None) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-        """Inputs and outputs, for `batch` frames at once or, where None, any number."""
-        given = self.example(1)
-        with torch.no_grad():
-            made = self(*given)
-        both = ((self.inputs, given), (self.outputs, made))
-        first, second = (tuple(map(port, names, values, [batch] * len(names))) for names, values in both)
-        return first, second
+
+class DecoderNetwork(nn.Module):
+    """The motion decoder of a model, with the body inside: what it reads of clips (B, F, W), betas (B, F, 10) and which
+    frames are seen (B, F) -> rotations (B, F, 24, 3, 3), joints (B, F, 24, 3) and, where asked for, vertices."""
+
+    inputs = ("reading", "betas", "seen")
+
+    def __init__(self, model: Any, vertices: bool = False) -> None:
+        super().__init__()
+        self.model, self.decoder, self.body = model.encoder, model.decoder, model.encoder.body
+        self.outputs = ("rotations", "joints", *(("vertices",) if vertices else ()))
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        reading, betas, seen = given
+        rotations = self.decoder(reading, betas, seen)
+        frames, shape = (rotations.flatten(0, 1), betas.flatten(0, 1)), rotations.shape[:2]
+        if "vertices" not in self.outputs:
+            return rotations, self.body.skeleton(*frames).unflatten(0, shape)
+        posed = self.body(*frames)
+        return rotations, posed.joints.unflatten(0, shape), posed.vertices.unflatten(0, shape)
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """Random inputs for so many clips."""
+        rng, shape = torch.Generator().manual_seed(0), (batch, self.decoder.frames)
+        reading, betas = (torch.randn(*shape, width, generator=rng) for width in (self.decoder.width, BETAS))
+        return reading, betas, torch.rand(shape, generator=rng) > 0.3
+
+
+Network = ExportNetwork | DecoderNetwork
+
+
+def ports(network: Network, batch: int | None) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a network for `batch` frames, or clips, at once or, where None, any number."""
+    given = network.example(1)
+    with torch.no_grad():
+        made = network(*given)
+    both = ((network.inputs, given), (network.outputs, made))
+    first, second = (tuple(map(port, names, values, [batch] * len(names))) for names, values in both)
+    return first, second
 
 
 def port(name: str, value: Tensor, batch: int | None) -> Port:
@@ -78,24 +118,19 @@ def port(name: str, value: Tensor, batch: int | None) -> Port:
 
 
 def prepared(model: Any, precision: str) -> Any:
-    """A copy of a model on the CPU as it is exported, without gradients. float16: the blocks alone, as in a recipe's
-    bfloat16: the tokens that they add to, the last norm, the head and the body stay in float32.
+    """A copy of a model on the CPU as it is exported, without gradients. Blocks that a recipe has rounded have their
+    rounded weights and compute in float32, since no runtime here rounds on the way as torch does. float16: the blocks
+    alone, as in a recipe's bfloat16: the tokens that they add to, the last norm, the head and the body stay in float32.
 
-    Raises BadInput for a model whose blocks were rounded already, which no runtime here computes as torch does.
+    Raises BadInput for a model without weights, and for one of which nobody knows what comes out.
     """
     name = model.encoder.name
-    if not isinstance(model.encoder, HMRModel):
+    if not isinstance(model.encoder, HMRModel) and not gives_joints(model):
         raise BadInput(f"{name} is of no family known here, so what comes out of it has no names to export it by")
-    if model.takes_clips:
-        raise BadInput(f"{name} decodes motion from whole clips, and one frame is exported: name its encoder")
-    if model.is_meta:
+    if model.encoder.is_meta:
         raise BadInput(f"{name} has no weights: name a checkpoint")
-    blocks = model.stack.blocks
-    if any(isinstance(layer, Int8Linear) for layer in blocks.modules()):
-        raise BadInput(f"{name} has int8 blocks of torchao: export the model before that step with --precision int8")
-    if {value.dtype for value in model.parameters()} != {torch.float32}:
-        raise BadInput(f"{name} is not in float32 throughout: export the model without its step `precision`")
     twin = copy.deepcopy(model).cpu().requires_grad_(False).eval()
+    unrounded(twin)
     if precision == "float16":
         twin.stack.blocks.to(torch.float16)
     return twin

@@ -28,7 +28,7 @@ class Runtime(Protocol):
 
 def in_groups(run: Run, inputs: Arrays, names: Sequence[str], size: int) -> dict[str, NDArray[Any]]:
     """Outputs (N, ...) for inputs (N, ...), `size` frames at once; the last ones are filled up with copies."""
-    count = len(inputs["crops"])
+    count = len(next(iter(inputs.values())))
     places = np.minimum(np.arange(-(-count // size) * size), count - 1)
     parts = [
         run({name: np.ascontiguousarray(value[places[i : i + size]]) for name, value in inputs.items()}, names)

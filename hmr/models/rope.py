@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,8 +77,12 @@ class Rope(ABC):
 
 def centred(place: Tensor, lengths: tuple[int, int], dtype: torch.dtype, offset: float = 0.0) -> Tensor:
     """Coordinates (..., 2) that run from -1 to 1 over so many rows and columns."""
-    length = torch.tensor(lengths, device=place.device, dtype=dtype)
-    return 2.0 * ((place + 0.5 + offset).to(dtype) / length) - 1.0
+    return 2.0 * ((place + 0.5 + offset).to(dtype) / pair(lengths, place, dtype)) - 1.0
+
+
+def pair(values: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Two numbers on the device of `like`, which does not wait for them to be copied there."""
+    return torch.stack([like.new_full((), value, dtype=dtype) for value in values])
 
 
 class Dinov3(Rope):
@@ -171,7 +175,8 @@ class TimmAxial(Timm):
     def angles(self, place: Tensor, grid: tuple[int, int]) -> Tensor:
         at = place + self.module.grid_offset
         if self.module.ref_feat_shape is not None:
-            at = at / place.new_tensor(grid) * place.new_tensor(self.module.ref_feat_shape)
+            own = self.module.ref_feat_shape
+            at = at / pair(grid, place, place.dtype) * pair(own, place, place.dtype)
         return (self.ordered(at)[..., None] * self.module.bands).flatten(-2)
 
 

@@ -68,7 +68,7 @@ def identity(run: Run, outputs: Sequence[str], body: BodyModel) -> dict[str, Any
     encoder = run.model.encoder
     return {
         "video": source_id(run.film.path),
-        "model": fingerprint(run.model, encoder.schedule, encoder.protect),
+        "model": fingerprint(run.model, encoder.schedule, encoder.protect, *getattr(encoder, "hashes", ())),
         "body": body.identity,
         "people": run.finder.identity,
         "masks": run.masks.name if run.masks else None,
