@@ -1,9 +1,12 @@
-"""`python -m experiments.paper.parity MODEL...`: how far exported files are from models, or why there are none."""
+"""`python -m experiments.paper.parity [MODEL...]`: how far exported files are from models, or why there are none.
+
+A row is written as soon as it is there, and none is made twice: who stops the command goes on later.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -18,58 +21,115 @@ from compress.errors import BadInput
 from compress.provenance import provenance
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
+from experiments.paper.parity_models import MADE
 from hmr.data.sample import Sample
 from hmr.deploy.export import export
 from hmr.deploy.parity import FRAMES
 
 FILES = (("onnx", "float32"), ("openvino", "float32"), ("torch", "float32"), ("onnx", "float16"), ("onnx", "int8"))
+KEY = ("model", "format", "precision", "frames")  # what a row is of
+EMPTY = {"worst_mm": None, "flipped": None, "decoder_mm": None, "rise_mm": None, "rounding": None, "reason": None}
+
+
+class ParityRows:
+    """The rows that there are, in a JSON file that is written anew with each."""
+
+    def __init__(self, path: Path, frames: int) -> None:
+        self.path, self.frames = path, frames
+        self.content = json.loads(path.read_bytes()) if path.is_file() else {"rows": []}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["rows"]
+        return found
+
+    def missing(self, name: str) -> list[tuple[str, str]]:
+        """Which of FILES a model has no row of."""
+        there = {tuple(row[key] for key in KEY) for row in self.rows}
+        return [file for file in FILES if (name, *file, self.frames) not in there]
+
+    def add(self, row: dict[str, Any], source: dict[str, Any]) -> None:
+        """Write a row; `source`: where it comes from."""
+        self.rows.append({**row, "frames": self.frames, "provenance": source})
+        atomic_write(self.path, (json.dumps(self.content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def parities(
-    model: Any, samples: Sequence[Sample], calib: Sequence[Sample], observer: Observer = silent
-) -> list[dict[str, Any]]:
-    """A row for each of FILES, as JSON values: `worst_mm` and how many frames merged other tokens, the worst of all
-    batches; where the export failed, both are None and `reason` says why."""
-    rows = []
-    for form, precision in FILES:
-        row: dict[str, Any] = {"model": model.encoder.name, "format": form, "precision": precision}
-        row |= {"worst_mm": None, "flipped": None, "rise_mm": None, "reason": None}
+    name: str,
+    model: Any,
+    files: Sequence[tuple[str, str]],
+    samples: Sequence[Sample],
+    calib: Sequence[Sample],
+    observer: Observer = silent,
+) -> Iterator[dict[str, Any]]:
+    """A row for each file, as JSON values: `worst_mm`, that of a motion decoder's file, and how many frames merged
+    other tokens, the worst of all batches; where the export failed, all are None and `reason` says why."""
+    for form, precision in files:
+        row: dict[str, Any] = {"model": name, "format": form, "precision": precision, **EMPTY}
         try:
             with TemporaryDirectory() as folder:
                 asked: dict[str, Any] = {"form": form, "precision": precision, "calib": calib, "observer": observer}
                 made = export(model, Path(folder) / "file", samples, **asked)
         except BadInput as error:
-            rows.append({**row, "reason": str(error)})
+            yield {**row, "reason": str(error)}
             continue
-        batches = made["parity"]["batches"]
-        worst, flipped = (max(of) for of in zip(*((b["worst_mm"], len(b["flipped"])) for b in batches), strict=True))
-        rows.append({**row, "worst_mm": worst, "flipped": flipped, "rise_mm": made["rise_mm"]})
-    return rows
+        worst, flipped = worst_of(made)
+        decoder = None if made["decoder"] is None else worst_of(made["decoder"])[0]
+        kept = {key: made[key] for key in ("rise_mm", "rounding")}
+        yield {**row, "worst_mm": worst, "flipped": flipped, "decoder_mm": decoder, **kept}
+
+
+def worst_of(file: dict[str, Any]) -> tuple[float, int]:
+    """The worst joint of any batch in mm, and in how many frames other tokens merged."""
+    batches = file["parity"]["batches"]
+    return max(batch["worst_mm"] for batch in batches), max(len(batch["flipped"]) for batch in batches)
+
+
+def pictures(model: Any, frames: int, observer: Observer) -> list[list[Sample]]:
+    """Those that files are compared on, and those that int8 takes its ranges from."""
+    names = (f"synth{'-video' * model.takes_clips}:test", "synth:calib")
+    return [list(hmr.frames(name, frames, size=model.encoder.crop_size).drawn(observer)) for name in names]
+
+
+def measure(record: ParityRows, named: str, observer: Observer) -> None:
+    """Add the rows that there are none of yet for a model, `NAME`, `MODEL` or `NAME=MODEL`; a model that cannot be made
+    has rows that say so."""
+    name, _, place = named.partition("=")
+    if not (files := record.missing(name)):
+        return
+    try:
+        model = MADE[name]() if name in MADE and not place else hmr.load(place or name)
+    except BadInput as error:
+        for form, precision in files:
+            record.add({"model": name, "format": form, "precision": precision, **EMPTY, "reason": str(error)}, {})
+        return
+    source = provenance("parity", model, torch.device("cpu"))
+    test, calib = pictures(model, record.frames, observer)
+    for row in parities(name, model, files, test, calib, observer):
+        record.add(row, source)
 
 
 def main(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models, as elsewhere.")],
-    out: Annotated[Path, typer.Option(help="The JSON file to write, over an older one.")] = Path("parity.json"),
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=]MODEL...", help=f"Models; without any: {', '.join(MADE)}.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The JSON file that rows are added to.")] = Path("parity.json"),
     frames: Annotated[int, typer.Option(min=1, help="Of synth:test, and as many of synth:calib.")] = FRAMES,
 ) -> None:
     """Export every MODEL in every format and precision, and print how far each file is off."""
-    rows: list[dict[str, Any]] = []
+    record = ParityRows(out, frames)
     with progress_bar() as bar:
-        observer = progress_callback(bar)
-        for name in models:
-            model = hmr.load(name)
-            test, calib = (
-                list(hmr.frames(f"synth:{split}", frames, size=model.encoder.crop_size).drawn(observer))
-                for split in ("test", "calib")
-            )
-            rows += parities(model, test, calib, observer)
-            source = provenance("parity", model, torch.device("cpu"), frames=frames)
-            atomic_write(out, json.dumps({"rows": rows, "provenance": source}, indent=1).encode())
-    typer.echo("| model | format | precision | worst joint mm | other merges | |\n|---|---|---|--:|--:|---|")
-    for row in rows:
-        worst = "-" if row["worst_mm"] is None else f"{row['worst_mm']:.2g}"
-        cells = (row["model"], row["format"], row["precision"], worst, row["flipped"] or 0, row["reason"] or "")
-        typer.echo(f"| {' | '.join(map(str, cells))} |")
+        for named in models or MADE:
+            measure(record, named, progress_callback(bar))
+    typer.echo("| model | format | precision | worst joint mm | of the decoder | other merges | |")
+    typer.echo("|---|---|---|--:|--:|--:|---|")
+    for row in record.rows:
+        found = [shown(row["worst_mm"]), shown(row["decoder_mm"]), row["flipped"] or 0, row["reason"] or ""]
+        typer.echo(f"| {' | '.join(map(str, (row['model'], row['format'], row['precision'], *found)))} |")
+
+
+def shown(worst: float | None) -> str:
+    return "-" if worst is None else f"{worst:.2g}"
 
 
 if __name__ == "__main__":

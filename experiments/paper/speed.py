@@ -1,0 +1,188 @@
+"""`python -m experiments.paper.speed ARTEFACT...`: how much faster compressed models are here, and what made them so.
+
+Everything runs in turn, as in `fasthmr bench`: the original and each artefact by torch, ONNX Runtime and OpenVINO, in
+every precision that there is, and each artefact with all its tokens. The fastest way to run an artefact whose error
+rises by no more than RISE_MM is compared with the original in eager float32, and with the original run the same way.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import log
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import hmr
+from compress.atomic import atomic_write
+from compress.cost.bfloat16 import emulated
+from compress.provenance import provenance
+from compress.stack import Schedule
+from experiments.cli.main import ended
+from experiments.cli.output import progress_bar, progress_callback
+from experiments.side_by_side import side_by_side
+from hmr.deploy.export import export
+from hmr.deploy.parity import FRAMES
+from hmr.evaluation.evaluate import evaluate
+
+RISE_MM = 1.0  # by how much MPJPE may be above the original's
+FILES = (("onnx", "float32"), ("openvino", "float32"), ("onnx", "int8"), ("openvino", "int8"))
+LEVERS = ("layers", "tokens", "runtime", "precision")
+Rises = Mapping[tuple[str, str], float]  # of MPJPE in mm, by model and precision
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run one model. `tokens`: whether those are reduced, where the model reduces any."""
+
+    model: str
+    runtime: str  # its name without a version
+    precision: str
+    batch: int
+    seconds: float
+    tokens: bool = True
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The fastest way at one batch. shares: of each lever in the logarithm of `times`; they add up to 1."""
+
+    batch: int
+    model: str
+    runtime: str
+    precision: str
+    rise_mm: float
+    times: float  # as fast as the original in eager float32
+    times_same_way: float  # as fast as the original in the same runtime and precision
+    shares: dict[str, float]
+
+
+def gains(cases: Sequence[Case], original: str, rises: Rises) -> list[Gain]:
+    """The fastest artefact at each batch; nothing for a batch at which none is good enough."""
+    found, fine = [], {way for way, rise in rises.items() if rise <= RISE_MM}
+    for batch in sorted({case.batch for case in cases}):
+        here = [case for case in cases if case.batch == batch]
+        good = [case for case in here if case.tokens and (case.model, case.precision) in fine]
+        if good:
+            best = min(good, key=lambda case: case.seconds)
+            found.append(gain(best, here, original, rises[best.model, best.precision]))
+    return found
+
+
+def gain(best: Case, here: Sequence[Case], original: str, rise: float) -> Gain:
+    """What the fastest way gains over the original: lever by lever, each on top of those before."""
+
+    def seconds(model: str, runtime: str, precision: str, tokens: bool = True) -> float:
+        way = (model, runtime, precision, tokens)
+        return next(c.seconds for c in here if (c.model, c.runtime, c.precision, c.tokens) == way)
+
+    steps = (
+        seconds(original, "torch", "float32"),
+        seconds(best.model, "torch", "float32", tokens=False),
+        seconds(best.model, "torch", "float32"),
+        seconds(best.model, best.runtime, "float32"),
+        best.seconds,
+    )
+    times = steps[0] / steps[-1]
+    ratios = (before / now for before, now in pairwise(steps))
+    shares = {name: log(ratio) / log(times) for name, ratio in zip(LEVERS, ratios, strict=True)}
+    same = seconds(original, best.runtime, best.precision) / best.seconds
+    return Gain(best.batch, best.model, best.runtime, best.precision, rise, times, same, shares)
+
+
+def whole(model: Any, name: str) -> Any:
+    """A copy of a compressed model that keeps all its tokens."""
+    found = copy.deepcopy(model)
+    found.schedule, found.protect, found.name = Schedule(), None, name
+    return found
+
+
+def files_of(models: Sequence[Any], folder: Path, observer: Any) -> Iterator[tuple[str, Path]]:
+    """The files of FILES of each model, with its name; those that are there already stay. A model's file in another
+    precision is made beside it."""
+    size = models[0].crop_size
+    pictures = [list(hmr.frames(f"synth:{split}", FRAMES, size=size).drawn(observer)) for split in ("test", "calib")]
+    for i, model in enumerate(models):
+        for form, precision in FILES:
+            place = folder / f"{i}-{form}-{precision}"
+            path = place / ("model.onnx" if form == "onnx" else "model.xml")
+            if not path.is_file():
+                export(model, place, pictures[0], form=form, precision=precision, calib=pictures[1], observer=observer)
+            yield model.name, path
+
+
+def rises_of(models: Sequence[Any], files: Sequence[tuple[str, Path]], frames: Any) -> dict[tuple[str, str], float]:
+    """By how much the MPJPE of each compressed model is above the original's, in each precision. Files in float32 give
+    what the model gives."""
+    original, found = models[0], dict[tuple[str, str], float]()
+    ways: list[tuple[str, str, Any]] = [(model.name, "float32", model) for model in models[1:]]
+    if not emulated(torch.cpu.get_capabilities()):
+        for model in models[1:]:
+            half = copy.deepcopy(model)
+            half.stack.blocks.to(torch.bfloat16)
+            ways.append((model.name, "bfloat16", half))
+    ways += [(name, "int8", hmr.load(path)) for name, path in files if "int8" in path.parent.name]
+    for name, precision, model in ways:
+        if name != original.name:
+            rise = evaluate(model, frames, None, original)["paired"]["mpjpe_mm"]["mean"]
+            found[name, precision] = max(rise, found.get((name, precision), rise))  # of two runtimes, the worse
+    return found
+
+
+def cases_of(bench: Mapping[str, Any], names: Mapping[str, tuple[str, bool]]) -> list[Case]:
+    """The cases of a bench; names: of a case -> its model, and whether tokens are reduced."""
+    found = []
+    for case in bench["cases"]:
+        model, tokens = names[case["name"]]
+        way = (case["runtime"].split()[0], case["precision"], case["batch"], case["median_s"])
+        found.append(Case(model, *way, tokens))
+    return found
+
+
+def main(
+    artefacts: Annotated[list[str], typer.Argument(metavar="ARTEFACT...", help="What was compressed from MODEL.")],
+    model: Annotated[str, typer.Option(help="The original.")] = "reference",
+    folder: Annotated[Path, typer.Option(help="Where exported files are kept for the next time.")] = Path("exported"),
+    frames: Annotated[int, typer.Option(min=1, help="Of synth:test, on which errors are measured.")] = 330,
+    batch: Annotated[list[int], typer.Option(min=1, help="Frames at a time.")] = [1, 8],  # noqa: B006  # typer reads it, nobody changes it
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each of which runs everything once.")] = 9,
+    out: Annotated[Path, typer.Option(help="The JSON file to write, over an older one.")] = Path("speed.json"),
+) -> None:
+    """Time the original and every artefact in every way that there is, and print what is gained by what."""
+    models = [hmr.load(name) for name in (model, *artefacts)]
+    with progress_bar() as bar:
+        files = list(files_of(models, folder, progress_callback(bar)))
+    wholes = [whole(one, f"{one.name}, all tokens") for one in models[1:]]
+    names = {one.name: (one.name, True) for one in models} | {str(path): (name, True) for name, path in files}
+    names |= {one.name: (one.name.removesuffix(", all tokens"), False) for one in wholes}
+    rises = rises_of(models, files, hmr.frames("synth:test", frames, model=models[0]))
+    loaded = [hmr.load(path) for _, path in files]
+    bench = side_by_side([*models, *wholes, *loaded], batch, rounds, False, torch.device("cpu"))
+    found = [asdict(one) for one in gains(cases_of(bench, names), model, rises)]
+    told = [{"model": name, "precision": precision, "rise_mm": rise} for (name, precision), rise in rises.items()]
+    source = provenance("speed", models[0], torch.device("cpu"), frames=frames)
+    result = {"gains": found, "rises": told, **bench, "rounds": rounds, "provenance": source}
+    atomic_write(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    typer.echo(table(found))
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """The gains in Markdown."""
+    columns = ("batch", "model", "runtime", "precision", "rise mm", "times as fast", "in the same way", *LEVERS)
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for one in found:
+        figures = (f"{one['rise_mm']:+.1f}", f"{one['times']:.2f}", f"{one['times_same_way']:.2f}")
+        shares = (f"{one['shares'][name]:.0%}" for name in LEVERS)
+        cells = (one["batch"], one["model"], one["runtime"], one["precision"], *figures, *shares)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    ended(lambda: typer.run(main))

@@ -1,0 +1,58 @@
+"""What a compressed model gains, and by what. No test looks at a time."""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+
+from compress.stack import Schedule
+from experiments.paper.speed import Case, cases_of, gains, table, whole
+from tests.exported import small
+
+
+def cases(batch: int = 1) -> list[Case]:
+    times = {
+        ("original", "torch", "float32", True): 8.0,
+        ("original", "torch", "bfloat16", True): 4.0,
+        ("original", "openvino", "float32", True): 6.0,
+        ("original", "openvino", "int8", True): 3.0,
+        ("small", "torch", "float32", False): 7.0,
+        ("small", "torch", "float32", True): 4.0,
+        ("small", "torch", "bfloat16", True): 2.5,
+        ("small", "openvino", "float32", True): 3.0,
+        ("small", "openvino", "int8", True): 1.0,
+    }
+    return [Case(*way[:3], batch, seconds, way[3]) for way, seconds in times.items()]
+
+
+def test_the_fastest_that_is_good_enough_counts():
+    good = {("small", "float32"): 0.5, ("small", "bfloat16"): 0.9, ("small", "int8"): 0.7}
+    (found,) = gains(cases(), "original", good)
+    assert (found.model, found.runtime, found.precision, found.rise_mm) == ("small", "openvino", "int8", 0.7)
+    assert found.times == 8 and found.times_same_way == 3
+    (found,) = gains(cases(), "original", {**good, ("small", "int8"): 1.2})
+    assert (found.runtime, found.precision, found.times, found.times_same_way) == ("torch", "bfloat16", 3.2, 1.6)
+    assert gains(cases(), "original", dict.fromkeys(good, 2.0)) == []
+    both = gains([*cases(), *cases(8)], "original", good)
+    assert [one.batch for one in both] == [1, 8]
+
+
+def test_shares_are_those_of_each_lever_on_top_of_the_others():
+    (found,) = gains(cases(), "original", {("small", "int8"): 0.0})
+    ratios = {"layers": 8 / 7, "tokens": 7 / 4, "runtime": 4 / 3, "precision": 3.0}
+    assert found.shares == pytest.approx({name: log(ratio) / log(8) for name, ratio in ratios.items()})
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert "| 1 | small | openvino | int8 | +0.0 | 8.00 | 3.00 | 6% | 27% | 14% | 53% |" in table([vars(found)])
+
+
+def test_cases_of_a_bench_know_their_models():
+    row = {"name": "a/model.xml", "runtime": "openvino 2026", "precision": "int8", "batch": 8, "median_s": 2.0}
+    assert cases_of({"cases": [row]}, {"a/model.xml": ("a", True)}) == [Case("a", "openvino", "int8", 8, 2.0)]
+
+
+def test_a_model_with_all_its_tokens_needs_no_mask():
+    model = small()
+    every = whole(model, "all")
+    assert every.schedule == Schedule() and every.protect is None and model.protect is not None
+    assert every.name == "all" and every.cost().macs.true > model.cost().macs.true
