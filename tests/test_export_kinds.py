@@ -144,6 +144,8 @@ def moved(tmp_path_factory) -> Any:
     return model, folder, export(model, folder, samples(7, model.encoder.crop_size), vertices=True)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_decoders_file_lies_beside_the_encoders_and_gives_what_the_model_gives(moved):
     model, folder, result = moved
     loaded, seen = hmr.load(folder / "model.onnx"), batch(samples(20, model.encoder.crop_size))
@@ -159,6 +161,7 @@ def test_a_decoders_file_lies_beside_the_encoders_and_gives_what_the_model_gives
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize("kind", ["linear", "regressor", "diffusion"])
 def test_every_kind_of_decoder_passes_in_every_format(kind, form, tmp_path):
@@ -168,6 +171,8 @@ def test_every_kind_of_decoder_passes_in_every_format(kind, form, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "out").glob("decoder.*"))[-1] in (".onnx", ".pt2", ".xml")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_decoder_belongs_to_its_encoder(moved, tmp_path):
     model, folder, _ = moved
     with pytest.raises(BadInput, match="a motion decoder alone: name the file of its encoder"):
@@ -182,6 +187,8 @@ def test_a_decoder_belongs_to_its_encoder(moved, tmp_path):
         hmr.load(tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_run_follows_people_by_a_file_as_by_its_model(moved, tmp_path):
     model, folder, _ = moved
     walk, loaded = film(tmp_path / "walk.mp4"), hmr.load(folder / "model.onnx")
@@ -194,6 +201,8 @@ def test_a_run_follows_people_by_a_file_as_by_its_model(moved, tmp_path):
     assert len(set(runs)) == 2  # another file is another run
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_file_with_a_decoder_is_timed_and_evaluated_as_a_video_model(moved):
     _, folder, _ = moved
     loaded = hmr.load(folder / "model.onnx")

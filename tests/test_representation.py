@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from diffusion.model.representation import JOINTS, TWISTS, WIDTH, decode, encode, swing
+from diffusion.model.representation import JOINTS, TWISTS, WIDTH, decode, encode, nearest_rotation, swing
 from hmr.body.files import load_body
 from hmr.motion.recordings import shipped_clips
 
@@ -109,3 +109,12 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(
         lambda n: (decode(n, shape, body) * weights).sum(), numbers.requires_grad_(), eps=1e-6, atol=1e-5
     )
+
+
+def test_the_nearest_rotation_is_that_of_an_svd():
+    matrices = torch.randn(4, 50, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    u, _, v = torch.linalg.svd(matrices)
+    ones = torch.ones(4, 50, dtype=torch.float64)
+    sign = torch.diag_embed(torch.stack((ones, ones, (u @ v).det()), -1))
+    assert torch.allclose(nearest_rotation(matrices), u @ sign @ v, atol=1e-6)
+    assert torch.equal(nearest_rotation(torch.zeros(1, 3, 3)), torch.eye(3)[None])

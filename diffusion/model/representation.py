@@ -149,28 +149,32 @@ def _about(axis: Tensor, angle: Tensor) -> Tensor:
 
 
 def _fitted(rest: Tensor, posed: Tensor) -> Tensor:
-    """Rotations (N, 3, 3) that bring vectors (N, 3, 3), one in a row, nearest to others: orthogonal Procrustes.
+    """Rotations (N, 3, 3) that bring vectors (N, 3, 3), one in a row, nearest to others: orthogonal Procrustes."""
+    return nearest_rotation(posed.mT @ rest)
+
+
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotations (..., 3, 3) R of the largest trace of R^T M for matrices M (..., 3, 3).
 
     The quaternion is the eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix (Horn, Closed-form solution
     of absolute orientation using unit quaternions, 1987), which squaring that matrix finds. NOTE: no SVD, which
     exporters do not know and for which CUDA waits.
     """
-    product = posed.mT @ rest
-    product = product / product.abs().amax((1, 2), True).clamp_min(_SMALLEST**2)
-    trace, axial = product.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None], _axial(product)[..., None]  # (N, 3, 1)
-    inner = product + product.mT - trace * _identity(product)
-    matrix = torch.cat((torch.cat((trace, axial.mT), 2), torch.cat((axial, inner), 2)), 1)  # (N, 4, 4)
-    most = (3 * product.square().sum((1, 2), True).clamp_min(_SMALLEST**2)).sqrt()  # no eigenvalue lies further from 0
-    matrix = matrix + most * torch.eye(4, device=rest.device, dtype=rest.dtype)
+    matrix = matrix / matrix.abs().amax((-2, -1), True).clamp_min(_SMALLEST**2)
+    trace, axial = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None], _axial(matrix)[..., None]  # (..., 3, 1)
+    inner = matrix + matrix.mT - trace * _identity(matrix)
+    power = torch.cat((torch.cat((trace, axial.mT), -1), torch.cat((axial, inner), -1)), -2)  # (..., 4, 4)
+    most = (3 * matrix.square().sum((-2, -1), True).clamp_min(_SMALLEST**2)).sqrt()  # no eigenvalue is further from 0
+    power = power + most * torch.eye(4, device=matrix.device, dtype=matrix.dtype)
     for _ in range(_SQUARINGS):
-        matrix = matrix / matrix.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None]
-        matrix = matrix @ matrix
-    longest = matrix.diagonal(dim1=1, dim2=2).argmax(1)
-    quaternion = matrix.gather(2, longest[:, None, None].expand(-1, 4, 1))[..., 0]  # (N, 4), real part first
-    quaternion = quaternion / quaternion.norm(dim=1, keepdim=True)
-    real, rest_of = quaternion[:, :1, None], quaternion[:, 1:]
-    outer = rest_of[..., :, None] * rest_of[..., None, :]
-    return (2 * real.square() - 1) * _identity(real) + 2 * (outer + real * _skew(rest_of))
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        power = power @ power
+    longest = power.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    quaternion = power.gather(-1, longest.expand(*longest.shape[:-2], 4, 1))[..., 0]  # (..., 4), real part first
+    quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    real, others = quaternion[..., :1, None], quaternion[..., 1:]
+    outer = others[..., :, None] * others[..., None, :]
+    return (2 * real.square() - 1) * _identity(real) + 2 * (outer + real * _skew(others))
 
 
 def _bones(rest: Tensor) -> Tensor:

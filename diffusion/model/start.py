@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import roma
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.model.representation import JOINTS, WIDTH
+from diffusion.model.representation import JOINTS, WIDTH, nearest_rotation
 from diffusion.model.sizes import DecoderSizes
 from diffusion.model.transformer import silent
 
@@ -121,7 +120,7 @@ def apart(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def together(axes: Tensor, joints: Tensor, twists: Tensor) -> Tensor:
     """What `apart` gives -> numbers (..., 133); axes become the nearest ones that are some."""
-    turn = roma.special_procrustes(axes.unflatten(-1, (3, 3)))
+    turn = nearest_rotation(axes.unflatten(-1, (3, 3)))
     return torch.cat(((joints.unflatten(-1, (JOINTS, 3)) @ turn.mT).flatten(-2), twists), -1)
 
 
