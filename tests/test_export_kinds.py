@@ -194,7 +194,7 @@ def test_a_run_follows_people_by_a_file_as_by_its_model(moved, tmp_path):
     walk, loaded = film(tmp_path / "walk.mp4"), hmr.load(folder / "model.onnx")
     for each, name in ((model, "one"), (loaded, "two")):
         run_into(Run(each, Film(walk), Squares(), focal=200.0), tmp_path / name)
-    alike(tmp_path / "one", tmp_path / "two", 1e-3)  # random weights make much of rounding
+    alike(tmp_path / "one", tmp_path / "two", 1e-2)  # random weights make much of rounding
     again = hmr.load(folder / "model.onnx")
     again.encoder.interface.hashes["decoder"] = "0" * 64
     runs = [identity(Run(each, Film(walk), Squares()), [], each.encoder.body)["model"] for each in (loaded, again)]
