@@ -187,7 +187,6 @@ def test_cost_counts_its_parts(fasthmr, folder):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("export my_adapter.py --out o", "a file has a body in it, and my_adapter.py is an adapter"),
         ("evaluate my_adapter.py --data synth:test --frames 2", "--label-free"),
         (
             "evaluate my_adapter.py --data frames@pictures --label-free --against reference-small",

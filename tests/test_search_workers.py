@@ -201,7 +201,7 @@ def test_a_baseline_that_was_stopped_waits_again(place, monkeypatch):
 def test_what_is_drawn_behind_a_search_for_an_error_fits_what_it_left(place, monkeypatch, name):
     """Of random blocks any threshold merges nearly all: at most 1 of 5 is left, where few tokens can go."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda *asked: None)
     changes = {
         "strategy: greedy, layers: 4": "threshold_mm: 8.0",
         "space:\n  merge_layers.layers: [2, 5]": f"sampler: {name}\nspace:",
@@ -217,7 +217,7 @@ def test_what_is_drawn_behind_a_search_for_an_error_fits_what_it_left(place, mon
 def test_a_search_in_vain_ends(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(search, "IN_VAIN", 4)
-    monkeypatch.setattr(search, "enqueue_baselines", lambda study, spec: None)
+    monkeypatch.setattr(search, "enqueue_baselines", lambda *asked: None)
     job = small("vain")
 
     def refused(self, recipe):
