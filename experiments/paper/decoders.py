@@ -205,10 +205,8 @@ class DecoderComparison:
         encoder = self.encoder(form)
         if split == self.test.spec.split:
             return features(encoder, self.test.spec.name, split, self.frames, None, self.observer)
-        count = self.train_frames if split == "train" else None
-        return features(
-            encoder, "synth-video", split, count, self.mocap, self.observer, precision=self.budget.products(split)
-        )
+        products = self.budget.products(split)
+        return features(encoder, "synth-video", split, self.train_frames, self.mocap, self.observer, precision=products)
 
     def vae(self, entry: DecoderRow) -> tuple[MotionVAE, str]:
         """The VAE of a row, and its hash."""
