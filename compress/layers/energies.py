@@ -42,7 +42,7 @@ def plain_units(block: nn.Module) -> Units:
     if not isinstance(getattr(attention, "heads", None), int):
         raise BadInput("their attention names no `heads`")
     heads = Heads(attention, ("heads",), (qkv,), out)  # type: ignore[arg-type]  # linear layers, see `units_of`
-    return Units((heads,), (up,), down)  # type: ignore[arg-type]
+    return Units((heads,), (up,), down)  # type: ignore[arg-type]  # linear layers too
 
 
 @torch.no_grad()
