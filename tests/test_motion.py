@@ -22,6 +22,7 @@ from hmr.motion.clip import (
     mirrored,
     plausible_parts,
     resampled,
+    splits_file,
     without_reference_pose,
 )
 from hmr.motion.recordings import load_clips, pack_clips, read_clip, shipped_clips, split_of, unpack_clips
@@ -166,13 +167,14 @@ def test_a_reference_pose_before_the_motion_is_left_out():
     assert len(without_reference_pose(walk)) == len(walk)
 
 
-def test_the_clips_that_ship_are_pybullets_and_what_cmu_has_for_reports():
+def test_clips_of_every_family_that_the_splits_list_ship_with_their_licence():
     clips = shipped_clips()
-    ours = [clip for clip in clips if not clip.name.startswith("cmu_")]
-    assert len(ours) == 15 and all(clip.source and "MIT" in clip.licence for clip in ours)
+    acrobats = [clip for clip in clips if clip.name.startswith("humanoid3d_")]
+    assert all(clip.source and "MIT" in clip.licence for clip in acrobats)
     theirs = [clip for clip in clips if clip.name.startswith("cmu_")]
-    assert theirs and all("mocap.cs.cmu.edu" in clip.source for clip in theirs)
-    assert "train" not in {split_of(clip.family) for clip in theirs}  # the full clips stay outside
+    assert theirs and all("mocap.cs.cmu.edu" in clip.source for clip in theirs) and len(acrobats + theirs) == len(clips)
+    listed = {family for families in splits_file()["splits"].values() for family in families}
+    assert {clip.family for clip in clips} == listed - {"cmu"}  # a recording of CMU's that the splits do not name
     for clip in map(resampled, clips):
         assert clip.fps == 30 and clip.rotations.dtype == np.float32
         assert np.abs(np.linalg.det(clip.rotations) - 1).max() < 1e-4

@@ -138,6 +138,6 @@ def unpack_clips(packed: Mapping[str, np.ndarray]) -> list[MotionClip]:
 
 
 def shipped_clips() -> list[MotionClip]:
-    """The clips in the package: pybullet's 15 at their own rates; of CMU's, at 30 fps, those of calib, val and test."""
+    """The clips in the package: pybullet's 15 at their own rates; CMU's and DeepMimic's further ones at 30 fps."""
     with files("hmr").joinpath("assets", "motion.npz").open("rb") as stream:
         return unpack_clips(dict(np.load(stream, allow_pickle=False)))
