@@ -146,13 +146,18 @@ def encode(
     rings first. schedule: a `Schedule`, or the number of merges of each block. None: exactly the plain network.
     """
     schedule = schedule if isinstance(schedule, Schedule) else Schedule(tuple(schedule))
+    return stack.finish(through(stack, stack.blocks, entering(stack, crop, protected, schedule), schedule))
+
+
+def entering(stack: Stack, crop: Tensor, protected: Tensor | None, schedule: Schedule) -> Tokens:
+    """The tokens as the first block takes them; arguments as `encode`."""
     tokens = stack.embed(crop)
     if protected is not None:
         person = protected > 0
         tokens = tokens.protecting(nearness(person, tokens.grid, schedule.dilate) > 0 if schedule.dilate else person)
     if schedule.drop:
         tokens = tokens.kept(most_covered(tokens, protected, schedule.drop, schedule.dilate))
-    return stack.finish(through(stack, stack.blocks, tokens, schedule))
+    return tokens
 
 
 def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule: Schedule = PLAIN) -> Tokens:

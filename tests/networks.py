@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class Network:
     runs_narrow: bool = True
     sums_units: bool = True
     pickles: bool = True
+    known: Mapping[str, Any] = field(default_factory=dict)  # what `OwnModel` has to be told
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,7 +51,9 @@ class Network:
         return self.make().eval()
 
     def own(self, **asked) -> OwnModel:
-        return OwnModel(self.module(), lambda own, tokens: tokens, self.crop, blocks=self.blocks, **asked).eval()
+        return OwnModel(
+            self.module(), lambda own, tokens: tokens, self.crop, blocks=self.blocks, **self.known, **asked
+        ).eval()
 
     def images(self, count: int = 3) -> Tensor:
         return torch.randn(count, 3, *self.crop, generator=torch.Generator().manual_seed(1))

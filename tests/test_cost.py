@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from itertools import pairwise
 from math import ceil
 
@@ -175,6 +176,12 @@ def test_a_product_without_a_handle_is_refused():
     x = torch.randn(5, 7), torch.randn(2, 5, 3), torch.randn(2, 3, 7)
     with pytest.raises(NotImplementedError, match="addbmm"):
         operators(Product(torch.addbmm), *x)
+
+
+def test_resizing_pictures_is_no_product():
+    """Though `aten::_upsample_bilinear2d_aa` has the word in its name."""
+    resized = partial(F.interpolate, size=(4, 4), mode="bilinear", antialias=True)
+    assert not operators(Product(resized), torch.randn(1, 3, 8, 8)).get("", {})
 
 
 def test_timing_runs_everything_in_turn_and_forgets_the_warm_up():

@@ -45,7 +45,7 @@ def by_numpy(x: Tensor, y: Tensor, ridge: float) -> tuple[np.ndarray, np.ndarray
 def test_least_squares_is_numpys(seed: int, ridge: float, count: int) -> None:
     """With fewer tokens than channels too."""
     x, y = tokens(seed, count)
-    weight, bias = least_squares(Moments.of(x, y), ridge)
+    weight, bias = least_squares(Moments.added(x, y), ridge)
     wanted_weight, wanted_bias = by_numpy(x, y, ridge)
     np.testing.assert_allclose(weight, wanted_weight, atol=1e-6, rtol=1e-6)
     np.testing.assert_allclose(bias, wanted_bias, atol=1e-5, rtol=1e-6)
@@ -54,8 +54,8 @@ def test_least_squares_is_numpys(seed: int, ridge: float, count: int) -> None:
 @given(st.integers(0, 2**31), st.permutations(range(6)))
 def test_the_order_of_batches_does_not_matter(seed: int, order: list[int]) -> None:
     x, y = tokens(seed)
-    parts = [Moments.of(a, b) for a, b in zip(x.split(10), y.split(10), strict=True)]
-    whole, mixed = Moments.of(x, y), reduce(add, [parts[i] for i in order])
+    parts = [Moments.added(a, b) for a, b in zip(x.split(10), y.split(10), strict=True)]
+    whole, mixed = Moments.added(x, y), reduce(add, [parts[i] for i in order])
     for one, two in zip(least_squares(whole), least_squares(mixed), strict=True):
         torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-9)
     first, again = (fitted([(x[i], y[i]) for i in ids], x) for ids in (torch.arange(60).split(10), [slice(None)]))
@@ -82,7 +82,7 @@ def test_no_other_map_leaves_less() -> None:
     def loss(weight: Tensor, bias: Tensor) -> Tensor:
         return (x @ weight.T + bias - (y - x)).square().sum() + strength * weight.square().sum()
 
-    weight, bias = least_squares(Moments.of(x, y), 0.1)
+    weight, bias = least_squares(Moments.added(x, y), 0.1)
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         step = torch.randn(5, 6, generator=generator, dtype=torch.float64) * 1e-3

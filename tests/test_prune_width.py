@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from compress import artefact
 from compress.cost.macs import cost
@@ -264,3 +265,12 @@ def test_plans_hold_possible_units_only(units):
     assert Kept(of=10**12, units=(10**12 - 1,)).of == 10**12  # no list of all of them is made to look
     with pytest.raises(ValidationError, match="0 blocks in a plan for 2"):
         WidthPlan(made_for=MadeFor(depth=2, dim=8, grid=(16, 12)), blocks=())
+
+
+def test_masked_weights_are_made_plain_first():
+    masked = model()
+    prune.l1_unstructured(blocks(masked)[1].mlp.fc1, "weight", 0.5)
+    with pytest.raises(BadInput, match=r"as by a mask: make it plain first, as torch\.nn\.utils\.prune\.remove"):
+        HALF.check(masked)
+    prune.remove(blocks(masked)[1].mlp.fc1, "weight")
+    HALF.check(masked)

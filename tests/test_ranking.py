@@ -13,12 +13,13 @@ from torch import Tensor
 from compress.context import Context
 from compress.errors import BadInput
 from compress.frames import ALL
+from compress.layers.energies import units_of
 from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
 from compress.ranking import scores as module
-from compress.ranking.budget import block_sizes, counted, recipe_for, windows_of
-from compress.ranking.scores import rank
+from compress.ranking.budget import block_sizes, counted, pieces, recipe_for, windows_of
+from compress.ranking.scores import SHARES, rank
 from compress.recipe import Recipe
 from compress.stack import LinearBlock, encode
 from compress.tokens import Tokens, coverage
@@ -80,19 +81,47 @@ def moved(model: HMRModel, change: Any) -> float:
     return ((said(other) - said(model)) / STEP).square().mean().item()
 
 
-def test_a_unit_counts_as_much_as_its_columns_move_the_output(model):
-    found = rank(model, One())
-    assert len(found) == 4 and found[0].heads.shape == (4,) and found[0].hidden.shape == (TINY["mlp_dim"],)
-    for block, unit in ((0, 1), (3, 2)):
+def test_units_count_as_much_as_their_going_moves_the_output(model):
+    """With what is fitted anew: the layers that read them, a little of the way to the narrower block's."""
+    judge, share = One(), SHARES.index(0.5)
+    found = rank(model, judge)
+    assert len(found) == 4 and found[0].heads.shape == found[0].hidden.shape == (len(SHARES),)
+    changes = module.all_changes(model, judge, module.silent)
+    for kind, place in (("heads", 1), ("hidden", 3)):
 
-        def less_head(other: Any, block: int = block, unit: int = unit) -> None:
-            other.backbone.blocks[block].attn.proj.weight.unflatten(1, (4, -1))[:, unit] *= 1 - STEP
+        def less(other: Any, kind: str = kind, place: int = place) -> None:
+            block, change = other.backbone.blocks[place], getattr(changes[place], kind)[share]
+            layer = block.attn.proj if kind == "heads" else block.mlp.fc2
+            layer.weight += STEP * change.weight
+            layer.bias += STEP * change.bias
 
-        def less_hidden(other: Any, block: int = block, unit: int = unit) -> None:
-            other.backbone.blocks[block].mlp.fc2.weight[:, unit] *= 1 - STEP
+        assert getattr(found[place], kind)[share].item() == pytest.approx(moved(model, less), rel=1e-2)
 
-        assert found[block].heads[unit].item() == pytest.approx(moved(model, less_head), rel=1e-2)
-        assert found[block].hidden[unit].item() == pytest.approx(moved(model, less_hidden), rel=1e-2)
+
+def test_what_may_go_is_what_prune_width_leaves_out(model):
+    judge = One()
+    step = PruneWidth(mlp_ratio=0.5, head_ratio=0.5, refit=True)
+    plan = planned(step, model, judge)
+    change = module.all_changes(model, judge, module.silent)[0]
+    units = units_of(model.stack, model.backbone.blocks[0])
+    gone = {"heads": columns(plan.blocks[0].heads.removed, units.heads[0].out.in_features // 4)}
+    gone["hidden"] = plan.blocks[0].hidden.removed
+    for kind, layer in (("heads", units.heads[0].out), ("hidden", units.down)):
+        weight = getattr(change, kind)[SHARES.index(0.5)].weight
+        torch.testing.assert_close(weight[:, gone[kind]], -layer.weight.float()[:, gone[kind]])
+
+
+def columns(units: list[int], each: int) -> list[int]:
+    return [unit * each + i for unit in units for i in range(each)]
+
+
+def test_pieces_of_a_block_add_up_and_get_dearer():
+    for moved in ((1.0, 4.0, 9.0), (5.0, 4.0, 9.0), (3.0, 6.0, 6.0)):
+        found = list(pieces(moved, 16, 3))
+        assert sum(units for units, _ in found) == 12 and sum(way for _, way in found) == pytest.approx(max(moved))
+        each = [way / units for units, way in found]
+        assert each == pytest.approx(sorted(each))
+        assert sum(way for _, way in found[:3]) <= max(moved[:3])
 
 
 class Towards(torch.nn.Module):
@@ -114,11 +143,11 @@ class Towards(torch.nn.Module):
 
 def test_a_map_counts_as_much_as_what_it_misses_moves_the_output(model):
     judge = One()
-    found, maps = rank(model, judge), module.fitted_maps(model, judge, module.silent)
+    found, changes = rank(model, judge), module.all_changes(model, judge, module.silent)
     place = 2
 
     def towards(other: Any) -> None:
-        weight, bias = (value.double() for value in maps[place])
+        weight, bias = (value.double() for value in changes[place].mapped)
         other.backbone.blocks[place] = Towards(other.backbone.blocks[place], LinearBlock.of(weight, bias))
 
     assert found[place].mapped == pytest.approx(moved(model, towards), rel=1e-2)
@@ -177,12 +206,7 @@ def test_numbers_of_units_take_the_place_of_shares(model):
     step = PruneWidth(heads=(4, 3, 2, 1), hidden=(48, 40, 30, 1))
     plan = planned(step, model, One())
     assert [(len(b.heads.units), len(b.hidden.units)) for b in plan.blocks] == [(4, 48), (3, 40), (2, 30), (1, 1)]
-    best = rank(model, One())[1].heads.argmin().item()
-    by_output = planned(PruneWidth(heads=(4, 3, 4, 4), rank="output"), model, One())
-    assert by_output.blocks[1].heads.removed == [best]
-    assert "rank" not in step.model_dump(mode="json") and "heads" not in PruneWidth(mlp_ratio=0.5).model_dump(
-        mode="json"
-    )
+    assert "heads" not in PruneWidth(mlp_ratio=0.5).model_dump(mode="json")
     for wrong, words in (
         (PruneWidth(heads=(4,)), "1 numbers, and there are 4"),
         (PruneWidth(heads=(5, 4, 4, 4)), "not more"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 from compress.policies.merge_tokens import MergeTokens
 from compress.tokens import Tokens
-from hmr.models.rope import Dinov3, rope_of
+from hmr.models.known.rope import Dinov3, rope_of
 from tests.networks import DIM, FAMILIES, GRID, Rope, angle
 from tests.planning import applied, planned
 

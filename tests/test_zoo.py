@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from compress.context import Context
 from compress.errors import BadInput
+from compress.policies.prune_width import PruneWidth
+from compress.stack import Schedule
 from hmr.models.own_model import OwnModel
 from tests import test_stacks
 from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
@@ -53,6 +57,18 @@ def vitpose_tokens(module: nn.Module, crop: Tensor) -> Tensor:
     return backbone.layernorm(backbone.encoder(backbone.embeddings(crop)).last_hidden_state)
 
 
+def vitdet() -> nn.Module:
+    """Two blocks of windows and two without."""
+    config = transformers.VitDetConfig(
+        **SQUARE, pretrain_image_size=SIDE, window_block_indices=[0, 2], window_size=4, mlp_ratio=2
+    )
+    return loud(transformers.VitDetModel(config))
+
+
+def vitdet_tokens(module: nn.Module, crop: Tensor) -> Tensor:
+    return last_hidden(module, crop).flatten(2).transpose(1, 2)
+
+
 ZOO = {
     "Dinov2": of("Dinov2", "encoder.layer", 1),
     "Dinov2 SwiGLU": of("Dinov2", "encoder.layer", 1, use_swiglu_ffn=True),
@@ -61,6 +77,15 @@ ZOO = {
     "DINOv3ViT gated": of("DINOv3ViT", "model.layer", 5, num_register_tokens=4, use_gated_mlp=True),
     "ViT": of("ViT", "layers", 1, intermediate_size=48),
     "SiglipVision": of("SiglipVision", "encoder.layers", 0, intermediate_size=48),
+    # norms of queries and keys of all heads together, and an attention that takes as many as it had
+    "InternVLVision": replace(
+        of("InternVLVision", "encoder.layer", 1, intermediate_size=48, use_qk_norm=True),
+        runs_narrow=False,
+        sums_units=False,
+    ),
+    "Aimv2Vision": of("Aimv2Vision", "encoder.layers", 0, intermediate_size=48),
+    "Sapiens2": of("Sapiens2", "model.layer", 9, intermediate_size=48, num_key_value_heads_per_layer=[HEADS] * DEPTH),
+    "VitDet": Network(vitdet, "encoder.layer", 0, (SIDE, SIDE), PATCH, vitdet_tokens, known={"norm": ""}),
     "VitPose": Network(vitpose, "backbone.encoder.layer", 0, (64, 48), 8, vitpose_tokens, pickles=False),
 }
 
@@ -70,7 +95,7 @@ def family(request) -> Network:
     return ZOO[request.param]
 
 
-@pytest.fixture(params=["DINOv3ViT"])
+@pytest.fixture(params=["DINOv3ViT", "Sapiens2"])
 def rotary(request) -> Network:
     return ZOO[request.param]
 
@@ -115,3 +140,16 @@ def test_dinov3_in_bfloat16_is_taken():
     crop = family.images().bfloat16()
     found, wanted = model(crop).float(), last_hidden(module, crop).float()
     assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+@torch.no_grad()
+def test_heads_may_share_keys_and_values():
+    """As in the middle blocks of Sapiens2: q has more features than k and v, and no head goes alone."""
+    family = of("Sapiens2", "model.layer", 9, intermediate_size=48, num_key_value_heads_per_layer=[2, 1, 1, 2])
+    module, crop = family.module(), family.images()
+    model = OwnModel(module, lambda own, tokens: tokens.x, family.crop, blocks=family.blocks).eval()
+    torch.testing.assert_close(model(crop), last_hidden(module, crop), rtol=1e-4, atol=1e-4)
+    model.schedule = Schedule((0, 16, 8))
+    assert model(crop).shape == (3, 9 + 40, DIM)
+    with pytest.raises(BadInput, match="share keys and values"):
+        PruneWidth(mlp_ratio=0.5).plan(model, Context(model))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,9 +32,9 @@ def features(module: nn.Module, crop: Tensor) -> Tensor:
     return cast(Any, module).forward_features(crop)
 
 
-def of(name: str, prefix: int, **known: bool) -> Network:
-    crop = (SIDE, SIDE)
-    return Network(lambda: loud(timm.create_model(name, **SMALL)), "blocks", prefix, crop, PATCH, features, **known)
+def of(name: str, prefix: int, *, runs_narrow: bool = True, sums_units: bool = True) -> Network:
+    made = Network(lambda: loud(timm.create_model(name, **SMALL)), "blocks", prefix, (SIDE, SIDE), PATCH, features)
+    return replace(made, runs_narrow=runs_narrow, sums_units=sums_units)
 
 
 # An EvaBlock's own forward takes as many features from its heads as a token has.

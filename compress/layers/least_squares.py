@@ -1,4 +1,5 @@
-"""A linear map in the place of blocks: x + W x + c, by least squares on tokens (ReplaceMe, arXiv:2505.02819, Sec. 3).
+"""Linear maps by least squares on tokens: x + W x + c in the place of blocks (ReplaceMe, arXiv:2505.02819, Sec. 3), and
+W x + c in the place of what lies between two layers of a block.
 
 The sums that least squares needs are taken in float64, batch by batch: tokens may stream by, in any order.
 """
@@ -22,20 +23,24 @@ RIDGE = 1e-2
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over `count` tokens x (C,) and what blocks add to them, d (C,): all that least squares needs, float64."""
+    """Sums over `count` tokens x (C,) and what is to be made of them, d (D,): all that least squares needs, float64."""
 
     count: int
     x: Tensor  # (C,)
-    d: Tensor  # (C,)
+    d: Tensor  # (D,)
     xx: Tensor  # (C, C) sum of x x^T
-    xd: Tensor  # (C, C) sum of x d^T
+    xd: Tensor  # (C, D) sum of x d^T
 
     @classmethod
-    def of(cls, before: Tensor, after: Tensor) -> Moments:
-        """Of tokens before and after the blocks, (..., C) each."""
-        x = before.flatten(0, -2).double()  # (M, C)
-        d = after.flatten(0, -2).double() - x
+    def of(cls, given: Tensor, wanted: Tensor) -> Moments:
+        """Of tokens (..., C) and what is to be made of them (..., D)."""
+        x, d = (part.flatten(0, -2).double() for part in (given, wanted))
         return cls(len(x), x.sum(0), d.sum(0), x.T @ x, x.T @ d)
+
+    @classmethod
+    def added(cls, before: Tensor, after: Tensor) -> Moments:
+        """Of tokens before blocks, and what those add to them, (..., C) each."""
+        return cls.of(before, after.double() - before.double())
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -44,11 +49,11 @@ class Moments:
 
 
 def least_squares(sums: Moments, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """W (C, C) and c (C,), float64, that minimise sum |W x + c - d|^2 + lambda |W|^2 over the tokens.
+    """W (D, C) and c (D,), float64, that minimise sum |W x + c - d|^2 + lambda |W|^2 over the tokens.
 
-    Ridge regression (Hoerl and Kennard 1970) of what the blocks add, so that W shrinks to the map that changes nothing;
-    c is free, and lambda is `ridge` times the tokens' mean variance and number. Channels that never vary get no weight.
-    Not finite where tokens are not.
+    Ridge regression (Hoerl and Kennard 1970); of what blocks add, W shrinks to the map that changes nothing. c is free,
+    and lambda is `ridge` times the tokens' mean variance and number. Channels that never vary get no weight. Not finite
+    where tokens are not.
     """
     mean = sums.x / sums.count
     gram = sums.xx - torch.outer(sums.x, mean)  # (C, C), of centred tokens
@@ -66,5 +71,5 @@ def fitted(pairs: Iterable[tuple[Tensor, Tensor]], like: Tensor, ridge: float = 
 
     Its weights have the type and device of `like`.
     """
-    weight, bias = least_squares(reduce(add, (Moments.of(before, after) for before, after in pairs)), ridge)
+    weight, bias = least_squares(reduce(add, (Moments.added(before, after) for before, after in pairs)), ridge)
     return LinearBlock.of(weight.to(like), bias.to(like))

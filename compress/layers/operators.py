@@ -54,7 +54,9 @@ def combined(run: Sequence[State], rule: Callable[[list[Tensor]], Tensor]) -> di
         raise BadInput("blocks in int8 cannot be merged: put merge_layers before precision")
     for state in run[1:]:
         for name in {**first, **state}:
-            if name not in first or name not in state or first[name].shape != state[name].shape:
+            if name not in first or name not in state:
+                raise BadInput(f"blocks of unlike weights cannot be merged: {name} is not in all of them")
+            if first[name].shape != state[name].shape:
                 raise BadInput(f"blocks of unlike shape ({name}) cannot be merged: put merge_layers before prune_width")
     return {
         name: rule([state[name] for state in run]).to(value.dtype) if value.is_floating_point() else value

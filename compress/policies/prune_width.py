@@ -1,73 +1,26 @@
-"""Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens.
-
-torch-pruning cuts them (Fang et al. 2023, arXiv:2301.12900); its dependency graph is left aside, since it misses
-columns of separate q, k and v.
-"""
+"""Narrower blocks: hidden units of MLPs and whole attention heads go, those first that add least to the tokens, and the
+layers that read them may be fitted anew to what is left."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
-import torch_pruning
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.context import Context
+from compress.context import Context, fingerprint
 from compress.errors import BadInput
 from compress.frames import Judge
 from compress.late import LateStack, stack_of
-from compress.layers.energies import importances, run_late, units_of
+from compress.layers.energies import importances, person, run_late, units_of
+from compress.layers.refit import refitted_blocks, with_bias
+from compress.layers.widths import BlockWidth, Kept, narrow
 from compress.policies.merge_layers import evaluating
-from compress.policy import Compressible, FrozenModel, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack
-from compress.ranking.scores import rank
-from compress.stack import Heads, LinearBlock, Stack, transformer_blocks
-
-
-class Kept(FrozenModel):
-    """Which of `of` units are left."""
-
-    of: int = Field(ge=1)
-    units: tuple[int, ...]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        units = self.units
-        if not units or units[0] < 0 or units[-1] >= self.of or any(a >= b for a, b in pairwise(units)):
-            raise ValueError(f"units have to be some of the numbers 0 to {self.of - 1}, in order, each once")
-        return self
-
-    @property
-    def removed(self) -> list[int]:
-        return sorted({*range(self.of)} - {*self.units})
-
-
-class BlockWidth(FrozenModel):
-    """What is left of a block."""
-
-    heads: Kept
-    hidden: Kept
-    # heads of a decoder's other attentions; without them it stays out of JSON, as before there were any
-    others: tuple[Kept, ...] = Field((), exclude_if=lambda others: not others)
-
-    @classmethod
-    def of(cls, kept: Sequence[Kept]) -> BlockWidth:
-        """Of the units of each attention and of the MLP, as `Units.widths` has them."""
-        heads, *others, hidden = kept
-        return cls(heads=heads, hidden=hidden, others=tuple(others))
-
-    @property
-    def every(self) -> tuple[Kept, ...]:
-        """As `Units.widths` has them."""
-        return self.heads, *self.others, self.hidden
-
-    @property
-    def removes(self) -> bool:
-        return any(kept.removed for kept in self.every)
-
+from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack
+from compress.stack import LinearBlock, Stack, entering, transformer_blocks
 
 RATIOS = knob(0.0, 0.75, 0.125)
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
@@ -91,10 +44,10 @@ class PruneWidth(Policy):
     )
     heads: Counts | None = counts("attention heads")
     hidden: Counts | None = counts("hidden units")
-    rank: Literal["energy", "output"] = Field(
-        "energy",
-        exclude_if=lambda rank: rank == "energy",
-        description="which units go: those that add least to the tokens, or that move the output least",
+    refit: bool = Field(
+        False,
+        exclude_if=lambda refit: not refit,
+        description="fit the layers that read the units that are left anew, by least squares",
     )
 
     @model_validator(mode="after")
@@ -103,7 +56,7 @@ class PruneWidth(Policy):
             if getattr(self, given) is not None:
                 self.refuse_changed((ratio,), f"beside {given}, which takes its place")
         if self.stack is not None:
-            self.refuse_changed(("rank",), "with a stack, whose units are ranked by energy")
+            self.refuse_changed(("refit",), "with a stack, whose layers keep their weights")
         return self
 
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
@@ -156,7 +109,15 @@ class PruneWidth(Policy):
         stack = stack_of(model, self.stack)
         if isinstance(stack, LateStack) and not plan.empty:
             refuse_unable(model, stack, plan, context.judge)
-        return plan
+        return self._refitted(plan, model, context) if self.refit and not plan.empty else plan
+
+    def _refitted(self, plan: WidthPlan, model: Compressible, context: Context) -> WidthPlan:
+        """The plan that knows its readers, whose weights go to `context.weights`."""
+        readers = refitted_readers(model, context, plan.blocks)
+        names = tuple("" if one is None else fingerprint(one) for one in readers)
+        named = zip(names, readers, strict=True)
+        context.weights.update({name: one.state_dict() for name, one in named if one is not None})
+        return plan.model_copy(update={"readers": names})
 
     def _widths(self, model: Compressible) -> list[tuple[int, ...]]:
         """Units of each block that is no map. Raises BadInput as `check` and `fit`."""
@@ -182,9 +143,6 @@ class PruneWidth(Policy):
 
     def _ranks(self, model: Compressible, context: Context) -> list[tuple[Tensor, ...]]:
         """How much each unit of each block counts; computed once for all widths of a search."""
-        if self.rank == "output":
-            scores = context.remembered("scores", lambda: rank(model, context.judge, context.observer))
-            return [(block.heads, block.hidden) for block in scores]
         key = "importances" if self.stack is None else f"importances of {self.stack}"
         return context.remembered(key, lambda: importances(model, context.judge, self.stack))
 
@@ -197,11 +155,15 @@ class WidthPlan(Plan):
 
     policy: Literal["prune_width"] = "prune_width"
     blocks: tuple[BlockWidth | None, ...]  # None: a linear map
+    # sha256 of each block's readers where they are fitted anew; where none are, it stays out of JSON
+    readers: tuple[str, ...] = Field((), exclude_if=lambda readers: not readers)
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         if len(self.blocks) != self.made_for.depth:
             raise ValueError(f"there are {len(self.blocks)} blocks in a plan for {self.made_for.depth}")
+        if self.readers and [*map(bool, self.readers)] != [bool(block and block.removes) for block in self.blocks]:
+            raise ValueError("readers that are fitted anew are those of the blocks that get narrower")
         return self
 
     @property
@@ -233,7 +195,8 @@ class WidthPlan(Plan):
         heads = sum(len(kept.removed) for block in self._pruned for kept in (block.heads, *block.others))
         hidden = sum(len(block.hidden.removed) for block in self._pruned)
         of = f" of {self.stack}" if self.stack else ""
-        return f"{heads} attention heads and {hidden} hidden units were removed from {len(self._pruned)} blocks{of}."
+        gone = f"{heads} attention heads and {hidden} hidden units were removed from {len(self._pruned)} blocks{of}"
+        return f"{gone}, and what reads the others was fitted anew." if self.readers else f"{gone}."
 
     def shape(self, model: Any) -> Any:
         """Cut the units out of the weights, whatever these are. Raises as `check`."""
@@ -241,7 +204,32 @@ class WidthPlan(Plan):
         stack = stack_of(model, self.stack)
         with evaluating(model):
             self.cut(stack, list(stack.blocks))
+        for readers in self._readers(stack):
+            for layer in readers:
+                with_bias(cast(nn.Linear, layer))
         return model
+
+    def apply(self, model: Any, context: Context) -> Any:
+        """Cut, and put the readers' weights in their place. Those that `context.weights` has not are fitted again.
+
+        Raises as `check`, and BadInput where they come out otherwise.
+        """
+        names = [name for name in self.readers if name]
+        if any(name not in context.weights for name in names):
+            self.check(model)
+            again = [one for one in refitted_readers(model, context, self.blocks) if one is not None]
+            if [*map(fingerprint, again)] != names:
+                raise BadInput("these layers were fitted on other frames or another machine: make the plan again")
+            context.weights.update({name: one.state_dict() for name, one in zip(names, again, strict=True)})
+        model = self.shape(model)
+        for name, readers in zip(names, self._readers(stack_of(model, self.stack)), strict=True):
+            readers.load_state_dict(context.weights[name])
+        return model
+
+    def _readers(self, stack: Stack) -> list[nn.ModuleList]:
+        """Of each block that has some that are fitted anew, the layers that read its units."""
+        blocks = zip(stack.blocks, self.readers, strict=False)
+        return [nn.ModuleList(units_of(stack, block).readers) for block, name in blocks if name]
 
     def cut(self, stack: Any, blocks: Sequence[nn.Module]) -> None:
         """Leave what is planned of each of the blocks, in place."""
@@ -251,6 +239,27 @@ class WidthPlan(Plan):
 
 
 PruneWidth.makes = WidthPlan
+
+
+def refitted_readers(
+    model: Compressible, context: Context, widths: Sequence[BlockWidth | None]
+) -> list[nn.ModuleList | None]:
+    """Of each block that gets narrower, the layers that read its units, fitted anew on the context's frames. Raises
+    BadInput where there are no frames, or the model's tokens are not finite."""
+    stack, judge = model.stack, context.judge
+    with torch.no_grad(), evaluating(model):
+        every = [
+            entering(stack, crop, person(model, judge, index), model.schedule) for index, crop in enumerate(judge.crops)
+        ]
+        blocks = refitted_blocks(stack, every, widths, model.schedule)
+    found = [
+        nn.ModuleList(units_of(stack, block).readers) if width and width.removes else None
+        for block, width in zip(blocks, widths, strict=True)
+    ]
+    for place, readers in enumerate(found):
+        if readers is not None and not all(value.isfinite().all() for value in readers.state_dict().values()):
+            raise BadInput(f"nothing fits block {place} anew: its tokens are not finite on these frames")
+    return found
 
 
 def count(units: int, ratio: float) -> int:
@@ -288,53 +297,3 @@ def refuse_unable(model: Any, stack: LateStack, plan: WidthPlan, judge: Judge) -
             run_late(model, judge, 0)
     except (RuntimeError, ValueError, AssertionError) as error:  # of a stranger's layers
         raise BadInput(f"prune_width: blocks of {plan.stack} do not run with fewer units: {error}") from error
-
-
-def narrow(stack: Stack, block: nn.Module, width: BlockWidth) -> None:
-    """Cut what `width` leaves out of a block of `stack`, in place. Nothing that is cut reaches beyond the block, since
-    the residual stream keeps its width."""
-    units = units_of(stack, block)
-    for heads, kept in zip(units.heads, width.every[:-1], strict=True):
-        narrow_heads(heads, kept)
-    hidden = torch.tensor(width.hidden.units, device="cpu")
-    for layer in (*units.up, *units.per_hidden):
-        cut(layer, repeated(hidden, layer, units.down.in_features), 0)
-    cut(units.down, hidden, 1)
-
-
-def narrow_heads(heads: Heads, kept: Kept) -> None:
-    """Leave some heads of an attention."""
-    of = heads.out.in_features
-    features = of // kept.of  # of a head
-    rows = [head * features + i for head in kept.units for i in range(features)]
-    columns = torch.tensor(rows, device="cpu")  # of models on "meta" too
-    for layer in (*heads.project, *heads.per_head):
-        cut(layer, repeated(columns, layer, of), 0)
-    cut(heads.out, columns, 1)
-    for name in heads.counts:
-        setattr(heads.attention, name, len(kept.units))
-    for name in heads.totals:
-        setattr(heads.attention, name, len(columns))
-
-
-def repeated(rows: Tensor, layer: nn.Module, of: int) -> Tensor:
-    """`rows` of `of`, in each of the layers that a fused one stands for: q, k and v, or gate and value."""
-    times = layer.out_features // of if isinstance(layer, nn.Linear) else 1
-    return torch.cat([rows + i * of for i in range(times)])
-
-
-def cut(layer: nn.Module, index: Tensor, dim: int) -> None:
-    """Leave `index` alone of a layer's rows (dim 0: of every tensor it has) or of a linear layer's columns (dim 1)."""
-    trained = {name: value.requires_grad for name, value in layer.named_parameters(recurse=False)}
-    if isinstance(layer, nn.Linear):
-        prune = (torch_pruning.prune_linear_out_channels, torch_pruning.prune_linear_in_channels)[dim]
-        prune(layer, sorted({*range(layer.weight.shape[dim])} - {*index.tolist()}))
-    left = () if isinstance(layer, nn.Linear) else layer.named_parameters(recurse=False)
-    for name, value in (*left, *layer.named_buffers(recurse=False)):
-        if value.ndim > dim:
-            kept = value.detach().index_select(dim, index.to(value.device))
-            setattr(layer, name, nn.Parameter(kept) if name in trained else kept)
-    for name, value in layer.named_parameters(recurse=False):
-        value.requires_grad_(trained[name])  # new parameters are all trained
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        layer.normalized_shape = (len(index),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +19,12 @@ from compress.errors import BadInput
 from compress.layers.energies import units_of
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.prune_width import PruneWidth
+from compress.policies.prune_width import PruneWidth, count
 from compress.policy import Policy
-from compress.ranking.scores import LEVELS, BlockScores, rank
+from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 from compress.recipe import Recipe
 from compress.stack import transformer_blocks
 
-MOST = 0.75  # of a block's units that may go, as far as the knobs of `prune_width` reach
 TWELFTHS = range(3, 13)  # of the patches that are kept
 PER_LAYER = (8, 5, 3)  # a block merges an eighth, a fifth or a third of the patches
 STARTS = (4, 2)  # the first block that merges is block 0, or a quarter or half of the way up
@@ -75,7 +74,7 @@ class Choice:
             found.append(MergeLayers(strategy="explicit", operator="linear", windows=windows_of(self.mapped)))
         heads, hidden = (tuple(each[i] for i in left) for each in (self.heads, self.hidden))
         if (heads, hidden) != tuple(tuple(getattr(sizes[i], name) for i in left) for name in ("heads", "hidden")):
-            found.append(PruneWidth(heads=heads, hidden=hidden, rank="output"))
+            found.append(PruneWidth(heads=heads, hidden=hidden, refit=True))
         return (*found, *([self.tokens] if self.tokens else []))
 
 
@@ -219,13 +218,38 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Everything that may go; blocks from `free` on may become maps."""
     for i, (score, size) in enumerate(zip(scores, sizes, strict=True)):
-        for moved in score.heads.sort().values.tolist()[: int(MOST * size.heads)]:
-            yield Candidate("heads", i, moved, size.head(before[i]))
-        for some in score.hidden.sort().values[: int(MOST * size.hidden)].split(max(1, size.hidden // PIECES)):
-            yield Candidate("hidden", i, some.sum().item(), len(some) * size.unit(after[i]), len(some))
+        for units, moved in pieces(score.heads.tolist(), size.heads, 1):
+            yield Candidate("heads", i, moved, units * size.head(before[i]), units)
+        for units, moved in pieces(score.hidden.tolist(), size.hidden, max(1, size.hidden // PIECES)):
+            yield Candidate("hidden", i, moved, units * size.unit(after[i]), units)
         if i >= free:
             macs = size.macs(before[i], after[i], size.heads, size.hidden) - after[i] * size.dim**2
             yield Candidate("map", i, score.mapped, macs)
+
+
+def pieces(moved: Sequence[float], units: int, each: int) -> Iterator[tuple[int, float]]:
+    """How many of a block's `units` go together, and what that moves on top of those before them, in mm^2. moved: where
+    each of SHARES is gone. Later ones move more for each unit: what does not rise is drawn straight."""
+    corners = [(0, 0.0), *((units - count(units, share), way) for share, way in zip(SHARES, moved, strict=True))]
+    last = corners[-1][0]
+    wanted, (places, ways) = [*range(0, last, each), last], zip(*hull(corners), strict=True)
+    for start, end in pairwise(wanted):
+        low, high = np.interp((start, end), places, ways)
+        yield end - start, float(high - low)
+
+
+def hull(corners: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The lower convex hull of points in rising order of their first number, never falling."""
+    found: list[tuple[int, float]] = []
+    for x, y in corners:
+        y = max(y, found[-1][1]) if found else y
+        while len(found) > 1 and (y - found[-1][1]) * (found[-1][0] - found[-2][0]) <= (found[-1][1] - found[-2][1]) * (
+            x - found[-1][0]
+        ):
+            found.pop()
+        if not found or x > found[-1][0]:
+            found.append((x, y))
+    return found
 
 
 def take(

@@ -1,10 +1,11 @@
 """One look at frames that ranks all parts of an image encoder for all budgets, without labels (in the spirit of
 SnapViT, arXiv:2510.17700).
 
-A part that goes moves the K numbers of a frame's output, in mm, by J to first order: the derivative by a gate on it for
-a head or a hidden unit; gradient times change of the tokens for a block that becomes a linear map, and for tokens that
-merge. For signs v drawn at random, (v . J)^2 is |J|^2 on average (Hutchinson 1990), so that each pass backwards scores
-everything at once, in the same unit: mm^2 by which an output moves, averaged over outputs and frames.
+A part that goes moves the K numbers of a frame's output, in mm, by J to first order: gradient times change of what a
+layer or a block gives. That change is of all that goes at once, and of what is fitted anew to make up for it: for a
+share of a block's heads or hidden units (`compress.layers.refit`), for a block that becomes a linear map, and for
+tokens that merge. For signs v drawn at random, (v . J)^2 is |J|^2 on average (Hutchinson 1990), so that each pass
+backwards scores everything at once, in the same unit: mm^2 by which an output moves, averaged over outputs and frames.
 """
 
 from __future__ import annotations
@@ -12,33 +13,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.frames import Judge, OutputJudge
-from compress.layers.energies import units_of
+from compress.layers.energies import energy, units_of
 from compress.layers.least_squares import Moments, least_squares
+from compress.layers.refit import Spread, correction
+from compress.layers.widths import columns_of
 from compress.policies.merge_layers import evaluating
+from compress.policies.prune_width import count, strongest
 from compress.policy import Compressible
 from compress.stack import LinearBlock, Stack, Units, summed, through, transformer_blocks
 from compress.tokens import Tokens, coverage, match
 
 PROBES = 4  # passes backwards
-FRAMES = 4  # at once: all that a pass backwards needs of them is in memory, about 20 times their tokens for each block
+FRAMES = 4  # at once: all that a pass backwards needs of them is in memory, about 30 times their tokens for each block
 LEVELS = (0.125, 0.25, 0.375, 0.5)  # shares of all tokens that merge in a block
+SHARES = (0.25, 0.5, 0.75)  # of a block's heads, or of its hidden units, that go
 
 
 @dataclass(frozen=True)
 class BlockScores:
     """What it moves an output by, in mm^2, to take something out of a block."""
 
-    heads: Tensor  # (H,) of each head
-    hidden: Tensor  # (units,) of each hidden unit
+    heads: Tensor  # (SHARES,) such a share of its heads, those of least energy
+    hidden: Tensor  # (SHARES,) of its hidden units
     mapped: float  # to replace the block by a linear map
     merged: Tensor  # (LEVELS,) to merge such a share of all tokens in it, the most similar first
 
@@ -52,6 +59,21 @@ class BlockScores:
 
     def __truediv__(self, by: int) -> BlockScores:
         return BlockScores(self.heads / by, self.hidden / by, self.mapped / by, self.merged / by)
+
+
+class Change(NamedTuple):
+    """W and c: how what a layer gives changes, W x + c of what goes into it; float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class BlockChanges(NamedTuple):
+    """What may be done to a block."""
+
+    heads: list[Change]  # of its attention's last layer, at each of SHARES
+    hidden: list[Change]  # of its MLP's
+    mapped: Change  # W x + c is what its map adds to its tokens
 
 
 class TracedStack:
@@ -82,18 +104,18 @@ def rank(model: Any, judge: Any, observer: Observer = silent, seed: int = 0) -> 
     """The scores of each block of a model's image encoder that is no map, on the frames of a `compress.frames.Judge`
     which gives `outputs`, with all of their tokens.
 
-    Frames are looked at twice: once to fit the maps, once forwards and PROBES times backwards. Raises BadInput for a
-    judge without outputs, and for blocks that cannot be pruned.
+    Frames are looked at twice: once to fit what could stand in the place of parts, once forwards and PROBES times
+    backwards. Raises BadInput for a judge without outputs, and for blocks that cannot be pruned.
     """
     if not hasattr(judge, "outputs"):
         raise BadInput("a ranking asks for outputs(index, tokens, model) of a judge, which these frames do not have")
     random = torch.Generator().manual_seed(seed)
     total, batches, frames = None, len(judge.crops), sum(len(crop) for crop in judge.crops)
     with evaluating(model), frozen(model):
-        maps = fitted_maps(model, judge, observer)
+        changes = all_changes(model, judge, observer)
         for index, crop in enumerate(judge.crops):
             for start in range(0, len(crop), FRAMES):
-                found = scores_of(model, judge, index, slice(start, start + FRAMES), maps, random)
+                found = scores_of(model, judge, index, slice(start, start + FRAMES), changes, random)
                 total = found if total is None else [*map(add, total, found)]
             observer("ranking", "gradients", batches + index + 1, 2 * batches)
     assert total is not None
@@ -113,17 +135,71 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def fitted_maps(model: Compressible, judge: Judge, observer: Observer) -> list[tuple[Tensor, Tensor]]:
-    """W (C, C) and c (C,), float32, of the map that comes nearest to each block by itself."""
-    sums: dict[int, Moments] = {}
-    for index, crop in enumerate(judge.crops):
-        passed = [pair for counts, *pair in walked(model.stack, model.stack.embed(crop)) if counts]
-        for place, (before, after) in enumerate(passed):
-            mine = Moments.of(before.x, after.x)
-            sums[place] = sums[place] + mine if place in sums else mine
-        observer("ranking", "linear maps", index + 1, 2 * len(judge.crops))
-    solved = [least_squares(moments) for moments in sums.values()]
-    return [(weight.float(), bias.float()) for weight, bias in solved]
+def all_changes(model: Compressible, judge: Judge, observer: Observer) -> list[BlockChanges]:
+    """What may be done to each block that is no map, fitted on its tokens as they are, block by block: of one alone are
+    the sums of all its units in memory."""
+    stack, found = model.stack, []
+    tokens = [stack.embed(crop) for crop in judge.crops]
+    for place, block in enumerate(stack.blocks):
+        after, sums = passed(stack, block, tokens)
+        if sums is not None:
+            found.append(changes_of(units_of(stack, block), sums, tokens, after))
+        tokens = after
+        observer("ranking", f"fitting what could stand for block {place}", place, 2 * len(stack.blocks))
+    return found
+
+
+def passed(stack: Stack, block: nn.Module, tokens: Sequence[Tokens]) -> tuple[list[Tokens], list[Spread] | None]:
+    """All batches after a block and, where it is no map, what goes into the layers that read its units."""
+    if isinstance(block, LinearBlock):
+        return [through(stack, [block], one) for one in tokens], None
+    readers = units_of(stack, block).readers
+    sums: list[list[Spread]] = [[] for _ in readers]
+    with watching(readers, lambda i, given, said: sums[i].append(Spread.of(given))):
+        after = [through(stack, [block], one) for one in tokens]
+    return after, [reduce(add, some) for some in sums]
+
+
+def changes_of(units: Units, sums: Sequence[Spread], before: Sequence[Tokens], after: Sequence[Tokens]) -> BlockChanges:
+    """From what goes into both readers of a block, and the tokens around it."""
+    moments = reduce(add, (Moments.added(a.x, b.x) for a, b in zip(before, after, strict=True)))
+    mapped = Change(*(part.float() for part in least_squares(moments)))
+    heads, hidden = (
+        [change_at(layer, seen, width, share) for share in SHARES]
+        for layer, seen, width in zip(units.readers, sums, units.widths, strict=True)
+    )
+    return BlockChanges(heads, hidden, mapped)
+
+
+def change_at(layer: nn.Linear, sums: Spread, units: int, share: float) -> Change:
+    """How what a layer gives changes where a share of its units goes, those of least energy, and it is fitted anew."""
+    each = layer.in_features // units
+    moment = sums.xx.unflatten(0, (units, each)).unflatten(2, (units, each)).diagonal(dim1=0, dim2=2)  # (d, d, units)
+    worth = energy(layer.weight, moment.permute(2, 0, 1) / sums.count)
+    kept = strongest(worth.cpu(), count(units, share))
+    left = columns_of(kept, layer).to(layer.weight.device)
+    weight, bias = correction(sums, layer.weight, left)
+    change = -layer.weight.detach().double()
+    change[:, left] = weight
+    return Change(change.float(), bias.float())
+
+
+@contextmanager
+def watching(layers: Sequence[nn.Module], see: Callable[[int, Tensor, Tensor], object]) -> Iterator[None]:
+    """Call see(place, what went in, what came out) for each call of some layers."""
+
+    def hook(place: int) -> Callable[..., None]:
+        def told(layer: nn.Module, given: tuple[Tensor, ...], said: Tensor) -> None:
+            see(place, given[0], said)
+
+        return told
+
+    hooks = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
 
 
 def walked(stack: Stack, tokens: Tokens) -> Iterator[tuple[bool, Tokens, Tokens]]:
@@ -134,27 +210,29 @@ def walked(stack: Stack, tokens: Tokens) -> Iterator[tuple[bool, Tokens, Tokens]
 
 
 def scores_of(
-    model: Any, judge: OutputJudge, index: int, rows: slice, maps: list[tuple[Tensor, Tensor]], random: torch.Generator
+    model: Any, judge: OutputJudge, index: int, rows: slice, changes: list[BlockChanges], random: torch.Generator
 ) -> list[BlockScores]:
     """The scores of each block on some rows of a batch, summed over frames and probes."""
     stack, crop = TracedStack(model.stack), judge.crops[index][rows]
-    units = [units_of(model.stack, block) for block in transformer_blocks(stack).values()]
-    with torch.enable_grad(), gates(units, len(crop)) as (heads, hidden):
+    readers = [layer for block in transformer_blocks(stack).values() for layer in units_of(model.stack, block).readers]
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    with torch.enable_grad(), watching(readers, lambda i, given, said: seen.update({i: (given.detach(), said)})):
         masks = None if judge.masks is None else judge.masks[index][rows]
         tokens = protected(model, masks, stack.embed(crop))
+        tokens = replace(tokens, x=tokens.x.requires_grad_())  # no weight asks for gradients
         every = list(walked(stack, tokens))
         said = judge.outputs(index, stack.finish(every[-1][2]), model, rows)  # (B, K) mm
-        passed = [(before, after) for counts, before, after in every if counts]
-        wanted = [*heads, *hidden, *(after.x for _, after in passed), *stack.middle]
-        moves = [moved_by_map(b.x, a.x, *pair) for (b, a), pair in zip(passed, maps, strict=True)]
-        pairs = zip((before for before, _ in passed), stack.middle, stack.keys, strict=True)
-        merges = [moved_by_merging(*each) for each in pairs]
-        total = None
-        for _ in range(PROBES):
-            signs = torch.randint(0, 2, said.shape, generator=random).to(said) * 2 - 1
-            gradients = torch.autograd.grad((said * signs).sum(), wanted, retain_graph=True)
-            found = squares(gradients, moves, merges, said.shape[1])
-            total = found if total is None else [*map(add, total, found)]
+    block_tokens = [(before, after) for counts, before, after in every if counts]
+    wanted = [*(seen[i][1] for i in range(len(readers))), *(after.x for _, after in block_tokens), *stack.middle]
+    moves = moves_of(changes, [seen[i][0] for i in range(len(readers))], block_tokens)
+    pairs = zip((before for before, _ in block_tokens), stack.middle, stack.keys, strict=True)
+    merges = [moved_by_merging(*each) for each in pairs]
+    total = None
+    for _ in range(PROBES):
+        signs = torch.randint(0, 2, said.shape, generator=random).to(said) * 2 - 1
+        gradients = torch.autograd.grad(said, wanted, signs, retain_graph=True)
+        found = squares(gradients, moves, merges, said.shape[1])
+        total = found if total is None else [*map(add, total, found)]
     assert total is not None
     return total
 
@@ -164,52 +242,53 @@ def protected(model: Any, masks: Tensor | None, tokens: Tokens) -> Tokens:
     return tokens if masks is None else tokens.protecting(coverage(masks, model.grid) > 0)
 
 
-@contextmanager
-def gates(units: Sequence[Units], batch: int) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Gates (B, H) on the heads and (B, units) on the hidden units of each block, all 1, as long as this lasts."""
-    layers = [layer for each in units for layer in each.readers]
-    widths = [width for each in units for width in each.widths]
-    made = [layer.weight.new_ones(batch, n, requires_grad=True) for layer, n in zip(layers, widths, strict=True)]
+class Moves(NamedTuple):
+    """How what a block's two readers give, and its tokens, change: (B, N, C) each."""
 
-    def gated(gate: Tensor) -> Callable[..., tuple[Tensor]]:
-        def multiply(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-            parts = given[0].unflatten(-1, (gate.shape[1], -1))  # (B, N, units, d)
-            return ((parts * gate[:, None, :, None].to(parts.dtype)).flatten(-2),)
-
-        return multiply
-
-    hooks = [layer.register_forward_pre_hook(gated(gate)) for layer, gate in zip(layers, made, strict=True)]
-    try:
-        yield made[::2], made[1::2]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    heads: list[Tensor]
+    hidden: list[Tensor]
+    mapped: Tensor
 
 
-def squares(
-    gradients: tuple[Tensor, ...], moves: list[Tensor], merges: list[Callable[[Tensor], Tensor]], outputs: int
-) -> list[BlockScores]:
-    """From the gradients by gates of heads and hidden units, by the tokens after each block and between its halves."""
-    depth = len(moves)
-    heads, hidden, after, middle = (gradients[i * depth : (i + 1) * depth] for i in range(4))
+def moves_of(
+    changes: Sequence[BlockChanges], given: Sequence[Tensor], tokens: Sequence[tuple[Tokens, Tokens]]
+) -> list[Moves]:
+    """From what went into each block's two readers, and the tokens around it."""
     found = []
-    for h, u, a, m, move, merge in zip(heads, hidden, after, middle, moves, merges, strict=True):
-        mapped = (a * move).flatten(1).sum(1)  # (B,) how far the outputs move along the probe
+    for change, heads, hidden, (before, after) in zip(changes, given[::2], given[1::2], tokens, strict=True):
+        x = before.x.detach()
         found.append(
-            BlockScores(
-                h.double().square().sum(0).cpu() / outputs,
-                u.double().square().sum(0).cpu() / outputs,
-                mapped.double().square().sum().item() / outputs,
-                merge(m).double().square().sum(0).cpu() / outputs,
+            Moves(
+                [made(heads, one) for one in change.heads],
+                [made(hidden, one) for one in change.hidden],
+                x + made(x, change.mapped) - after.x.detach(),
             )
         )
     return found
 
 
-def moved_by_map(before: Tensor, after: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """How the tokens (B, N, C) after a block change where its map takes its place."""
-    x = before.detach()
-    return x + x @ weight.T.to(x) + bias.to(x) - after.detach()
+def made(x: Tensor, change: Change) -> Tensor:
+    """A change of inputs x (..., U), in the change's own type."""
+    return F.linear(x.to(change.weight), *change)
+
+
+def squares(
+    gradients: tuple[Tensor, ...], moves: list[Moves], merges: list[Callable[[Tensor], Tensor]], outputs: int
+) -> list[BlockScores]:
+    """From the gradients by what each block's readers give, by the tokens after each block and between its halves."""
+    depth = len(moves)
+    readers, after, middle = gradients[: 2 * depth], gradients[2 * depth : 3 * depth], gradients[3 * depth :]
+    found = []
+    for h, u, a, m, move, merge in zip(readers[::2], readers[1::2], after, middle, moves, merges, strict=True):
+        heads, hidden, mapped = (along(g, of) for g, of in ((h, move.heads), (u, move.hidden), (a, [move.mapped])))
+        merged = merge(m).double().square().sum(0).cpu()
+        found.append(BlockScores(heads / outputs, hidden / outputs, mapped.item() / outputs, merged / outputs))
+    return found
+
+
+def along(gradient: Tensor, moves: Sequence[Tensor]) -> Tensor:
+    """The squares of how far the outputs move along a probe for each move (B, N, C), summed over frames."""
+    return torch.stack([(gradient * move).flatten(1).sum(1).double().square().sum() for move in moves]).cpu()
 
 
 def moved_by_merging(before: Tokens, middle: Tensor, keys: Tensor) -> Callable[[Tensor], Tensor]:
@@ -219,14 +298,14 @@ def moved_by_merging(before: Tokens, middle: Tensor, keys: Tensor) -> Callable[[
     merges = [pairs_at(count - before.prefix, level) for level in LEVELS]
     found = [match(summed(keys), before.protected, r, prefix=before.prefix).assign for r in merges]
 
-    def along(gradient: Tensor) -> Tensor:
+    def pulled(gradient: Tensor) -> Tensor:
         own, moved = (gradient * whole.x).flatten(1).sum(1), []
         for r, assign in zip(merges, found, strict=True):
             means, pulls = (replace(whole, x=x).reduced(assign, count - r) for x in (whole.x, gradient))
             moved.append((means.x * pulls.x * pulls.size[..., None]).flatten(1).sum(1) - own)
         return torch.stack(moved, 1)
 
-    return along
+    return pulled
 
 
 def pairs_at(patches: int, share: float) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 from compress.errors import BadInput
 from compress.stack import Heads, Units
-from hmr.models.layouts import COUNTS, OUTS, TOTALS
+from hmr.models.known.layouts import COUNTS, OUTS, TOTALS
 
 LAST = (*OUTS, "to_out", "to_out.0")
 WIDE = (*TOTALS, "embed_dims", "embed_dim", "inner_dim")  # may count the features of all heads

@@ -9,10 +9,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from hmr.models.layouts import Parts
+from hmr.models.known.layouts import Parts
 from hmr.models.own_stack import Embed, Patches
 
-NORMS = ("last_norm", "norm", "layernorm", "post_layernorm")
+NORMS = ("last_norm", "norm", "layernorm", "post_layernorm", "rms_norm")
 
 
 def above(module: nn.Module, parent: str) -> Iterator[nn.Module]:

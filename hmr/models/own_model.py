@@ -22,12 +22,12 @@ from compress.policy import Compressible
 from compress.stack import Schedule, Stack, encode
 from compress.tokens import Tokens, coverage
 from hmr.models.cost import frame_cost
+from hmr.models.known.layouts import layout_of
+from hmr.models.known.rope import rope_of
 from hmr.models.late_units import late_units
-from hmr.models.layouts import layout_of
 from hmr.models.own_embedding import above, embedders, embedding, last_norm, patching
 from hmr.models.own_proof import prove, prove_whole
 from hmr.models.own_stack import Embed, OwnStack
-from hmr.models.rope import rope_of
 
 
 def stack_from(

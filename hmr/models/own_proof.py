@@ -16,7 +16,8 @@ from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
 from compress.stack import through
 from compress.tokens import Tokens
-from hmr.models.layouts import Parts
+from hmr.models.known.layouts import Parts
+from hmr.models.known.windows import grids, listed, takes_grid, window_of
 from hmr.models.own_embedding import first
 from hmr.models.own_stack import OwnStack
 
@@ -40,19 +41,13 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
     is nothing to compare.
     """
     name = type(block).__name__
-    # of the norm where that has weights: a projection may be in fewer bits than what goes through it
-    parts = (Parts(block).get(name) for name in (stack.layout.norm1, stack.layout.project[0]))
-    like = next(value for part in parts for value in cast(nn.Module, part).parameters())  # (C,) or (out, C)
+    like = Parts(block).like(stack.layout)
     if like.is_meta:
         return
-    attention = Parts(block).get(stack.layout.attention)
-    prefix = cast(int, getattr(attention, "num_prefix_tokens", 1))
-    count = prefix + PROBE[0] * PROBE[1]
-    noise = torch.randn(2, count, like.shape[-1], generator=torch.Generator().manual_seed(0))
-    tokens = Tokens.of(noise.to(like), PROBE, prefix)
+    tokens = probe(stack, block, like)
     with evaluating(cast(Compressible, block)):
         try:
-            whole = first(block(tokens.x, **arguments(stack, block, tokens)))
+            whole = run_alone(stack, block, tokens)
         except Exception as error:  # whatever a stranger's forward raises
             raise BadInput(f"{name} blocks cannot be run on tokens alone ({error})") from error
         if not whole.isfinite().all():
@@ -66,6 +61,28 @@ def prove(stack: OwnStack, block: nn.Module) -> None:
             f"{name} blocks do more than x + attention(norm(x)), then x + MLP(norm(x)): put together from their parts "
             f"they differ by {share:.2g} of what they add"
         )
+
+
+def probe(stack: OwnStack, block: nn.Module, like: Tensor) -> Tokens:
+    """A few random tokens of the type of `like`; blocks with windows take some whole ones, and no prefix."""
+    attention, side = Parts(block).get(stack.layout.attention), window_of(block) or 1
+    prefix = 0 if takes_grid(block) else cast(int, getattr(attention, "num_prefix_tokens", 1))
+    grid = (PROBE[0] * side, PROBE[1] * side)
+    noise = torch.randn(2, prefix + grid[0] * grid[1], stack.width, generator=torch.Generator().manual_seed(0))
+    return Tokens.of(noise.to(like), grid, prefix)
+
+
+def run_alone(stack: OwnStack, block: nn.Module, tokens: Tokens) -> Tensor:
+    """What a block's own forward makes of tokens (B, N, C). Raises what that raises."""
+    given = arguments(stack, block, tokens)
+    if not takes_grid(block):
+        return first(block(tokens.x, **given))
+    last, ahead = grids(tokens.x, tokens.grid)
+    try:
+        said = first(block(last, **given))
+    except Exception:  # of blocks that take (B, C, rows, columns)
+        said = first(block(ahead, **given))
+    return listed(said, stack.width)
 
 
 def arguments(stack: OwnStack, block: nn.Module, tokens: Tokens) -> dict[str, Any]:
@@ -130,10 +147,10 @@ def watched(stack: OwnStack) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]
     normed: list[Tensor] = []
 
     def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        seen["first"] = (*given, *named.values())[0]
+        seen["first"] = listed((*given, *named.values())[0], stack.width)
 
     def after(module: nn.Module, given: tuple[Any, ...], said: Any) -> None:
-        seen["last"] = first(said)
+        seen["last"] = listed(first(said), stack.width)
 
     def norm(module: nn.Module, given: tuple[Any, ...]) -> None:
         normed.append(given[0])

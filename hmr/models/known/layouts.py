@@ -13,18 +13,22 @@ from compress.errors import BadInput
 from compress.stack import Heads, Units
 
 HEADS = ("num_heads", "heads", "num_attention_heads")
-COUNTS, TOTALS = (*HEADS, "num_kv_heads"), ("attn_dim", "kv_dim", "all_head_size")  # what changes with fewer heads
+KEYS = "num_key_value_heads"  # of keys and values, where each serves several heads
+COUNTS, TOTALS = (
+    (*HEADS, "num_kv_heads", KEYS),
+    ("attn_dim", "kv_dim", "all_head_size"),
+)  # what changes with fewer heads
 
 # Of each part, the names it has in timm, ViTPose, DINOv2 and DINOv3, and in transformers 4 and 5; the first that a
 # block has is taken.
 ATTENTIONS = ("attn", "attention.attention", "attention", "self_attn")
 PROJECTIONS = (("qkv",), ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
-OUTS = ("proj", "o_proj", "out_proj")
-NORM1 = ("norm1", "layernorm_before", "layer_norm1")
-NORM2 = ("norm2", "layernorm_after", "layer_norm2")
-MLPS = (("mlp",), ("intermediate", "output.dense"))
-SCALE1 = ("ls1", "layer_scale1", "gamma_1")
-SCALE2 = ("ls2", "layer_scale2", "gamma_2")
+OUTS = ("proj", "o_proj", "out_proj", "projection_layer")
+NORM1 = ("norm1", "layernorm_before", "layer_norm1", "rms_norm1")
+NORM2 = ("norm2", "layernorm_after", "layer_norm2", "rms_norm2")
+MLPS = (("mlp",), ("ffn",), ("intermediate", "output.dense"))
+SCALE1 = ("ls1", "layer_scale1", "gamma_1", "lambda_1")
+SCALE2 = ("ls2", "layer_scale2", "gamma_2", "lambda_2")
 DOWNS = ("fc2", "w3", "down_proj", "output.dense")
 
 
@@ -84,6 +88,21 @@ class Parts:
         attn = self.get(layout.attention)
         return next((n for name in HEADS if isinstance(n := getattr(attn, name, None), int)), 0)
 
+    def key_heads(self, layout: BlockLayout) -> int:
+        """Heads of keys and of values: as many, or fewer that each serve several (Ainslie et al. 2023, GQA)."""
+        count = getattr(self.get(layout.attention), KEYS, None)
+        return count if isinstance(count, int) else self.heads(layout)
+
+    def width(self, layout: BlockLayout) -> int:
+        """Features of a token."""
+        return self.like(layout).shape[-1]
+
+    def like(self, layout: BlockLayout) -> Tensor:
+        """A weight (..., C) of the type that tokens have: the norm's where it has one, as a projection may be in fewer
+        bits than what goes through it."""
+        parts = (cast(nn.Module, self.get(name)) for name in (layout.norm1, layout.project[0]))
+        return next(value for part in parts for value in part.parameters())
+
 
 def layout_of(block: nn.Module) -> BlockLayout:
     """The layout of a block. Raises BadInput that names what is missing and what has no place in it."""
@@ -120,7 +139,8 @@ def unaccounted(block: nn.Module, layout: BlockLayout) -> Iterator[str]:
     else:
         if not parts.heads(layout):
             yield f"no {layout.attention}.{HEADS[0]}"
-        if len({getattr(parts.get(name), "out_features", 0) for name in layout.project}) > 1:
+        widths = [getattr(parts.get(name), "out_features", 0) for name in layout.project]
+        if len({*widths}) > 1 and parts.key_heads(layout) == parts.heads(layout):
             yield f"{' and '.join(layout.project)} are of unlike width"
         if not parts.has(*layout.out[-1:]) or layout.out[-1:] == (f"{layout.attention}.norm",):
             yield f"no {layout.attention}.proj ({', '.join(OUTS[1:])})"
@@ -148,7 +168,14 @@ def units_of(block: nn.Module, layout: BlockLayout) -> Units:
     if not all(isinstance(part, nn.LayerNorm | nn.RMSNorm) for part in between):
         raise BadInput(f"their MLP has {', '.join(type(part).__name__ for part in between)} between its layers")
     attention = cast(nn.Module, parts.get(layout.attention))
-    norms = (part for name in layout.out[:-1] if isinstance(part := parts.get(name), nn.Module))
+    if parts.key_heads(layout) != parts.heads(layout):
+        raise BadInput("their heads share keys and values, so none can go alone")
+    inner = cast(nn.Linear, parts.get(layout.out[-1])).in_features
+    norms = [part for name in layout.out[:-1] if isinstance(part := parts.get(name), nn.Module)]
+    for name in layout.qk_norm:  # those of all heads together
+        part = parts.get(name)
+        if isinstance(part, nn.Module) and any(value.shape[-1] == inner for value in part.parameters()):
+            norms.append(part)
     heads = Heads(
         attention=attention,
         counts=tuple(name for name in COUNTS if isinstance(getattr(attention, name, None), int)),
