@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size video docs test test-slow test-zoo gpu-check check clean
+.PHONY: demo bench full-size video docs test test-slow test-zoo campaign gpu-check check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -88,6 +88,12 @@ $(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
 test-zoo: export OMP_NUM_THREADS := 1
 test-zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m pytest tests/zoo_timm.py tests/zoo_detectors.py
+
+# Every way to harm a command or a file that we know, counted: an hour or two. What is over is in build/campaign.jsonl.
+campaign: export OMP_NUM_THREADS := 1
+campaign: $(INSTALLED)
+	$(BIN)/python -m tests.campaign --record experiments/paper/records/campaign.json
+	$(BIN)/python -m experiments.paper.fill
 
 # On a machine with CUDA, in a few minutes: the same bodies as on its CPU, nothing that waits for the device, times.
 gpu-check: TORCH := torch

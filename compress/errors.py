@@ -9,6 +9,10 @@ REFUSALS = {  # of the system, which no program can do anything about
 }
 
 
+MEMORY = {errno.ENOMEM, errno.EAGAIN}  # the latter where no thread can be made
+MEMORY_WORDS = ("allocate memory", "out of memory", "bad_alloc", "can't start new thread")  # of torch, C++ and Python
+
+
 class BadInput(ValueError):
     """Bad input from the user; its message is the one sentence they read."""
 
@@ -25,9 +29,19 @@ class Unwritable(OSError):
 
 
 def refusal(error: Exception) -> str:
-    """The sentence where an error is bad input, or the system's refusal; empty where it is a bug."""
+    """The sentence where an error is bad input, or what the system refuses or has no memory for; empty for a bug."""
     if isinstance(error, BadInput | Unwritable):
         return str(error)
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return f"{error.filename or 'output'}: {error.strerror}"
+    if of_memory(error):
+        return f"no memory is left ({error}); end other programs, or ask for a smaller batch, fewer frames or workers"
     return ""
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether the system has no memory for what was asked, in anybody's words."""
+    if isinstance(error, OSError):
+        return error.errno in MEMORY
+    words = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in MEMORY_WORDS)
+    return words or isinstance(error, MemoryError)

@@ -18,7 +18,7 @@ from compress.training.loop import Progress, train
 from tests.test_train_motion import TASKS, config
 
 
-def main(kind: str, out: Path, seconds: float) -> None:
+def main(kind: str, out: Path, seconds: float, steps: int = 600) -> None:
     torch.set_num_threads(1)
     began: list[float] = []
 
@@ -27,7 +27,7 @@ def main(kind: str, out: Path, seconds: float) -> None:
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         began.append(time.monotonic())
 
-    trained = train(TASKS[kind](), config(out, steps=600, checkpoint_minutes=1e-3), observe)
+    trained = train(TASKS[kind](), config(out, steps=steps, checkpoint_minutes=1e-3), observe)
     torch.save(trained.weights.state_dict(), out / "final.pt")
     took = time.monotonic() - began[0] if began else 0.0  # none: it was killed behind its last step
     (out / "seconds").write_text(str(took))

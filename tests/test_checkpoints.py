@@ -251,6 +251,21 @@ def test_a_changed_model_does_not_change_its_file(tmp_path):
     assert (tmp_path / "model.pt").read_bytes() == before
 
 
+def test_a_flipped_bit_in_a_file_of_torch_is_found_by_its_checksums(tmp_path):
+    model = made("hmr2")
+    for sums in (True, False):
+        torch.serialization.set_crc32_options(sums)
+        torch.save(upstream(model), tmp_path / "model.pt")
+        torch.serialization.set_crc32_options(True)
+        assert equal(load(tmp_path / "model.pt", heads=2), model)  # sums that are left out are not looked at
+        content = bytearray((tmp_path / "model.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "model.pt").write_bytes(content)
+        if sums:
+            with pytest.raises(BadInput, match=r"model\.pt: damaged"):
+                load(tmp_path / "model.pt", heads=2)
+
+
 def test_files_from_before_torch_1_6(tmp_path):
     model = made("hmr2")
     torch.save(upstream(model), tmp_path / "old.pt", _use_new_zipfile_serialization=False)

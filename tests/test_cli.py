@@ -208,6 +208,23 @@ def test_a_bug_is_exit_code_1_with_its_traceback():
     assert "ZeroDivisionError" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        "OSError(12, 'Cannot allocate memory')",
+        "BlockingIOError(11, 'Resource temporarily unavailable')",
+        'RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")',
+        'RuntimeError("can\'t start new thread")',
+    ],
+)
+def test_no_memory_is_a_sentence(error):
+    code = f"from experiments.cli.main import ended\ndef run(): raise {error}\nended(run)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("fasthmr: no memory is left")
+
+
 def test_version(fasthmr):
     code, out, _ = fasthmr("--version")
     assert code == 0 and out == f"fasthmr {version('fasthmr')}\n"

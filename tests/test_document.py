@@ -54,29 +54,29 @@ def plain(values: object) -> object:
     return json.loads(json.dumps(values))
 
 
-@pytest.mark.parametrize(
-    "text, line, message",
-    [
-        ("name: x\nname: y\n", 2, "the key 'name' is there twice, first in line 1"),
-        ("parts:\n- width: 1.0\n  words: []\n  width: 2.0\n", 4, "the key 'width' is there twice, first in line 2"),
-        ("name: x\npart: !!python/object/apply:os.system ['false']\n", 2, "tags are not allowed"),
-        ("!!python/name:os.system '': 1\n", 1, "tags are not allowed"),
-        ("name: !mine x\n", 1, "tags are not allowed (!mine)"),
-        ("a: 1\nb: !!binary aGk=\n", 2, "tags are not allowed"),
-        ("a: !!int b\n", 1, "tags are not allowed"),
-        ("name: x\na: &x [1]\nb: *x\n", 2, "anchors and aliases are not allowed (x)"),
-        ("b: *x\n", 1, "anchors and aliases are not allowed (x)"),
-        ("? [a]\n: b\n", 1, "a key is a list"),
-        ("a: 0x" + "f" * 5000, 1, "too many digits"),
-        ("a: " + "9" * 5000, 1, "too many digits"),
-        ("name: x\nparts: [\n", 3, "cannot be read"),
-        ("name: x\n--- 2\n", 2, "cannot be read"),
-        ("name:\n\t- x", 2, "cannot be read"),
-        ("name: \x00", 1, "cannot be read"),
-        ("[" * 20_000, 1, "nested more than 20 deep"),
-        ("- " * 20_000, 1, "nested more than 20 deep"),
-    ],
-)
+UNREAD = [
+    ("name: x\nname: y\n", 2, "the key 'name' is there twice, first in line 1"),
+    ("parts:\n- width: 1.0\n  words: []\n  width: 2.0\n", 4, "the key 'width' is there twice, first in line 2"),
+    ("name: x\npart: !!python/object/apply:os.system ['false']\n", 2, "tags are not allowed"),
+    ("!!python/name:os.system '': 1\n", 1, "tags are not allowed"),
+    ("name: !mine x\n", 1, "tags are not allowed (!mine)"),
+    ("a: 1\nb: !!binary aGk=\n", 2, "tags are not allowed"),
+    ("a: !!int b\n", 1, "tags are not allowed"),
+    ("name: x\na: &x [1]\nb: *x\n", 2, "anchors and aliases are not allowed (x)"),
+    ("b: *x\n", 1, "anchors and aliases are not allowed (x)"),
+    ("? [a]\n: b\n", 1, "a key is a list"),
+    ("a: 0x" + "f" * 5000, 1, "too many digits"),
+    ("a: " + "9" * 5000, 1, "too many digits"),
+    ("name: x\nparts: [\n", 3, "cannot be read"),
+    ("name: x\n--- 2\n", 2, "cannot be read"),
+    ("name:\n\t- x", 2, "cannot be read"),
+    ("name: \x00", 1, "cannot be read"),
+    ("[" * 20_000, 1, "nested more than 20 deep"),
+    ("- " * 20_000, 1, "nested more than 20 deep"),
+]
+
+
+@pytest.mark.parametrize("text, line, message", UNREAD)
 def test_what_is_not_read_has_its_line(text, line, message):
     (mistake,) = mistakes_in(text)
     assert (mistake.file, mistake.line, mistake.field) == ("mine.yaml", line, "")

@@ -39,6 +39,26 @@ def test_a_killed_run_goes_on_to_the_bit(killed_at, tmp_path):
     assert resumed.progress.step == training_tasks.STEPS
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "hashes.json"])
+def test_a_damaged_checkpoint_is_told_and_never_gone_on_with(name, tmp_path):
+    config = regression(tmp_path / "run", checkpoint_minutes=0.0)
+    train(Regression(), config)
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BadInput, match=r"damaged.*remove .*checkpoint-00000004, and the training begins anew"):
+        train(Regression(), config)
+
+
+def test_a_checkpoint_of_before_there_were_hashes_is_gone_on_with(tmp_path):
+    config = regression(tmp_path / "run", checkpoint_minutes=0.0)
+    train(Regression(), config)
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    (folder / "hashes.json").unlink()
+    assert train(Regression(), config).progress.step == training_tasks.STEPS
+
+
 def test_a_part_is_frozen_for_a_phase_and_has_a_learning_rate_of_its_own(tmp_path):
     task, states = Regression(), []
     start = copy.deepcopy(task.module.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from contextlib import nullcontext
@@ -12,9 +13,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from compress.atomic import atomic_folder, record_identity, unfinished
-from compress.errors import Unwritable
+from compress.errors import BadInput, Unwritable
+from compress.files.weights import digest
 from compress.training.task import TrainConfig
 
+HASHES = "hashes.json"  # file -> sha256
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +44,9 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
         accelerator.wait_for_everyone()  # until the folder is there
         save_state(accelerator, unfinished(final))
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            hashes = {file.name: digest(file) for file in sorted(unfinished(final).iterdir())}
+            (unfinished(final) / HASHES).write_text(json.dumps(hashes, indent=1))
     if accelerator.is_main_process:
         for old in (*checkpoints(folder)[:-1], *folder.glob(".checkpoint-*.unfinished")):  # the latter of killed runs
             shutil.rmtree(old)
@@ -58,10 +64,27 @@ def save_state(accelerator: Accelerator, folder: Path) -> None:
             file.chmod(folder.stat().st_mode & 0o666)
 
 
+def refuse_damaged(folder: Path) -> None:
+    """Raise BadInput where a file of a checkpoint is not as it was written; those of before there were hashes have
+    none."""
+    file = folder / HASHES
+    if not file.exists():
+        return
+    try:
+        hashes = dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{file}: damaged ({error}); remove {folder}, and the training begins anew") from error
+    for name, wanted in hashes.items():
+        if not (folder / name).is_file() or digest(folder / name) != wanted:
+            reason = "damaged: it is not what was written"
+            raise BadInput(f"{folder / name}: {reason}; remove {folder}, and the training begins anew")
+
+
 def resume(accelerator: Accelerator, folder: Path) -> bool:
-    """Load the last complete checkpoint; whether there is one."""
+    """Load the last complete checkpoint; whether there is one. Raises as `refuse_damaged`."""
     found = checkpoints(folder)
     if found:
+        refuse_damaged(found[-1])
         accelerator.load_state(str(found[-1]))
         log.info("going on from %s", found[-1])
     return bool(found)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from compress.errors import BadInput, refusal
+from compress.errors import refusal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.01  # seconds, after which a signal comes again that came where it has to wait
@@ -54,14 +54,14 @@ def ended(run: Callable[[], None]) -> NoReturn:
 
 
 def refused(run: Callable[[], None], came: Sequence[int]) -> int:
-    """0 after `run`, or 2 and a sentence on stderr where the input is bad or the system refuses to write; not where a
-    signal came."""
+    """0 after `run`, or 2 and a sentence on stderr where the input is bad or the system refuses to write or has no
+    memory; not where a signal came."""
     try:
         try:
             run()
         finally:
             flush_output()
-    except (BadInput, OSError) as error:
+    except Exception as error:
         sentence = " ".join(refusal(error).split())
         if came or not sentence:
             raise

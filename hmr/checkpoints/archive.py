@@ -17,6 +17,7 @@ from hmr.checkpoints.unpickler import refused_if_broken
 
 ZIP = b"PK\x03\x04"  # how files of torch.save begin
 MAX_RECORDS = 200_000
+PIECE = 1 << 20  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class StorageRecord:
 
 
 def checked_records(path: Path) -> dict[str, StorageRecord]:
-    """The records of a torch archive, by name below its one folder; BadInput for what torch.save never writes."""
+    """The records of a torch archive, by name below its one folder, their checksums looked at; BadInput for what
+    torch.save never writes, and for damage."""
     size = path.stat().st_size
     with refused_if_broken(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         file.seek(-22, io.SEEK_END)
@@ -36,6 +38,7 @@ def checked_records(path: Path) -> dict[str, StorageRecord]:
             raise BadInput(f"{path}: bytes after the end of the archive; not read")
         members = archive.infolist()
         _refuse_odd(path, members, size)
+        _refuse_damaged(path, archive, members)
         return {"/".join(PurePosixPath(m.filename).parts[1:]): _place(path, file, m, size) for m in members}
 
 
@@ -57,6 +60,19 @@ def _refuse_odd(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
         raise BadInput(f"{path}: a TorchScript archive, which holds code; save the model's state_dict with torch.save")
     if len({root for root, *_ in parts}) != 1 or f"{parts[0][0]}/data.pkl" not in names:
         raise BadInput(f"{path}: a zip file without one data.pkl, so not one of torch.save")
+
+
+def _refuse_damaged(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> None:
+    """Read every record once. Checksums that torch.save was told to leave out are 0, and are not looked at."""
+    for member in members:
+        if not member.CRC:
+            continue
+        try:
+            with archive.open(member) as record:
+                while record.read(PIECE):
+                    pass
+        except zipfile.BadZipFile as error:
+            raise BadInput(f"{path}: damaged ({error}); get the file again") from error
 
 
 def _odd(member: zipfile.ZipInfo) -> str:
