@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size video docs test test-slow test-zoo campaign gpu-check check clean
+.PHONY: demo bench full-size video docs test test-slow test-zoo campaign search-postgres gpu-check check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -88,6 +88,12 @@ $(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
 test-zoo: export OMP_NUM_THREADS := 1
 test-zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m pytest tests/zoo_timm.py tests/zoo_detectors.py
+
+# A search by two workers on a PostgreSQL server that is started for it; apt-get installs Debian's where there is none.
+search-postgres: $(INSTALLED)
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || $$(test $$(id -u) = 0 || echo sudo) apt-get install -y postgresql
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,postgresql]'
+	$(BIN)/python -m experiments.search.postgresql experiments/studies/minutes.yaml
 
 # Every way to harm a command or a file that we know, counted: an hour or two. What is over is in build/campaign.jsonl.
 campaign: export OMP_NUM_THREADS := 1

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +19,7 @@ from optuna.trial import TrialState
 from experiments.reports import front
 from experiments.search import storage
 from experiments.search import workers as search
+from experiments.search.postgresql import server
 from experiments.search.study import read_study
 from hmr.checkpoints.files import save
 from hmr.models.model import build
@@ -109,28 +107,9 @@ def test_workers_killed_ten_times(place):
 
 @pytest.fixture
 def postgresql() -> Iterator[str]:
-    """The URL of a server of Debian's package `postgresql`, which refuses to run as root."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    found = shutil.which("initdb") or (folders and folders[-1] / "initdb")
-    assert found, "install Debian's postgresql: make test-slow starts a server of its own"
-    user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp())  # not below pytest's, which others may not enter
-    if user:
-        shutil.chown(folder, user)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def do(program: str, *words: object) -> None:
-        command = [str(Path(found).with_name(program)), "-D", str(folder / "data"), *map(str, words)]
-        subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-
-    do("initdb", "-A", "trust", "-U", "fasthmr", "--no-sync")
-    do("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
-    try:
-        yield f"postgresql://fasthmr@127.0.0.1:{port}/postgres"
-    finally:
-        do("pg_ctl", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    """The URL of a server of Debian's package `postgresql`."""
+    with server() as url:
+        yield url
 
 
 def test_machines_share_a_study_on_postgresql(place, postgresql):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ def search(
 ) -> None:
     """Search for the recipes with the best trade-offs of cost and error; resumes an interrupted search."""
     from experiments.reports.front import result, study_results
-    from experiments.search.storage import default_storage
+    from experiments.search.storage import default_storage, shown
     from experiments.search.study import read_study
     from experiments.search.workers import SearchJob, search
 
@@ -42,7 +43,8 @@ def search(
             progress_callback(bar),
         )
     results = study_results(study, storage)
-    print_result(result(results), as_json, lambda _: front_table(results))
+    look = f"optuna-dashboard {shlex.quote(shown(storage or default_storage(spec.name)))}  (shows every trial)"
+    print_result(result(results), as_json, lambda _: front_table(results, look))
 
 
 def report(
@@ -105,8 +107,8 @@ def decoded_points(
     return points_of(results.spec, results.front, decoder, "synth-video", frames)
 
 
-def front_table(results: Results) -> Table:
-    """The points of the front, for people."""
+def front_table(results: Results, *more: str) -> Table:
+    """The points of the front, for people, and `more` lines below."""
     from experiments.reports.front import COLUMNS, beaten, found_on, rows
     from experiments.search.trials import STATES
 
@@ -117,7 +119,7 @@ def front_table(results: Results) -> Table:
         f"front of {results.title}: {first.provenance['model']['name']} on {data['name']}",
         f"{', '.join(f'{n} {state}' for state, n in states.items())}; "
         f"{found_on(results)}, {data['frames']} frames; commit {first.provenance['commit'][:12]}"
-        + "".join(f"\n{line}" for line in beaten(results)),
+        + "".join(f"\n{line}" for line in (*beaten(results), *more)),
         COLUMNS,
         rows(results),
     )

@@ -66,7 +66,8 @@ def apart(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-        end = End(code, *(file.read_text(errors="replace") for file in files), time.monotonic() - began)
+        out, said = (file.read_text(errors="replace") for file in files)
+        end = End(code, out, said, time.monotonic() - began)
     if code == -signal.SIGALRM:
         raise Defect(f"hangs: {end.said[-500:]}")
     return end
@@ -93,7 +94,7 @@ def inside(work: Callable[[], object], place: Path, before: Callable[[], object]
         os.setpgid(0, 0)
         for number, file in enumerate(files, 1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         os.chdir(place)
         signal.alarm(SECONDS)
         before()

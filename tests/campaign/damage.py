@@ -31,7 +31,7 @@ TIMES = {  # flips, truncations
 
 def said(name: str, heads: int | None = None) -> None:
     """Print what a model makes of two crops of noise, as a hash."""
-    model = hmr.load(name, **({"heads": heads} if heads else {}))
+    model = hmr.load(name, heads=heads)
     crops = CROPS if tuple(model.encoder.crop_size) == (224, 168) else TALL
     with torch.no_grad():
         out = model(crops, torch.ones(2, *crops.shape[2:]))
@@ -66,7 +66,7 @@ def torch_checkpoint() -> None:
 
 
 EXPORT = ("export", "tiny.safetensors", "--out", "out")
-KINDS: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {  # what writes `out`, what reads it
+KINDS: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {  # what writes `out`, what reads it
     "an artefact": (fasthmr(*COMPRESS), partial(said, "out")),
     "an ONNX file": (fasthmr(*EXPORT), partial(said, "out/model.onnx")),
     "an OpenVINO file": (fasthmr(*EXPORT, "--format", "openvino"), partial(said, "out/model.xml")),

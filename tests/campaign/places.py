@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,7 +143,7 @@ def warm(place: Path) -> None:
     before()
     try:
         for name in ("compress", "export", "search"):
-            with suppress(SystemExit):
+            with suppress(SystemExit), redirect_stdout(io.StringIO()):
                 COMMANDS[name].work()
             shutil.rmtree("out", ignore_errors=True)
     finally:

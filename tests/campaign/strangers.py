@@ -89,7 +89,7 @@ def hostile_texts() -> list[str]:
 
 def document(kind: str, case: int) -> str:
     path = written(folder() / f"mine-{kind}.yaml", hostile_texts()[case].encode())
-    return told(partial(Recipe.load if kind == "recipe" else read_study, str(path)), path)  # type: ignore[operator]
+    return told(partial(Recipe.load if kind == "recipe" else read_study, str(path)), path)
 
 
 @cache
@@ -148,7 +148,7 @@ def medium(case: int) -> str:
     makers = [*READ.values(), *NOBODY.values(), *(make for make, _ in REFUSED.values())]
     make = makers[case] if case < len(makers) else partial(damaged_film, case)
     with tempfile.TemporaryDirectory() as place:
-        path = make(Path(place) / "walk.mp4")  # type: ignore[call-arg, misc]
+        path = make(Path(place) / "walk.mp4")
         was = digests(Path(place))
         run = fasthmr("run", path, "--model", "tiny", "--out", "out", "--focal", 200, "--json")
         with limited_by_modes():

@@ -52,12 +52,18 @@ TROUBLES: dict[str, tuple[Callable[[int], None], int]] = {  # and cases for each
 }  # fmt: skip
 
 
+def begun(trouble: str, case: int) -> None:
+    """What a process finds that is in trouble."""
+    before()
+    TROUBLES[trouble][0](case)
+
+
 def troubled(trouble: str, case: int) -> str:
     """One command in trouble, and again without; raises Defect where it is not told or something is lost."""
     name = list(COMMANDS)[case % len(COMMANDS)]
     command, (wanted, _) = COMMANDS[name], whole(name)
     with copied() as place, limited_by_modes():
-        end = apart(command.work, place, before=lambda: (before(), TROUBLES[trouble][0](case // len(COMMANDS))))
+        end = apart(command.work, place, before=partial(begun, trouble, case // len(COMMANDS)))
         for folder in (place, place / "home"):
             if folder.exists():
                 folder.chmod(0o755)
