@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo bench full-size video docs test test-slow test-zoo campaign search-postgres gpu-check check clean
+.PHONY: demo bench full-size video docs test test-slow test-zoo campaign evidence search-postgres gpu-check check clean
 
 # torch comes first and alone, so that what the user asked for stays; the pins then hold for all the rest.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -94,6 +94,12 @@ search-postgres: $(INSTALLED)
 	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || $$(test $$(id -u) = 0 || echo sudo) apt-get install -y postgresql
 	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,postgresql]'
 	$(BIN)/python -m experiments.search.postgresql experiments/studies/minutes.yaml
+
+# All records again from nothing, then the tables of the pages and docs/results.html: days on two cores. What is finished is
+# in build/evidence and is not done again. `python -m experiments.paper.fill` makes the page of the records there are.
+evidence: $(INSTALLED)
+	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose]'
+	$(BIN)/python -m experiments.paper.anew build/evidence
 
 # Every way to harm a command or a file that we know, counted: an hour or two. What is over is in build/campaign.jsonl.
 campaign: export OMP_NUM_THREADS := 1

@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = ("*.md", "docs/*.md", "docs/*.png", "docs/*.css", "hmr/assets/*.md", "diffusion/assets/*.md")
+KEPT = ("*.md", "docs/*.md", "docs/*.png", "docs/*.css", "docs/results.*", "hmr/assets/*.md", "diffusion/assets/*.md")
 MADE = {"docs/tour.ipynb": "docs/tour.md", "NOTICE": "NOTICE.md"}  # what pages link to, and the page that stands for it
 PACKAGES = ("hmr", "compress")  # whose `__all__` is public
 

@@ -236,3 +236,43 @@ def test_a_space_that_the_model_has_no_recipe_in(place, monkeypatch):
     with pytest.raises(BadInput, match=r"merge_tokens\.start: begins at 20, and in this model ends at 4"):
         search.search(small("beyond", ("merge_tokens.start: [0, 3]", "merge_tokens.start: [20, 24]")))
     assert not Path(storage.default_storage("beyond").removeprefix("sqlite:///")).exists()
+
+
+def test_of_all_workers_one_measures_the_original_and_one_each_item_of_the_rest(place, monkeypatch, tmp_path):
+    """In one process, one after the other, as a second machine would find it: what is there is read, and equal."""
+    monkeypatch.chdir(place)
+    job = small("shares")
+    measured = list[str]()
+    measure = lab.Frames.measure
+
+    def noted(self, model, name="model", observer=lab.silent):
+        measured.append(name)
+        return measure(self, model, name, observer)
+
+    monkeypatch.setattr(lab.Frames, "measure", noted)
+    first, second = (lab.Lab(job.spec, shared=tmp_path) for _ in range(2))
+    one, two = (each.original("val") for each in (first, second))
+    assert measured == ["original on val"]
+    assert {**one.row(), **one.row(two)} == {**two.row(), **two.row(one)}
+    assert two.frames is second.frames("val") and two.frames_per_s == one.frames_per_s
+    (place / "home" / "searches").mkdir(parents=True, exist_ok=True)
+    study = search.opened(job)
+    search.record_purpose(study, job, first)
+    search.enqueue_baselines(study, job.spec)
+    search.run_trials(study, job, first)
+    before = len(measured)
+    with search.alone(tmp_path / "item-1"):  # another worker has it in hand
+        search.run_rest(study, job, first)
+    items = search.rest(trials_of(study, job.spec), job.spec, first)
+    missing = [i for i, (kind, name, _) in enumerate(items) if search.later(kind, "test", name) not in study.user_attrs]
+    assert missing == [1] and measured[before] == "original on test"
+    search.run_rest(study, job, second)
+    assert len(measured) == before + len(items)  # and the original on test once
+
+
+def test_the_command_that_opens_a_study_elsewhere_is_printed(place, run):
+    small("shown")
+    code, out, _ = run("search", "shown.yaml", "--trials", 1)
+    url = storage.default_storage("shown")
+    assert code == 0 and f"optuna-dashboard{url}" in "".join(out.split())
+    assert "optuna-dashboard" not in run("search", "shown.yaml", "--trials", 1, "--json")[1]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from compress.errors import BadInput
+from hmr.media.video import video
 from hmr.video import frames
 from hmr.video.frames import STREAM, Film, Span, videos_in
 from tests.films import FPS, HEIGHT, WIDTH, film, painted
@@ -153,3 +154,13 @@ def header(path: Path) -> Path:
     content[18:26] = (50_000).to_bytes(4, "little") * 2
     path.write_bytes(bytes(content))
     return path
+
+
+def test_text_in_a_video_that_is_no_text_is_passed_over(tmp_path):
+    """Names of its streams and of its encoder are read with it."""
+    path = film(tmp_path / "walk.mkv")
+    content = path.read_bytes()
+    assert content.count(b"Lav") >= 2
+    path.write_bytes(content.replace(b"Lav", b"\xf9av"))
+    assert len(list(Film(path).shots())) == 24
+    assert len(video(path).times) == 24

@@ -1,4 +1,5 @@
-"""Fill the tables of README.md and docs/ from JSON in records/: `python -m experiments.paper.fill`.
+"""Fill the tables of README.md and docs/ from JSON in records/, and write docs/results.html from all of them:
+`python -m experiments.paper.fill`.
 
 A record is what a command that measures printed with `--json`, whole. Above a table, a comment names the figures behind
 the name of each row, and the rows of which records they are:
@@ -69,6 +70,14 @@ def figure(key: str, value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Fill every page, and write the page of results."""
+    from experiments.paper import results
+
     for path in PAGES:
         atomic_write(path, filled(path.read_text(encoding="utf-8")).encode())
+    results.write()
+
+
+if __name__ == "__main__":
+    main()

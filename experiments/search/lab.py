@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import hmr
+from compress.atomic import atomic_write
 from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
@@ -36,22 +40,36 @@ class Lab:
     """
 
     def __init__(
-        self, study: Study, label_free: bool = False, masks: str | None = None, observer: Observer = silent
+        self,
+        study: Study,
+        label_free: bool = False,
+        masks: str | None = None,
+        observer: Observer = silent,
+        shared: Path | None = None,
     ) -> None:
-        self.study, self.label_free, self.masks, self.observer = study, label_free, masks, observer
+        self.study, self.label_free, self.masks, self.observer, self.shared = study, label_free, masks, observer, shared
         self.model = load_original(study.model).to(best_device())
-        self.frames, self.original = cache(self._frames), cache(self._original)
+        self.opened, self.frames, self.original = cache(self._opened), cache(self._frames), cache(self._original)
 
     def _frames(self, split: str) -> Frames:
         return self.opened(split).drawn(self.observer)
 
-    def opened(self, split: str) -> Frames:
+    def _opened(self, split: str) -> Frames:
         """The frames of a split, drawn when they are asked for."""
         data, count = with_split(self.study.data, split), getattr(self.study.frames, split)
         return hmr.frames(data, count, model=self.model, masks=self.masks, label_free=self.label_free)
 
     def _original(self, split: str) -> Measurement:
-        return self.frames(split).measure(self.model, f"original on {split}", self.observer)
+        """The original on a split; where a folder is shared, of all workers one measures it."""
+        frames = self.frames(split)
+        if self.shared is None:
+            return frames.measure(self.model, f"original on {split}", self.observer)
+        file = self.shared / f"{split}.safetensors"
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                found = frames.measure(self.model, f"original on {split}", self.observer)
+                atomic_write(file, found.to_bytes())
+            return Measurement.of_bytes(file.read_bytes(), frames)
 
     @cached_property
     def space(self) -> Space:
@@ -79,11 +97,11 @@ class Lab:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""
         if "accel_mm_per_frame2" in self.study.objectives:
             for split in ("val", "test"):
-                if not self.frames(split).follow:
+                if not self.opened(split).follow:
                     raise BadInput(
-                        f"objectives: accel_mm_per_frame2 needs videos, and {self.frames(split).spec} has single ones"
+                        f"objectives: accel_mm_per_frame2 needs videos, and {self.opened(split).spec} has single ones"
                     )
-        refuse_misfit(self.model, recipe.steps, self.frames("calib"), self.frames("val"))
+        refuse_misfit(self.model, recipe.steps, self.opened("calib"), self.opened("val"))
 
     def measure(self, recipe: Recipe) -> Record:
         """A recipe planned on calib and measured on val; raises BadInput where it cannot be done."""
@@ -124,9 +142,11 @@ class Lab:
 
     def record(self, recipe: Recipe, model: Any, context: Context, split: str) -> Record:
         """Everything that is measured of a model on a split, beside where it comes from."""
-        frames, original = self.frames(split), self.original(split)
+        frames = self.frames(split)
         name = f"{'+'.join(step.label for step in recipe.steps) or 'original'} on {split}"
-        now = original if model is self.model else frames.measure(model, name, self.observer)
+        now = None if model is self.model else frames.measure(model, name, self.observer)
+        original = self.original(split)  # after it: meanwhile another worker may have measured that
+        now = now or original
         timed = {"latency_ms", "peak_memory_bytes"} & {*self.study.objectives}
         cost: dict[str, Any] = measured_cost(model) if timed else {}
         source = {

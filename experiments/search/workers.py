@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import optuna
 import torch
@@ -17,9 +19,9 @@ from filelock import FileLock
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from compress.atomic import writing
+from compress.atomic import alone, writing
 from compress.context import Observer, silent
-from compress.errors import BadInput
+from compress.errors import BadInput, Taken
 from compress.recipe import Recipe
 from experiments.search.lab import FAILURES, Lab
 from experiments.search.machine import machine, one_device
@@ -106,7 +108,9 @@ def search(job: SearchJob, observer: Observer = silent) -> list[Trial]:
         if job.workers == 1:
             work(job, lab=lab)
         else:
-            supervised(partial(work, job), job.workers, progress_of(job, study, observer), one_device)
+            with TemporaryDirectory() as shared:
+                each = partial(work, job, shared=Path(shared))
+                supervised(each, job.workers, progress_of(job, study, observer), one_device)
         return trials_of(study, job.spec)
 
 
@@ -125,8 +129,8 @@ def record_purpose(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
     mine = {
         **asked_for(job.spec),
         "model": lab.model.sha256,
-        "data": str(lab.frames("val").spec),
-        "body": body_for(lab.frames("val"), lab.model).sha256,
+        "data": str(lab.opened("val").spec),
+        "body": body_for(lab.opened("val"), lab.model).sha256,
         "label_free": job.label_free,
     }
     if MADE_FOR in study.user_attrs or study.get_trials(deepcopy=False):
@@ -152,21 +156,22 @@ def enqueue_baselines(study: optuna.Study, spec: Study, budgeted: Callable[[floa
 # ---- a worker
 
 
-def work(job: SearchJob, worker: int = 0, lab: Lab | None = None) -> None:
-    """Run trials until the study has as many as asked, then this worker's share of what is measured of the front.
+def work(job: SearchJob, worker: int = 0, lab: Lab | None = None, shared: Path | None = None) -> None:
+    """Run trials until the study has as many as asked, then what this worker takes of what is measured of the front.
 
-    One thread a worker: so figures do not depend on how many workers there are.
+    shared: a folder of all workers on this machine, where the first that needs what all need leaves it. Each worker has
+    one thread: so figures do not depend on how many workers there are.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with reaching(job.storage), machine(alone="latency_ms" in job.spec.objectives):
-            lab = lab or Lab(job.spec, job.label_free, job.masks)
+            lab = lab or Lab(job.spec, job.label_free, job.masks, shared=shared)
             study = opened(job)
             # each worker's has a seed of its own, and each start's
             study.sampler = sampler(lab.space, worker, len(study.get_trials(deepcopy=False)))
             run_trials(study, job, lab)
-            run_rest(study, job, lab, worker)
+            run_rest(study, job, lab)
     finally:
         torch.set_num_threads(threads)
 
@@ -280,24 +285,33 @@ def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record
 # ---- after the trials
 
 
-def run_rest(study: optuna.Study, job: SearchJob, lab: Lab, worker: int) -> None:
-    """Measure what this worker's share of the rest is, and write it into the study."""
+def run_rest(study: optuna.Study, job: SearchJob, lab: Lab) -> None:
+    """Measure what is left of the rest and no other worker of this machine has in hand, and write it into the study."""
     items = rest(trials_of(study, job.spec), job.spec, lab)
     for i, (kind, name, measure) in enumerate(items):
-        if i % job.workers == worker and later(kind, "test", name) not in study.user_attrs:
-            lab.observer(f"front of {job.spec.name}", "", i, len(items))
-            for split, record in measure().items():  # test comes last
-                study.set_user_attr(later(kind, split, name), written(record))
+        with ExitStack() as held:
+            try:
+                held.enter_context(alone(lab.shared / f"item-{i}") if lab.shared else nullcontext())
+            except Taken:
+                continue
+            if later(kind, "test", name) not in study.user_attrs:
+                lab.observer(f"front of {job.spec.name}", "", i, len(items))
+                for split, record in measure().items():  # test comes last
+                    study.set_user_attr(later(kind, split, name), written(record))
 
 
 def rest(trials: Sequence[Trial], spec: Study, lab: Lab) -> list[tuple[Later, str, Callable[[], dict[str, Record]]]]:
-    """(kind, recipe id or model, what measures it): recovery of the best, rivals, front and baselines on test."""
+    """(kind, recipe id or model, what measures it): the original, recovery of the best, rivals, front and baselines on
+    test."""
     front = front_of(trials, spec.objectives)
     shown = [t for t in trials if t in front or (t.name and t.same_as is None)]
+    records = [t.record for t in shown if t.record]
+    originals = [record for record in records if not record.plans]
     return [
+        *(("front", record.recipe_id, partial(lab.again, record)) for record in originals),  # all others wait for it
         *(("recovered", record.recipe_id, partial(lab.recovered, record)) for record in best(front, trials, spec)),
         *(("rival", name, partial(lab.rival, name)) for name in spec.rivals),
-        *(("front", t.record.recipe_id, partial(lab.again, t.record)) for t in shown if t.record),
+        *(("front", record.recipe_id, partial(lab.again, record)) for record in records if record not in originals),
     ]
 
 

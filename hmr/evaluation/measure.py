@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from safetensors.torch import load, save
 from torch import Tensor
 
 from compress.context import Observer
@@ -19,6 +21,7 @@ from hmr.evaluation.errors import KEYS, Errors, People3D, all_errors, labelled, 
 from hmr.evaluation.predict import merged_shares, predict
 from hmr.training.distance import distance, joint_distance
 
+MERGED = "person_merged"
 RECOVERY_FRAMES = 4096  # rendered pictures that recovery learns from: each is drawn when a step first asks for it
 
 
@@ -34,6 +37,19 @@ class Measurement:
     errors: Errors
     frames_per_s: float
     person_merged: Tensor | None
+
+    def to_bytes(self) -> bytes:
+        """All of it but its frames."""
+        merged = {} if self.person_merged is None else {MERGED: self.person_merged}
+        return save({**vars(self.errors), **merged}, {"name": self.name, "frames_per_s": repr(self.frames_per_s)})
+
+    @classmethod
+    def of_bytes(cls, content: bytes, frames: Frames) -> Measurement:
+        """What `to_bytes` gave, of the same frames."""
+        length = int.from_bytes(content[:8], "little")
+        told, found = json.loads(content[8 : 8 + length])["__metadata__"], load(content)
+        merged = found.pop(MERGED, None)
+        return cls(told["name"], frames, Errors(**found), float(told["frames_per_s"]), merged)
 
     def row(self, original: Measurement | None = None) -> dict[str, Any]:
         """The figures as JSON values; `mpjpe_rise_mm` is over `original`, paired on the same frames."""

@@ -67,7 +67,7 @@ def video(path: Path) -> Video:
     times: list[float | None] = []
     damaged: list[int] = []
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(path), metadata_errors="replace") as file:
             stream = shown_stream(file, path)
             announced, rate, seconds = stream.frames, stream.average_rate or stream.guessed_rate, length(file, stream)
             for frame, whole in told_apart(decoded(file, stream, reading), reading):
@@ -202,7 +202,7 @@ def frames_of_video(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray
     """
     av, reading, last = pyav(), Reading(), max(wanted, default=-1)
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(path), metadata_errors="replace") as file:
             stream = shown_stream(file, path)
             aspect = float(stream.sample_aspect_ratio or 1)  # width over height of a pixel; None: not told
             for i, frame in enumerate(decoded(file, stream, reading)):

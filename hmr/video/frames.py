@@ -104,7 +104,8 @@ class Film:
         """Numbers, times and readers of a video's frames."""
         av = pyav()
         try:
-            file = av.open(Pipe(), options=PROMPT) if self.path == STREAM else av.open(str(self.path))
+            source, options = (Pipe(), PROMPT) if self.path == STREAM else (str(self.path), {})
+            file = av.open(source, options=options, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise BadInput(f"{self.path}: not a video that can be read ({error})") from error
         with file:

