@@ -127,13 +127,25 @@ def test_every_vit_of_timm_is_the_networks_own_or_refused():
     assert len(taken) > 200 and len(refused) > 50
 
 
-def test_the_adapter_of_the_page_holds(tmp_path):
-    """docs/your-own-model.md, as a reader copies it."""
+def test_the_adapter_of_the_page_holds(tmp_path, monkeypatch, fasthmr):
+    """docs/your-own-model.md, as a reader copies it, to a Pareto front."""
     page = (Path(__file__).resolve().parents[1] / "docs" / "your-own-model.md").read_text()
     (text,) = re.findall(r"^```python vit_timm.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "vit_timm.py").write_text(text)
     proved = checked(named(str(tmp_path / "vit_timm.py")))
     assert "17 joints" in proved["joints"] and "1 tokens before 196 patches" in proved["prefix"]
+    (study,) = re.findall(r"^```yaml vit_study.yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line for line in (text + study).splitlines() if line.strip()]
+    assert len(lines) + len(["search", "report"]) <= 30
+    monkeypatch.setenv("FASTHMR_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    fewer = re.sub(r"(calib|val|test): \d+", r"\1: 4", study.replace("vit_pose.py", "vit_timm.py"))
+    fewer = fewer.replace("keep: 32, per_layer: 8", "keep: 100, per_layer: 24")
+    (tmp_path / "vit_study.yaml").write_text(fewer)
+    for command in ("search vit_study.yaml --trials 2 --label-free", "report vit_study.yaml --out vit-front"):
+        code, _, err = fasthmr(*command.split(), "--json")
+        assert code == 0, f"{command}: {err}"
+    assert (tmp_path / "vit-front" / "report.html").is_file()
 
 
 HEADED = """

@@ -40,7 +40,7 @@ Steps = tuple[Policy, ...]
 
 def by_hand(depth: int, patches: int) -> dict[str, list[Steps]]:
     """Families of recipes without a choice on frames, each from the dearest to the cheapest."""
-    keeps = range(patches - 1, patches // 12, -1)
+    keeps = range(patches - 1, patches // 5, -1)  # of what is left, one matching takes half at most
     return {
         "tokens, the person's last": [(MergeTokens(keep=n, per_layer=PER_LAYER),) for n in keeps],
         "tokens, ToMe": [(MergeTokens(keep=n, per_layer=PER_LAYER, protect="none"),) for n in keeps],
