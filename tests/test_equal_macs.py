@@ -123,5 +123,5 @@ def test_recipes_by_hand_keep_to_their_share(model):
         assert steps is not None and counted(model, steps) <= 0.8 * total
         assert "tokens" not in name or counted(model, steps) > 0.78 * total
     assert dearest_within(model, [(MergeTokens(keep=150),)], 0.1 * total) is None
-    assert [spread_maps(12, n).windows for n in (1, 2, 3)] == [((6, 6),), ((2, 2), (8, 8)), ((2, 2), (6, 6), (9, 9))]
+    assert [spread_maps(12, n).windows for n in (1, 2, 3)] == [((6, 6),), ((2, 2), (8, 8)), ((2, 2), (6, 6), (10, 10))]
     assert units_of(model.stack, model.stack.blocks[0]).down.in_features == 48 and len(STEPS) == 3
