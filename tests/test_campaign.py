@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch, capsys):
     """The campaign with rows in the place of its own: (exit code, the record)."""
 
     def go(*rows: tuple[str, int, object]) -> tuple[int, dict[str, dict[str, int]]]:
-        monkeypatch.setattr(campaign, "rows", lambda: iter(rows))
+        monkeypatch.setattr(campaign, "rows", lambda: iter([iter(rows)]))
         record = tmp_path / "record.json"
         words = ["campaign", "--record", str(record), "--journal", str(tmp_path / "journal.jsonl")]
         monkeypatch.setattr(sys, "argv", words)

@@ -24,12 +24,13 @@ from tests.campaign.apart import Defect
 
 OUTCOMES = ("refused", "equal", "read", "defect")
 Done = dict[tuple[str, int], str]
+Row = tuple[str, int, Callable[[int], str]]  # its name, its cases, and what does one
 
 
-def rows() -> Iterator[tuple[str, int, Callable[[int], str]]]:
-    """(row, cases, what does one) of the whole campaign; the quick ones first."""
+def rows() -> Iterator[Iterator[Row]]:
+    """The rows of each part of the campaign; the quick ones first."""
     for part in (strangers, damage, system, kills):
-        yield from part.rows()
+        yield part.rows()
 
 
 def journalled(path: Path) -> Done:
@@ -64,6 +65,20 @@ def total(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"row": "all", **{name: sum(one[name] for one in found) for name in ("cases", *OUTCOMES)}}
 
 
+def in_turn(part: list[Row]) -> Iterator[tuple[int, Row]]:
+    """The first case of each row, then the second of each, and so on: a campaign that is stopped has some of all."""
+    for case in range(max((cases for _, cases, _ in part), default=0)):
+        yield from ((case, row) for row in part if case < row[1])
+
+
+def written(record: Path, parts: list[list[Row]], done: Done) -> list[dict[str, Any]]:
+    """Write the record of what is done so far; returns its rows."""
+    found = [counted(row, cases, done) for part in parts for row, cases, _ in part]
+    found.append(total(found))
+    atomic_write(record, json.dumps({"rows": found, "commit": commit()}, indent=1).encode())
+    return found
+
+
 def main() -> int:
     """The campaign; 1 where a case shows a defect."""
     asked = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
@@ -73,19 +88,17 @@ def main() -> int:
     record, journal = given.record.absolute(), given.journal.absolute()
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
-    done, found = journalled(journal), list[dict[str, Any]]()
-    for row, cases, attempt in rows():
-        for case in range(cases):
+    done, parts = journalled(journal), [list(part) for part in rows()]
+    for part in parts:
+        for case, (row, _, attempt) in in_turn(part):
             if (row, case) not in done:
                 done[row, case], wrong = outcome(attempt, case)
                 entry = {"row": row, "case": case, "outcome": done[row, case], "wrong": wrong}
                 append_line(journal, json.dumps(entry))
-        found.append(counted(row, cases, done))
-        sys.stderr.write(table(found[-1:]).splitlines()[1] + "\n")
-        content = {"rows": [*found, total(found)], "commit": commit()}
-        atomic_write(record, json.dumps(content, indent=1).encode())
-    sys.stdout.write(table([*found, total(found)]))
-    return int(total(found)["defect"] > 0)
+                written(record, parts, done)
+    found = written(record, parts, done)
+    sys.stdout.write(table(found))
+    return int(found[-1]["defect"] > 0)
 
 
 if __name__ == "__main__":
