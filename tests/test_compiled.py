@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+import hmr
+from compress.context import Context
+from compress.pipeline import run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
+from compress.policies.prune_width import PruneWidth
 from compress.policy import Policy
-from hmr.models.model import HMRModel, build
-from tests.planning import applied, planned
+from hmr.models.model import build
 from tests.sizes import TINY
 
 FIELDS = ("global_orient", "body_pose", "betas", "camera", "features")
@@ -23,16 +28,17 @@ RECIPES: dict[str, tuple[Policy, ...]] = {
     "unprotected": (TOME.model_copy(update={"partition": "unprotected", "proportional_attention": True}),),
     "drop": (MergeTokens(keep=90, mode="drop", dilate=1),),
     "layers": (MergeLayers(strategy="explicit", windows=((0, 1),)), TOME.model_copy(update={"per_layer": 80})),
+    "linear": (MergeLayers(strategy="explicit", operator="linear", windows=((1, 1),)), TOME),
+    "pruned": (PruneWidth(mlp_ratio=0.3, head_ratio=0.5), TOME),
     "bfloat16": (TOME, Precision(dtype="bfloat16")),
+    "int8": (TOME, Precision(dtype="int8")),
 }
 
 
-def made(steps: tuple[Policy, ...]) -> HMRModel:
+def made(steps: tuple[Policy, ...]) -> Any:
     torch.manual_seed(0)
     model = build("hmr2", TINY).eval()
-    for step in steps:
-        applied(planned(step, model), model)
-    return model
+    return run_all_steps(model, steps, Context(model, hmr.frames("synth:calib", 4, model=model)))
 
 
 def frame(seed: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from compress.errors import BadInput
 from compress.late import LateStack, stack_of
 from compress.policy import Compressible, MadeFor, Plan, Policy, knob, of_stack
 
+LEVELS = 127.5  # of int8 on either side of 0
 WORKFLOWS = "torchao.quantization.quantize_.workflows"
 Dtype = Literal["float32", "bfloat16", "int8"]
 
@@ -166,11 +167,22 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_tracing():  # fvcore counts on a trace, and a trace cannot hold torchao's tensors
             return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+        if torch.compiler.is_compiling():
+            return self.compiled(x)
         ao = torchao()
         block = [1, self.weight.shape[1]]  # one scale a row
         rounding = importlib.import_module(WORKFLOWS).QuantizeTensorToInt8Kwargs(granularity=ao.PerRow())
         weight = ao.Int8Tensor(self.weight, self.scale, block, x.dtype, act_quant_kwargs=rounding)
         return F.linear(x, weight, self.bias)
+
+    def compiled(self, x: Tensor) -> Tensor:
+        """The same of x (..., in) by torch's own operations: torch.compile does not look into torchao's tensors."""
+        rows = x.flatten(0, -2)
+        scale = (rows.abs().amax(1, keepdim=True).float() / LEVELS).clamp_min(torch.finfo(torch.float32).eps)
+        near = (rows * (1 / scale)).round().clamp(-128, 127).to(torch.int8)
+        products = torch._int_mm(near, self.weight.t()) * scale
+        found = (products.to(x.dtype) * self.scale.flatten()).unflatten(0, x.shape[:-1])
+        return (found if self.bias is None else found + self.bias).to(x.dtype)
 
 
 def rounded(model: Any) -> bool:
