@@ -190,11 +190,16 @@ def test_a_decoder_belongs_to_its_encoder(moved, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_follows_people_by_a_file_as_by_its_model(moved, tmp_path):
+    """Its walls are of one grey, so tokens tie: in 9 of 48 crops the encoder's file merges others, which moves features
+    by up to 8e-4 (else by 5e-7), and behind them random weights move a rotation's entries by 8e-3. So the decoder's
+    file is held closer by itself, behind the model's own encoder."""
     model, folder, _ = moved
-    walk, loaded = film(tmp_path / "walk.mp4"), hmr.load(folder / "model.onnx")
-    for each, name in ((model, "one"), (loaded, "two")):
+    walk, loaded, behind = film(tmp_path / "walk.mp4"), hmr.load(folder / "model.onnx"), hmr.load(folder / "model.onnx")
+    behind.encoder = model.encoder
+    for each, name in ((model, "one"), (loaded, "two"), (behind, "three")):
         run_into(Run(each, Film(walk), Squares(), focal=200.0), tmp_path / name)
-    alike(tmp_path / "one", tmp_path / "two", 1e-2)  # random weights make much of rounding
+    alike(tmp_path / "one", tmp_path / "two", 1e-2)
+    alike(tmp_path / "one", tmp_path / "three", 1e-3)
     again = hmr.load(folder / "model.onnx")
     again.encoder.interface.hashes["decoder"] = "0" * 64
     runs = [identity(Run(each, Film(walk), Squares()), [], each.encoder.body)["model"] for each in (loaded, again)]
