@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from compress.cost.bfloat16 import emulated
-from compress.cost.timing import time_inside, timed
+from compress.cost.timing import Clock, time_inside, timed
 from compress.provenance import precision_of
 from compress.stack import merge, transformer_blocks
 from compress.tokens import Tokens
@@ -85,13 +86,18 @@ def inputs_for(model: Any, batch: int, device: torch.device) -> Inputs:
 
 @torch.no_grad()
 def side_by_side(
-    models: Sequence[Any], batches: Sequence[int], rounds: int, compiled: bool, device: torch.device
+    models: Sequence[Any],
+    batches: Sequence[int],
+    rounds: int,
+    compiled: bool,
+    device: torch.device,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
     """Medians of `rounds` rounds that run every contender in turn: {cases, stages, slower} as JSON values.
 
     time_ratio and mac_ratio are the first model's, as torch runs it in float32 or whatever it has, over each one's, at
     the same batch. A motion decoder's time and MACs are a clip's, shared out among its frames. stages: seconds of each
-    part of torch's models, uncompiled.
+    part of torch's models, uncompiled. clock: see `timed`.
     """
     every = contenders(models, compiled, device)
     result: dict[str, Any] = {"cases": [], "stages": [], "slower": []}
@@ -102,10 +108,10 @@ def side_by_side(
         parts = {i: parts_of(one.model, given[i]) for i, one in enumerate(some) if one.runtime == "torch"}
         calls |= {f"{i}/{name}": call for i, found in parts.items() for name, call in found.items()}
         calls |= {f"{i}/decoder": one.decoder[1] for i, one in enumerate(some) if one.decoder}
-        seconds = {name: median(runs) for name, runs in timed(calls, rounds, device, WARMUP).items()}
+        seconds = {name: median(runs) for name, runs in timed(calls, rounds, device, WARMUP, clock).items()}
         for i, found in parts.items():
             late = {f"{i}/{name} blocks": list(stack.blocks) for name, stack in some[i].model.stacks.items()}
-            inside = {k: median(s) for k, s in time_inside(late, found["head"], rounds, device).items()}
+            inside = {k: median(s) for k, s in time_inside(late, found["head"], rounds, device, clock).items()}
             seconds |= {**inside, f"{i}/head": max(0.0, seconds[f"{i}/head"] - sum(inside.values()))}
         for i, one in enumerate(some):
             if one.decoder:  # a clip's time, shared out among its frames

@@ -10,7 +10,7 @@ import pytest
 
 from compress.errors import BadInput
 from experiments.paper import parity as table
-from experiments.paper.parity import EMPTY, FILES, ParityRows, measure, parities
+from experiments.paper.parity import EMPTY, FILES, ParityRecord, measure, parities
 from tests.exported import small
 
 
@@ -47,16 +47,29 @@ def test_a_row_is_written_at_once_and_none_is_made_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "pictures", lambda *given: [[], []])
     monkeypatch.setitem(table.MADE, "small", small)
     with pytest.raises(KeyboardInterrupt):
-        measure(ParityRows(tmp_path / "parity.json", 4), "small", lambda *told: None)
-    assert len(json.loads((tmp_path / "parity.json").read_text())["rows"]) == 2
-    measure(ParityRows(tmp_path / "parity.json", 4), "small", lambda *told: None)
+        measure(ParityRecord(tmp_path / "parity.json", 4), "small", lambda *told: None)
+    assert len(json.loads((tmp_path / "parity.json").read_text())["files"]) == 2
+    measure(ParityRecord(tmp_path / "parity.json", 4), "small", lambda *told: None)
     assert asked == [*FILES[:3], *FILES[2:]]
-    measure(ParityRows(tmp_path / "parity.json", 4), "small", lambda *told: pytest.fail("it was there"))
-    assert ParityRows(tmp_path / "parity.json", 8).missing("small") == list(FILES)
+    measure(ParityRecord(tmp_path / "parity.json", 4), "small", lambda *told: pytest.fail("it was there"))
+    assert ParityRecord(tmp_path / "parity.json", 8).missing("small") == list(FILES)
 
 
 def test_a_model_that_cannot_be_made_has_rows_that_say_so(tmp_path):
-    record = ParityRows(tmp_path / "parity.json", 4)
+    record = ParityRecord(tmp_path / "parity.json", 4)
     measure(record, "mine=./missing.safetensors", lambda *told: None)
-    assert {row["model"] for row in record.rows} == {"mine"} and len(record.rows) == len(FILES)
-    assert all("there is no such file" in row["reason"] for row in record.rows)
+    assert {row["model"] for row in record.files} == {"mine"} and len(record.files) == len(FILES)
+    assert all("there is no such file" in row["reason"] for row in record.files)
+
+
+def test_a_model_has_one_row_of_all_its_files(tmp_path):
+    record = ParityRecord(tmp_path / "parity.json", 4)
+    for i, (form, precision) in enumerate(FILES):
+        file = {"model": "small", "format": form, "precision": precision, **EMPTY, "worst_mm": 0.01 * i, "flipped": i}
+        record.add({**file, "decoder_mm": 0.02 * i, "rise_mm": {"mean": 1.0}}, {})
+    record.add({"model": "other", "format": "onnx", "precision": "float32", **EMPTY, "reason": "too far off"}, {})
+    first, second = json.loads((tmp_path / "parity.json").read_text())["rows"]
+    offs = {name: first[f"{name}_off_mm"] for name in ("onnx", "openvino", "torch", "float16", "decoder")}
+    assert offs == {"onnx": 0.0, "openvino": 0.01, "torch": 0.02, "float16": 0.03, "decoder": 0.08}
+    assert first["flipped"] == 3 and first["int8_rise_mm"] == {"mean": 1.0} and first["frames"] == 4
+    assert second == {**dict.fromkeys(first), "model": "other", "flipped": 0, "frames": 4}

@@ -9,26 +9,37 @@ from pathlib import Path
 import torch
 from torch import nn
 
+Clock = Callable[[], float]
+
 
 def timed(
-    calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 1
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warmup: int = 1,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each of `rounds` rounds, after `warmup` rounds that do not count.
 
-    A round runs every call once: a machine that slows down slows all of them. On CUDA, events time the device.
+    A round runs every call once: a machine that slows down slows all of them. On CUDA, events time the device, and
+    elsewhere `clock`: by `time.process_time`, other work on the machine takes no time, and that of all threads adds up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.no_grad():
         for i in range(warmup + rounds):
             for name, call in calls.items():
-                took = _seconds(call, device)
+                took = _seconds(call, device, clock)
                 if i >= warmup:
                     seconds[name].append(took)
     return seconds
 
 
 def time_inside(
-    groups: Mapping[str, Sequence[nn.Module]], call: Callable[[], object], rounds: int, device: torch.device
+    groups: Mapping[str, Sequence[nn.Module]],
+    call: Callable[[], object],
+    rounds: int,
+    device: torch.device,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds that `call` spends in the modules of each group, in each of `rounds` rounds after one of warm-up.
 
@@ -40,7 +51,7 @@ def time_inside(
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter()
+        return clock()
 
     def enter(module: nn.Module, given: object) -> None:
         began[module] = now()
@@ -65,11 +76,11 @@ def time_inside(
     return {name: seconds[1:] for name, seconds in spent.items()}
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def _seconds(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = clock()
         call()
-        return time.perf_counter() - start
+        return clock() - start
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
     call()

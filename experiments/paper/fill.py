@@ -56,7 +56,7 @@ def cell(column: str, record: str, row: int) -> str:
 
 
 def figure(key: str, value: Any) -> str:
-    """An interval in mm, with its sign where it is a difference; a share; the last of some counts; or a number."""
+    """An interval in mm, with its sign where it is a difference; a share; the last of some counts; a number; words."""
     if isinstance(value, dict):
         sign = "+" if "rise" in key or "over_" in key else ""
         digits = 2 if key == "coverage" else 1  # which is a share
@@ -67,7 +67,9 @@ def figure(key: str, value: Any) -> str:
         return "-"
     if key.endswith("_share"):
         return f"{value:.0%}"
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
+    if key.endswith("_off_mm"):
+        return f"{value:.2g}"  # between files that should give the same
+    return str(value) if isinstance(value, int | str) else f"{value:.1f}"
 
 
 def main() -> None:

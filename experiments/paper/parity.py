@@ -1,6 +1,6 @@
 """`python -m experiments.paper.parity [MODEL...]`: how far exported files are from models, or why there are none.
 
-A row is written as soon as it is there, and none is made twice: who stops the command goes on later.
+A file's figures are written as soon as they are there, and no file is made twice: who stops the command goes on later.
 """
 
 from __future__ import annotations
@@ -27,31 +27,60 @@ from hmr.deploy.export import export
 from hmr.deploy.parity import FRAMES
 
 FILES = (("onnx", "float32"), ("openvino", "float32"), ("torch", "float32"), ("onnx", "float16"), ("onnx", "int8"))
-KEY = ("model", "format", "precision", "frames")  # what a row is of
+KEY = ("model", "format", "precision", "frames")  # whose figures they are
 EMPTY = {"worst_mm": None, "flipped": None, "decoder_mm": None, "rise_mm": None, "rounding": None, "reason": None}
 
 
-class ParityRows:
-    """The rows that there are, in a JSON file that is written anew with each."""
+class ParityRecord:
+    """The figures of every file, and a row of each model's, in a JSON file that is written anew with each."""
 
     def __init__(self, path: Path, frames: int) -> None:
         self.path, self.frames = path, frames
-        self.content = json.loads(path.read_bytes()) if path.is_file() else {"rows": []}
+        self.content = json.loads(path.read_bytes()) if path.is_file() else {"rows": [], "files": []}
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["files"]
+        return found
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.content["rows"]
-        return found
+        """One of each model, in the order of their first files."""
+        groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for file in self.files:
+            groups.setdefault((file["model"], file["frames"]), []).append(file)
+        return [row_of(files) for files in groups.values()]
 
     def missing(self, name: str) -> list[tuple[str, str]]:
-        """Which of FILES a model has no row of."""
-        there = {tuple(row[key] for key in KEY) for row in self.rows}
+        """Which of FILES a model has no figures of."""
+        there = {tuple(file[key] for key in KEY) for file in self.files}
         return [file for file in FILES if (name, *file, self.frames) not in there]
 
-    def add(self, row: dict[str, Any], source: dict[str, Any]) -> None:
-        """Write a row; `source`: where it comes from."""
-        self.rows.append({**row, "frames": self.frames, "provenance": source})
+    def add(self, file: dict[str, Any], source: dict[str, Any]) -> None:
+        """Write a file's figures; `source`: where they come from."""
+        self.files.append({**file, "frames": self.frames, "provenance": source})
+        self.content["rows"] = self.rows
         atomic_write(self.path, (json.dumps(self.content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def row_of(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What one model's files are off by, in mm, as far as there are any; where an export failed, None."""
+    ways = {(file["format"], file["precision"]): file for file in files}
+
+    def worst(key: str, *way: str) -> float | None:
+        return ways[way][key] if way in ways else None
+
+    plain = {f"{form}_off_mm": worst("worst_mm", form, precision) for form, precision in FILES[:3]}
+    decoders = [file["decoder_mm"] for file in files if file["decoder_mm"] is not None]
+    return {
+        "model": files[0]["model"],
+        **plain,
+        "float16_off_mm": worst("worst_mm", "onnx", "float16"),
+        "decoder_off_mm": max(decoders, default=None),
+        "int8_rise_mm": worst("rise_mm", "onnx", "int8"),
+        "flipped": max(file["flipped"] or 0 for file in files if file["precision"] != "int8"),
+        "frames": files[0]["frames"],
+    }
 
 
 def parities(
@@ -62,7 +91,7 @@ def parities(
     calib: Sequence[Sample],
     observer: Observer = silent,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each file, as JSON values: `worst_mm`, that of a motion decoder's file, and how many frames merged
+    """The figures of each file, as JSON values: `worst_mm`, that of a motion decoder's file, and how many frames merged
     other tokens, the worst of all batches; where the export failed, all are None and `reason` says why."""
     for form, precision in files:
         row: dict[str, Any] = {"model": name, "format": form, "precision": precision, **EMPTY}
@@ -91,9 +120,8 @@ def pictures(model: Any, frames: int, observer: Observer) -> list[list[Sample]]:
     return [list(hmr.frames(name, frames, size=model.encoder.crop_size).drawn(observer)) for name in names]
 
 
-def measure(record: ParityRows, named: str, observer: Observer) -> None:
-    """Add the rows that there are none of yet for a model, `NAME`, `MODEL` or `NAME=MODEL`; a model that cannot be made
-    has rows that say so."""
+def measure(record: ParityRecord, named: str, observer: Observer) -> None:
+    """Add what is missing of a model, `NAME`, `MODEL` or `NAME=MODEL`; where it cannot be made, why not."""
     name, _, place = named.partition("=")
     if not (files := record.missing(name)):
         return
@@ -113,17 +141,17 @@ def main(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=]MODEL...", help=f"Models; without any: {', '.join(MADE)}.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The JSON file that rows are added to.")] = Path("parity.json"),
+    out: Annotated[Path, typer.Option(help="The JSON file that figures are added to.")] = Path("parity.json"),
     frames: Annotated[int, typer.Option(min=1, help="Of synth:test, and as many of synth:calib.")] = FRAMES,
 ) -> None:
     """Export every MODEL in every format and precision, and print how far each file is off."""
-    record = ParityRows(out, frames)
+    record = ParityRecord(out, frames)
     with progress_bar() as bar:
         for named in models or MADE:
             measure(record, named, progress_callback(bar))
     typer.echo("| model | format | precision | worst joint mm | of the decoder | other merges | |")
     typer.echo("|---|---|---|--:|--:|--:|---|")
-    for row in record.rows:
+    for row in record.files:
         found = [shown(row["worst_mm"]), shown(row["decoder_mm"]), row["flipped"] or 0, row["reason"] or ""]
         typer.echo(f"| {' | '.join(map(str, (row['model'], row['format'], row['precision'], *found)))} |")
 
