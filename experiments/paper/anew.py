@@ -97,6 +97,12 @@ RECORDS = {
     ),
     "two-people-boxes": Made(PEOPLE.format("boxes"), file="two/two-people-boxes.json"),
     "two-people-blazepose": Made(PEOPLE.format("blazepose"), file="two/two-people-blazepose.json"),
+    "shares": Made(
+        "python -m experiments.paper.equal_macs.shares --data synth:test --frames 66 --calib-frames 64 "
+        "--out shares.json",
+        file="shares.json",
+    ),
+    "sam-3d-body": Made("python -m experiments.paper.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"),
     "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
 }
 
