@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.layers.energies import units_of
+from compress.layers.units import units_of
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
@@ -17,8 +17,8 @@ from compress.stack import through
 from compress.tokens import Tokens
 from experiments.paper.equal_macs.closed_form import PlacedOperator, chosen, flat
 from experiments.paper.equal_macs.operators import AIMED, OPERATORS, nearest
+from experiments.paper.equal_macs.sam_3d_body import STEPS
 from experiments.paper.equal_macs.shares import by_hand, dearest_within, spread_maps
-from experiments.paper.sam_3d_body import STEPS
 from hmr.models.model import HMRModel, build
 from tests.sizes import TINY
 

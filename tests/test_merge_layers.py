@@ -153,7 +153,7 @@ def test_layers_are_merged_before_tokens() -> None:
         ({"strategy": "greedy", "layers": 0}, "greater than or equal to 1"),
         ({"strategy": "explicit", "windows": [[1, 2]], "threshold_mm": 1.0}, "threshold_mm has no meaning"),
         ({"strategy": "cka", "commit_open_window": False}, "commit_open_window has no meaning"),
-        ({"operator": "median"}, "'slm', 'mean', 'drop' or 'linear'"),
+        ({"operator": "median"}, "'slm', 'mean', 'drop', 'linear' or 'fold'"),
         ({"treshold_mm": 1.0}, "not permitted"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from compress.context import Context
 from compress.errors import BadInput
 from compress.frames import ALL
-from compress.layers.energies import units_of
+from compress.layers.units import units_of
 from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth

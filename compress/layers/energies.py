@@ -1,8 +1,4 @@
-"""What each unit of a stack's blocks adds to its tokens, and which layers units are of.
-
-Blocks are those of a plain ViT (`attn.qkv`, one layer for q, k and v, `attn.proj`, `attn.heads`, `mlp.fc1`, `mlp.fc2`),
-or of a stack that names theirs by `units(block)`, a `compress.stack.Units`.
-"""
+"""What each unit of a stack's blocks adds to its tokens."""
 
 from __future__ import annotations
 
@@ -16,38 +12,11 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 from compress.frames import Judge
 from compress.late import stack_of
+from compress.layers.units import units_of
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
-from compress.stack import Heads, Stack, Units, encode, transformer_blocks
+from compress.stack import encode, transformer_blocks
 from compress.tokens import coverage
-
-
-def units_of(stack: Stack, block: nn.Module) -> Units:
-    """The layers of a block that have units: as its stack names them, or those of a plain ViT. Raises BadInput for
-    a block of another kind."""
-    known = getattr(stack, "units", None)
-    try:
-        found = plain_units(block) if known is None else known(block)
-    except (AttributeError, BadInput) as error:
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
-    layers = [layer for one in found.heads for layer in (*one.project, one.out)]
-    if not all(isinstance(layer, nn.Linear) for layer in (*layers, *found.up, found.down)):
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
-    if any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in (*layers, *found.up, found.down)):
-        raise BadInput(
-            f"prune_width cannot prune {type(block).__name__} blocks: a weight is computed from others, as by a mask: "
-            "make it plain first, as torch.nn.utils.prune.remove(layer, 'weight') does"
-        )
-    return found
-
-
-def plain_units(block: nn.Module) -> Units:
-    """Of a block of a plain ViT. Raises AttributeError, or BadInput where nothing counts its heads."""
-    attention, qkv, out, up, down = map(block.get_submodule, ("attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
-    if not isinstance(getattr(attention, "heads", None), int):
-        raise BadInput("their attention names no `heads`")
-    heads = Heads(attention, ("heads",), (qkv,), out)  # type: ignore[arg-type]  # linear layers, see `units_of`
-    return Units((heads,), (up,), down)  # type: ignore[arg-type]  # linear layers too
 
 
 @torch.no_grad()

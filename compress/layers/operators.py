@@ -1,4 +1,5 @@
-"""How a run of blocks becomes one: from their weights (slm, mean, drop), or as a linear map of the tokens (linear)."""
+"""How a run of blocks becomes one: from their weights (slm, mean, drop), as a linear map of the tokens (linear), or as
+its lowest block with a map folded into it (fold)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from compress.errors import BadInput
 
 State = Mapping[str, Tensor]
-Operator = Literal["slm", "mean", "drop", "linear"]
+Operator = Literal["slm", "mean", "drop", "linear", "fold"]
+FITTED: tuple[Operator, ...] = ("linear", "fold")  # by least squares on frames
 
 
 def slm(run: Sequence[State]) -> dict[str, Tensor]:
@@ -76,7 +78,7 @@ def first_weight(block: nn.Module) -> Tensor:
 
 def merged_block(blocks: Sequence[nn.Module], operator: Operator) -> nn.Module:
     """A new block in the place of a run of them, lowest first; they stay as they are. By their weights alone, so not by
-    `linear`: see `compress.layers.least_squares.fitted`."""
+    those that are FITTED: see `compress.layers.least_squares` and `folded`."""
     block = copy.deepcopy(blocks[0])
     block.load_state_dict(OPERATORS[operator]([other.state_dict() for other in blocks]))
     return block

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from compress.layers.energies import units_of
 from compress.layers.least_squares import RIDGE
+from compress.layers.units import units_of, with_bias
 from compress.layers.widths import BlockWidth, Kept, columns_of, narrow_heads, narrow_hidden
 from compress.stack import Schedule, Stack, through
 from compress.tokens import Tokens
@@ -67,14 +66,6 @@ def refit(layer: nn.Linear, sums: Spread, kept: Kept) -> None:
     weight, bias = correction(sums, layer.weight, left)
     layer.weight[:, left] += weight.to(layer.weight)
     with_bias(layer).add_(bias.to(layer.weight))
-
-
-def with_bias(layer: nn.Linear) -> Tensor:
-    """A layer's bias; one of zeros where it had none."""
-    found = cast(nn.Parameter | None, layer.bias)  # torch's types say that there always is one
-    if found is None:
-        layer.bias = found = nn.Parameter(layer.weight.new_zeros(layer.out_features), layer.weight.requires_grad)
-    return found
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from compress.frames import Judge
 from compress.layers import search
+from compress.layers.folded import folded
 from compress.layers.least_squares import fitted
-from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
+from compress.layers.operators import FITTED, Operator, first_weight, merged_block, smallest_window
 from compress.layers.similarity import MEMORY, layer_similarity
 from compress.stack import Stack, through
 from compress.tokens import Tokens
@@ -28,16 +29,16 @@ class Trials:
     that do not merge, six kept leave 59 % of the block evaluations to run, four 62 %, one 76 %. Errors are those of
     running everything, to the bit.
 
-    Maps (operator `linear`) are fitted on the judge's frames, each on the tokens that the maps below it leave; beside
-    `memory`, what goes into the newest one is held for all batches. They know the frames that they are judged on: with
-    few of those the error is rosier than on others.
+    Maps (operator `linear`), and those that are folded into a block (`fold`), are fitted on the judge's frames, each on
+    the tokens that the maps below it leave; beside `memory`, what goes into the newest one is held for all batches.
+    They know the frames that they are judged on: with few of those the error is rosier than on others.
 
     `run` counts blocks times batches that did run, `plain` what running every trial whole would have taken.
     """
 
     def __init__(self, stack: Stack, judge: Judge, operator: Operator, memory: int = MEMORY) -> None:
         self.stack, self.judge, self.operator, self.memory = stack, judge, operator, memory
-        self.smallest = smallest_window(operator)
+        self.smallest, self.fits = smallest_window(operator), operator in FITTED
         self.blocks = list(stack.blocks)
         self.settled: search.Windows = ()
         self.kept: list[dict[int, Tokens]] = [{} for _ in judge.crops]  # per batch: what goes into the i-th settled run
@@ -52,7 +53,7 @@ class Trials:
         blocks, shared = self._built(windows, settled)
         errors = [self._errors(index, blocks, shared) for index in range(len(self.judge.crops))]
         self.reached = []
-        fits = sum(high - low + 1 for low, high in windows) if self.operator == "linear" else 0
+        fits = sum(high - low + 1 + (self.operator == "fold") for low, high in windows) if self.fits else 0
         self.plain += (len(blocks) + fits) * len(errors)
         return torch.cat(errors).double().mean().item()
 
@@ -93,23 +94,26 @@ class Trials:
 
     def _key(self, window: search.Window, windows: search.Windows) -> search.Windows:
         """What a replacement depends on: a map's, also on what lies below it."""
-        return tuple(w for w in windows if w <= window) if self.operator == "linear" else (window,)
+        return tuple(w for w in windows if w <= window) if self.fits else (window,)
 
     def _replacement(self, window: search.Window, below: list[nn.Module], shared: int) -> nn.Module:
         originals = self.blocks[window[0] : window[1] + 1]
-        if self.operator != "linear":
+        if not self.fits:
             return merged_block(originals, self.operator)
-        return fitted(self._pairs(originals, below, shared), first_weight(originals[0]))
+        pairs = self._pairs(originals, below, shared)
+        if self.operator == "fold":
+            return folded(self.stack, originals[0], pairs)
+        return fitted(((before.x, after) for before, after in pairs), first_weight(originals[0]))
 
     def _pairs(
         self, originals: list[nn.Module], below: list[nn.Module], shared: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tokens, Tensor]]:
         """The tokens that blocks `below` leave, and what `originals` make of them, batch by batch."""
         for index in range(len(self.kept)):
             before = self._tokens(index, below, shared)
             self.reached[index] = (len(below), before)
-            self.run += len(originals)
-            yield before.x, through(self.stack, originals, before).x
+            self.run += len(originals) + (self.operator == "fold")
+            yield before, through(self.stack, originals, before).x
 
     def _errors(self, index: int, blocks: list[nn.Module], shared: int) -> Tensor:
         """Errors (B,) in mm of one batch."""

@@ -15,7 +15,7 @@ import torch_pruning
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compress.layers.energies import units_of
+from compress.layers.units import units_of
 from compress.policy import FrozenModel
 from compress.stack import Heads, Stack, Units
 

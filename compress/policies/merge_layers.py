@@ -15,8 +15,9 @@ from compress.errors import BadInput
 from compress.late import LateStack, stack_of
 from compress.layers import search
 from compress.layers.late_trials import LateTrials
-from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
+from compress.layers.operators import FITTED, Operator, first_weight, merged_block, smallest_window
 from compress.layers.trials import Trials
+from compress.layers.units import units_of, with_bias
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse, of_stack
 from compress.stack import LinearBlock
 
@@ -33,7 +34,10 @@ class MergeLayers(Policy):
     strategy: Literal[search.Strategy, "explicit"] = Field(
         "window", description="how runs are found: Alg. 1, best or most alike first, or given"
     )
-    operator: Operator = Field("slm", description="how a run becomes one block; linear: a block or a run, a linear map")
+    operator: Operator = Field(
+        "slm",
+        description="how a run becomes one block; linear: a block or a run, a linear map; fold: one with a map in it",
+    )
     threshold_mm: float = Field(
         0.1, ge=0, description="the error on calib rises by less; paper: 0.1", json_schema_extra=knob(0.0, 5.0, 0.25)
     )
@@ -59,6 +63,8 @@ class MergeLayers(Policy):
         }
         idle = [field for field, strategies in of_strategy.items() if self.strategy not in strategies]
         self.refuse_changed(idle, f"with strategy: {self.strategy}")
+        if self.operator == "fold":
+            self.refuse_changed(("stack",), "with operator: fold, which is of the image encoder")
         if self.layers is not None:
             self.refuse_changed(("threshold_mm",), "beside layers, which takes its place")
         try:
@@ -69,7 +75,7 @@ class MergeLayers(Policy):
 
     @property
     def needs_calib(self) -> bool:
-        return self.strategy != "explicit" or self.operator == "linear"
+        return self.strategy != "explicit" or self.operator in FITTED
 
     @property
     def sizes_by_error(self) -> bool:
@@ -119,7 +125,7 @@ class MergeLayers(Policy):
     def outline(self, model: Compressible) -> LayerPlan:
         if self.windows is None:
             super().outline(model)
-        maps = ("",) * len(self.windows or ()) if self.operator == "linear" else ()
+        maps = ("",) * len(self.windows or ()) if self.operator in FITTED else ()
         made_for, windows = MadeFor.of(model, self.stack), self.windows or ()
         return LayerPlan(stack=self.stack, made_for=made_for, windows=windows, operator=self.operator, maps=maps)
 
@@ -127,7 +133,7 @@ class MergeLayers(Policy):
         self, model: Compressible, context: Context, windows: search.Windows, measured: dict[str, Any]
     ) -> LayerPlan:
         """The plan for these windows, the weights of whose maps go to `context.weights`."""
-        maps = fitted_maps(model, self.stack, context, windows) if self.operator == "linear" else []
+        maps = fitted_maps(model, self.stack, context, windows, self.operator) if self.operator in FITTED else []
         names = tuple(map(fingerprint, maps))
         context.weights.update({name: block.state_dict() for name, block in zip(names, maps, strict=True)})
         return LayerPlan(
@@ -183,13 +189,13 @@ class LayerPlan(Plan):
     policy: Literal["merge_layers"] = "merge_layers"
     windows: search.Windows
     operator: Operator = "slm"
-    # sha256 of W and c of each window; without maps it stays out of JSON, as before there were any
+    # sha256 of W and c of each window, or of the block that a map is folded into; without any it stays out of JSON
     maps: tuple[str, ...] = Field((), exclude_if=lambda maps: not maps)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         search.explicit(self.windows, self.made_for.depth, smallest_window(self.operator))
-        if len(self.maps) != (len(self.windows) if self.operator == "linear" else 0):
+        if len(self.maps) != (len(self.windows) if self.operator in FITTED else 0):
             raise ValueError(f"{len(self.windows)} windows of operator {self.operator} have {len(self.maps)} maps")
         return self
 
@@ -221,6 +227,9 @@ class LayerPlan(Plan):
         runs = self._runs(model)
         if self.operator == "linear":
             return self._replaced(model, [LinearBlock(self.made_for.dim).to(first_weight(run[0])) for run in runs])
+        if self.operator == "fold":
+            for run in runs:
+                with_bias(units_of(model.stack, run[0]).down)
         return self._replaced(model, [run[0] for run in runs])
 
     def apply(self, model: Any, context: Context) -> Any:
@@ -229,15 +238,21 @@ class LayerPlan(Plan):
         Raises as `check`, and BadInput where they cannot be, or come out otherwise.
         """
         runs = self._runs(model)
-        if self.operator != "linear":
+        if self.operator not in FITTED:
             return self._replaced(model, [merged_block(run, self.operator) for run in runs])
-        known = [context.weights.get(name) for name in self.maps]
-        maps = [LinearBlock.of(**state) for state in known if state is not None]
-        if len(maps) < len(self.maps):
-            maps = fitted_maps(model, self.stack, context, self.windows)
-            if tuple(map(fingerprint, maps)) != self.maps:
+        if any(name not in context.weights for name in self.maps):
+            again = fitted_maps(model, self.stack, context, self.windows, self.operator)
+            if tuple(map(fingerprint, again)) != self.maps:
                 raise BadInput("these linear maps were fitted on other frames or another machine: make the plan again")
-        return self._replaced(model, maps)
+            context.weights.update({name: one.state_dict() for name, one in zip(self.maps, again, strict=True)})
+        states = [context.weights[name] for name in self.maps]
+        if self.operator == "linear":
+            return self._replaced(model, [LinearBlock.of(**state) for state in states])
+        model = self.shape(model)
+        kept = [i for i, run in enumerate(search.runs_of(self.windows, self.made_for.depth)) if run in self.windows]
+        for place, state in zip(kept, states, strict=True):
+            model.stack.blocks[place].load_state_dict(state)
+        return model
 
     def _runs(self, model: Any) -> list[list[nn.Module]]:
         """The blocks of each window."""
@@ -272,13 +287,16 @@ def trials_of(model: Compressible, stack: str | None, context: Context, operator
     return Trials(found, context.judge, operator)
 
 
-def fitted_maps(model: Compressible, stack: str | None, context: Context, windows: search.Windows) -> list[LinearBlock]:
-    """The linear map of each window of a stack, fitted on the context's frames from the lowest up, each on the tokens
-    that the maps below it leave. Raises BadInput where there are no frames, or the model's tokens are not finite."""
+def fitted_maps(
+    model: Compressible, stack: str | None, context: Context, windows: search.Windows, operator: Operator = "linear"
+) -> list[nn.Module]:
+    """What stands for each window of a stack by an operator of FITTED, fitted on the context's frames from the lowest
+    up, each on the tokens that those below it leave. Raises BadInput where there are no frames, or the model's tokens
+    are not finite."""
     if not windows:
         return []
     with evaluating(model):
-        maps = cast(list[LinearBlock], trials_of(model, stack, context, "linear").blocks_for(windows))
+        maps = trials_of(model, stack, context, operator).blocks_for(windows)
     for window, block in zip(windows, maps, strict=True):
         if not all(value.isfinite().all() for value in block.state_dict().values()):
             raise BadInput(f"no linear map fits blocks {list(window)}: their tokens are not finite on these frames")

@@ -15,8 +15,9 @@ from compress.context import Context, fingerprint
 from compress.errors import BadInput
 from compress.frames import Judge
 from compress.late import LateStack, stack_of
-from compress.layers.energies import importances, person, run_late, units_of
-from compress.layers.refit import refitted_blocks, with_bias
+from compress.layers.energies import importances, person, run_late
+from compress.layers.refit import refitted_blocks
+from compress.layers.units import units_of, with_bias
 from compress.layers.widths import BlockWidth, Kept, narrow
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack

@@ -16,7 +16,7 @@ import numpy as np
 
 from compress.context import Context
 from compress.errors import BadInput
-from compress.layers.energies import units_of
+from compress.layers.units import units_of
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth, count

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from compress.context import Observer, silent
 from compress.errors import BadInput
 from compress.frames import Judge, OutputJudge
-from compress.layers.energies import energy, units_of
+from compress.layers.energies import energy
 from compress.layers.least_squares import Moments, least_squares
 from compress.layers.refit import Spread, correction
+from compress.layers.units import units_of
 from compress.layers.widths import columns_of
 from compress.policies.merge_layers import evaluating
 from compress.policies.prune_width import count, strongest

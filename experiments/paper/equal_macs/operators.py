@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.layers.energies import energy, second_moment, units_of
+from compress.layers.energies import energy, second_moment
 from compress.layers.least_squares import Moments, fitted, least_squares
 from compress.layers.operators import first_weight
+from compress.layers.units import units_of
 from compress.ranking.budget import BlockSize
 from compress.stack import Stack, Units, through
 from compress.tokens import Tokens

@@ -1,5 +1,5 @@
 """What SAM 3D Body costs at its full size, part by part, before a recipe and after each of its steps:
-`python -m experiments.paper.sam_3d_body --out FILE`.
+`python -m experiments.paper.equal_macs.sam_3d_body --out FILE`.
 
 Shapes alone: the network lies on the meta device, so no weights are needed, and nothing is said of errors.
 """
