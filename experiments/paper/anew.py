@@ -102,7 +102,20 @@ RECORDS = {
         "--out shares.json",
         file="shares.json",
     ),
-    "sam-3d-body": Made("python -m experiments.paper.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"),
+    **{
+        record: Made(
+            f"python -m experiments.paper.equal_macs.closed_form --models {model} --out closed-form.json",
+            file="closed-form.json",
+        )
+        for record, model in (
+            ("closed-form", "reference"),
+            ("closed-form-dinov2", "Dinov2"),
+            ("closed-form-dinov3", "DINOv3ViT"),
+        )
+    },
+    "sam-3d-body": Made(
+        "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
+    ),
     "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
 }
 
