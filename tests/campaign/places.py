@@ -107,8 +107,8 @@ def searched() -> Facts:
 
 
 def of_search(whole: Facts, found: Facts) -> bool:
-    """Later starts draw other recipes; those of both, as the five by hand that fit the model, have equal values, and all
-    that were asked for are complete."""
+    """Later starts draw other recipes; those of both, as the five by hand that fit the model, have equal values, and
+    all that were asked for are complete."""
     common = whole.keys() & found.keys() - {"complete", "running"}
     return len(common) >= 5 and all(whole[one] == found[one] for one in common) and found["complete"] >= TRIALS
 
