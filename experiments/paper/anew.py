@@ -20,7 +20,7 @@ from pathlib import Path
 from compress.atomic import atomic_write
 from experiments.paper import fill
 
-DECODERS = "fasthmr decoders {} --model reference --steps 1000 --train-frames 24300 --precision bfloat16 --out {}.json"
+DECODERS = "fasthmr decoders {} --model reference --steps 1000 --train-frames {} --precision bfloat16 --out {}.json"
 BUDGETS = "fasthmr paper budgets --model reference --data {} --frames {} --calib-frames 128 --recover-minutes 3 --json"
 PEOPLE = "python -m experiments.paper.two_people --out two --frames 1800 --moving --people {}"
 RUN = "fasthmr run {} --model {} --profile --json --out {}"
@@ -56,21 +56,28 @@ class Made:
 
 FOOTAGE = ("sports2d", FETCHED.format("sports2d==0.8.34", "sports2d"))
 MAN = ("pose2sim", FETCHED.format("pose2sim==0.10.49", "pose2sim"))
+REAL = ("home/real", "fasthmr data import pose2sim pose2sim-*.whl")
 COMPRESSED = ("small", SMALL)
+MOVING = (
+    "moving",
+    "fasthmr compress fasthmr-reference-video --model reference --data synth-video:test --frames 162 "
+    "--calib-frames 648 --out moving",
+)
 CAMERAS = "pose2sim/Pose2Sim/Demo_SinglePerson/videos pose2sim/Pose2Sim/Demo_MultiPerson/videos"
 RECORDS = {
     "synth": Made("fasthmr evaluate reference --data synth:test --frames 1000 --json"),
     "shift": Made("fasthmr evaluate reference --data synth-shift:test --frames 330 --json"),
-    "real": Made("fasthmr evaluate reference --data real:test --json"),
+    "real": Made("fasthmr evaluate reference --data real:test --json", (MAN, REAL)),
     "depth": Made("fasthmr depth reference --data synth:test --frames 110 --json"),
     "budgets": Made(BUDGETS.format("synth:test", 220)),
     "budgets-shift": Made(BUDGETS.format("synth-shift:test --calib synth", 220)),
-    "budgets-real": Made(BUDGETS.format("real:test --calib synth", 100)),
+    "budgets-real": Made(BUDGETS.format("real:test --calib synth", 100), (MAN, REAL)),
     "compressed": Made("cat small/result.json", (COMPRESSED,)),
-    "compressed-real": Made("fasthmr evaluate small --data real:test --json", (COMPRESSED,)),
-    "decoder": Made(DECODERS.format("decoder", "decoder"), file="decoder.json"),
-    "tasks": Made(DECODERS.format("tasks", "tasks"), file="tasks.json"),
-    "streaming": Made(DECODERS.format("streaming", "streaming"), file="streaming.json"),
+    "compressed-real": Made("fasthmr evaluate small --data real:test --json", (MAN, REAL, COMPRESSED)),
+    "decoder": Made(DECODERS.format("decoder", 16200, "decoder"), file="decoder.json"),
+    "tasks": Made(DECODERS.format("tasks", 8100, "tasks"), file="tasks.json"),
+    "decoded-real": Made("fasthmr evaluate moving --data real:test --json", (MAN, REAL, MOVING)),
+    "streaming": Made(DECODERS.format("streaming", 16200, "streaming"), file="streaming.json"),
     "video": Made(
         SEEN.format("whole", "merged", "video"),
         (
