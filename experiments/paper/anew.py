@@ -35,6 +35,11 @@ RECIPE = {
         {"policy": "merge_tokens", "keep": 90, "per_layer": 40},
     ],
 }
+TOKENS = {
+    "schema_version": 1,
+    "name": "tokens-110",
+    "steps": [{"policy": "merge_tokens", "keep": 110, "per_layer": 40, "dilate": 1}],
+}
 SMALL = (
     "fasthmr compress fasthmr-reference --model reference --data synth:test --frames 110 --calib-frames 128 --out small"
 )
@@ -122,6 +127,15 @@ RECORDS = {
     },
     "sam-3d-body": Made(
         "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
+    ),
+    "parity": Made("python -m experiments.paper.parity --out parity.json", file="parity.json"),
+    "speed": Made(
+        "python -m experiments.paper.speed tokens-110 --frames 110 --rounds 5 --out speed.json",
+        (
+            ("tokens-110.yaml", f"echo {shlex.quote(json.dumps(TOKENS))} > tokens-110.yaml"),
+            ("tokens-110", "fasthmr compress tokens-110.yaml --model reference --data synth:test --out tokens-110"),
+        ),
+        "speed.json",
     ),
     "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
 }

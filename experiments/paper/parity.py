@@ -59,7 +59,7 @@ class ParityRecord:
     def add(self, file: dict[str, Any], source: dict[str, Any]) -> None:
         """Write a file's figures; `source`: where they come from."""
         self.files.append({**file, "frames": self.frames, "provenance": source})
-        self.content["rows"] = self.rows
+        self.content |= {"rows": self.rows, "commit": source.get("commit", "")}
         atomic_write(self.path, (json.dumps(self.content, indent=1, allow_nan=False) + "\n").encode())
 
 
