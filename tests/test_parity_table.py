@@ -72,4 +72,4 @@ def test_a_model_has_one_row_of_all_its_files(tmp_path):
     offs = {name: first[f"{name}_off_mm"] for name in ("onnx", "openvino", "torch", "float16", "decoder")}
     assert offs == {"onnx": 0.0, "openvino": 0.01, "torch": 0.02, "float16": 0.03, "decoder": 0.08}
     assert first["flipped"] == 3 and first["int8_rise_mm"] == {"mean": 1.0} and first["frames"] == 4
-    assert second == {**dict.fromkeys(first), "model": "other", "flipped": 0, "frames": 4}
+    assert second == {**dict.fromkeys(first), "model": "other", "onnx_off_mm": "refused", "flipped": 0, "frames": 4}

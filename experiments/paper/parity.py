@@ -28,6 +28,7 @@ from hmr.deploy.parity import FRAMES
 
 FILES = (("onnx", "float32"), ("openvino", "float32"), ("torch", "float32"), ("onnx", "float16"), ("onnx", "int8"))
 KEY = ("model", "format", "precision", "frames")  # whose figures they are
+REFUSED = "refused"
 EMPTY = {"worst_mm": None, "flipped": None, "decoder_mm": None, "rise_mm": None, "rounding": None, "reason": None}
 
 
@@ -64,11 +65,12 @@ class ParityRecord:
 
 
 def row_of(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What one model's files are off by, in mm, as far as there are any; where an export failed, None."""
+    """What one model's files are off by, in mm: REFUSED where an export failed, None where none was tried."""
     ways = {(file["format"], file["precision"]): file for file in files}
 
-    def worst(key: str, *way: str) -> float | None:
-        return ways[way][key] if way in ways else None
+    def worst(key: str, *way: str) -> Any:
+        file = ways.get(way, EMPTY)
+        return REFUSED if file["reason"] else file[key]
 
     plain = {f"{form}_off_mm": worst("worst_mm", form, precision) for form, precision in FILES[:3]}
     decoders = [file["decoder_mm"] for file in files if file["decoder_mm"] is not None]
