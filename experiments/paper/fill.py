@@ -67,7 +67,7 @@ def figure(key: str, value: Any) -> str:
         return "-"
     if key.endswith("_share"):
         return f"{value:.0%}"
-    if key.endswith("_off_mm"):
+    if key.endswith("_off_mm") and not isinstance(value, str):
         return f"{value:.2g}"  # between files that should give the same
     return str(value) if isinstance(value, int | str) else f"{value:.1f}"
 

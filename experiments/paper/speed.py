@@ -197,7 +197,8 @@ def main(
     rows = [row(one, told[one.model, one.precision]) for one in found]
     every = [{"model": name, "precision": precision, "rise_mm": rise} for (name, precision), rise in rises.items()]
     source = provenance("speed", models[0], torch.device("cpu"), frames=frames)
-    result = {"rows": rows, "rises": every, "refused": refused, **bench, "rounds": rounds, "provenance": source}
+    told_of = {"gains": rows, "rises": every, "refused": refused, "rounds": rounds, "provenance": source}
+    result = {"rows": bench.pop("cases"), **told_of, **bench}
     atomic_write(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     typer.echo(table(rows))
 
