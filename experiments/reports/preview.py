@@ -87,7 +87,8 @@ def clips_to_show(mocap: Path | None) -> list[MotionClip]:
     Raises BadInput where the folder holds no motion or a file is malformed.
     """
     if mocap is None:
-        return sorted(shipped_clips(), key=lambda clip: clip.name not in SHOWN)[:6]
+        longest = {clip.name: clip for clip in sorted(shipped_clips(), key=len)}  # a recording may be in parts
+        return [longest[name] for name in SHOWN]
     files = sorted(motion_files(mocap), key=lambda path: (path.suffix.lower(), clip_name(path) not in SHOWN))
     formats = groupby(files, lambda path: path.suffix.lower())
     return [read_clip(path) for _, paths in formats for path in islice(paths, 2)]
