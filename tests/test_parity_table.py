@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from compress.errors import BadInput
-from experiments.paper import parity as table
-from experiments.paper.parity import EMPTY, FILES, ParityRecord, measure, parities
+from experiments.paper.deployment import parity as table
+from experiments.paper.deployment.parity import EMPTY, FILES, ParityRecord, measure, parities
 from tests.exported import small
 
 

@@ -10,7 +10,7 @@ import torch
 
 import hmr
 from compress.stack import Schedule
-from experiments.paper.speed import Case, cases_of, gains, rises_of, row, table, whole
+from experiments.paper.deployment.speed import Case, cases_of, gains, rises_of, row, table, whole
 from hmr.evaluation.evaluate import evaluate
 from tests.exported import small
 

@@ -128,9 +128,9 @@ RECORDS = {
     "sam-3d-body": Made(
         "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
     ),
-    "parity": Made("python -m experiments.paper.parity --out parity.json", file="parity.json"),
+    "parity": Made("python -m experiments.paper.deployment.parity --out parity.json", file="parity.json"),
     "speed": Made(
-        "python -m experiments.paper.speed tokens-110 --frames 110 --rounds 5 --out speed.json",
+        "python -m experiments.paper.deployment.speed tokens-110 --frames 110 --rounds 5 --out speed.json",
         (
             ("tokens-110.yaml", f"echo {shlex.quote(json.dumps(TOKENS))} > tokens-110.yaml"),
             ("tokens-110", "fasthmr compress tokens-110.yaml --model reference --data synth:test --out tokens-110"),

@@ -1,4 +1,4 @@
-"""`python -m experiments.paper.speed ARTEFACT...`: how much faster compressed models are here, and what made them so.
+"""How much faster compressed models are here, and why: `python -m experiments.paper.deployment.speed ARTEFACT...`.
 
 Everything runs in turn, as in `fasthmr bench`: the original and each artefact by torch, ONNX Runtime and OpenVINO, in
 every precision that there is, and each artefact with all its tokens. The fastest way to run an artefact whose error

@@ -23,7 +23,7 @@ from diffusion.model.decoder import ClipDecoder
 from diffusion.model.vae import load_vae, shipped_vae
 from hmr.models.model import HMRModel, build
 
-ADAPTERS = Path(__file__).resolve().parents[2] / "tests"
+ADAPTERS = Path(__file__).resolve().parents[3] / "tests"
 CALIB = 32  # frames of synth:calib that a policy makes its choices on
 TOME = MergeTokens(keep=90, per_layer=40)
 LINEAR = MergeLayers(strategy="explicit", operator="linear", windows=((7, 7),))

@@ -1,4 +1,6 @@
-"""`python -m experiments.paper.parity [MODEL...]`: how far exported files are from models, or why there are none.
+"""How far exported files are from models, or why there are none.
+
+python -m experiments.paper.deployment.parity [MODEL...]
 
 A file's figures are written as soon as they are there, and no file is made twice: who stops the command goes on later.
 """
@@ -21,7 +23,7 @@ from compress.errors import BadInput
 from compress.provenance import provenance
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
-from experiments.paper.parity_models import MADE
+from experiments.paper.deployment.parity_models import MADE
 from hmr.data.sample import Sample
 from hmr.deploy.export import export
 from hmr.deploy.parity import FRAMES
