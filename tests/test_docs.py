@@ -273,7 +273,12 @@ def test_every_picture_has_its_command():
     """It is the command's output, or the comment behind the command says where in that it lies."""
     pictures = {f"docs/{path.name}" for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg")}
     blocks = [block for page in PAGES for block in FENCED.findall(page.read_text())]
-    commands = [line for block in blocks for line in block.splitlines() if line.startswith(("fasthmr ", "python -m ", "chromium "))]
+    commands = [
+        line
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith(("fasthmr ", "python -m ", "chromium "))
+    ]
     assert pictures and pictures <= {word.removeprefix("--screenshot=") for line in commands for word in line.split()}
 
 
