@@ -46,7 +46,7 @@ def test_the_smallest_detectable_difference_is_half_of_a_paired_interval():
 def test_every_record_is_made_by_a_command_that_there_is():
     assert {path.stem for path in fill.RECORDS.glob("*.json")} <= {*anew.RECORDS}
     names = {command.callback.__name__ for command in command_line.registered_commands if command.callback}
-    names |= {group.name for group in command_line.registered_groups}
+    names |= {group.name for group in command_line.registered_groups if group.name}
     for made in anew.RECORDS.values():
         for line in made.lines:
             words = shlex.split(line.split(" && ")[0])

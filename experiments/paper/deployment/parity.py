@@ -68,7 +68,7 @@ class ParityRecord:
 
 def row_of(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What one model's files are off by, in mm: REFUSED where an export failed, None where none was tried."""
-    ways = {(file["format"], file["precision"]): file for file in files}
+    ways: dict[tuple[str, ...], Any] = {(file["format"], file["precision"]): file for file in files}
 
     def worst(key: str, *way: str) -> Any:
         file = ways.get(way, EMPTY)
