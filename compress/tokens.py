@@ -6,8 +6,9 @@ a frame's result does not depend on the frames beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from compress.errors import BadInput
 
 Partition = Literal["parity", "unprotected"]
 DROPPED = -1
+LISTS = ("x", "size", "protected", "source")  # the fields of tokens that have a row for each frame
 # A step between the tiers of pairs (no, one, two protected tokens) that no cosine, -1..1, can climb. Not -inf: among
 # equal scores a sort picks at random, and then protected tokens merge while unprotected ones are left.
 TIER = 4.0
@@ -42,6 +44,17 @@ class Tokens:
             raise ValueError(f"{count} tokens are not {prefix} and a grid of {grid[0]} x {grid[1]}")
         place = torch.arange(count, device=x.device).expand(batch, count)
         return cls(x, x.new_ones(batch, count), place < prefix, place[:, prefix:], grid, prefix)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The token lists of several batches, of equal counts, as one batch."""
+        lists: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in LISTS}
+        return replace(parts[0], **lists)
+
+    def row(self, index: int) -> Tokens:
+        """A batch of one token list."""
+        lists: dict[str, Any] = {name: getattr(self, name)[index : index + 1] for name in LISTS}
+        return replace(self, **lists)
 
     def protecting(self, patches: Tensor) -> Tokens:
         """The same tokens with patches (B, N0) bool protected too; for tokens that stand for one patch each."""

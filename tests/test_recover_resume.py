@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from compress.errors import BadInput
+from compress.policies import recover
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.recover import (
-    distil,
-)
+from compress.policies.recover import Targets, distil
 from compress.training import checkpoint, loop
 from compress.training.loop import Training
 from tests.recovery import CROPS, Noise, compressed, original, recovered, recovery
@@ -121,29 +117,42 @@ def test_what_no_pass_asks_for_is_not_counted_as_trained(tmp_path):
     assert more == recovered(compressed(teacher), teacher, tmp_path / "bare")["trained_params"] > 0
 
 
-class Slow(Noise):
-    """Crops that take 100 seconds of a clock to read."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self.now = 0.0
-
-    def read(self, indices: Any) -> tuple[Tensor, Tensor]:
-        self.now += 100
-        return super().read(indices)
-
-
 def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
-    folder, teacher, crops = tmp_path / "run", original(), Slow(12)
-    student = compressed(teacher)
+    """Each step takes 100 seconds of a clock."""
+    folder, teacher, now = tmp_path / "run", original(), [0.0]
+    student, advance = compressed(teacher), Training.advance
+
+    def slow(run):
+        now[0] += 100
+        advance(run)
+
     plan = recovery(student, teacher, minutes=10.0, batch=2)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: crops.now)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Training, "advance", slow)
 
     def killing(progress):
         if progress.step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distil(plan, student, teacher, crops, folder, observe=killing)
-    again = distil(plan, compressed(teacher), teacher, crops, folder)
+        distil(plan, student, teacher, CROPS, folder, observe=killing)
+    again = distil(plan, compressed(teacher), teacher, CROPS, folder)
     assert (again["steps"], again["seconds"]) == (6, 600.0)
+
+
+def test_the_original_sees_a_crop_once_and_gone_on_with_in_the_same_batch(tmp_path, monkeypatch):
+    """Its tokens are kept, and are to the bit those that a training computes which keeps none."""
+    teacher, seen = original(), []
+    encode = teacher.encode
+    monkeypatch.setattr(teacher, "encode", lambda crop, mask: seen.append(len(crop)) or encode(crop, mask))
+    groups = [[5, 1, 3], [0, 4, 2]]
+    targets = Targets(teacher, Noise(6), groups, bfloat16=False)
+    kept = [targets.read(chosen)[1].x for chosen in (groups[0], groups[1], [4, 3])]
+    assert seen == [1, 3, 3]  # the first asks how much there is to keep
+    again = Targets(teacher, Noise(6), groups, bfloat16=False)  # after a kill
+    assert torch.equal(again.read([4, 3])[1].x, kept[2])
+    assert torch.equal(kept[2], torch.stack((kept[1][1], kept[0][2])))
+    monkeypatch.setattr(recover, "KEPT_BYTES", 0)
+    none = Targets(teacher, Noise(6), groups, bfloat16=False)
+    torch.testing.assert_close(none.read([4, 3])[1].x, kept[2])
+    assert none.kept == {}

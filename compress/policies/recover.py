@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -32,6 +33,7 @@ from compress.training.loop import Progress, train
 from compress.training.task import Budget, OptimizerStep, TrainConfig, TrainingTask
 
 WARMUP = 20  # steps
+KEPT_BYTES = 4 << 30  # of the teacher's tokens
 
 
 class Recoverable(Compressible, Protocol):
@@ -131,15 +133,53 @@ class DistillationLoss(nn.Module):
         self.distance = distance
         self.teacher = (teacher,)  # in a tuple it is no submodule
 
-    def forward(self, crop: Tensor, mask: Tensor | None, *rest: Tensor) -> dict[str, Tensor]:
-        """What `Pictures.read` gives -> the distance of tokens and output."""
+    def forward(self, given: tuple[Any, ...], wanted: Tokens) -> dict[str, Tensor]:
+        """What `Pictures.read` gives, and the teacher's tokens of it -> the distance of tokens and output."""
+        crop, mask, *rest = given
         with torch.no_grad():
-            wanted = self.teacher[0].encode(crop, mask)
             target = self.teacher[0].read(wanted, *rest)
         tokens = self.student.encode(crop, mask)
         output = self.student.read(tokens, *rest)
         with torch.autocast(crop.device.type, enabled=False):
             return {"loss": token_distance(tokens, wanted) + self.distance(output, target)}
+
+
+class Targets:
+    """The teacher's finished tokens of each crop, computed once: half of a step's time where they are not kept.
+
+    Crops go through the teacher in groups, always the same, since the last bit of a product may depend on the batch:
+    so a training that goes on, with nothing kept, sees the same targets. Where they are more than KEPT_BYTES, each
+    step computes its own.
+    """
+
+    def __init__(self, teacher: Recoverable, crops: Pictures, groups: list[list[int]], bfloat16: bool) -> None:
+        self.teacher, self.crops, self.bfloat16 = teacher, crops, bfloat16
+        self.device = next(cast(nn.Module, teacher).parameters()).device
+        self.groups, self.kept = groups, dict[int, Tokens]()
+        self.group_of = {i: group for group, members in enumerate(groups) for i in members}
+
+    def read(self, chosen: list[int]) -> tuple[tuple[Any, ...], Tokens]:
+        """What `Pictures.read` gives of some crops, and their tokens."""
+        given = self.crops.read(chosen)
+        if not self.fit:
+            return given, self.of(given)
+        for group in sorted({self.group_of[i] for i in chosen if i not in self.kept}):
+            members = self.groups[group]
+            found = self.of(given if members == chosen else self.crops.read(members))
+            self.kept |= {i: found.row(place) for place, i in enumerate(members)}
+        return given, Tokens.joined([self.kept[i] for i in chosen])
+
+    @torch.no_grad()
+    def of(self, given: tuple[Any, ...]) -> Tokens:
+        """The tokens of what `Pictures.read` gave."""
+        crop, mask, *_ = send_to_device(given, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.teacher.encode(crop, mask)
+
+    @cached_property
+    def fit(self) -> bool:
+        """Whether the tokens of all crops may be kept, by those of one."""
+        return len(self.group_of) * self.of(self.crops.read(self.groups[0][:1])).x.nbytes <= KEPT_BYTES
 
 
 class Distillation(TrainingTask):
@@ -156,20 +196,26 @@ class Distillation(TrainingTask):
         self.module = DistillationLoss(student, teacher, crops.distance)
         self.device = next(self.module.parameters()).device
         self.trained_on = len(crops) - max(1, min(plan.batch, len(crops) // 5))
+        self.targets = Targets(teacher, crops, self.groups(plan.batch), plan.precision == "bfloat16")
+
+    def groups(self, size: int) -> list[list[int]]:
+        """The batches of the first epoch, and what they leave."""
+        shown = order(self.trained_on, self.trained_on, 0, self.seed)
+        return [shown[i : i + size] for i in range(0, len(shown), size)]
 
     def identity(self) -> dict[str, Any]:
         return self.known
 
     def batch(self, step: OptimizerStep) -> tuple[Any, ...]:
         chosen = order(self.trained_on, self.plan.batch, step.index, self.seed)
-        return self.crops.read([chosen[i] for i in step.share(len(chosen))])
+        return self.targets.read([chosen[i] for i in step.share(len(chosen))])
 
     @torch.no_grad()
     def held_out_distance(self) -> float:
         """The distance on the crops that are held out."""
         given = send_to_device(self.crops.read(range(self.trained_on, len(self.crops))), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            return self.module(*given)["loss"].item()
+            return self.module(given, self.targets.of(given))["loss"].item()
 
 
 def distil(
