@@ -144,7 +144,12 @@ def test_the_original_sees_a_crop_once_and_gone_on_with_in_the_same_batch(tmp_pa
     """Its tokens are kept, and are to the bit those that a training computes which keeps none."""
     teacher, seen = original(), []
     encode = teacher.encode
-    monkeypatch.setattr(teacher, "encode", lambda crop, mask: seen.append(len(crop)) or encode(crop, mask))
+
+    def recording(crop, mask):
+        seen.append(len(crop))
+        return encode(crop, mask)
+
+    monkeypatch.setattr(teacher, "encode", recording)
     groups = [[5, 1, 3], [0, 4, 2]]
     targets = Targets(teacher, Noise(6), groups, bfloat16=False)
     kept = [targets.read(chosen)[1].x for chosen in (groups[0], groups[1], [4, 3])]
