@@ -16,6 +16,8 @@ from torch import Tensor
 import hmr
 from compress import artefact
 from compress.errors import BadInput
+from compress.policies.recover import Recover
+from compress.recipe import Recipe
 from hmr.adapters.adapted import PlacedJoints
 from hmr.adapters.adapter import named
 from hmr.video.frames import Film
@@ -256,7 +258,13 @@ def test_a_budget_is_a_recipe_that_runs_again(fasthmr, folder):
     code, again, err = fasthmr("compress", "half/recipe.yaml", *words, "--out", "again")
     assert code == 0, err
     assert json.loads(again)["artefact"]["id"] == json.loads(out)["artefact"]["id"]
+    code, out, err = fasthmr("compress", *words, "--budget", 0.6, "--recover-minutes", 0.02, "--out", "recovered")
+    assert code == 0, err
+    found = Recipe.load(Path("recovered/recipe.yaml")).steps
+    assert found == (*Recipe.load(Path("half/recipe.yaml")).steps, Recover(minutes=0.02))
     wrong = {"name a RECIPE, or --budget": (), "not both": ("own.yaml", "--budget", 0.5), "a share": ("--budget", 1.5)}
+    wrong |= {"goes with --budget": ("own.yaml", "--recover-minutes", 1)}
+    wrong |= {"--recover-minutes 0: more than 0": ("--budget", 0.6, "--recover-minutes", 0)}
     for said, more in wrong.items():
         code, _, err = fasthmr("compress", *more, *words, "--out", "none")
         assert code == 2 and said in err, err

@@ -18,7 +18,7 @@ from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
 from compress.ranking import scores as module
-from compress.ranking.budget import block_sizes, counted, pieces, recipe_for, windows_of
+from compress.ranking.budget import Budget, block_sizes, counted, pieces, recipe_for, windows_of
 from compress.ranking.scores import SHARES, rank
 from compress.recipe import Recipe
 from compress.stack import LinearBlock, encode
@@ -182,7 +182,7 @@ def test_macs_of_blocks_are_counted_as_the_counter_does(single):
 @pytest.mark.parametrize("share", [0.9, 0.8, 0.6])
 def test_a_budget_is_kept_by_a_recipe_that_can_be_written_and_read(single, share):
     model, context = single
-    recipe = recipe_for(model, share, context, protect=False)
+    recipe = recipe_for(model, Budget(share), context, protect=False)
     assert Recipe.parse(recipe.text, "budget.yaml").id == recipe.id and recipe.name == f"budget-{share:g}"
     made = run_all_steps(model, recipe.steps, context)
     kept = made.cost().macs.true / model.cost().macs.true
@@ -194,12 +194,12 @@ def test_a_budget_that_cannot_be_is_a_sentence(single):
     model, context = single
     for share, words in ((0.0, "above 0 and at most 1"), (0.01, "ask for a larger share")):
         with pytest.raises(BadInput, match=words):
-            recipe_for(model, share, context, protect=False)
-    assert recipe_for(model, 1.0, context, protect=False).steps == ()
+            recipe_for(model, Budget(share), context, protect=False)
+    assert recipe_for(model, Budget(1.0), context, protect=False).steps == ()
     context.memory["judge"] = object()
     context.memory.pop(("scores", ()), None)
     with pytest.raises(BadInput, match="outputs"):
-        recipe_for(model, 0.5, context, protect=False)
+        recipe_for(model, Budget(0.5), context, protect=False)
 
 
 def test_numbers_of_units_take_the_place_of_shares(model):

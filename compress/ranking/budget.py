@@ -20,6 +20,7 @@ from compress.layers.units import units_of
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth, count
+from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 from compress.recipe import Recipe
@@ -30,6 +31,13 @@ PER_LAYER = (8, 5, 3)  # a block merges an eighth, a fifth or a third of the pat
 STARTS = (4, 2)  # the first block that merges is block 0, or a quarter or half of the way up
 PIECES = 16  # hidden units of a block go in so many parts
 ROUNDS = 6  # of counting what was chosen, and choosing again
+
+
+class Budget(NamedTuple):
+    """What a recipe is made for: a share of a model's true MACs, and minutes of recovery at its end."""
+
+    share: float
+    recover_minutes: float | None = None
 
 
 class BlockSize(NamedTuple):
@@ -85,18 +93,22 @@ def windows_of(places: set[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts, ends, strict=True))
 
 
-def recipe_for(model: Any, share: float, context: Context, protect: bool) -> Recipe:
-    """The recipe that keeps at most `share` of a model's true MACs and moves its output least, by the ranking of its
-    parts on the context's frames. protect: whether a person mask spares the person's tokens.
+def recipe_for(model: Any, budget: Budget, context: Context, protect: bool) -> Recipe:
+    """The recipe that keeps within `budget` and moves a model's output least, by the ranking of its parts on the
+    context's frames. protect: whether a person mask spares the person's tokens.
 
-    Raises BadInput for a share that cannot be reached.
+    Raises BadInput for a share that cannot be reached, and for minutes that are none.
     """
+    share, minutes = budget
     if not 0 < share <= 1:
         raise BadInput(f"--budget {share:g}: a share of the multiply-accumulates, above 0 and at most 1")
+    if minutes is not None and not minutes > 0:
+        raise BadInput(f"--recover-minutes {minutes:g}: more than 0")
+    recovery = () if minutes is None else (Recover(minutes=minutes),)
     scores = context.remembered("scores", lambda: rank(model, context.judge, context.observer))
     total = model.cost().macs.true
     chosen = chosen_for(model, scores, share * total, total, protect)
-    return Recipe(schema_version=1, name=f"budget-{share:g}", steps=chosen)
+    return Recipe(schema_version=1, name=f"budget-{share:g}", steps=(*chosen, *recovery))
 
 
 def chosen_for(

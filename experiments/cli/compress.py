@@ -14,6 +14,7 @@ from experiments.cli.output import print_result, progress_bar, progress_callback
 
 if TYPE_CHECKING:
     from compress.context import Observer
+    from compress.ranking.budget import Budget
     from compress.recipe import Recipe
 
 
@@ -37,6 +38,12 @@ def compress(
             metavar="SHARE", help="In place of RECIPE: keep this share of the multiply-accumulates, by a ranking."
         ),
     ] = None,
+    recover_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="With --budget: end in so many minutes of recovery from MODEL."
+        ),
+    ] = None,
     frames: FrameCount = None,
     calib_frames: CalibFrames = None,
     label_free: LabelFree = False,
@@ -44,12 +51,15 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
+    from compress.ranking.budget import Budget
     from compress.recipe import Recipe
 
     if (recipe is None) == (budget is None):
         raise BadInput("name a RECIPE, or --budget SHARE for one that follows from a ranking, and not both")
+    if recipe is not None and recover_minutes is not None:
+        raise BadInput("--recover-minutes goes with --budget: a RECIPE has a step of its own for it, recover")
     # its mistakes are reported before a model is looked for
-    steps = budget if budget is not None else Recipe.load(recipe or "")
+    steps = Recipe.load(recipe) if recipe is not None else Budget(budget or 0.0, recover_minutes)
     refuse_existing(out)
     with progress_bar() as bar:
         counts = {"test": frames, "calib": calib_frames or frames}
@@ -58,7 +68,7 @@ def compress(
 
 
 def compress_and_save(
-    asked: Recipe | float,
+    asked: Recipe | Budget,
     model: str,
     data: str,
     out: Path,
@@ -69,13 +79,14 @@ def compress_and_save(
 ) -> dict[str, Any]:
     """Compress, write the artefact with its report to `out`, and return what `compress --json` prints.
 
-    asked: a recipe, or the share of multiply-accumulates that one is made for. counts: how many frames of `calib`, and
+    asked: a recipe, or the budget that one is made for. counts: how many frames of `calib`, and
     of the split that reports, at most. Raises BadInput, before anything is
     drawn, where recipe, model and frames do not fit each other and where `out` cannot be written.
     """
     import hmr
     from compress.artefact import refuse_taken
     from compress.pipeline import compress, refuse_misfit
+    from compress.ranking.budget import Budget
     from experiments.reports.compression import CKA_FRAMES, page
     from hmr.data.datasets import reporting, with_split
     from hmr.models.device import best_device
@@ -85,10 +96,10 @@ def compress_and_save(
     original = load_original(model).to(best_device())
     facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
     test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
-    chooses = isinstance(asked, float) or any(step.needs_calib or step.trains for step in asked.steps)
+    chooses = isinstance(asked, Budget) or any(step.needs_calib or step.trains for step in asked.steps)
     count = counts["calib"] if chooses else counts["calib"] or CKA_FRAMES
     calib = hmr.frames(with_split(data, "calib"), count, **facts)
-    recipe = budgeted(original, asked, calib, observer) if isinstance(asked, float) else asked
+    recipe = budgeted(original, asked, calib, observer) if isinstance(asked, Budget) else asked
     refuse_misfit(original, recipe.steps, calib, test)
     test = test.drawn(observer)
     compressed = compress(original, recipe, calib=calib, test=test, observer=observer)
@@ -97,15 +108,15 @@ def compress_and_save(
     return {"artefact": {"path": str(out), "id": artefact_id}, **compressed.result}
 
 
-def budgeted(original: Any, share: float, calib: Any, observer: Observer) -> Recipe:
-    """The recipe that keeps a share of a model's multiply-accumulates. Raises BadInput where it cannot, and for a model
-    that was compressed already."""
+def budgeted(original: Any, budget: Budget, calib: Any, observer: Observer) -> Recipe:
+    """The recipe that keeps within a budget. Raises BadInput where it cannot, and for a model that was compressed
+    already."""
     from compress.context import Context
     from compress.pipeline import refuse_misfit
     from compress.ranking.budget import recipe_for
 
     refuse_misfit(original, (), calib, None)
-    return recipe_for(original, share, Context(original, calib, observer), calib.has_masks)
+    return recipe_for(original, budget, Context(original, calib, observer), calib.has_masks)
 
 
 def attach(
