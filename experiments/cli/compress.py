@@ -40,9 +40,7 @@ def compress(
     ] = None,
     recover_minutes: Annotated[
         float | None,
-        typer.Option(
-            metavar="MINUTES", help="With --budget: end in so many minutes of recovery from MODEL."
-        ),
+        typer.Option(metavar="MINUTES", help="With --budget: end in so many minutes of recovery from MODEL."),
     ] = None,
     frames: FrameCount = None,
     calib_frames: CalibFrames = None,
