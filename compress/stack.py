@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -164,6 +164,19 @@ def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule:
     """`tokens` after `blocks` of `stack`, the first of which is the schedule's block 0, and before the last norm.
 
     So whatever runs a few blocks (a search that starts in the middle, a look at each layer) runs them as `encode` does.
+    Raises as `after_each`.
+    """
+    last = tokens
+    for last in after_each(stack, blocks, tokens, schedule):  # noqa: B007  # it is what is asked for
+        pass
+    return last
+
+
+def after_each(
+    stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule: Schedule = PLAIN
+) -> Iterator[Tokens]:
+    """The tokens after each of `blocks`, as `through`.
+
     A linear map takes every token, prefix tokens too; raises ValueError where it is to merge some, as it has no keys.
     """
     for i, block in enumerate(blocks):
@@ -172,6 +185,7 @@ def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule:
             if r:
                 raise ValueError(f"{r} tokens cannot merge in block {i}: it is a linear map and has no keys")
             tokens = replace(tokens, x=block(tokens.x))
+            yield tokens
             continue
         merged = tokens.x.shape[1] < tokens.prefix + tokens.source.shape[1]
         bias = tokens.size.log() if schedule.proportional_attention and merged and not tokens.dropped else None
@@ -180,7 +194,7 @@ def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule:
         if r:
             tokens = merge(tokens, keys, r, schedule.partition)
         tokens = replace(tokens, x=tokens.x + stack.feed(block, tokens.x))
-    return tokens
+        yield tokens
 
 
 def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:

@@ -140,24 +140,29 @@ def test_minutes_are_counted_over_interruptions(tmp_path, monkeypatch):
     assert (again["steps"], again["seconds"]) == (6, 600.0)
 
 
+def joined(tokens):
+    """Those within and the finished ones, side by side."""
+    return torch.cat([one.x for one in tokens], -1)
+
+
 def test_the_original_sees_a_crop_once_and_gone_on_with_in_the_same_batch(tmp_path, monkeypatch):
     """Its tokens are kept, and are to the bit those that a training computes which keeps none."""
     teacher, seen = original(), []
-    encode = teacher.encode
+    embed = teacher.stack.embed
 
-    def recording(crop, mask):
+    def recording(crop):
         seen.append(len(crop))
-        return encode(crop, mask)
+        return embed(crop)
 
-    monkeypatch.setattr(teacher, "encode", recording)
+    monkeypatch.setattr(teacher.stack, "embed", recording)
     groups = [[5, 1, 3], [0, 4, 2]]
-    targets = Targets(teacher, Noise(6), groups, bfloat16=False)
-    kept = [targets.read(chosen)[1].x for chosen in (groups[0], groups[1], [4, 3])]
+    targets = Targets(teacher, (1,), Noise(6), groups, bfloat16=False)
+    kept = [joined(targets.read(chosen)[1]) for chosen in (groups[0], groups[1], [4, 3])]
     assert seen == [1, 3, 3]  # the first asks how much there is to keep
-    again = Targets(teacher, Noise(6), groups, bfloat16=False)  # after a kill
-    assert torch.equal(again.read([4, 3])[1].x, kept[2])
+    again = Targets(teacher, (1,), Noise(6), groups, bfloat16=False)  # after a kill
+    assert torch.equal(joined(again.read([4, 3])[1]), kept[2])
     assert torch.equal(kept[2], torch.stack((kept[1][1], kept[0][2])))
     monkeypatch.setattr(recover, "KEPT_BYTES", 0)
-    none = Targets(teacher, Noise(6), groups, bfloat16=False)
-    torch.testing.assert_close(none.read([4, 3])[1].x, kept[2])
+    none = Targets(teacher, (1,), Noise(6), groups, bfloat16=False)
+    torch.testing.assert_close(joined(none.read([4, 3])[1]), kept[2])
     assert none.kept == {}

@@ -1,22 +1,23 @@
 """Label-free recovery: after merging or pruning, a model learns the original's outputs.
 
-The compressed model (student) follows the original's (teacher's) finished tokens and its output on pictures without
-labels. FastHMR has no such step before its decoder. Blocks whose weights or inputs are no longer the original's train,
-and so does everything above them, the last norm and the head. Frozen are the embedding and the blocks below, which see
-what they always saw; and all modules stay in evaluation mode, so that BatchNorm keeps its running statistics and no
-stochastic depth adds noise to a comparison of two functions.
+The compressed model (student) follows the original's (teacher's) tokens, after some blocks and finished, and its output
+on pictures without labels. FastHMR has no such step before its decoder. Blocks whose weights or inputs are no longer
+the original's train, and so does everything above them, the last norm and the head. Frozen are the embedding and the
+blocks below, which see what they always saw; and all modules stay in evaluation mode, so that BatchNorm keeps its
+running statistics and no stochastic depth adds noise to a comparison of two functions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import send_to_device
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from compress.errors import BadInput
 from compress.frames import Pictures
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, MadeFor, Plan, Policy
-from compress.stack import LinearBlock
+from compress.stack import LinearBlock, after_each, entering
 from compress.tokens import Tokens, taken
 from compress.training.loop import Progress, train
 from compress.training.task import Budget, OptimizerStep, TrainConfig, TrainingTask
@@ -37,10 +38,11 @@ KEPT_BYTES = 4 << 30  # of the teacher's tokens
 
 
 class Recoverable(Compressible, Protocol):
-    """A model whose forward pass is `read(encode(crop, mask))`."""
+    """A model whose forward pass is `read` of what its stack makes of `crop`, around `person`."""
 
-    def encode(self, crop: Tensor, mask: Tensor | None = None) -> Tokens:
-        """The finished tokens of crops (B, 3, H, W); masks (B, H, W) only where tokens are reduced by them."""
+    def person(self, crop: Tensor, mask: Tensor | None) -> Tensor | None:
+        """How far each patch of crops (B, 3, H, W) is the person's (B, N0), by masks (B, H, W); None where no token is
+        reduced by those."""
 
     @property
     def read(self) -> Callable[..., Any]:
@@ -55,8 +57,8 @@ class Recover(Budget, Policy):
 
     stage: ClassVar[int] = 2
     policy: Literal["recover"] = "recover"
-    # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right
-    lr: float = Field(1e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")
+    # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right; 1e-5 left them there
+    lr: float = Field(3e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")
 
     @property
     def trains(self) -> bool:
@@ -132,33 +134,54 @@ class DistillationLoss(nn.Module):
         self.student: Any = student
         self.distance = distance
         self.teacher = (teacher,)  # in a tuple it is no submodule
+        self.places = matched(student, teacher)
 
-    def forward(self, given: tuple[Any, ...], wanted: Tokens) -> dict[str, Tensor]:
-        """What `Pictures.read` gives, and the teacher's tokens of it -> the distance of tokens and output."""
+    def forward(self, given: tuple[Any, ...], wanted: Sequence[Tokens]) -> dict[str, Tensor]:
+        """What `Pictures.read` gives, and the teacher's tokens of it -> the distance of output and finished tokens, and
+        with that of the tokens after matched blocks the loss."""
         crop, mask, *rest = given
         with torch.no_grad():
-            target = self.teacher[0].read(wanted, *rest)
-        tokens = self.student.encode(crop, mask)
-        output = self.student.read(tokens, *rest)
+            target = self.teacher[0].read(wanted[-1], *rest)
+        *within, last = seen(self.student, crop, mask, self.places)
+        output = self.student.read(last, *rest)
         with torch.autocast(crop.device.type, enabled=False):
-            return {"loss": token_distance(tokens, wanted) + self.distance(output, target)}
+            apart = token_distance(last, wanted[-1]) + self.distance(output, target)
+            blocks = [block_distance(*pair) for pair in zip(within, wanted, strict=False)]
+            return {"loss": apart + sum(blocks) / max(1, len(blocks)), "distance": apart}
+
+
+def matched(student: Recoverable, teacher: Recoverable) -> tuple[int, ...]:
+    """The blocks whose tokens are compared too, after a third and two thirds: none where blocks are missing, or only
+    a few."""
+    depth = len(teacher.stack.blocks)
+    same = depth == len(student.stack.blocks)
+    return (depth // 3 - 1, 2 * depth // 3 - 1) if same and depth >= 6 else ()
+
+
+def seen(model: Recoverable, crop: Tensor, mask: Tensor | None, places: Sequence[int]) -> list[Tokens]:
+    """A model's tokens after some blocks, and the finished ones."""
+    tokens = entering(model.stack, crop, model.person(crop, mask), model.schedule)
+    every = list(after_each(model.stack, model.stack.blocks, tokens, model.schedule))
+    return [*(every[place] for place in places), model.stack.finish(every[-1])]
 
 
 class Targets:
-    """The teacher's finished tokens of each crop, computed once: half of a step's time where they are not kept.
+    """The teacher's tokens of each crop, computed once: half of a step's time where they are not kept.
 
     Crops go through the teacher in groups, always the same, since the last bit of a product may depend on the batch:
     so a training that goes on, with nothing kept, sees the same targets. Where they are more than KEPT_BYTES, each
     step computes its own.
     """
 
-    def __init__(self, teacher: Recoverable, crops: Pictures, groups: list[list[int]], bfloat16: bool) -> None:
-        self.teacher, self.crops, self.bfloat16 = teacher, crops, bfloat16
+    def __init__(
+        self, teacher: Recoverable, places: Sequence[int], crops: Pictures, groups: list[list[int]], bfloat16: bool
+    ) -> None:
+        self.teacher, self.places, self.crops, self.bfloat16 = teacher, places, crops, bfloat16
         self.device = next(cast(nn.Module, teacher).parameters()).device
-        self.groups, self.kept = groups, dict[int, Tokens]()
+        self.groups, self.kept = groups, dict[int, list[Tokens]]()
         self.group_of = {i: group for group, members in enumerate(groups) for i in members}
 
-    def read(self, chosen: list[int]) -> tuple[tuple[Any, ...], Tokens]:
+    def read(self, chosen: list[int]) -> tuple[tuple[Any, ...], list[Tokens]]:
         """What `Pictures.read` gives of some crops, and their tokens."""
         given = self.crops.read(chosen)
         if not self.fit:
@@ -166,20 +189,21 @@ class Targets:
         for group in sorted({self.group_of[i] for i in chosen if i not in self.kept}):
             members = self.groups[group]
             found = self.of(given if members == chosen else self.crops.read(members))
-            self.kept |= {i: found.row(place) for place, i in enumerate(members)}
-        return given, Tokens.joined([self.kept[i] for i in chosen])
+            self.kept |= {i: [tokens.row(place) for tokens in found] for place, i in enumerate(members)}
+        return given, [Tokens.joined(rows) for rows in zip(*(self.kept[i] for i in chosen), strict=True)]
 
     @torch.no_grad()
-    def of(self, given: tuple[Any, ...]) -> Tokens:
+    def of(self, given: tuple[Any, ...]) -> list[Tokens]:
         """The tokens of what `Pictures.read` gave."""
         crop, mask, *_ = send_to_device(given, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.teacher.encode(crop, mask)
+            return seen(self.teacher, crop, mask, self.places)
 
     @cached_property
     def fit(self) -> bool:
         """Whether the tokens of all crops may be kept, by those of one."""
-        return len(self.group_of) * self.of(self.crops.read(self.groups[0][:1])).x.nbytes <= KEPT_BYTES
+        one = self.of(self.crops.read(self.groups[0][:1]))
+        return len(self.group_of) * sum(tokens.x.nbytes for tokens in one) <= KEPT_BYTES
 
 
 class Distillation(TrainingTask):
@@ -196,7 +220,8 @@ class Distillation(TrainingTask):
         self.module = DistillationLoss(student, teacher, crops.distance)
         self.device = next(self.module.parameters()).device
         self.trained_on = len(crops) - max(1, min(plan.batch, len(crops) // 5))
-        self.targets = Targets(teacher, crops, self.groups(plan.batch), plan.precision == "bfloat16")
+        groups, bfloat16 = self.groups(plan.batch), plan.precision == "bfloat16"
+        self.targets = Targets(teacher, self.module.places, crops, groups, bfloat16)
 
     def groups(self, size: int) -> list[list[int]]:
         """The batches of the first epoch, and what they leave."""
@@ -215,7 +240,7 @@ class Distillation(TrainingTask):
         """The distance on the crops that are held out."""
         given = send_to_device(self.crops.read(range(self.trained_on, len(self.crops))), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            return self.module(given, self.targets.of(given))["loss"].item()
+            return self.module(given, self.targets.of(given))["distance"].item()
 
 
 def distil(
@@ -262,6 +287,13 @@ def token_distance(student: Tokens, teacher: Tokens) -> Tensor:
     """
     x, wanted = student.x.float(), averaged(student, teacher)
     return (x - wanted).square().mean() / teacher.x.float().var().clamp_min(1e-12)
+
+
+def block_distance(student: Tokens, teacher: Tokens) -> Tensor:
+    """The same after a block, each token normalised: within a network a few features of a few tokens are so large that
+    nothing else would count."""
+    width = student.x.shape[-1:]
+    return F.mse_loss(F.layer_norm(student.x.float(), width), F.layer_norm(averaged(student, teacher), width))
 
 
 def averaged(student: Tokens, teacher: Tokens) -> Tensor:

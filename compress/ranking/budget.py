@@ -13,18 +13,20 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from compress.context import Context
 from compress.errors import BadInput
 from compress.layers.units import units_of
-from compress.policies.merge_layers import MergeLayers
+from compress.policies.merge_layers import MergeLayers, evaluating
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth, count
 from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 from compress.recipe import Recipe
-from compress.stack import transformer_blocks
+from compress.stack import PLAIN, encode, transformer_blocks
+from compress.tokens import coverage
 
 TWELFTHS = range(3, 13)  # of the patches that are kept
 PER_LAYER = (8, 5, 3)  # a block merges an eighth, a fifth or a third of the patches
@@ -106,13 +108,14 @@ def recipe_for(model: Any, budget: Budget, context: Context, protect: bool) -> R
         raise BadInput(f"--recover-minutes {minutes:g}: more than 0")
     recovery = () if minutes is None else (Recover(minutes=minutes),)
     scores = context.remembered("scores", lambda: rank(model, context.judge, context.observer))
+    ways = token_ways(model, scores, context, protect)
     total = model.cost().macs.true
-    chosen = chosen_for(model, scores, share * total, total, protect)
+    chosen = chosen_for(model, scores, ways, share * total, total)
     return Recipe(schema_version=1, name=f"budget-{share:g}", steps=(*chosen, *recovery))
 
 
 def chosen_for(
-    model: Any, scores: Sequence[BlockScores], wanted: float, total: int, protect: bool
+    model: Any, scores: Sequence[BlockScores], ways: Sequence[TokenWay], wanted: float, total: int
 ) -> tuple[Policy, ...]:
     """The steps within `wanted` MACs that move the output least: what is chosen on paper is counted, and chosen again
     for what paper missed, as a head that reads fewer tokens."""
@@ -121,7 +124,7 @@ def chosen_for(
     sizes, target = block_sizes(model), wanted - total  # what the blocks have to lose
     best: Choice | None = None
     for _ in range(ROUNDS):
-        if (choice := lightest_error(model, scores, sizes, round(target), protect)) is None:
+        if (choice := lightest_error(model, scores, ways, sizes, round(target))) is None:
             break
         found = counted(model, choice.steps(sizes))
         if found <= wanted and (best is None or choice.moved < best.moved):
@@ -149,16 +152,18 @@ def block_sizes(model: Any) -> list[BlockSize]:
 
 
 def lightest_error(
-    model: Any, scores: Sequence[BlockScores], sizes: Sequence[BlockSize], change: int, protect: bool
+    model: Any,
+    scores: Sequence[BlockScores],
+    ways: Sequence[TokenWay],
+    sizes: Sequence[BlockSize],
+    change: int,
 ) -> Choice | None:
     """Of all schedules of tokens, with as many units and blocks gone as each still asks for, the one that moves the
     output least. `change`: MACs of the blocks that are to go, below 0. None where that is too many."""
     patches, prefix = model.grid[0] * model.grid[1], prefix_of(model)
     whole = sum(size.macs(patches + prefix, patches + prefix, size.heads, size.hidden) for size in sizes)
     found = [
-        choice
-        for tokens in schedules(patches, len(sizes), protect)
-        if (choice := thinned(scores, sizes, tokens, patches, prefix, whole + change)) is not None
+        choice for way in ways if (choice := thinned(scores, sizes, way, patches, prefix, whole + change)) is not None
     ]
     return min(found, key=lambda choice: choice.moved, default=None)
 
@@ -170,9 +175,47 @@ def prefix_of(model: Any) -> int:
     return int(model.stack.embed(parameter.new_zeros(1, 3, height, width)).prefix)
 
 
-def schedules(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens | None]:
-    """What may be done with the tokens: nothing first."""
-    yield None
+class TokenWay(NamedTuple):
+    """Something that may be done with the tokens, and by how many mm^2 it moves the output."""
+
+    step: MergeTokens | None
+    moved: float
+
+
+def token_ways(model: Any, scores: Sequence[BlockScores], context: Context, protect: bool) -> list[TokenWay]:
+    """All of them, nothing first: merging as it was scored, dropping as it is measured."""
+    patches = model.grid[0] * model.grid[1]
+    found = [TokenWay(None, 0.0)]
+    for step in merges(patches, len(scores), protect):
+        merged = step.schedule(patches, range(len(scores))).merges
+        before = patches - np.cumsum([0, *merged])
+        moved = sum(merging(*each) for each in zip(scores, np.divide(merged, before[:-1]), strict=False))
+        found.append(TokenWay(step, moved))
+    if protect and model.head_needs != "grid":
+        steps = [MergeTokens(mode="drop", keep=max(1, patches * n // 12), dilate=1) for n in TWELFTHS if n < 12]
+        found += context.remembered("dropping", lambda: measured(model, steps, context))
+    return found
+
+
+@torch.no_grad()
+def measured(model: Any, steps: Sequence[MergeTokens], context: Context) -> list[TokenWay]:
+    """By how much a model's outputs move where its tokens are reduced."""
+    judge: Any = context.judge
+    moved, count = [0.0] * len(steps), 0
+    with evaluating(model):
+        for index, (crop, mask) in enumerate(zip(judge.crops, judge.masks, strict=True)):
+            said = judge.outputs(index, model.encode(crop, mask), model)
+            for i, step in enumerate(steps):
+                schedule = step.schedule(model.grid[0] * model.grid[1], ())
+                tokens = encode(model.stack, crop, coverage(mask, model.grid), schedule)
+                moved[i] += (judge.outputs(index, tokens, model) - said).square().mean(1).sum().item()
+            count += len(crop)
+            context.observer("ranking", "dropping background", index + 1, len(judge.crops))
+    return [TokenWay(step, total / count) for step, total in zip(steps, moved, strict=True)]
+
+
+def merges(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens]:
+    """How tokens may merge."""
     starts = sorted({0, *(depth // part for part in STARTS)})
     for twelfths, part, start in product(TWELFTHS, PER_LAYER, starts):
         step = MergeTokens(
@@ -192,19 +235,19 @@ def schedules(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens |
 def thinned(
     scores: Sequence[BlockScores],
     sizes: Sequence[BlockSize],
-    tokens: MergeTokens | None,
+    way: TokenWay,
     patches: int,
     prefix: int,
     target: int,
 ) -> Choice | None:
-    """With tokens merged so, the units and blocks that go until the blocks take `target` MACs; None where that is not
+    """With tokens reduced so, the units and blocks that go until the blocks take `target` MACs; None where that is not
     enough. Blocks up to the last one that merges become no maps, which would move the schedule."""
     depth = len(sizes)
-    merges = (*(tokens.schedule(patches, range(depth)).merges if tokens else ()), *[0] * depth)[:depth]
-    after = [prefix + patches - int(n) for n in np.cumsum(merges)]
-    before = [prefix + patches, *after[:-1]]
-    choice = Choice(tokens, [size.heads for size in sizes], [size.hidden for size in sizes])
-    choice.moved = sum(merging(scores[i], merges[i] / (before[i] - prefix)) for i in range(depth))
+    schedule = way.step.schedule(patches, range(depth)) if way.step else PLAIN
+    merges = (*schedule.merges, *[0] * depth)[:depth]
+    after = [prefix + left for left in schedule.counts(patches, depth)]
+    before = [prefix + patches - schedule.drop, *after[:-1]]
+    choice = Choice(way.step, [size.heads for size in sizes], [size.hidden for size in sizes], moved=way.moved)
     spent = [sizes[i].macs(before[i], after[i], sizes[i].heads, sizes[i].hidden) for i in range(depth)]
     lost, free = [0.0] * depth, len(np.trim_zeros(merges, "b"))
     for item in sorted(candidates(scores, sizes, before, after, free), key=lambda item: item.moved / item.macs):
