@@ -183,6 +183,27 @@ def test_narrow_blocks_are_the_wide_ones_with_units_at_zero():
     assert narrow.stacks["decoder"].units(narrow.module.layers[0]).widths == (2, 2, 24)
 
 
+@torch.no_grad()
+def test_what_reads_the_units_that_are_left_may_be_fitted_anew(tmp_path):
+    """Nearer than as it was, and exactly so where those that go are doubles of others."""
+    model = own()
+    for block in model.module.layers:
+        block.ffn.fc1.weight[24:], block.ffn.fc1.bias[24:] = block.ffn.fc1.weight[:24], block.ffn.fc1.bias[:24]
+        block.ffn.fc2.weight[:, 24:] *= 0.01  # of less energy, so that they go
+    fitted, plain = copy.deepcopy(model), copy.deepcopy(model)
+    for one, refit in ((fitted, True), (plain, False)):
+        shared = context(copy.deepcopy(model), Apart(copy.deepcopy(model)))
+        step = PruneWidth(stack="decoder", mlp_ratio=0.5, refit=refit)
+        step.plan(one, shared).apply(one, shared)
+    wanted = model(images())
+    assert (fitted(images()) - wanted).norm() < 0.1 * (plain(images()) - wanted).norm()
+    narrow, plans = made(PruneWidth(stack="decoder", mlp_ratio=0.5, head_ratio=0.5, refit=True))
+    assert all(plans[0].readers)
+    origin = artefact.Origin(base=own().base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", narrow, plans, origin, "", "")
+    assert torch.equal(artefact.load(tmp_path / "out", own())(images()), narrow(images()))
+
+
 def test_heads_that_a_decoder_cannot_do_without_are_refused():
     model = own()
     for block in model.module.layers:

@@ -14,7 +14,8 @@ from compress import artefact
 from compress.context import Context
 from compress.errors import BadInput
 from compress.layers.least_squares import RIDGE
-from compress.layers.refit import Spread, correction
+from compress.layers.one_by_one import Spread
+from compress.layers.refit import correction
 from compress.pipeline import run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
@@ -140,7 +141,7 @@ def test_a_plan_is_fitted_again_where_its_weights_are_gone_and_refuses_other_fra
 
 def test_tokens_that_are_not_finite_fit_nothing() -> None:
     dense = model()
-    with pytest.raises(BadInput, match="nothing fits block 0 anew"):
+    with pytest.raises(BadInput, match="tokens are not finite on these frames"):
         planned(REFIT, dense, Frames([CROPS * torch.nan], [MASKS]))
 
 

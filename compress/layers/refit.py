@@ -6,38 +6,14 @@ Blocks are fitted from the lowest up, each on the tokens that the blocks below i
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial, reduce
-from operator import add
-
 import torch
 from torch import Tensor, nn
 
 from compress.layers.least_squares import RIDGE
+from compress.layers.one_by_one import Spread, Watch
 from compress.layers.units import units_of, with_bias
 from compress.layers.widths import BlockWidth, Kept, columns_of, narrow_heads, narrow_hidden
-from compress.stack import Schedule, Stack, through
-from compress.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Sums over `count` tokens of what goes into a layer, x (U,), and of x x^T (U, U); float64."""
-
-    count: int
-    x: Tensor
-    xx: Tensor
-
-    @classmethod
-    def of(cls, given: Tensor) -> Spread:
-        """Of inputs (..., U), multiplied in their own type: rounding is far below the ridge."""
-        x = given.flatten(0, -2)
-        return cls(len(x), x.double().sum(0), (x.T @ x).double())
-
-    def __add__(self, other: Spread) -> Spread:
-        return Spread(self.count + other.count, self.x + other.x, self.xx + other.xx)
+from compress.stack import Stack
 
 
 def correction(sums: Spread, weight: Tensor, left: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
@@ -68,45 +44,13 @@ def refit(layer: nn.Linear, sums: Spread, kept: Kept) -> None:
     with_bias(layer).add_(bias.to(layer.weight))
 
 
-@torch.no_grad()
-def refitted_blocks(
-    stack: Stack, tokens: Sequence[Tokens], widths: Sequence[BlockWidth | None], schedule: Schedule
-) -> list[nn.Module]:
-    """The blocks of a stack, cut to `widths` and fitted anew, given each batch's tokens as the first block takes them.
-    Those of which nothing goes are the stack's own."""
-    found = []
-    merges = (*schedule.merges, *[0] * len(widths))
-    for block, width, r in zip(stack.blocks, widths, merges, strict=False):
-        step = replace(schedule, merges=(r,), drop=0)
-        made = block if width is None or not width.removes else refitted(stack, block, width, tokens, step)
-        tokens = [through(stack, [made], one, step) for one in tokens]
-        found.append(made)
-    return found
-
-
-def refitted(
-    stack: Stack, block: nn.Module, width: BlockWidth, tokens: Sequence[Tokens], schedule: Schedule
-) -> nn.Module:
-    """A narrower copy of a block: first its heads go, then its hidden units, which read what those leave."""
-    made = copy.deepcopy(block)
-    units = units_of(stack, made)
-    (heads,) = units.heads
-    if width.heads.removed:
-        refit(heads.out, spread(heads.out, partial(stack.attend, made), tokens), width.heads)
-        narrow_heads(heads, width.heads)
+def refitted(stack: Stack, width: BlockWidth, block: nn.Module, watch: Watch) -> None:
+    """Make a block narrower, in place: first its heads go, then its hidden units, which read what those leave."""
+    units = units_of(stack, block)
+    for heads, kept in zip(units.heads, width.every[:-1], strict=True):
+        if kept.removed:
+            refit(heads.out, watch(heads.out), kept)
+            narrow_heads(heads, kept)
     if width.hidden.removed:
-        refit(units.down, spread(units.down, lambda one: through(stack, [made], one, schedule), tokens), width.hidden)
+        refit(units.down, watch(units.down), width.hidden)
         narrow_hidden(units, width.hidden)
-    return made
-
-
-def spread(layer: nn.Linear, run: Callable[[Tokens], object], tokens: Sequence[Tokens]) -> Spread:
-    """What goes into a layer while all batches run."""
-    seen: list[Spread] = []
-    watch = layer.register_forward_pre_hook(lambda _, given: seen.append(Spread.of(given[0])))
-    try:
-        for one in tokens:
-            run(one)
-    finally:
-        watch.remove()
-    return reduce(add, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -15,13 +16,14 @@ from compress.context import Context, fingerprint
 from compress.errors import BadInput
 from compress.frames import Judge
 from compress.late import LateStack, stack_of
-from compress.layers.energies import importances, person, run_late
-from compress.layers.refit import refitted_blocks
+from compress.layers.energies import importances, run_late
+from compress.layers.one_by_one import changed
+from compress.layers.refit import refitted
 from compress.layers.units import units_of, with_bias
 from compress.layers.widths import BlockWidth, Kept, narrow
 from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack
-from compress.stack import LinearBlock, Stack, entering, transformer_blocks
+from compress.stack import LinearBlock, Stack, transformer_blocks
 
 RATIOS = knob(0.0, 0.75, 0.125)
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
@@ -56,8 +58,6 @@ class PruneWidth(Policy):
         for given, ratio in (("heads", "head_ratio"), ("hidden", "mlp_ratio")):
             if getattr(self, given) is not None:
                 self.refuse_changed((ratio,), f"beside {given}, which takes its place")
-        if self.stack is not None:
-            self.refuse_changed(("refit",), "with a stack, whose layers keep their weights")
         return self
 
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
@@ -114,7 +114,7 @@ class PruneWidth(Policy):
 
     def _refitted(self, plan: WidthPlan, model: Compressible, context: Context) -> WidthPlan:
         """The plan that knows its readers, whose weights go to `context.weights`."""
-        readers = refitted_readers(model, context, plan.blocks)
+        readers = refitted_readers(model, self.stack, context.judge, plan.blocks)
         names = tuple("" if one is None else fingerprint(one) for one in readers)
         named = zip(names, readers, strict=True)
         context.weights.update({name: one.state_dict() for name, one in named if one is not None})
@@ -218,7 +218,7 @@ class WidthPlan(Plan):
         names = [name for name in self.readers if name]
         if any(name not in context.weights for name in names):
             self.check(model)
-            again = [one for one in refitted_readers(model, context, self.blocks) if one is not None]
+            again = [one for one in refitted_readers(model, self.stack, context.judge, self.blocks) if one is not None]
             if [*map(fingerprint, again)] != names:
                 raise BadInput("these layers were fitted on other frames or another machine: make the plan again")
             context.weights.update({name: one.state_dict() for name, one in zip(names, again, strict=True)})
@@ -243,24 +243,16 @@ PruneWidth.makes = WidthPlan
 
 
 def refitted_readers(
-    model: Compressible, context: Context, widths: Sequence[BlockWidth | None]
+    model: Compressible, name: str | None, judge: Judge, widths: Sequence[BlockWidth | None]
 ) -> list[nn.ModuleList | None]:
-    """Of each block that gets narrower, the layers that read its units, fitted anew on the context's frames. Raises
-    BadInput where there are no frames, or the model's tokens are not finite."""
-    stack, judge = model.stack, context.judge
-    with torch.no_grad(), evaluating(model):
-        every = [
-            entering(stack, crop, person(model, judge, index), model.schedule) for index, crop in enumerate(judge.crops)
-        ]
-        blocks = refitted_blocks(stack, every, widths, model.schedule)
-    found = [
+    """Of each block of a stack that gets narrower, the layers that read its units, fitted anew on the judge's frames.
+    Raises BadInput as `changed`."""
+    stack = stack_of(model, name)
+    blocks = changed(model, name, judge, [partial(refitted, stack, w) if w and w.removes else None for w in widths])
+    return [
         nn.ModuleList(units_of(stack, block).readers) if width and width.removes else None
         for block, width in zip(blocks, widths, strict=True)
     ]
-    for place, readers in enumerate(found):
-        if readers is not None and not all(value.isfinite().all() for value in readers.state_dict().values()):
-            raise BadInput(f"nothing fits block {place} anew: its tokens are not finite on these frames")
-    return found
 
 
 def count(units: int, ratio: float) -> int:

@@ -26,7 +26,8 @@ from compress.errors import BadInput
 from compress.frames import Judge, OutputJudge
 from compress.layers.energies import energy
 from compress.layers.least_squares import Moments, least_squares
-from compress.layers.refit import Spread, correction
+from compress.layers.one_by_one import Spread
+from compress.layers.refit import correction
 from compress.layers.units import units_of
 from compress.layers.widths import columns_of
 from compress.policies.merge_layers import evaluating
