@@ -210,8 +210,9 @@ class Plan(FrozenModel, ABC):
 class Policy(FrozenModel, ABC):
     """What the user asked for: a step of a recipe. Subclasses name themselves in `policy: Literal[...]`."""
 
-    # Its place in a recipe: 0 for layers, 1 for tokens and width, 2 for training, 3 for precision, 4 for what reads the
-    # finished features. A merge is made from the original weights, and what is rounded is not worked on any more.
+    # Its place in a recipe: 0 for layers, 1 for tokens and width, 2 for rank, 3 for training, 4 for precision, 5 for
+    # what reads the finished features. A merge is made from the original weights, and what is rounded is not worked on
+    # any more.
     stage: ClassVar[int] = 1
 
     # The fields with a knob that the size of a model bounds, in the order in which a search draws them: what a field

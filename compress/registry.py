@@ -23,6 +23,7 @@ OURS = (
     EntryPoint("merge_layers", "compress.policies.merge_layers:MergeLayers", GROUP),
     EntryPoint("prune_width", "compress.policies.prune_width:PruneWidth", GROUP),
     EntryPoint("merge_tokens", "compress.policies.merge_tokens:MergeTokens", GROUP),
+    EntryPoint("reduce_rank", "compress.policies.reduce_rank:ReduceRank", GROUP),
     EntryPoint("recover", "compress.policies.recover:Recover", GROUP),
     EntryPoint("precision", "compress.policies.precision:Precision", GROUP),
 )

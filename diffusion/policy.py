@@ -43,7 +43,7 @@ class Retraining(Budget):
 class MotionDecoder(Policy):
     """Decode motion with `weights`, which were made for this very encoder, or with a decoder that `train` makes."""
 
-    stage: ClassVar[int] = 4
+    stage: ClassVar[int] = 5
 
     policy: Literal["motion_decoder"] = "motion_decoder"
     kind: Kind = Field("diffusion", description="the paper's, a regressor of its size, or the ridge regression of both")

@@ -12,11 +12,12 @@ from compress.layers.units import units_of
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
+from compress.policies.reduce_rank import ReduceRank
 from compress.ranking.budget import block_sizes, counted
 from compress.stack import through
 from compress.tokens import Tokens
 from experiments.paper.equal_macs.closed_form import PlacedOperator, chosen, flat
-from experiments.paper.equal_macs.operators import AIMED, OPERATORS, nearest
+from experiments.paper.equal_macs.operators import AIMED, OPERATORS, RANK
 from experiments.paper.equal_macs.sam_3d_body import STEPS
 from experiments.paper.equal_macs.shares import by_hand, dearest_within, spread_maps
 from hmr.models.model import HMRModel, build
@@ -76,20 +77,6 @@ def test_fitting_anew_is_nearer(model):
     assert lost["half of the hidden units, refitted"] < lost["half of the hidden units"]
 
 
-@torch.no_grad()
-def test_full_rank_is_the_layer_itself_and_less_is_the_best_there_is():
-    torch.manual_seed(0)
-    x, layer = torch.randn(200, 12).double() @ torch.randn(12, 12).double() + 3, nn.Linear(12, 8)
-    wanted = layer(x.float())
-    nearest(layer, x, 8)
-    torch.testing.assert_close(layer(x.float()), wanted, rtol=1e-3, atol=1e-3)
-    nearest(layer, x, 3)
-    found = layer(x.float()).double() - wanted
-    centred = wanted.double() - wanted.double().mean(0)
-    left = torch.linalg.svdvals(centred)[3:].square().sum()  # of the results themselves, by Eckart and Young
-    assert found.square().sum().item() == pytest.approx(left.item(), rel=1e-2)
-
-
 def test_savings_are_what_the_counter_says(model):
     (size, *_), tokens = block_sizes(model), 192
     for name, step in (
@@ -98,6 +85,8 @@ def test_savings_are_what_the_counter_says(model):
     ):
         saved = counted(model, ()) - counted(model, (step,))
         assert OPERATORS[name].saves(size, tokens) == pytest.approx(saved, rel=0.01)
+    everywhere = counted(model, ()) - counted(model, (ReduceRank(mlp_rank=RANK),))
+    assert 4 * OPERATORS["low rank of an MLP"].saves(size, tokens) == everywhere
     block, each = size.macs(tokens, tokens, size.heads, size.hidden), tokens * size.dim**2
     mlp, attention = (OPERATORS[f"map of an {half}"].saves(size, tokens) for half in ("MLP", "attention"))
     assert mlp + attention == block - 2 * each

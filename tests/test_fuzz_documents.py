@@ -29,7 +29,7 @@ from hmr.models.model import build
 from tests import sizes
 
 EXAMPLES = 2_000
-OURS = ("merge_layers", "prune_width", "merge_tokens", "recover", "precision")
+OURS = ("merge_layers", "prune_width", "merge_tokens", "reduce_rank", "recover", "precision")
 
 
 def fuzzed(few: int) -> list[Any]:
@@ -76,6 +76,7 @@ step = st.fixed_dictionaries(
     optional={
         **{"keep": st.just(90) | values, "strategy": st.sampled_from(["window", "greedy", "cka", "explicit"]) | values},
         **{"dtype": st.sampled_from(["float32", "int8"]) | values, "mlp_ratio": st.just(0.25) | values},
+        **{"mlp_rank": st.just(0.25) | values},
         **{"layers": st.just(3) | values, "threshold_mm": st.just(0.5) | values, "steps": st.just(2) | values},
         **{"windows": st.just([[1, 2]]) | values, "per_layer": st.just(40) | values, "unknown": values},
     },

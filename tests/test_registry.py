@@ -42,5 +42,5 @@ def test_a_package_that_cannot_be_used_breaks_its_own_recipes_alone(name, words)
     with pytest.raises(BadInput, match=words):
         Recipe.parse(RECIPE.format(name), "mine.yaml")
     usable = {kind.model_fields["policy"].default for kind in registry.working()}
-    assert usable == {"merge_layers", "prune_width", "merge_tokens", "recover"}
+    assert usable == {"merge_layers", "prune_width", "merge_tokens", "reduce_rank", "recover"}
     assert Recipe.parse(RECIPE.format("recover, steps: 1"), "mine.yaml").steps[0].policy == "recover"

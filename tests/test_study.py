@@ -13,6 +13,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.policies.prune_width import PruneWidth
+from compress.policies.reduce_rank import ReduceRank
 from compress.policy import Knob
 from compress.registry import working
 from experiments.search.study import Study, parsed, read_study
@@ -53,6 +54,7 @@ def mistakes_in(text: str) -> tuple[Mistake, ...]:
         (MergeTokens(keep=90, mode="drop"), {"keep"}),
         (MergeTokens(keep=90, mode="drop", dilate=1), {"keep", "dilate"}),
         (PruneWidth(), {"mlp_ratio", "head_ratio"}),
+        (ReduceRank(mlp_rank=0.25), {"mlp_rank"}),
         (Precision(dtype="int8"), {"dtype"}),
     ],
 )
@@ -64,7 +66,13 @@ def test_knobs_are_the_fields_that_mean_something(policy, knobs):
 def test_both_ends_of_a_knob_are_values_of_its_field(policy):
     for name, field in policy.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and "knob" in field.json_schema_extra:
-            needed = {"keep": 90, "dtype": "float32", "layers": 2 if name == "layers" else None, "strategy": "greedy"}
+            needed = {
+                "keep": 90,
+                "dtype": "float32",
+                "mlp_rank": 0.5,
+                "layers": 2 if name == "layers" else None,
+                "strategy": "greedy",
+            }
             needed["dilate"] = int(name == "dilate")
             whole = policy(**{key: value for key, value in needed.items() if key in policy.model_fields})
             knob = whole.knobs()[name]

@@ -21,13 +21,13 @@ def units_of(stack: Stack, block: nn.Module) -> Units:
     try:
         found = plain_units(block) if known is None else known(block)
     except (AttributeError, BadInput) as error:
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: {error}") from error
+        raise BadInput(f"the layers of {type(block).__name__} blocks are not known: {error}") from error
     layers = [layer for one in found.heads for layer in (*one.project, one.out)]
     if not all(isinstance(layer, nn.Linear) for layer in (*layers, *found.up, found.down)):
-        raise BadInput(f"prune_width cannot prune {type(block).__name__} blocks: their layers are not linear")
+        raise BadInput(f"{type(block).__name__} blocks cannot be cut: their layers are not linear")
     if any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in (*layers, *found.up, found.down)):
         raise BadInput(
-            f"prune_width cannot prune {type(block).__name__} blocks: a weight is computed from others, as by a mask: "
+            f"{type(block).__name__} blocks cannot be cut: a weight is computed from others, as by a mask: "
             "make it plain first, as torch.nn.utils.prune.remove(layer, 'weight') does"
         )
     return found

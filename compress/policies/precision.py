@@ -38,7 +38,7 @@ class Precision(Policy):
     """Change the numbers that the blocks compute with. `bfloat16` asks of the stack that its `attend` and `feed` take
     float32 tokens all the same."""
 
-    stage: ClassVar[int] = 3
+    stage: ClassVar[int] = 4
 
     policy: Literal["precision"] = "precision"
     stack: str | None = of_stack()

@@ -55,7 +55,7 @@ Distance = Callable[[Any, Any], Tensor]  # (student's output, teacher's output) 
 class Recover(Budget, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
-    stage: ClassVar[int] = 2
+    stage: ClassVar[int] = 3
     policy: Literal["recover"] = "recover"
     # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right; 1e-5 left them there
     lr: float = Field(3e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")

@@ -11,9 +11,8 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 
 from compress.layers.energies import energy, second_moment
 from compress.layers.least_squares import Moments, fitted, least_squares
+from compress.layers.low_rank import reduced
+from compress.layers.one_by_one import spread
 from compress.layers.operators import first_weight
 from compress.layers.units import units_of
 from compress.ranking.budget import BlockSize
@@ -148,30 +149,11 @@ def ends(units: Units, half: str) -> tuple[nn.Linear, nn.Linear]:
 
 
 def low_rank(stack: Stack, run: Sequence[nn.Module], before: Batches, aim: Batches) -> nn.Module:
-    """The block with the layers of its MLP of a rank, nearest to the layers' own results on these tokens."""
+    """The block with the layers of its MLP of a rank, as `reduce_rank` has them."""
     made = copy.deepcopy(run[0])
-    units = units_of(stack, made)
-    with watched([*units.up, units.down]) as seen:
-        after(stack, [made], before)
-    for layer, parts in seen.items():
-        x = torch.cat([part.flatten(0, -2) for part in parts]).double()
-        nearest(layer, x, round(RANK * units.down.out_features))
+    rank = round(RANK * units_of(stack, made).down.out_features)
+    reduced(stack, rank, made, partial(spread, [partial(through, stack, [made], one) for one in before]))
     return made
-
-
-@torch.no_grad()
-def nearest(layer: Any, x: Tensor, rank: int) -> None:
-    """Make a layer the affine map of a rank that is nearest to it on inputs x (M, C): a truncated SVD of W L, where
-    L L^T is the inputs' covariance."""
-    mean = x.mean(0)
-    gram = (x - mean).T @ (x - mean)
-    gram.diagonal().add_(1e-6 * gram.diagonal().mean())
-    factor = torch.linalg.cholesky(gram)
-    own = layer.weight.double()
-    u, s, vh = torch.linalg.svd(own @ factor, full_matrices=False)
-    low = torch.linalg.solve_triangular(factor, u[:, :rank] * s[:rank] @ vh[:rank], upper=False, left=False)
-    layer.bias.add_(((own - low) @ mean).to(layer.bias))
-    layer.weight.copy_(low)
 
 
 @contextmanager
