@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -18,7 +19,17 @@ from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
 from compress.ranking import scores as module
-from compress.ranking.budget import Budget, block_sizes, counted, pieces, recipe_for, windows_of
+from compress.ranking.budget import (
+    Budget,
+    block_sizes,
+    chosen_for,
+    counted,
+    dropping,
+    merging_ways,
+    pieces,
+    recipe_for,
+    windows_of,
+)
 from compress.ranking.scores import SHARES, rank
 from compress.recipe import Recipe
 from compress.stack import LinearBlock, encode
@@ -188,6 +199,30 @@ def test_a_budget_is_kept_by_a_recipe_that_can_be_written_and_read(single, share
     kept = made.cost().macs.true / model.cost().macs.true
     assert share - 0.25 < kept <= share and kept == counted(model, recipe.steps) / model.cost().macs.true
     assert encode(made.stack, CROPS.float(), None, made.schedule).x.isfinite().all()
+
+
+def test_background_is_dropped_where_that_moves_less(single):
+    model, context = single
+    context.memory["judge"] = judge = One(MASKS, CROPS.float())
+    scores, total = rank(model, judge), model.cost().macs.true
+    merging = chosen_for(model, scores, list(merging_ways(192, 4, protect=True)), 0.6 * total, total)
+    dropped = list(islice(dropping(model, scores, 0.6 * total, total), 3))
+    keeps = [steps[-1].keep for steps in dropped]
+    assert keeps == sorted(set(keeps)) and len(dropped[0]) == 1  # the first needs nothing more to go
+    assert all(steps[-1].mode == "drop" and counted(model, steps) <= 0.6 * total for steps in dropped)
+
+    @torch.no_grad()
+    def moved(steps):
+        """How far the judge's number moves, over frames."""
+        made = run_all_steps(model, steps, context.fresh())
+        return (number(made) - number(model)).abs().mean().item()
+
+    def number(one):
+        every = enumerate(zip(judge.crops, judge.masks, strict=True))
+        return torch.cat([judge.outputs(i, one.encode(*given), one) for i, given in every])
+
+    found = recipe_for(model, Budget(0.6), context, protect=True).steps
+    assert moved(found) <= min(moved(merging), moved(dropped[0]))
 
 
 def test_a_budget_that_cannot_be_is_a_sentence(single):

@@ -1,13 +1,15 @@
 """A recipe that keeps a share of a model's multiply-accumulates (MACs), from one ranking and no search.
 
 Of heads, hidden units and blocks, those go first that move the output least for the MACs they take; how many tokens
-merge beside them is the one thing that is tried out, on paper. What moves an output is taken to add up in squares.
+merge beside them is tried out on paper, and how much background is dropped instead, on frames. What moves an output is
+taken to add up in squares.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -18,15 +20,15 @@ import torch
 from compress.context import Context
 from compress.errors import BadInput
 from compress.layers.units import units_of
-from compress.policies.merge_layers import MergeLayers, evaluating
+from compress.pipeline import run_all_steps
+from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth, count
 from compress.policies.recover import Recover
 from compress.policy import Policy
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 from compress.recipe import Recipe
-from compress.stack import PLAIN, encode, transformer_blocks
-from compress.tokens import coverage
+from compress.stack import PLAIN, transformer_blocks
 
 TWELFTHS = range(3, 13)  # of the patches that are kept
 PER_LAYER = (8, 5, 3)  # a block merges an eighth, a fifth or a third of the patches
@@ -40,6 +42,9 @@ class Budget(NamedTuple):
 
     share: float
     recover_minutes: float | None = None
+
+
+Steps = tuple[Policy, ...]
 
 
 class BlockSize(NamedTuple):
@@ -76,7 +81,7 @@ class Choice:
     macs: int = 0  # of the blocks
     moved: float = 0.0  # mm^2
 
-    def steps(self, sizes: Sequence[BlockSize]) -> tuple[Policy, ...]:
+    def steps(self, sizes: Sequence[BlockSize]) -> Steps:
         """It as steps of a recipe."""
         left = [i for i in range(len(sizes)) if i not in self.mapped]
         found: list[Policy] = []
@@ -108,17 +113,56 @@ def recipe_for(model: Any, budget: Budget, context: Context, protect: bool) -> R
         raise BadInput(f"--recover-minutes {minutes:g}: more than 0")
     recovery = () if minutes is None else (Recover(minutes=minutes),)
     scores = context.remembered("scores", lambda: rank(model, context.judge, context.observer))
-    ways = token_ways(model, scores, context, protect)
-    total = model.cost().macs.true
-    chosen = chosen_for(model, scores, ways, share * total, total)
-    return Recipe(schema_version=1, name=f"budget-{share:g}", steps=(*chosen, *recovery))
+    total, ways = model.cost().macs.true, [*merging_ways(model.grid[0] * model.grid[1], len(scores), protect)]
+    found = chosen_for(model, scores, ways, share * total, total)
+    if found != () and protect and model.head_needs != "grid":
+        found = least_moved(model, found, dropping(model, scores, share * total, total), context)
+    if found is None:
+        raise BadInput(f"--budget {share:g}: a quarter of all units and tokens takes more: ask for a larger share")
+    return Recipe(schema_version=1, name=f"budget-{share:g}", steps=(*found, *recovery))
+
+
+def dropping(model: Any, scores: Sequence[BlockScores], wanted: float, total: int) -> Iterator[Steps]:
+    """Steps within `wanted` MACs that drop background before the first block: from as much as needs no more to go, to
+    ever less, and what else that takes. A ring around the person goes after all that lies further out."""
+    patches = model.grid[0] * model.grid[1]
+    ways = [MergeTokens(mode="drop", keep=keep, dilate=1) for keep in sorted({patches * n // 24 for n in range(6, 24)})]
+    enough = sum(counted(model, (way,)) <= wanted for way in ways)
+    for way in ways[max(0, enough - 1) :]:
+        if (found := chosen_for(model, scores, [way], wanted, total)) is not None:
+            yield found
+
+
+def least_moved(model: Any, first: Steps | None, others: Iterable[Steps], context: Context) -> Steps | None:
+    """Of `first` and of `others`, as long as these get better, what moves the outputs least on the context's frames:
+    a ranking's scores say nothing of tokens that are not there."""
+    best, least, last = first, math.inf if first is None else movement(model, first, context), math.inf
+    for steps in others:
+        moved = movement(model, steps, context)
+        if moved < least:
+            best, least = steps, moved
+        if moved > last:
+            break
+        last = moved
+    return best
+
+
+@torch.no_grad()
+def movement(model: Any, steps: Steps, context: Context) -> float:
+    """How far the outputs of a model move by some steps, in mm: the mean over frames of the root of the mean square."""
+    judge: Any = context.judge
+    made, moved = run_all_steps(model, steps, context.fresh()), []
+    for index, (crop, mask) in enumerate(zip(judge.crops, judge.masks, strict=True)):
+        before, after = (judge.outputs(index, one.encode(crop, mask), one) for one in (model, made))
+        moved.append((after - before).square().mean(1).sqrt())
+    return float(torch.cat(moved).mean())
 
 
 def chosen_for(
-    model: Any, scores: Sequence[BlockScores], ways: Sequence[TokenWay], wanted: float, total: int
-) -> tuple[Policy, ...]:
-    """The steps within `wanted` MACs that move the output least: what is chosen on paper is counted, and chosen again
-    for what paper missed, as a head that reads fewer tokens."""
+    model: Any, scores: Sequence[BlockScores], ways: Sequence[MergeTokens | None], wanted: float, total: int
+) -> Steps | None:
+    """The steps within `wanted` MACs that move the output least, with one of `ways` to reduce tokens: what is chosen on
+    paper is counted, and chosen again for what paper missed, as a head that reads fewer tokens. None without any."""
     if wanted >= total:
         return ()
     sizes, target = block_sizes(model), wanted - total  # what the blocks have to lose
@@ -132,11 +176,7 @@ def chosen_for(
         if abs(found - wanted) < 0.005 * total and found <= wanted:
             break
         target += wanted - 0.002 * total - found
-    if best is None:
-        raise BadInput(
-            f"--budget {wanted / total:g}: a quarter of all units and tokens takes more: ask for a larger share"
-        )
-    return best.steps(sizes)
+    return None if best is None else best.steps(sizes)
 
 
 def block_sizes(model: Any) -> list[BlockSize]:
@@ -154,16 +194,18 @@ def block_sizes(model: Any) -> list[BlockSize]:
 def lightest_error(
     model: Any,
     scores: Sequence[BlockScores],
-    ways: Sequence[TokenWay],
+    ways: Sequence[MergeTokens | None],
     sizes: Sequence[BlockSize],
     change: int,
 ) -> Choice | None:
-    """Of all schedules of tokens, with as many units and blocks gone as each still asks for, the one that moves the
-    output least. `change`: MACs of the blocks that are to go, below 0. None where that is too many."""
+    """Of some `ways` to reduce tokens, with as many units and blocks gone as each still asks for, the one that moves
+    the output least. `change`: MACs of the blocks that are to go, below 0. None where that is too many."""
     patches, prefix = model.grid[0] * model.grid[1], prefix_of(model)
     whole = sum(size.macs(patches + prefix, patches + prefix, size.heads, size.hidden) for size in sizes)
     found = [
-        choice for way in ways if (choice := thinned(scores, sizes, way, patches, prefix, whole + change)) is not None
+        choice
+        for tokens in ways
+        if (choice := thinned(scores, sizes, tokens, patches, prefix, whole + change)) is not None
     ]
     return min(found, key=lambda choice: choice.moved, default=None)
 
@@ -175,47 +217,9 @@ def prefix_of(model: Any) -> int:
     return int(model.stack.embed(parameter.new_zeros(1, 3, height, width)).prefix)
 
 
-class TokenWay(NamedTuple):
-    """Something that may be done with the tokens, and by how many mm^2 it moves the output."""
-
-    step: MergeTokens | None
-    moved: float
-
-
-def token_ways(model: Any, scores: Sequence[BlockScores], context: Context, protect: bool) -> list[TokenWay]:
-    """All of them, nothing first: merging as it was scored, dropping as it is measured."""
-    patches = model.grid[0] * model.grid[1]
-    found = [TokenWay(None, 0.0)]
-    for step in merges(patches, len(scores), protect):
-        merged = step.schedule(patches, range(len(scores))).merges
-        before = patches - np.cumsum([0, *merged])
-        moved = sum(merging(*each) for each in zip(scores, np.divide(merged, before[:-1]), strict=False))
-        found.append(TokenWay(step, moved))
-    if protect and model.head_needs != "grid":
-        steps = [MergeTokens(mode="drop", keep=max(1, patches * n // 12), dilate=1) for n in TWELFTHS if n < 12]
-        found += context.remembered("dropping", lambda: measured(model, steps, context))
-    return found
-
-
-@torch.no_grad()
-def measured(model: Any, steps: Sequence[MergeTokens], context: Context) -> list[TokenWay]:
-    """By how much a model's outputs move where its tokens are reduced."""
-    judge: Any = context.judge
-    moved, count = [0.0] * len(steps), 0
-    with evaluating(model):
-        for index, (crop, mask) in enumerate(zip(judge.crops, judge.masks, strict=True)):
-            said = judge.outputs(index, model.encode(crop, mask), model)
-            for i, step in enumerate(steps):
-                schedule = step.schedule(model.grid[0] * model.grid[1], ())
-                tokens = encode(model.stack, crop, coverage(mask, model.grid), schedule)
-                moved[i] += (judge.outputs(index, tokens, model) - said).square().mean(1).sum().item()
-            count += len(crop)
-            context.observer("ranking", "dropping background", index + 1, len(judge.crops))
-    return [TokenWay(step, total / count) for step, total in zip(steps, moved, strict=True)]
-
-
-def merges(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens]:
-    """How tokens may merge."""
+def merging_ways(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens | None]:
+    """How tokens may merge: not at all first."""
+    yield None
     starts = sorted({0, *(depth // part for part in STARTS)})
     for twelfths, part, start in product(TWELFTHS, PER_LAYER, starts):
         step = MergeTokens(
@@ -235,7 +239,7 @@ def merges(patches: int, depth: int, protect: bool) -> Iterator[MergeTokens]:
 def thinned(
     scores: Sequence[BlockScores],
     sizes: Sequence[BlockSize],
-    way: TokenWay,
+    tokens: MergeTokens | None,
     patches: int,
     prefix: int,
     target: int,
@@ -243,11 +247,12 @@ def thinned(
     """With tokens reduced so, the units and blocks that go until the blocks take `target` MACs; None where that is not
     enough. Blocks up to the last one that merges become no maps, which would move the schedule."""
     depth = len(sizes)
-    schedule = way.step.schedule(patches, range(depth)) if way.step else PLAIN
+    schedule = tokens.schedule(patches, range(depth)) if tokens else PLAIN
     merges = (*schedule.merges, *[0] * depth)[:depth]
     after = [prefix + left for left in schedule.counts(patches, depth)]
     before = [prefix + patches - schedule.drop, *after[:-1]]
-    choice = Choice(way.step, [size.heads for size in sizes], [size.hidden for size in sizes], moved=way.moved)
+    choice = Choice(tokens, [size.heads for size in sizes], [size.hidden for size in sizes])
+    choice.moved = sum(merging(scores[i], merges[i] / (before[i] - prefix)) for i in range(depth))
     spent = [sizes[i].macs(before[i], after[i], sizes[i].heads, sizes[i].hidden) for i in range(depth)]
     lost, free = [0.0] * depth, len(np.trim_zeros(merges, "b"))
     for item in sorted(candidates(scores, sizes, before, after, free), key=lambda item: item.moved / item.macs):
