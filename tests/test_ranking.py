@@ -206,7 +206,7 @@ def test_background_is_dropped_where_that_moves_less(single):
     context.memory["judge"] = judge = One(MASKS, CROPS.float())
     scores, total = rank(model, judge), model.cost().macs.true
     merging = chosen_for(model, scores, list(merging_ways(192, 4, protect=True)), 0.6 * total, total)
-    dropped = list(islice(dropping(model, scores, 0.6 * total, total), 3))
+    dropped: list[Any] = list(islice(dropping(model, scores, 0.6 * total, total), 3))
     keeps = [steps[-1].keep for steps in dropped]
     assert keeps == sorted(set(keeps)) and len(dropped[0]) == 1  # the first needs nothing more to go
     assert all(steps[-1].mode == "drop" and counted(model, steps) <= 0.6 * total for steps in dropped)
@@ -218,7 +218,7 @@ def test_background_is_dropped_where_that_moves_less(single):
         return (number(made) - number(model)).abs().mean().item()
 
     def number(one):
-        every = enumerate(zip(judge.crops, judge.masks, strict=True))
+        every = enumerate(zip(judge.crops, judge.masks or (), strict=True))
         return torch.cat([judge.outputs(i, one.encode(*given), one) for i, given in every])
 
     found = recipe_for(model, Budget(0.6), context, protect=True).steps
