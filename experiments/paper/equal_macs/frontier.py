@@ -1,6 +1,7 @@
 """How much artefacts err beside their original on every data set: `python -m experiments.paper.equal_macs.frontier`.
 
-What it reports is each set's `test`; whatever the artefacts were chosen and trained on stands in their own folders.
+What it reports is each set's `test`, and the first of them again under masks as segmenters get them wrong; whatever the
+artefacts were chosen and trained on stands in their own folders.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from compress.context import Observer
 from compress.provenance import provenance
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
+from hmr.data.dataset import Frames
+from hmr.data.mask_errors import MASKS, with_masks
 
 COUNTS = {"synth:test": 1000, "synth-shift:test": 330, "real:test": 200}  # frames of each
+WRONG = 220  # of the first, whose masks are wrong
+Row = dict[str, Any]
 KEYS = ("frames_per_s", "mpjpe_mm", "pa_mpjpe_mm", "mpjpe_rise_mm", "person_merged")
 
 
-def rows(original: Any, models: dict[str, Any], data: str, count: int, observer: Observer) -> Iterator[dict[str, Any]]:
-    """A row of the original and one of each model on at most `count` frames of `data`; rises are paired."""
-    frames = hmr.frames(data, count, model=original).drawn(observer)
+def rows(original: Any, models: dict[str, Any], frames: Frames, data: str, observer: Observer) -> Iterator[Row]:
+    """A row of the original and one of each model on `frames`; rises are paired."""
     first, macs = frames.measure(original, "original", observer), original.cost().macs.true
     for name, model in {"original": original, **models}.items():
         found = first if model is original else frames.measure(model, name, observer)
@@ -42,6 +46,17 @@ def rows(original: Any, models: dict[str, Any], data: str, count: int, observer:
         }
 
 
+def every_row(original: Any, models: dict[str, Any], counts: dict[str, int], observer: Observer) -> Iterator[Row]:
+    """Those of each data set, at most so many frames, and those of wrong masks."""
+    for data, count in counts.items():
+        frames = hmr.frames(data, count, model=original).drawn(observer)
+        yield from rows(original, models, frames, data, observer)
+    data, count = next(iter(counts.items()))
+    seen = hmr.frames(data, min(count, WRONG), model=original).drawn(observer)
+    for kind in MASKS:
+        yield from rows(original, models, with_masks(seen, kind), f"{data}, masks {kind}", observer)
+
+
 def main(
     artefacts: Annotated[list[Path], typer.Argument(help="Folders that `fasthmr compress` wrote.")],
     out: Annotated[Path, typer.Option(help="The .json file to write.")],
@@ -54,10 +69,8 @@ def main(
     """Measure them all."""
     original, models = hmr.load(model), {path.name: hmr.load(str(path)) for path in artefacts}
     with progress_bar() as bar:
-        observer = progress_callback(bar)
-        found = [
-            row for name in data or COUNTS for row in rows(original, models, name, frames or COUNTS[name], observer)
-        ]
+        counts = {name: frames or COUNTS.get(name, WRONG) for name in data or COUNTS}
+        found = list(every_row(original, models, counts, progress_callback(bar)))
     source = provenance("frontier", original, next(original.parameters()).device)
     atomic_write(out, json.dumps({"rows": found, "provenance": source}, indent=1, allow_nan=False).encode())
     for row in found:
