@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from compress.context import Context
+from compress.distillation.training import distil
 from compress.policies.merge_layers import MergeLayers
-from compress.policies.recover import (
-    Recover,
-    distil,
-)
+from compress.policies.recover import Recover
 from hmr.body.files import load_body
 from hmr.models.model import HMRModel, build
 from hmr.training.distance import distance

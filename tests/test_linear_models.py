@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from compress import artefact
+from compress.distillation.changes import training_above, untouched
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens, TokenPlan
 from compress.policies.precision import Int8Linear, Precision
 from compress.policies.prune_width import PruneWidth, WidthPlan
-from compress.policies.recover import training_above, untouched
 from compress.policy import MadeFor
 from compress.stack import LinearBlock, Schedule
 from hmr.models.model import HMRModel, build

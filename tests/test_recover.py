@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compress.artefact import read_plans
+from compress.distillation.changes import untouched
+from compress.distillation.distances import averaged, token_distance
+from compress.distillation.training import Distillation, distil, order
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.recover import (
-    Distillation,
-    Recover,
-    RecoverPlan,
-    averaged,
-    distil,
-    order,
-    token_distance,
-    untouched,
-)
+from compress.policies.recover import Recover, RecoverPlan
 from compress.tokens import DROPPED, Tokens, match
 from compress.training.loop import Training
 from hmr.checkpoints.files import save

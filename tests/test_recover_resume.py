@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from compress.distillation import targets as kept_targets
+from compress.distillation.targets import Targets
+from compress.distillation.training import distil
 from compress.errors import BadInput
-from compress.policies import recover
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policies.recover import Targets, distil
 from compress.training import checkpoint, loop
 from compress.training.loop import Training
 from tests.recovery import CROPS, Noise, compressed, original, recovered, recovery
@@ -162,7 +163,7 @@ def test_the_original_sees_a_crop_once_and_gone_on_with_in_the_same_batch(tmp_pa
     again = Targets(teacher, (1,), Noise(6), groups, bfloat16=False)  # after a kill
     assert torch.equal(joined(again.read([4, 3])[1]), kept[2])
     assert torch.equal(kept[2], torch.stack((kept[1][1], kept[0][2])))
-    monkeypatch.setattr(recover, "KEPT_BYTES", 0)
+    monkeypatch.setattr(kept_targets, "KEPT_BYTES", 0)
     none = Targets(teacher, (1,), Noise(6), groups, bfloat16=False)
     torch.testing.assert_close(joined(none.read([4, 3])[1]), kept[2])
     assert none.kept == {}
