@@ -20,7 +20,7 @@ from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
 from compress.ranking import scores as module
 from compress.ranking.budget import (
-    Budget,
+    MACBudget,
     block_sizes,
     chosen_for,
     counted,
@@ -193,7 +193,7 @@ def test_macs_of_blocks_are_counted_as_the_counter_does(single):
 @pytest.mark.parametrize("share", [0.9, 0.8, 0.6])
 def test_a_budget_is_kept_by_a_recipe_that_can_be_written_and_read(single, share):
     model, context = single
-    recipe = recipe_for(model, Budget(share), context, protect=False)
+    recipe = recipe_for(model, MACBudget(share), context, protect=False)
     assert Recipe.parse(recipe.text, "budget.yaml").id == recipe.id and recipe.name == f"budget-{share:g}"
     made = run_all_steps(model, recipe.steps, context)
     kept = made.cost().macs.true / model.cost().macs.true
@@ -221,7 +221,7 @@ def test_background_is_dropped_where_that_moves_less(single):
         every = enumerate(zip(judge.crops, judge.masks or (), strict=True))
         return torch.cat([judge.outputs(i, one.encode(*given), one) for i, given in every])
 
-    found = recipe_for(model, Budget(0.6), context, protect=True).steps
+    found = recipe_for(model, MACBudget(0.6), context, protect=True).steps
     assert moved(found) <= min(moved(merging), moved(dropped[0]))
 
 
@@ -229,12 +229,12 @@ def test_a_budget_that_cannot_be_is_a_sentence(single):
     model, context = single
     for share, words in ((0.0, "above 0 and at most 1"), (0.01, "ask for a larger share")):
         with pytest.raises(BadInput, match=words):
-            recipe_for(model, Budget(share), context, protect=False)
-    assert recipe_for(model, Budget(1.0), context, protect=False).steps == ()
+            recipe_for(model, MACBudget(share), context, protect=False)
+    assert recipe_for(model, MACBudget(1.0), context, protect=False).steps == ()
     context.memory["judge"] = object()
     context.memory.pop(("scores", ()), None)
     with pytest.raises(BadInput, match="outputs"):
-        recipe_for(model, Budget(0.5), context, protect=False)
+        recipe_for(model, MACBudget(0.5), context, protect=False)
 
 
 def test_numbers_of_units_take_the_place_of_shares(model):

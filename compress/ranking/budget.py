@@ -37,7 +37,7 @@ PIECES = 16  # hidden units of a block go in so many parts
 ROUNDS = 6  # of counting what was chosen, and choosing again
 
 
-class Budget(NamedTuple):
+class MACBudget(NamedTuple):
     """What a recipe is made for: a share of a model's true MACs, and minutes of recovery at its end."""
 
     share: float
@@ -100,7 +100,7 @@ def windows_of(places: set[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts, ends, strict=True))
 
 
-def recipe_for(model: Any, budget: Budget, context: Context, protect: bool) -> Recipe:
+def recipe_for(model: Any, budget: MACBudget, context: Context, protect: bool) -> Recipe:
     """The recipe that keeps within `budget` and moves a model's output least, by the ranking of its parts on the
     context's frames. protect: whether a person mask spares the person's tokens.
 

@@ -14,7 +14,7 @@ from experiments.cli.output import print_result, progress_bar, progress_callback
 
 if TYPE_CHECKING:
     from compress.context import Observer
-    from compress.ranking.budget import Budget
+    from compress.ranking.budget import MACBudget
     from compress.recipe import Recipe
 
 
@@ -49,7 +49,7 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Compress MODEL by RECIPE: error and cost after each step, and an artefact folder that loads anywhere."""
-    from compress.ranking.budget import Budget
+    from compress.ranking.budget import MACBudget
     from compress.recipe import Recipe
 
     if (recipe is None) == (budget is None):
@@ -57,7 +57,7 @@ def compress(
     if recipe is not None and recover_minutes is not None:
         raise BadInput("--recover-minutes goes with --budget: a RECIPE has a step of its own for it, recover")
     # its mistakes are reported before a model is looked for
-    steps = Recipe.load(recipe) if recipe is not None else Budget(budget or 0.0, recover_minutes)
+    steps = Recipe.load(recipe) if recipe is not None else MACBudget(budget or 0.0, recover_minutes)
     refuse_existing(out)
     with progress_bar() as bar:
         counts = {"test": frames, "calib": calib_frames or frames}
@@ -66,7 +66,7 @@ def compress(
 
 
 def compress_and_save(
-    asked: Recipe | Budget,
+    asked: Recipe | MACBudget,
     model: str,
     data: str,
     out: Path,
@@ -84,7 +84,7 @@ def compress_and_save(
     import hmr
     from compress.artefact import refuse_taken
     from compress.pipeline import compress, refuse_misfit
-    from compress.ranking.budget import Budget
+    from compress.ranking.budget import MACBudget
     from experiments.reports.compression import CKA_FRAMES, page
     from hmr.data.datasets import reporting, with_split
     from hmr.models.device import best_device
@@ -94,10 +94,10 @@ def compress_and_save(
     original = load_original(model).to(best_device())
     facts: dict[str, Any] = {"model": original, "masks": masks, "label_free": label_free}
     test = hmr.frames(reporting(data, label_free, masks), counts["test"], **facts)
-    chooses = isinstance(asked, Budget) or any(step.needs_calib or step.trains for step in asked.steps)
+    chooses = isinstance(asked, MACBudget) or any(step.needs_calib or step.trains for step in asked.steps)
     count = counts["calib"] if chooses else counts["calib"] or CKA_FRAMES
     calib = hmr.frames(with_split(data, "calib"), count, **facts)
-    recipe = budgeted(original, asked, calib, observer) if isinstance(asked, Budget) else asked
+    recipe = budgeted(original, asked, calib, observer) if isinstance(asked, MACBudget) else asked
     refuse_misfit(original, recipe.steps, calib, test)
     test = test.drawn(observer)
     compressed = compress(original, recipe, calib=calib, test=test, observer=observer)
@@ -106,7 +106,7 @@ def compress_and_save(
     return {"artefact": {"path": str(out), "id": artefact_id}, **compressed.result}
 
 
-def budgeted(original: Any, budget: Budget, calib: Any, observer: Observer) -> Recipe:
+def budgeted(original: Any, budget: MACBudget, calib: Any, observer: Observer) -> Recipe:
     """The recipe that keeps within a budget. Raises BadInput where it cannot, and for a model that was compressed
     already."""
     from compress.context import Context

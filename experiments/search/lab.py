@@ -15,7 +15,7 @@ from compress.context import Context, Observer, silent
 from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
 from compress.policy import ModelSize, Policy
-from compress.ranking.budget import Budget, recipe_for
+from compress.ranking.budget import MACBudget, recipe_for
 from compress.recipe import Recipe
 from experiments.search.space import Space
 from experiments.search.study import Study
@@ -91,7 +91,7 @@ class Lab:
 
     def budgeted(self, share: float) -> Recipe:
         """The recipe that a ranking on calib makes for a share of the MACs. Raises BadInput where it cannot."""
-        return recipe_for(self.model, Budget(share), self.context, self.frames("calib").has_masks)
+        return recipe_for(self.model, MACBudget(share), self.context, self.frames("calib").has_masks)
 
     def refuse(self, recipe: Recipe) -> None:
         """Raise BadInput where this model or these frames make a recipe impossible, before anything is measured."""

@@ -24,7 +24,7 @@ from compress.pipeline import result_provenance, run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policy import Policy
-from compress.ranking.budget import Budget, counted, recipe_for, windows_of
+from compress.ranking.budget import MACBudget, counted, recipe_for, windows_of
 from compress.recipe import Recipe
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
@@ -74,7 +74,7 @@ def cases(model: Any, context: Context, shares: Sequence[float]) -> Iterator[tup
     """(share, name, steps) of all rows, the ranking's first of each share."""
     total, families = model.cost().macs.true, by_hand(len(model.stack.blocks), model.grid[0] * model.grid[1])
     for share in shares:
-        yield share, RANKING, recipe_for(model, Budget(share), context.fresh(), protect=True).steps
+        yield share, RANKING, recipe_for(model, MACBudget(share), context.fresh(), protect=True).steps
         for name, ways in families.items():
             if (steps := dearest_within(model, ways, share * total)) is not None:
                 yield share, name, steps
