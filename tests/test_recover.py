@@ -14,16 +14,18 @@ from pydantic import ValidationError
 from compress.artefact import read_plans
 from compress.distillation.changes import untouched
 from compress.distillation.distances import averaged, token_distance
-from compress.distillation.training import Distillation, distil, order
+from compress.distillation.targets import matched, seen
+from compress.distillation.training import Distillation, DistillationLoss, distil, order
 from compress.errors import BadInput
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.recover import Recover, RecoverPlan
+from compress.stack import Schedule, entering, through
 from compress.tokens import DROPPED, Tokens, match
 from compress.training.loop import Training
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
-from hmr.models.model import build
+from hmr.models.model import HMRModel, build
 from tests.planning import applied
 from tests.recovery import CROPS, DISTANCE, SIZES, Noise, compressed, original, outputs, recovered, recovery
 
@@ -77,6 +79,41 @@ def test_the_distance_of_equal_outputs_is_nothing_and_of_others_is_something() -
     with torch.no_grad():
         assert DISTANCE(one(crop), one(crop)) == 0
         assert DISTANCE(one(crop), two(crop)) > 0.01
+
+
+def test_tokens_within_are_compared_by_the_patches_that_they_stand_for() -> None:
+    torch.manual_seed(0)
+    teacher = build("hmr2", {**SIZES, "depth": 6}).eval()
+    student = copy.deepcopy(teacher)
+    student.schedule, student.protect = Schedule(drop=92), 0.0
+    assert matched(student, teacher) == (1, 3) and matched(original(), original()) == ()
+    mapped = compressed(teacher, MergeLayers(strategy="explicit", windows=((2, 3),)))
+    assert matched(mapped, teacher) == ()
+    crop, mask = CROPS.read(range(2))
+    with torch.no_grad():
+        found = DistillationLoss(student, teacher, DISTANCE)((crop, mask), seen(teacher, crop, mask, (1, 3)))
+        apart = [squares(*(after(model, end, crop, mask) for model in (student, teacher))) for end in (2, 4)]
+    assert found["loss"].item() - found["distance"].item() == pytest.approx(sum(apart) / 2, rel=1e-3)
+    assert min(apart) > 1e-5
+
+
+def after(model: HMRModel, blocks: int, crop: torch.Tensor, mask: torch.Tensor) -> Tokens:
+    """A model's tokens after its first blocks."""
+    entered = entering(model.stack, crop, model.person(crop, mask), model.schedule)
+    return through(model.stack, model.backbone.blocks[:blocks], entered)
+
+
+def squares(kept: Tokens, whole: Tokens) -> float:
+    """Mean squared difference of normalised tokens, of those that were kept."""
+    found = []
+    for b in range(len(kept.x)):
+        places = [p for p in range(192) if kept.source[b, p] != DROPPED]
+        one, two = (
+            (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+            for x in (kept.x[b], whole.x[b, places])
+        )
+        found.append((one - two).square().mean().item())
+    return sum(found) / len(found)
 
 
 # ---- what is learnt

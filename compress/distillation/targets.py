@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.frames import Pictures
 from compress.policy import Compressible
-from compress.stack import after_each, entering
+from compress.stack import after_each, entering, transformer_blocks
 from compress.tokens import Tokens
 
 KEPT_BYTES = 4 << 30  # of the teacher's tokens
@@ -31,11 +31,10 @@ class Recoverable(Compressible, Protocol):
 
 
 def matched(student: Recoverable, teacher: Recoverable) -> tuple[int, ...]:
-    """The blocks whose tokens are compared too, after a third and two thirds: none where blocks are missing, or only
-    a few."""
-    depth = len(teacher.stack.blocks)
-    same = depth == len(student.stack.blocks)
-    return (depth // 3 - 1, 2 * depth // 3 - 1) if same and depth >= 6 else ()
+    """The blocks after which tokens are compared too, a third and two thirds of the way up: none where a block is
+    missing or became a map, or where there are only a few."""
+    depth, left = len(teacher.stack.blocks), len(transformer_blocks(student.stack))
+    return (depth // 3 - 1, 2 * depth // 3 - 1) if depth == left and depth >= 6 else ()
 
 
 def seen(model: Recoverable, crop: Tensor, mask: Tensor | None, places: Sequence[int]) -> list[Tokens]:
