@@ -137,8 +137,12 @@ def runnable(words: list[str]) -> bool:
 
 
 def shortened(words: Sequence[str], short: list[str]) -> list[str]:
-    """A command's words and those that make it short, whose budget, minutes or steps, takes the place of its own."""
+    """A command's words and those that make it short, whose budget, minutes or steps, takes the place of its own; no
+    recovery is long."""
     budgets = {"--minutes", "--steps"} if {"--minutes", "--steps"} & {*short} else set()
+    if "--recover-minutes" in words:
+        budgets.add("--recover-minutes")
+        short = [*short, *(() if "--recover-minutes" in short else ("--recover-minutes", "0.01"))]
     own = [word for i, word in enumerate(words) if not budgets & {word, *words[max(0, i - 1) : i]}]
     return [*own, *short]
 

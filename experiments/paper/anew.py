@@ -45,6 +45,13 @@ SMALL = (
 )
 
 
+FRONTIER = {"fewer-2.5": (0.4, 40), "fewer-3.5": (0.286, 35), "fewer-5": (0.2, 35)}  # share of MACs, minutes
+BUDGET = (
+    "fasthmr compress --budget {} --recover-minutes {} --model reference --data synth:val --frames 110 "
+    "--calib-frames 64 --out {}"
+)
+
+
 @dataclass(frozen=True)
 class Made:
     """How a record is made: shell lines that run in one folder after the other; the last one prints it, or writes it to
@@ -68,6 +75,7 @@ MOVING = (
     "fasthmr compress fasthmr-reference-video --model reference --data synth-video:test --frames 162 "
     "--calib-frames 648 --out moving",
 )
+FEWER = tuple((name, BUDGET.format(*budget, name)) for name, budget in FRONTIER.items())
 CAMERAS = "pose2sim/Pose2Sim/Demo_SinglePerson/videos pose2sim/Pose2Sim/Demo_MultiPerson/videos"
 RECORDS = {
     "synth": Made("fasthmr evaluate reference --data synth:test --frames 1000 --json"),
@@ -129,13 +137,24 @@ RECORDS = {
         "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
     ),
     "parity": Made("python -m experiments.paper.deployment.parity --out parity.json", file="parity.json"),
-    "speed": Made(
-        "python -m experiments.paper.deployment.speed tokens-110 --frames 110 --rounds 5 --out speed.json",
+    "speed-tokens": Made(
+        "python -m experiments.paper.deployment.speed tokens-110 --folder exported-tokens --frames 110 --rounds 5 "
+        "--out speed-tokens.json",
         (
             ("tokens-110.yaml", f"echo {shlex.quote(json.dumps(TOKENS))} > tokens-110.yaml"),
             ("tokens-110", "fasthmr compress tokens-110.yaml --model reference --data synth:test --out tokens-110"),
         ),
+        "speed-tokens.json",
+    ),
+    "speed": Made(
+        f"python -m experiments.paper.deployment.speed {' '.join(FRONTIER)} --frames 330 --rounds 5 --out speed.json",
+        FEWER,
         "speed.json",
+    ),
+    "frontier": Made(
+        f"python -m experiments.paper.equal_macs.frontier {' '.join(FRONTIER)} --out frontier.json",
+        (MAN, REAL, *FEWER),
+        "frontier.json",
     ),
     "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
 }
