@@ -25,6 +25,7 @@ import typer
 import hmr
 from compress.atomic import atomic_write
 from compress.card import formatted
+from compress.context import fingerprint
 from compress.cost.bfloat16 import emulated
 from compress.errors import BadInput
 from compress.provenance import provenance
@@ -120,7 +121,8 @@ def files_of(models: Sequence[Any], folder: Path, observer: Any) -> Iterator[tup
     pictures = [list(hmr.frames(f"synth:{split}", FRAMES, size=size).drawn(observer)) for split in ("test", "calib")]
     for i, model in enumerate(models):
         for form, precision in FILES:
-            place = folder / f"{i}-{form}-{precision}"
+            # the weights in its name: another list, or another model of this name, finds no file that is not its own
+            place = folder / f"{i}-{form}-{precision}-{fingerprint(model, model.schedule, model.protect)[:8]}"
             path = place / ("model.onnx" if form == "onnx" else "model.xml")
             asked: dict[str, Any] = {"form": form, "precision": precision, "calib": pictures[1], "observer": observer}
             try:
