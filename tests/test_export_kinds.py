@@ -167,7 +167,8 @@ def test_a_decoders_file_lies_beside_the_encoders_and_gives_what_the_model_gives
 def test_every_kind_of_decoder_passes_in_every_format(kind, form, tmp_path):
     model = moving(kind)
     result = export(model, tmp_path / "out", samples(9, model.encoder.crop_size), form=form, batch=2)
-    assert [row["batch"] for row in result["decoder"]["parity"]["batches"]] == [2]
+    # one clip at a time where the encoder's batch is fixed
+    assert [row["batch"] for row in result["decoder"]["parity"]["batches"]] == [1]
     assert sorted(path.suffix for path in (tmp_path / "out").glob("decoder.*"))[-1] in (".onnx", ".pt2", ".xml")
 
 
