@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
@@ -166,10 +167,7 @@ def through(stack: Stack, blocks: Iterable[nn.Module], tokens: Tokens, schedule:
     So whatever runs a few blocks (a search that starts in the middle, a look at each layer) runs them as `encode` does.
     Raises as `after_each`.
     """
-    last = tokens
-    for last in after_each(stack, blocks, tokens, schedule):  # noqa: B007  # it is what is asked for
-        pass
-    return last
+    return deque(chain((tokens,), after_each(stack, blocks, tokens, schedule)), maxlen=1).pop()
 
 
 def after_each(

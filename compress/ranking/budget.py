@@ -35,6 +35,7 @@ PER_LAYER = (8, 5, 3)  # a block merges an eighth, a fifth or a third of the pat
 STARTS = (4, 2)  # the first block that merges is block 0, or a quarter or half of the way up
 PIECES = 16  # hidden units of a block go in so many parts
 ROUNDS = 6  # of counting what was chosen, and choosing again
+Steps = tuple[Policy, ...]
 
 
 class MACBudget(NamedTuple):
@@ -42,9 +43,6 @@ class MACBudget(NamedTuple):
 
     share: float
     recover_minutes: float | None = None
-
-
-Steps = tuple[Policy, ...]
 
 
 class BlockSize(NamedTuple):
@@ -150,12 +148,15 @@ def least_moved(model: Any, first: Steps | None, others: Iterable[Steps], contex
 @torch.no_grad()
 def movement(model: Any, steps: Steps, context: Context) -> float:
     """How far the outputs of a model move by some steps, in mm: the mean over frames of the root of the mean square."""
-    judge: Any = context.judge
-    made, moved = run_all_steps(model, steps, context.fresh()), []
-    for index, (crop, mask) in enumerate(zip(judge.crops, judge.masks, strict=True)):
-        before, after = (judge.outputs(index, one.encode(crop, mask), one) for one in (model, made))
-        moved.append((after - before).square().mean(1).sqrt())
-    return float(torch.cat(moved).mean())
+    made = run_all_steps(model, steps, context.fresh())
+    before, after = context.remembered("outputs", lambda: outputs(model, context.judge)), outputs(made, context.judge)
+    return float((after - before).square().mean(1).sqrt().mean())
+
+
+def outputs(model: Any, judge: Any) -> torch.Tensor:
+    """What a judge says of a model, on all frames: (N, K) mm."""
+    every = enumerate(zip(judge.crops, judge.masks, strict=True))
+    return torch.cat([judge.outputs(i, model.encode(crop, mask), model) for i, (crop, mask) in every])
 
 
 def chosen_for(

@@ -23,8 +23,7 @@ from compress.context import Context, Observer
 from compress.pipeline import result_provenance, run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
-from compress.policy import Policy
-from compress.ranking.budget import MACBudget, counted, recipe_for, windows_of
+from compress.ranking.budget import MACBudget, Steps, counted, recipe_for, windows_of
 from compress.recipe import Recipe
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
@@ -35,7 +34,6 @@ from hmr.evaluation.intervals import interval, paired_interval
 SHIPPED = ("quickstart", "fasthmr-reference")  # their shares are looked at too
 RANKING = "the ranking's recipe"
 PER_LAYER = 40
-Steps = tuple[Policy, ...]
 
 
 def by_hand(depth: int, patches: int) -> dict[str, list[Steps]]:
