@@ -17,7 +17,7 @@ from compress.errors import BadInput
 from compress.training.loop import Training, train
 from compress.training.task import OptimizerStep, cosine, linear
 from tests import training_tasks
-from tests.training_tasks import Regression, regression
+from tests.training_tasks import Chosen, Regression, regression
 
 
 @pytest.mark.parametrize("killed_at", range(1, training_tasks.STEPS))
@@ -37,6 +37,29 @@ def test_a_killed_run_goes_on_to_the_bit(killed_at, tmp_path):
     for one, two in ((undisturbed.weights, resumed.weights), (undisturbed.module, resumed.module)):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert resumed.progress.step == training_tasks.STEPS
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("killed_at", [0, 1, 2, 3])
+def test_the_first_weights_with_the_least_loss_held_out_are_kept_through_a_kill(killed_at, ema, tmp_path):
+    def kill(progress):
+        if progress.step == killed_at:
+            raise KeyboardInterrupt
+
+    settings = regression(tmp_path / "parts", checkpoint_minutes=0.0, ema=ema)
+    if killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(Chosen(), settings, kill)
+    whole = Chosen()
+    train(whole, regression(tmp_path / "whole", ema=ema))
+    run = train(Chosen(), settings)
+    assert run.progress.chosen == 2
+    kept, last = run.weights.state_dict(), run.latest.state_dict()
+    assert all(torch.equal(value, whole.looked[2][name]) for name, value in kept.items())
+    assert all(torch.equal(value, whole.looked[4][name]) for name, value in last.items())
+    assert any(not torch.equal(value, last[name]) for name, value in kept.items())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "hashes.json"])

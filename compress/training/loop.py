@@ -40,6 +40,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # wall clock, earlier sessions included
     bfloat16: bool = False
+    chosen: int = 0  # the step whose weights have the least loss held out, of a task that chooses
+    least: float = math.inf  # that loss
     scalars: dict[str, float] = field(default_factory=dict)  # means of the steps before the last line of the log
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,6 +91,10 @@ class Training:
         if config.ema is not None:
             self.average = copy.deepcopy(accelerator.unwrap_model(self.module)).eval().requires_grad_(False)
             accelerator.register_for_checkpointing(self.average)
+        self.chosen: nn.Module | None = None
+        if task.choose_every is not None:
+            self.chosen = copy.deepcopy(self.latest).eval().requires_grad_(False)
+            accelerator.register_for_checkpointing(self.chosen)
         self.sums: dict[str, Tensor] = {}
         self.added = 0
         self.step = self.next_step()
@@ -109,9 +115,14 @@ class Training:
         return OptimizerStep(self.progress.step, min(1.0, self.fraction), process, processes)
 
     @property
-    def weights(self) -> nn.Module:
+    def latest(self) -> nn.Module:
         """The module with averaged weights, or with those of the last step where no average is kept."""
         return self.accelerator.unwrap_model(self.module) if self.average is None else self.average
+
+    @property
+    def weights(self) -> nn.Module:
+        """What the training gives: the module with the latest weights, or with those that its task chose."""
+        return self.latest if self.chosen is None else self.chosen
 
     @property
     def trained_params(self) -> int:
@@ -121,14 +132,15 @@ class Training:
     def fit(self, observe: Callable[[Progress], None]) -> None:
         """The loop: a step, and now and then, and at the end, a line, a validation and a checkpoint."""
         config, progress = self.config, self.progress
-        duties = [
-            (config.log_minutes, self.report),
-            (config.val_minutes, self.validate),
-            (config.checkpoint_minutes, self.save),
-        ]
+        every = self.task.choose_every
+        duties: list[tuple[float, Callable[[], Any]]] = [(config.log_minutes, self.report)]
+        duties += [(config.val_minutes, self.validate)] if every is None else []
+        duties += [(config.checkpoint_minutes, self.save)]
         last = [progress.seconds] * len(duties)
         while self.fraction < 1:
             self.advance()
+            if every is not None and (progress.step % every == 0 or self.fraction >= 1):
+                self.choose()
             for i, (minutes, duty) in enumerate(duties):
                 if self.fraction >= 1 or progress.seconds - last[i] >= 60 * minutes:
                     duty()
@@ -182,17 +194,28 @@ class Training:
         if self.accelerator.is_main_process:
             log.info("%5.1f%% step %d %s", 100 * min(1.0, self.fraction), progress.step, line)
 
-    def validate(self) -> None:
-        """Append the errors of the averaged weights to curve.jsonl; the main process alone."""
-        if not self.accelerator.is_main_process:
-            return
+    def choose(self) -> None:
+        """Keep the latest weights where no earlier ones had as little loss held out; every process has the same."""
+        loss = self.validate()["loss"]
+        if loss < self.progress.least:
+            self.progress.least, self.progress.chosen = loss, self.progress.step
+            cast(nn.Module, self.chosen).load_state_dict(self.latest.state_dict())
+
+    def validate(self) -> dict[str, Any]:
+        """The errors of the latest weights, appended to curve.jsonl by the main process, which alone has to measure
+        them where nothing is chosen."""
+        if not self.accelerator.is_main_process and self.chosen is None:
+            return {}
         with torch.no_grad():
-            found = self.task.validate(self.weights, self.step)
+            found = self.task.validate(self.latest, self.step)
+        if not self.accelerator.is_main_process:
+            return found
         progress = self.progress
         means = {f"train_{name}": value for name, value in progress.scalars.items()}
         row = json.dumps({"step": progress.step, "minutes": progress.seconds / 60, **found, **means})
         append_line(self.config.out / "curve.jsonl", row)
         log.info("validation %s", row)
+        return found
 
     def save(self) -> None:
         """A checkpoint, once the loss is known to be finite."""

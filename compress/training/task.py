@@ -76,6 +76,8 @@ class TrainingTask(ABC):
 
     noun: ClassVar[str]  # in messages: "training of a motion VAE"
     module: nn.Module
+    choose_every: int | None = None  # steps; a training gives the weights, of those looked at, whose loss in `validate`
+    # is least. By steps and not by the clock, so that a run that was killed chooses the same. None: the last weights.
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -37,6 +37,8 @@ from hmr.world.synthetic import generator
 ERRORS = ("mpjpe_mm", "accel_mm_per_frame2")
 HIDDEN = 0.5  # share of clips of which stretches are hidden
 GAPS_S = (0.3, 1.5)  # s, a tracker's gaps
+LOOK = 25  # steps after which each the loss on what is held out is looked at; the weights with the least are kept
+LOOKS = 4  # clips of each of those videos that it is measured on
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
@@ -99,6 +101,7 @@ class DecoderTask(TrainingTask):
         scale.deviation.copy_(deviation.clamp_min(1e-3))
         self.shrink = self.begin(generator("decoder", seed, "start"))
         self.module.train()
+        self.choose_every = LOOK if validation else None
 
     @torch.no_grad()
     def begin(self, rng: np.random.Generator) -> float:
@@ -132,12 +135,17 @@ class DecoderTask(TrainingTask):
         hidden = [HIDDEN, *GAPS_S]
         facts["acceleration"] = self.acceleration
         start = [REACH, SMOOTH, str(self.shrink), SURE]
-        return {**facts, "features": digest.hexdigest(), "start": start, "hidden": hidden}
+        look = [LOOK, LOOKS] if self.validation else None
+        return {**facts, "features": digest.hexdigest(), "start": start, "hidden": hidden, "look": look}
 
     @torch.no_grad()
     def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
         """Clips of features with the numbers and the latent of their true poses."""
-        return self.targets(*self.clips(step))
+        return self.examples(self.clips(step))
+
+    def examples(self, clips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the module takes of clips as `clips` gives them."""
+        return self.targets(*clips)
 
     @torch.no_grad()
     def targets(self, features: Tensor, seen: Tensor, rotations: Tensor, betas: Tensor) -> tuple[Tensor, ...]:
@@ -170,7 +178,20 @@ class DecoderTask(TrainingTask):
         return at(video.features[None], places), seen, rotations, at(video.betas[None], places)
 
     def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, Any]:
-        return self.measure(module.decoder)  # type: ignore[arg-type]  # Module forgets its children
+        errors = self.measure(module.decoder)  # type: ignore[arg-type]  # Module forgets its children
+        return {**errors, "loss": self.held_out(module)} if self.validation else errors
+
+    def held_out(self, module: nn.Module) -> float:
+        """The loss on clips of the videos held out, of which the same stretches are hidden, with the same noise, every
+        time. A denoiser's is over all timesteps, so it does not forget to sample where one step errs least."""
+        rng, mode = generator("decoder", self.seed, "held out"), module.training
+        parts = [self.clip(video, rng) for _ in range(LOOKS) for video in self.validation]
+        batch = self.examples(tuple(torch.cat(values) for values in zip(*parts, strict=True)))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            loss = module.eval()(*batch)["loss"].item()
+        module.train(mode)
+        return float(loss)
 
     @torch.no_grad()
     def measure(self, decoder: ClipDecoder) -> dict[str, float | None]:
@@ -217,7 +238,7 @@ def errors(rotations: Tensor, video: VideoFeatures, body: BodyModel) -> tuple[Te
 @dataclass(frozen=True)
 class TrainedDecoder:
     """The file of a trained decoder, and figures of its training as JSON values: videos; errors on those of `val`,
-    before and after; steps and seconds."""
+    before and after; steps and seconds, and the step whose weights were kept."""
 
     path: Path
     measured: dict[str, Any]
@@ -257,6 +278,8 @@ def train_decoder(
         decoder = trained.decoder
         measured["val"] = {"before": before, "after": task.measure(decoder)}
         measured |= {"steps": run.progress.step, "seconds": run.progress.seconds}
+        if task.choose_every:
+            measured["chosen"] = run.progress.chosen
     return TrainedDecoder(save_decoder(decoder.eval(), config.out / "decoder.safetensors"), measured)
 
 

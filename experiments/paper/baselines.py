@@ -67,15 +67,14 @@ class HeadTask(DecoderTask):
         self.module = HeadLoss(head, load_body())
         return self
 
-    @torch.no_grad()
-    def batch(self, step: OptimizerStep) -> tuple[Tensor, ...]:
-        return self.clips(step)
+    def examples(self, clips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return clips
 
     def validate(self, module: nn.Module, step: OptimizerStep) -> dict[str, float]:
         head = cast(FrameHead, module.head)
         predicted = [head(v.features.to(head.init.device)).cpu() for v in self.validation]
         wrong = [errors(pose, v, self.body)[0].mean() for pose, v in zip(predicted, self.validation, strict=True)]
-        return {"mpjpe_mm": torch.stack(wrong).mean().item()}
+        return {"mpjpe_mm": torch.stack(wrong).mean().item(), "loss": self.held_out(module)}
 
 
 def savitzky_golay(video: VideoFeatures, fps: float, seconds: float, order: int = 2) -> Tensor:
