@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -202,6 +203,19 @@ def merge(tokens: Tokens, keys: Tensor, r: int, partition: Partition) -> Tokens:
     """
     found = match(summed(keys), tokens.protected, r, prefix=tokens.prefix, partition=partition)
     return tokens.reduced(found.assign, tokens.x.shape[1] - r)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """A model in evaluation mode, and every module of it in its own mode again afterwards."""
+    modules: list[nn.Module] = list(model.modules())
+    modes = [module.training for module in modules]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def summed(keys: Tensor) -> Tensor:

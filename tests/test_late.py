@@ -146,10 +146,13 @@ def test_layers_that_go_are_those_of_the_decoder():
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "cka"])
-@pytest.mark.parametrize("operator", ["mean", "linear"])
+@pytest.mark.parametrize(
+    ("operator", "aim"),
+    [("mean", "run"), ("linear", "run"), ("linear", "original"), ("fold", "run"), ("fold", "original")],
+)
 @torch.no_grad()
-def test_a_search_finds_the_error_that_its_model_has(strategy, operator):
-    step = MergeLayers(stack="decoder", strategy=strategy, operator=operator, layers=2)
+def test_a_search_finds_the_error_that_its_model_has(strategy, operator, aim):
+    step = MergeLayers(stack="decoder", strategy=strategy, operator=operator, aim=aim, layers=2)
     model, (plan,) = made(step)
     judge = Apart(own())
     by_hand = torch.cat([judge.errors(i, model.encode(crop), model) for i, crop in enumerate(judge.crops)])
@@ -168,6 +171,60 @@ def test_a_map_is_fitted_to_what_its_blocks_add():
     judge = Apart(own())
     errors = [judge.errors(0, model.encode(judge.crops[0]), model).mean() for model in (mapped, dropped)]
     assert errors[0] < 0.5 * errors[1]
+
+
+FOLD = MergeLayers(stack="decoder", strategy="explicit", operator="fold", windows=((1, 2),))
+
+
+class Scaled(Layer):
+    """LayerScale behind the MLP, whose last layer has no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.linspace(-0.5, 2, DIM))
+        self.ffn.fc2.bias = None
+
+    def forward(self, token_embedding: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        before, after = token_embedding, super().forward(token_embedding, image_embedding)[0]
+        return before + self.factor * (after - before), image_embedding
+
+
+class Normed(Layer):
+    """A norm behind each sum, as the first transformers had it."""
+
+    def forward(self, token_embedding: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        return self.ln3(super().forward(token_embedding, image_embedding)[0]), image_embedding
+
+
+def of(layer: type[nn.Module]) -> OwnModel:
+    torch.manual_seed(0)
+    body, stacks = Body(), {"decoder": "layers"}
+    body.layers = nn.ModuleList(layer() for _ in range(LAYERS))
+    return OwnModel(body, lambda own, tokens: own.decode(tokens.x), CROP, blocks="vit.blocks", stacks=stacks).eval()
+
+
+@torch.no_grad()
+def test_a_block_that_adds_a_constant_is_folded_into_the_one_below_it(tmp_path):
+    """Through a scale behind the layer that is fitted, into a bias that it had not; and it comes back from a file."""
+    model = of(Scaled)
+    upper = model.module.layers[2]
+    for last in (upper.self_attn.proj, upper.cross_attn.proj, upper.ffn.fc2):
+        nn.init.zeros_(last.weight)
+    wanted, judge = model(images()), Apart(copy.deepcopy(model))
+    shared, again = context(copy.deepcopy(model), judge), copy.deepcopy(model)
+    plan = FOLD.plan(model, shared)
+    model = plan.apply(model, shared)
+    torch.testing.assert_close(model(images()), wanted, rtol=1e-4, atol=1e-4)
+    assert len(model.module.layers) == LAYERS - 1 and not torch.equal(model(images()), wanted)
+    origin = artefact.Origin(base=again.base, seed=0, commit="", versions={})
+    artefact.save(tmp_path / "out", model, [plan], origin, "", "")
+    assert torch.equal(artefact.load(tmp_path / "out", again)(images()), model(images()))
+
+
+def test_a_fold_behind_a_norm_is_refused():
+    model = of(Normed)
+    with pytest.raises(BadInput, match="Normed blocks do more with what their last layer says than to add it"):
+        FOLD.plan(model, context(model, Apart(model)))
 
 
 @torch.no_grad()

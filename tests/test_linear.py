@@ -18,7 +18,7 @@ from compress.context import fingerprint
 from compress.errors import BadInput
 from compress.layers import trials as trials_module
 from compress.layers.least_squares import fitted
-from compress.layers.operators import first_weight
+from compress.layers.operators import Aim, first_weight
 from compress.layers.search import Strategy, Windows, error_constrained, runs_of
 from compress.layers.trials import Trials, frame_bytes
 from compress.policies.merge_layers import LayerPlan, MergeLayers
@@ -32,43 +32,46 @@ from tests.planning import applied, context, planned, stepped
 from tests.ramps import Model, Ramps, Verdict
 
 STRATEGIES: tuple[Strategy, ...] = ("window", "greedy", "cka")
+AIMS: tuple[Aim, ...] = ("run", "original")
 SIZES = {**sizes.TINY, "depth": 5}
 LINEAR = MergeLayers(strategy="explicit", operator="linear", windows=((1, 1), (3, 4)))
 
 
-def maps_by_hand(stack: Any, crops: Any, windows: Windows) -> list[nn.Module]:
+def maps_by_hand(stack: Any, crops: Any, windows: Windows, aim: Aim = "run") -> list[nn.Module]:
     """The blocks of a stack with maps for windows: all batches together, run by run from the lowest up."""
     with torch.no_grad():
         tokens, left = [stack.embed(crop) for crop in crops], []
+        original = tokens
         for low, high in runs_of(windows, len(stack.blocks)):
             run = list(stack.blocks)[low : high + 1]
+            original = [through(stack, run, one) for one in original]
             if (low, high) in windows:
-                after = [through(stack, run, one) for one in tokens]
+                after = [through(stack, run, one) for one in tokens] if aim == "run" else original
                 run = [fitted([(a.x, b.x) for a, b in zip(tokens, after, strict=True)], first_weight(run[0]))]
             tokens = [through(stack, run, one) for one in tokens]
             left += run
     return left
 
 
-def error_by_hand(stack: Any, judge: Verdict, windows: Windows) -> float:
+def error_by_hand(stack: Any, judge: Verdict, windows: Windows, aim: Aim = "run") -> float:
     """The judge's error of the stack with these maps, run whole."""
     trial = copy.copy(stack)
-    trial._modules = {**stack._modules, "blocks": nn.ModuleList(maps_by_hand(stack, judge.crops, windows))}
+    trial._modules = {**stack._modules, "blocks": nn.ModuleList(maps_by_hand(stack, judge.crops, windows, aim))}
     with torch.no_grad():
         errors = [judge.errors(i, encode(trial, crop)) for i, crop in enumerate(judge.crops)]
     return torch.cat(errors).double().mean().item()
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(0, 9), st.sampled_from(STRATEGIES))
-def test_cached_search_decides_as_the_plain_one(seed, depth, rooms, strategy) -> None:
+@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(0, 9), st.sampled_from(STRATEGIES), st.sampled_from(AIMS))
+def test_cached_search_decides_as_the_plain_one(seed, depth, rooms, strategy, aim) -> None:
     """Any error whatever (a hash of the tokens' bits), any memory, any strategy: the same windows and errors."""
     stack, judge = Ramps(depth), Verdict(seed)
     asked: dict[str, Any] = {"threshold": 0.2, "similarity": [(i * 7919 + seed) % 13 for i in range(depth)]}
     memory = rooms * 8 * frame_bytes(stack.embed(judge.crops[0]))
-    trials = Trials(stack, judge, "linear", memory)
+    trials = Trials(stack, judge, "linear", memory, aim)
     found = error_constrained(trials, depth, strategy, smallest=1, **asked)
-    plain = error_constrained(lambda w, _: error_by_hand(stack, judge, w), depth, strategy, smallest=1, **asked)
+    plain = error_constrained(lambda w, _: error_by_hand(stack, judge, w, aim), depth, strategy, smallest=1, **asked)
     assert found == plain
     assert trials.run <= trials.plain
     assert sum(len(kept) for kept in trials.kept) <= rooms * 3
@@ -82,25 +85,44 @@ def vit(seed: int = 0) -> Model:
     return Model(stack, 16).eval()
 
 
+@pytest.mark.parametrize("aim", AIMS)
 @pytest.mark.parametrize("windows", [((4, 4),), ((1, 2),), ((0, 0), (2, 4)), ((0, 4),)])
-def test_a_trial_is_judged_on_the_model_that_its_plan_makes(windows: Windows) -> None:
+def test_a_trial_is_judged_on_the_model_that_its_plan_makes(windows: Windows, aim: Aim) -> None:
     """To the bit, and the maps are those of all batches run together."""
     model, judge = vit(), Verdict()
-    trials = Trials(model.stack, judge, "linear")
+    trials = Trials(model.stack, judge, "linear", aim=aim)
     trials(())
     error = trials(windows)
-    plan, made = stepped(
-        MergeLayers(strategy="explicit", operator="linear", windows=windows), copy.deepcopy(model), judge
-    )
+    step = MergeLayers(strategy="explicit", operator="linear", aim=aim, windows=windows)
+    plan, made = stepped(step, copy.deepcopy(model), judge)
     with torch.no_grad():
         errors = [judge.errors(i, encode(made.stack, crop)) for i, crop in enumerate(judge.crops)]
     assert error == torch.cat(errors).double().mean().item()
-    by_hand = maps_by_hand(model.stack, judge.crops, windows)
+    by_hand = maps_by_hand(model.stack, judge.crops, windows, aim)
     maps = [
         (block, hand) for block, hand in zip(made.stack.blocks, by_hand, strict=True) if isinstance(block, LinearBlock)
     ]
     assert len(maps) == len(windows) and all(torch.equal(block.weight, cast(Any, hand).weight) for block, hand in maps)
     assert plan.maps == tuple(fingerprint(block) for block, _ in maps)
+
+
+def test_maps_aimed_at_the_original_mend_what_those_below_them_did() -> None:
+    """Tokens of the last are nearer to the original's; the first map is the same. Nobody else has an aim."""
+    model, judge = vit(), Verdict()
+    windows = ((0, 0), (2, 2), (4, 4))
+    wanted = [encode(model.stack, crop).x for crop in judge.crops]
+    lost, first = [], []
+    for aim in AIMS:
+        step = MergeLayers(strategy="explicit", operator="linear", aim=aim, windows=windows)
+        plan, made = stepped(step, copy.deepcopy(model), judge)
+        said = [encode(made.stack, crop).x for crop in judge.crops]
+        lost.append(sum((a - b).square().sum().item() for a, b in zip(said, wanted, strict=True)))
+        first.append(plan.maps[0])
+        assert LayerPlan.model_validate_json(plan.model_dump_json()).aim == aim
+        assert ("aim" in json.loads(plan.model_dump_json())) == (aim == "original")
+    assert lost[1] < lost[0] and first[0] == first[1]
+    with pytest.raises(ValidationError, match="aim has no meaning with operator: drop"):
+        MergeLayers(operator="drop", aim="original")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -17,7 +17,7 @@ from compress.distillation.distances import block_distance, token_distance
 from compress.distillation.targets import Recoverable, Targets, matched, seen
 from compress.errors import BadInput
 from compress.frames import Pictures
-from compress.policies.merge_layers import evaluating
+from compress.stack import evaluating
 from compress.tokens import Tokens
 from compress.training.loop import Progress, train
 from compress.training.task import Budget, OptimizerStep, TrainConfig, TrainingTask

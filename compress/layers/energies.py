@@ -13,9 +13,8 @@ from compress.errors import BadInput
 from compress.frames import Judge
 from compress.late import stack_of
 from compress.layers.units import units_of
-from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
-from compress.stack import encode, transformer_blocks
+from compress.stack import encode, evaluating, transformer_blocks
 from compress.tokens import coverage
 
 

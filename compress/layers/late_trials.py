@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.frames import Judge
-from compress.late import LateStack, calls, joined
+from compress.late import Call, LateStack, calls, joined
 from compress.layers import search, similarity
-from compress.layers.least_squares import fitted
-from compress.layers.operators import Operator, first_weight, merged_block, smallest_window
+from compress.layers.folded import doubled, exact_factors, mend, watched
+from compress.layers.least_squares import Moments, fitted
+from compress.layers.operators import FITTED, Aim, Operator, first_weight, merged_block, smallest_window
+from compress.layers.units import units_of
 from compress.tokens import Tokens
 
 
@@ -20,14 +23,14 @@ class LateTrials:
     """The error of a model with some windows of a late stack replaced, as `compress.layers.trials.Trials` of an
     encoder's: the image encoder runs once, and each trial reads what it left.
 
-    Maps are fitted on the tokens that the maps below them leave, in all calls of a block. `run` counts blocks times
-    batches; none is spared, since what lies between the blocks is the model's own.
+    Maps are fitted on the tokens that the maps below them leave, in all calls of a block; `aim` as there. `run` counts
+    blocks times batches; none is spared, since what lies between the blocks is the model's own.
     """
 
     memory = 0
 
-    def __init__(self, model: Any, stack: LateStack, judge: Judge, operator: Operator) -> None:
-        self.model, self.stack, self.judge, self.operator = model, stack, judge, operator
+    def __init__(self, model: Any, stack: LateStack, judge: Judge, operator: Operator, aim: Aim = "run") -> None:
+        self.model, self.stack, self.judge, self.operator, self.aim = model, stack, judge, operator, aim
         self.smallest = smallest_window(operator)
         self.blocks = list(stack.blocks)
         self.tokens = finished(model, judge)
@@ -70,26 +73,54 @@ class LateTrials:
         return blocks
 
     def _replacement(self, window: search.Window, windows: search.Windows, below: list[nn.Module]) -> nn.Module:
-        linear = self.operator == "linear"
-        key = tuple(w for w in windows if w <= window) if linear else (window,)
+        fits = self.operator in FITTED
+        key = tuple(w for w in windows if w <= window) if fits else (window,)
         if key not in self.made:
             originals = self.blocks[window[0] : window[1] + 1]
-            self.made[key] = self._fitted(window, below) if linear else merged_block(originals, self.operator)
+            self.made[key] = self._fitted(window, below) if fits else merged_block(originals, self.operator)
         return self.made[key]
 
     def _fitted(self, window: search.Window, below: list[nn.Module]) -> nn.Module:
-        """The map of a window, on what `below` leave of all batches."""
+        """The map of a window, on what `below` leave of all batches, or its lowest block with the map folded in."""
         first = self.blocks[window[0]]
-        return self.stack.map_of(fitted(self._pairs(window, below), first_weight(first)))
+        if self.operator == "fold":
+            return self._folded(window, below, copy.deepcopy(first))
+        pairs = ((joined(entering, after=False), aim) for entering, aim in self._pairs(window, below, first))
+        return self.stack.map_of(fitted(pairs, first_weight(first)))
 
-    def _pairs(self, window: search.Window, below: list[nn.Module]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The tokens that go into a window's first block, and those that its last one makes of them."""
+    def _folded(self, window: search.Window, below: list[nn.Module], block: nn.Module) -> nn.Module:
+        """`block`, a copy of a window's lowest, whose last layer is fitted anew."""
+        down, scale = units_of(self.stack, block).down, self._scale(window, below, block)
+        sums: list[Moments] = []
+        with watched(down) as seen:
+            for entering, wanted in self._pairs(window, below, block):
+                given = torch.cat([x.flatten(0, -2) for x, _ in seen])  # (M, hidden units), of all calls
+                sums.append(Moments.of(given, (wanted - joined(entering, after=True)) / scale))
+                seen.clear()
+        mend(down, sums)
+        return block
+
+    def _scale(self, window: search.Window, below: list[nn.Module], block: nn.Module) -> Tensor:
+        """The factors (C,) between what the block's last layer says and what the block adds, by its first call."""
+        down, blocks = units_of(self.stack, block).down, [*below, block, *self.blocks[window[0] + 1 :]]
+        with watched(down) as seen, calls((block,)) as (plain,):
+            self._read(0, blocks)
+        with doubled(down), calls((block,)) as (loud,):
+            self._read(0, blocks)
+        return exact_factors(seen[0][1], loud[0].after - plain[0].after, type(block).__name__)
+
+    def _pairs(
+        self, window: search.Window, below: list[nn.Module], first: nn.Module
+    ) -> Iterator[tuple[list[Call], Tensor]]:
+        """The calls of `first`, a window's first block, behind those below it, and what is wanted (M, C) of them."""
         low, high = window
-        blocks = [*below, *self.blocks[low:]]
         for index in range(len(self.tokens)):
-            with calls((self.blocks[low], self.blocks[high])) as (entering, leaving):
-                self._read(index, blocks)
-            yield joined(entering, after=False), joined(leaving, after=True)
+            with calls((first, self.blocks[high])) as (entering, leaving):
+                self._read(index, [*below, first, *self.blocks[low + 1 :]])
+            if self.aim == "original":
+                with calls((self.blocks[high],)) as (leaving,):
+                    self._read(index, self.blocks)
+            yield entering, joined(leaving, after=True)
 
     def _outputs(self, index: int, embedding: bool) -> list[Tensor]:
         with calls(self.blocks) as seen:

@@ -18,8 +18,7 @@ from compress.frames import Judge
 from compress.late import LateStack, stack_of
 from compress.layers.energies import person
 from compress.layers.late_trials import finished
-from compress.policies.merge_layers import evaluating
-from compress.stack import Schedule, Stack, entering, through
+from compress.stack import Schedule, Stack, entering, evaluating, through
 from compress.tokens import Tokens
 
 

@@ -15,6 +15,7 @@ from compress.errors import BadInput
 State = Mapping[str, Tensor]
 Operator = Literal["slm", "mean", "drop", "linear", "fold"]
 FITTED: tuple[Operator, ...] = ("linear", "fold")  # by least squares on frames
+Aim = Literal["run", "original"]  # what those are fitted to: see `compress.policies.merge_layers`
 
 
 def slm(run: Sequence[State]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from compress.frames import Judge
 from compress.layers import search
 from compress.layers.folded import folded
 from compress.layers.least_squares import fitted
-from compress.layers.operators import FITTED, Operator, first_weight, merged_block, smallest_window
+from compress.layers.operators import FITTED, Aim, Operator, first_weight, merged_block, smallest_window
 from compress.layers.similarity import MEMORY, layer_similarity
 from compress.stack import Stack, through
 from compress.tokens import Tokens
@@ -31,13 +31,16 @@ class Trials:
 
     Maps (operator `linear`), and those that are folded into a block (`fold`), are fitted on the judge's frames, each on
     the tokens that the maps below it leave; beside `memory`, what goes into the newest one is held for all batches.
+    `aim`: at what its run makes of these tokens, or made of the original's, for which the original runs again.
     They know the frames that they are judged on: with few of those the error is rosier than on others.
 
     `run` counts blocks times batches that did run, `plain` what running every trial whole would have taken.
     """
 
-    def __init__(self, stack: Stack, judge: Judge, operator: Operator, memory: int = MEMORY) -> None:
-        self.stack, self.judge, self.operator, self.memory = stack, judge, operator, memory
+    def __init__(
+        self, stack: Stack, judge: Judge, operator: Operator, memory: int = MEMORY, aim: Aim = "run"
+    ) -> None:
+        self.stack, self.judge, self.operator, self.memory, self.aim = stack, judge, operator, memory, aim
         self.smallest, self.fits = smallest_window(operator), operator in FITTED
         self.blocks = list(stack.blocks)
         self.settled: search.Windows = ()
@@ -53,8 +56,7 @@ class Trials:
         blocks, shared = self._built(windows, settled)
         errors = [self._errors(index, blocks, shared) for index in range(len(self.judge.crops))]
         self.reached = []
-        fits = sum(high - low + 1 + (self.operator == "fold") for low, high in windows) if self.fits else 0
-        self.plain += (len(blocks) + fits) * len(errors)
+        self.plain += (len(blocks) + sum(map(self._fitting, windows))) * len(errors)
         return torch.cat(errors).double().mean().item()
 
     @torch.no_grad()
@@ -100,20 +102,31 @@ class Trials:
         originals = self.blocks[window[0] : window[1] + 1]
         if not self.fits:
             return merged_block(originals, self.operator)
-        pairs = self._pairs(originals, below, shared)
+        pairs = self._pairs(window, below, shared)
         if self.operator == "fold":
             return folded(self.stack, originals[0], pairs)
         return fitted(((before.x, after) for before, after in pairs), first_weight(originals[0]))
 
     def _pairs(
-        self, originals: list[nn.Module], below: list[nn.Module], shared: int
+        self, window: search.Window, below: list[nn.Module], shared: int
     ) -> Iterator[tuple[Tokens, Tensor]]:
-        """The tokens that blocks `below` leave, and what `originals` make of them, batch by batch."""
+        """The tokens that blocks `below` leave, and what is to be made of them, batch by batch."""
+        low, high = window
         for index in range(len(self.kept)):
             before = self._tokens(index, below, shared)
             self.reached[index] = (len(below), before)
-            self.run += len(originals) + (self.operator == "fold")
-            yield before, through(self.stack, originals, before).x
+            self.run += self._fitting(window)
+            if self.aim == "run":
+                yield before, through(self.stack, self.blocks[low : high + 1], before).x
+            else:
+                own = self.stack.embed(self.judge.crops[index])
+                yield before, through(self.stack, self.blocks[: high + 1], own).x
+
+    def _fitting(self, window: search.Window) -> int:
+        """Blocks that run on each batch for what takes the place of a window to be fitted, beside those below it."""
+        low, high = window
+        first = low if self.aim == "run" else 0
+        return high + 1 - first + (self.operator == "fold") if self.fits else 0
 
     def _errors(self, index: int, blocks: list[nn.Module], shared: int) -> Tensor:
         """Errors (B,) in mm of one batch."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,11 +14,11 @@ from compress.errors import BadInput
 from compress.late import LateStack, stack_of
 from compress.layers import search
 from compress.layers.late_trials import LateTrials
-from compress.layers.operators import FITTED, Operator, first_weight, merged_block, smallest_window
+from compress.layers.operators import FITTED, Aim, Operator, first_weight, merged_block, smallest_window
 from compress.layers.trials import Trials
 from compress.layers.units import units_of, with_bias
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, misuse, of_stack
-from compress.stack import LinearBlock
+from compress.stack import LinearBlock, evaluating
 
 
 class MergeLayers(Policy):
@@ -37,6 +36,10 @@ class MergeLayers(Policy):
     operator: Operator = Field(
         "slm",
         description="how a run becomes one block; linear: a block or a run, a linear map; fold: one with a map in it",
+    )
+    aim: Aim = Field(
+        "run",
+        description="linear, fold: fitted to what the run makes of the tokens that reach it, or made of the original's",
     )
     threshold_mm: float = Field(
         0.1, ge=0, description="the error on calib rises by less; paper: 0.1", json_schema_extra=knob(0.0, 5.0, 0.25)
@@ -63,8 +66,8 @@ class MergeLayers(Policy):
         }
         idle = [field for field, strategies in of_strategy.items() if self.strategy not in strategies]
         self.refuse_changed(idle, f"with strategy: {self.strategy}")
-        if self.operator == "fold":
-            self.refuse_changed(("stack",), "with operator: fold, which is of the image encoder")
+        if self.operator not in FITTED:
+            self.refuse_changed(("aim",), f"with operator: {self.operator}")
         if self.layers is not None:
             self.refuse_changed(("threshold_mm",), "beside layers, which takes its place")
         try:
@@ -116,8 +119,9 @@ class MergeLayers(Policy):
         kind = "shared-searches" if context.shared else "searches"  # the latter go when their artefact is saved
         # a late stack is searched behind what the steps before it left
         behind = () if self.stack is None else (self.stack, *(plan.decided() for plan in context.plans))
-        with context.place(kind, self.operator, *behind) as path, evaluating(model):
-            trials = trials_of(model, self.stack, context, self.operator)
+        way = (self.operator,) if self.aim == "run" else (self.operator, self.aim)
+        with context.place(kind, *way, *behind) as path, evaluating(model):
+            trials = trials_of(model, self.stack, context, self.operator, self.aim)
             result = self._searched(trials, context, search.TrialJournal(path.with_suffix(".jsonl")))
         counts = {"block_evaluations": {"run": trials.run, "plain": trials.plain}, "activation_bytes": trials.memory}
         return self._planned(model, context, result.windows, measurements(result) | counts)
@@ -127,13 +131,15 @@ class MergeLayers(Policy):
             super().outline(model)
         maps = ("",) * len(self.windows or ()) if self.operator in FITTED else ()
         made_for, windows = MadeFor.of(model, self.stack), self.windows or ()
-        return LayerPlan(stack=self.stack, made_for=made_for, windows=windows, operator=self.operator, maps=maps)
+        return LayerPlan(
+            stack=self.stack, made_for=made_for, windows=windows, operator=self.operator, aim=self.aim, maps=maps
+        )
 
     def _planned(
         self, model: Compressible, context: Context, windows: search.Windows, measured: dict[str, Any]
     ) -> LayerPlan:
         """The plan for these windows, the weights of whose maps go to `context.weights`."""
-        maps = fitted_maps(model, self.stack, context, windows, self.operator) if self.operator in FITTED else []
+        maps = fitted_maps(model, self.stack, context, windows, self.operator, self.aim)
         names = tuple(map(fingerprint, maps))
         context.weights.update({name: block.state_dict() for name, block in zip(names, maps, strict=True)})
         return LayerPlan(
@@ -141,6 +147,7 @@ class MergeLayers(Policy):
             made_for=MadeFor.of(model, self.stack),
             windows=windows,
             operator=self.operator,
+            aim=self.aim,
             maps=names,
             measured=measured,
         )
@@ -189,6 +196,7 @@ class LayerPlan(Plan):
     policy: Literal["merge_layers"] = "merge_layers"
     windows: search.Windows
     operator: Operator = "slm"
+    aim: Aim = Field("run", exclude_if=lambda aim: aim == "run")
     # sha256 of W and c of each window, or of the block that a map is folded into; without any it stays out of JSON
     maps: tuple[str, ...] = Field((), exclude_if=lambda maps: not maps)
 
@@ -229,7 +237,7 @@ class LayerPlan(Plan):
             return self._replaced(model, [LinearBlock(self.made_for.dim).to(first_weight(run[0])) for run in runs])
         if self.operator == "fold":
             for run in runs:
-                with_bias(units_of(model.stack, run[0]).down)
+                with_bias(units_of(stack_of(model, self.stack), run[0]).down)
         return self._replaced(model, [run[0] for run in runs])
 
     def apply(self, model: Any, context: Context) -> Any:
@@ -241,7 +249,7 @@ class LayerPlan(Plan):
         if self.operator not in FITTED:
             return self._replaced(model, [merged_block(run, self.operator) for run in runs])
         if any(name not in context.weights for name in self.maps):
-            again = fitted_maps(model, self.stack, context, self.windows, self.operator)
+            again = fitted_maps(model, self.stack, context, self.windows, self.operator, self.aim)
             if tuple(map(fingerprint, again)) != self.maps:
                 raise BadInput("these linear maps were fitted on other frames or another machine: make the plan again")
             context.weights.update({name: one.state_dict() for name, one in zip(self.maps, again, strict=True)})
@@ -251,7 +259,7 @@ class LayerPlan(Plan):
         model = self.shape(model)
         kept = [i for i, run in enumerate(search.runs_of(self.windows, self.made_for.depth)) if run in self.windows]
         for place, state in zip(kept, states, strict=True):
-            model.stack.blocks[place].load_state_dict(state)
+            stack_of(model, self.stack).blocks[place].load_state_dict(state)
         return model
 
     def _runs(self, model: Any) -> list[list[nn.Module]]:
@@ -279,24 +287,31 @@ class LayerPlan(Plan):
 MergeLayers.makes = LayerPlan
 
 
-def trials_of(model: Compressible, stack: str | None, context: Context, operator: Operator) -> Trials | LateTrials:
+def trials_of(
+    model: Compressible, stack: str | None, context: Context, operator: Operator, aim: Aim
+) -> Trials | LateTrials:
     """Trials of a stack of a model on the context's frames."""
     found = stack_of(model, stack)
     if isinstance(found, LateStack):
-        return LateTrials(model, found, context.judge, operator)
-    return Trials(found, context.judge, operator)
+        return LateTrials(model, found, context.judge, operator, aim)
+    return Trials(found, context.judge, operator, aim=aim)
 
 
 def fitted_maps(
-    model: Compressible, stack: str | None, context: Context, windows: search.Windows, operator: Operator = "linear"
+    model: Compressible,
+    stack: str | None,
+    context: Context,
+    windows: search.Windows,
+    operator: Operator = "linear",
+    aim: Aim = "run",
 ) -> list[nn.Module]:
     """What stands for each window of a stack by an operator of FITTED, fitted on the context's frames from the lowest
-    up, each on the tokens that those below it leave. Raises BadInput where there are no frames, or the model's tokens
-    are not finite."""
-    if not windows:
+    up, each on the tokens that those below it leave; none by another. Raises BadInput where there are no frames, or the
+    model's tokens are not finite."""
+    if not windows or operator not in FITTED:
         return []
     with evaluating(model):
-        maps = trials_of(model, stack, context, operator).blocks_for(windows)
+        maps = trials_of(model, stack, context, operator, aim).blocks_for(windows)
     for window, block in zip(windows, maps, strict=True):
         if not all(value.isfinite().all() for value in block.state_dict().values()):
             raise BadInput(f"no linear map fits blocks {list(window)}: their tokens are not finite on these frames")
@@ -327,16 +342,3 @@ def refuse_schedule(model: Compressible, stack: str | None) -> None:
     schedule counts the blocks there are now."""
     if stack is None and (any(model.schedule.merges) or model.schedule.drop):
         raise BadInput("this model reduces its tokens already: put merge_layers before merge_tokens")
-
-
-@contextmanager
-def evaluating(model: Compressible) -> Iterator[None]:
-    """The model in evaluation mode, and every module of it in its own mode again afterwards."""
-    modules = list(cast(nn.Module, model).modules())
-    modes = [module.training for module in modules]
-    try:
-        cast(nn.Module, model).eval()
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode

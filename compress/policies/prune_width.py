@@ -21,9 +21,8 @@ from compress.layers.one_by_one import changed
 from compress.layers.refit import refitted
 from compress.layers.units import units_of, with_bias
 from compress.layers.widths import BlockWidth, Kept, narrow
-from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible, Knob, MadeFor, ModelSize, Plan, Policy, knob, of_stack
-from compress.stack import LinearBlock, Stack, transformer_blocks
+from compress.stack import LinearBlock, Stack, evaluating, transformer_blocks
 
 RATIOS = knob(0.0, 0.75, 0.125)
 Counts = tuple[Annotated[int, Field(ge=1)], ...]

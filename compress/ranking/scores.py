@@ -30,10 +30,9 @@ from compress.layers.one_by_one import Spread
 from compress.layers.refit import correction
 from compress.layers.units import units_of
 from compress.layers.widths import columns_of
-from compress.policies.merge_layers import evaluating
 from compress.policies.prune_width import count, strongest
 from compress.policy import Compressible
-from compress.stack import LinearBlock, Stack, Units, summed, through, transformer_blocks
+from compress.stack import LinearBlock, Stack, Units, evaluating, summed, through, transformer_blocks
 from compress.tokens import Tokens, coverage, match
 
 PROBES = 4  # passes backwards

@@ -17,9 +17,8 @@ from compress.artefact import Base, weights_id
 from compress.cost.macs import Cost
 from compress.errors import BadInput
 from compress.late import LateStack
-from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
-from compress.stack import Schedule, Stack, encode
+from compress.stack import Schedule, Stack, encode, evaluating
 from compress.tokens import Tokens, coverage
 from hmr.models.cost import frame_cost
 from hmr.models.known.layouts import layout_of

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.policies.merge_layers import evaluating
 from compress.policy import Compressible
-from compress.stack import through
+from compress.stack import evaluating, through
 from compress.tokens import Tokens
 from hmr.models.known.layouts import Parts
 from hmr.models.known.windows import grids, listed, takes_grid, window_of
