@@ -182,7 +182,7 @@ class Scaled(Layer):
     def __init__(self) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.linspace(-0.5, 2, DIM))
-        self.ffn.fc2.bias = None
+        self.ffn.fc2 = nn.Linear(48, DIM, bias=False)
 
     def forward(self, token_embedding: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
         before, after = token_embedding, super().forward(token_embedding, image_embedding)[0]

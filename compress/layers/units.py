@@ -11,10 +11,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from compress.errors import BadInput
-from compress.stack import Heads, Stack, Units
+from compress.stack import HasBlocks, Heads, Units
 
 
-def units_of(stack: Stack, block: nn.Module) -> Units:
+def units_of(stack: HasBlocks, block: nn.Module) -> Units:
     """The layers of a block that have units: as its stack names them, or those of a plain ViT. Raises BadInput for
     a block of another kind."""
     known = getattr(stack, "units", None)
