@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress.context import fingerprint
 from compress.distillation.changes import training_above
 from compress.distillation.distances import block_distance, token_distance
+from compress.distillation.masks import mistaken
 from compress.distillation.targets import Recoverable, Targets, matched, seen
 from compress.errors import BadInput
 from compress.frames import Pictures
@@ -80,7 +81,11 @@ class Distillation(TrainingTask):
 
     def batch(self, step: OptimizerStep) -> tuple[Any, ...]:
         chosen = order(self.trained_on, self.plan.batch, step.index, self.seed)
-        return self.targets.read([chosen[i] for i in step.share(len(chosen))])
+        given, wanted = self.targets.read([chosen[i] for i in step.share(len(chosen))])
+        crop, mask, *rest = given
+        if self.plan.wrong_masks and mask is not None:  # the student's alone: its teacher has seen the true ones
+            mask = mistaken(mask, self.plan.wrong_masks)
+        return (crop, mask, *rest), wanted
 
     @torch.no_grad()
     def held_out_distance(self) -> float:

@@ -23,13 +23,25 @@ from compress.training.loop import Progress
 from compress.training.task import Budget
 
 
-class Recover(Budget, Policy):
+class Learning(Budget):
+    """How a recovery learns."""
+
+    # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right; 1e-5 left them there
+    lr: float = Field(3e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")
+    wrong_masks: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of person masks that are eroded, grown, made boxes or holed for the student",
+        exclude_if=lambda share: share == 0.0,  # so that recipes without it keep their ids
+    )
+
+
+class Recover(Learning, Policy):
     """Distil the original into what is left of it, for `minutes` of wall clock or a number of `steps`."""
 
     stage: ClassVar[int] = 3
     policy: Literal["recover"] = "recover"
-    # 3e-4, at which decoders train, undid pretrained weights that merging had left nearly right; 1e-5 left them there
-    lr: float = Field(3e-5, gt=0, description="learning rate after warm-up; a cosine brings it down")
 
     @property
     def trains(self) -> bool:
@@ -48,7 +60,7 @@ class Recover(Budget, Policy):
         return RecoverPlan(made_for=MadeFor.of(model), **budget)
 
 
-class RecoverPlan(Budget, Plan):
+class RecoverPlan(Learning, Plan):
     """A training: what it was allowed. What it learnt are weights, so an artefact comes back without it."""
 
     policy: Literal["recover"] = "recover"
