@@ -23,6 +23,7 @@ from compress.policies.recover import Recover, RecoverPlan
 from compress.stack import Schedule, entering, through
 from compress.tokens import DROPPED, Tokens, match
 from compress.training.loop import Training
+from compress.training.task import OptimizerStep
 from hmr.checkpoints.files import save
 from hmr.evaluation import evaluate
 from hmr.models.model import HMRModel, build
@@ -133,6 +134,20 @@ def test_an_equal_student_starts_at_no_distance():
     student = copy.deepcopy(teacher)
     plan = recovery(student, original(1), steps=1)
     assert Distillation(plan, student, teacher, CROPS, 0).held_out_distance() < 1e-8
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_wrong_masks_are_the_students_alone(share):
+    teacher = original()
+    student = compressed(teacher)
+    plan = recovery(student, teacher, steps=1, batch=4, wrong_masks=share)
+    torch.manual_seed(0)
+    (crop, mask), wanted = Distillation(plan, student, teacher, CROPS, 0).batch(OptimizerStep(0))
+    exact = recovery(student, teacher, steps=1, batch=4)
+    (same, true), aims = Distillation(exact, student, teacher, CROPS, 0).batch(OptimizerStep(0))
+    assert torch.equal(crop, same) and all(torch.equal(a.x, b.x) for a, b in zip(wanted, aims, strict=True))
+    assert torch.equal(mask, true) == (share == 0.0)
+    assert ("wrong_masks" in plan.decided()) == (share > 0)
 
 
 @pytest.mark.parametrize(
