@@ -120,6 +120,7 @@ def test_maps_aimed_at_the_original_mend_what_those_below_them_did() -> None:
         first.append(plan.maps[0])
         assert LayerPlan.model_validate_json(plan.model_dump_json()).aim == aim
         assert ("aim" in json.loads(plan.model_dump_json())) == (aim == "original")
+        assert ("linear, fitted to the original's tokens" in plan.describe()) == (aim == "original")
     assert lost[1] < lost[0] and first[0] == first[1]
     with pytest.raises(ValidationError, match="aim has no meaning with operator: drop"):
         MergeLayers(operator="drop", aim="original")

@@ -223,7 +223,8 @@ class LayerPlan(Plan):
         noun = "Block" if runs.isdigit() else "Blocks"
         one = "one linear map" if self.operator == "linear" else "one block"
         each = one if len(self.windows) == 1 else f"{one} each"
-        merged = f"{noun} {runs}{of} became {each}, by operator {self.operator}."
+        aimed = "" if self.aim == "run" else ", fitted to the original's tokens"
+        merged = f"{noun} {runs}{of} became {each}, by operator {self.operator}{aimed}."
         if not self.measured:
             return merged
         before, after, depths = (self.measured[key] for key in ("original_mm", "error_mm", "path"))
