@@ -69,7 +69,7 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install -c .venv/constraints.txt -e '.[dev,blazepose,ray,rerun]'
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 # timm's networks and the detectors of people need a torchvision, which refuses the CPU torch of the pins: a venv of its
 # own, with a pair that matches. ultralytics is under AGPL-3.0: it is tested, and nothing here is built on it.
@@ -87,7 +87,7 @@ $(ZOO)/.installed: setup.cfg pyproject.toml constraints.txt
 
 test-zoo: export OMP_NUM_THREADS := 1
 test-zoo: $(ZOO)/.installed
-	$(ZOO)/bin/python -m pytest tests/zoo_timm.py tests/zoo_detectors.py
+	$(ZOO)/bin/python -m pytest --timeout 1800 tests/zoo_timm.py tests/zoo_detectors.py
 
 # A search by two workers on a PostgreSQL server that is started for it; apt-get installs Debian's where there is none.
 search-postgres: $(INSTALLED)
