@@ -74,6 +74,39 @@ def test_exactly_keep_remain_or_the_reason_is_told(keep, per_layer):
     assert all(2 * r <= 192 - sum(merges[:i]) for i, r in enumerate(merges))
 
 
+@torch.no_grad()
+def test_merges_of_each_block_behind_what_is_dropped():
+    made = model(mode="drop", keep=120, dilate=1, merges=(20, 0, 30, 0))
+    assert made.schedule == Schedule((20, 0, 30), drop=72, dilate=1)
+    tokens = made.encode(CROPS, person("body"))
+    assert tokens.x.shape[1] == 70 and tokens.size.sum(1).eq(120).all() and made.cost().tokens == (100, 100, 70, 70)
+    asked = MergeTokens(keep=142, merges=(20, 0, 30, 0))
+    assert planned(asked, model()).schedule == Schedule((20, 0, 30))
+    assert "→ 100 → 70" in planned(MergeTokens(mode="drop", keep=120, merges=(20, 0, 30, 0)), model()).describe()
+    assert "merges" not in MergeTokens(keep=90).model_dump(mode="json") and {*asked.knobs()} == set()
+    assert {*MergeTokens(mode="drop", keep=90, merges=(1,)).knobs()} == {"keep"}
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ({"keep": 150, "merges": (42,)}, "1 numbers, and there are 4 blocks"),
+        ({"keep": 150, "merges": (20, 0, 20, 0)}, "keep has to be 152"),
+        ({"keep": 60, "mode": "drop", "merges": (20, 21, 0, 0)}, "block 1 has 40 tokens"),
+    ],
+)
+def test_merges_that_cannot_be(asked, words):
+    with pytest.raises(BadInput, match=words):
+        planned(MergeTokens(**asked), model())
+
+
+def test_merges_take_the_place_of_a_schedule():
+    with pytest.raises(ValidationError, match="beside merges"):
+        MergeTokens(keep=90, merges=(102,), per_layer=8)
+    with pytest.raises(ValidationError, match="beside merges"):
+        MergeTokens(keep=90, merges=(102,), start=1)
+
+
 def test_merging_starts_where_it_is_told_to():
     assert planned(MergeTokens(keep=150, per_layer=40, start=2), model()).schedule.merges == (0, 0, 40, 2)
 

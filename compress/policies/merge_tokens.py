@@ -6,7 +6,8 @@ The schedule is decided here, as plain numbers; `compress.tokens` does the mergi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from itertools import accumulate
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +45,12 @@ class MergeTokens(Policy):
         exclude_if=lambda rings: rings == 0,  # so that recipes without it keep their ids
         json_schema_extra=knob(0, 3, 1),
     )
+    merges: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        description="tokens that merge in each block that is no map, in place of per_layer and start: keep is what "
+        "they leave, and with mode: drop what they begin with",
+        exclude_if=lambda merges: merges is None,
+    )
     partition: Partition = Field("parity", description="how tokens are split in two sides: as the paper, or evenly")
     proportional_attention: bool = Field(False, description="ToMe's log-size bias on attention logits")
 
@@ -52,13 +59,18 @@ class MergeTokens(Policy):
         if self.mode == "drop":
             if self.protect == "none":
                 raise misuse("protect", "mode: drop removes background by the mask: protect has to be mask")
-            self.refuse_changed(ONLY_MERGE, "in mode: drop, which removes tokens at the input alone")
+            idle = ONLY_MERGE if self.merges is None else ONLY_MERGE[:2]
+            self.refuse_changed(idle, "in mode: drop, which removes tokens at the input alone")
         elif self.protect == "none":
             self.refuse_changed(ONLY_MASK, "with protect: none, which uses no mask")
+        if self.merges is not None:
+            self.refuse_changed(ONLY_MERGE[:2], "beside merges, which takes its place")
         return self
 
     def knobs(self, size: ModelSize | None = None) -> dict[str, Knob]:
         idle = {*(ONLY_MERGE if self.mode == "drop" else ())}
+        if self.merges is not None:
+            idle |= {*ONLY_MERGE[:2], *(("keep",) if self.mode == "merge" else ())}
         if not self.dilate:  # so that studies without it keep their space
             idle.add("dilate")
         return {name: found for name, found in super().knobs(size).items() if name not in idle}
@@ -109,8 +121,12 @@ class MergeTokens(Policy):
         which linear maps merge nothing and do not count; raises BadInput where there is none."""
         if self.keep > patches:
             raise BadInput(f"merge_tokens: keep: {self.keep} is more than the {patches} tokens of this model's grid")
+        drop = patches - self.keep if self.mode == "drop" else 0
+        if self.merges is not None:
+            by_block = self.given(patches - drop, [*blocks])
+            return Schedule(by_block, drop, self.partition, self.proportional_attention, self.dilate)
         if self.mode == "drop":
-            return Schedule(drop=patches - self.keep, dilate=self.dilate)
+            return Schedule(drop=drop, dilate=self.dilate)
         merges, places = merges_to(self.keep, patches, self.per_layer), [*blocks]
         last = self.start + len(merges) - 1
         if merges and last >= len(places):
@@ -127,6 +143,21 @@ class MergeTokens(Policy):
         at = dict(zip(places[self.start :], merges, strict=False))
         by_block = tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
         return Schedule(by_block, 0, self.partition, self.proportional_attention, self.dilate)
+
+    def given(self, tokens: int, places: list[int]) -> tuple[int, ...]:
+        """`merges` by block, of so many `tokens` before the first. Raises BadInput where they cannot be, and where they
+        do not leave `keep`."""
+        merges = self.merges or ()
+        if len(merges) != len(places):
+            raise BadInput(f"merge_tokens: merges: {len(merges)} numbers, and there are {len(places)} blocks here")
+        left = [tokens, *(tokens - merged for merged in accumulate(merges))]
+        for i, (merged, before) in enumerate(zip(merges, left, strict=False)):
+            if 2 * merged > before:
+                raise BadInput(f"merge_tokens: merges: block {i} has {before} tokens, of which half merge at most")
+        if self.mode == "merge" and left[-1] != self.keep:
+            raise BadInput(f"merge_tokens: merges: they leave {left[-1]} tokens, so that keep has to be {left[-1]}")
+        at = {place: merged for place, merged in zip(places, merges, strict=True) if merged}
+        return tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
 
 
 class TokenPlan(Plan):
@@ -175,13 +206,18 @@ class TokenPlan(Plan):
             return "All tokens stay."
         count = "a ring" if self.schedule.dilate == 1 else f"{self.schedule.dilate} rings"
         rings = f", with {count} of tokens around it" if self.schedule.dilate else ""
+        first = ""
         if self.schedule.drop:
             least = f"the {self.schedule.drop} least covered by the person{rings}"
-            return f"Of {patches} tokens, {least} are dropped at the input."
+            first = f"Of {patches} tokens, {least} are dropped at the input."
+            if not any(self.schedule.merges):
+                return first
+            patches, first = patches - self.schedule.drop, f"{first} "
         where = "anywhere in the picture" if self.coverage is None else f"outside of the person mask{rings}"
         merging = [i for i, merges in enumerate(self.schedule.merges) if merges]
-        counts = dict.fromkeys([patches, *self.schedule.counts(patches, len(self.schedule.merges))])
-        return f"Tokens merge {where} in blocks {merging[0]} to {merging[-1]}: {' → '.join(map(str, counts))}."
+        whole = patches + self.schedule.drop
+        counts = dict.fromkeys([patches, *self.schedule.counts(whole, len(self.schedule.merges))])
+        return f"{first}Tokens merge {where} in blocks {merging[0]} to {merging[-1]}: {' → '.join(map(str, counts))}."
 
     def shape(self, model: Any) -> Any:
         """No weight changes. Raises as `check`."""
