@@ -1,58 +1,137 @@
-"""Replaying samplers over a table of what was measured, and drawing the same recipes for every number of workers."""
+"""Replaying samplers over a table of what was measured, and the space with knobs for each block that it is of."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from typing import get_args
+
 import numpy as np
+import optuna
+import pytest
 
 from compress.policy import ModelSize
+from compress.ranking.layout import LEVERS
 from experiments.reports import plots
-from experiments.search.pareto import hypervolume, reference_point
-from experiments.search.replay import cell_of, cells, curves, replayed
-from experiments.search.space import Space
-from experiments.search.study import Study, parsed
-from tests.search_study import STUDY
+from experiments.search.blocks import BUDGET, BlockSpace
+from experiments.search.early import looks, worse
+from experiments.search.replay import SHARES, Replay, correlation, summarised
+from experiments.search.sampling import drawn, sampler
+from experiments.search.study import Sampler, Study, parsed
+from experiments.search.table import KINDS, TableRow, drawn_rows, read
+from tests.test_measures import macs_of, made_up
+
+STUDY = """schema_version: 1
+name: blocks
+model: reference
+data: synth
+steps: [{policy: precision, dtype: float32}]
+per_block: [merge_layers, prune_width, merge_tokens]
+space: {precision.dtype: [float32, bfloat16]}
+"""
 
 
-def study() -> Study:
-    return parsed(STUDY, "tiny.yaml")
+def space(name: str = "random", levers: tuple[str, ...] = LEVERS) -> BlockSpace:
+    spec = parsed(STUDY.replace("steps:", f"sampler: {name}\nsteps:"), "blocks.yaml")
+    measures = made_up(0)
+    spec = spec.model_copy(update={"per_block": levers})
+    return BlockSpace(spec, ModelSize(2, (4, 2)), measures.encoder, lambda: measures)
 
 
-def space() -> Space:
-    return Space(study(), ModelSize(5, (16, 12)))
+class Bench:
+    """In the place of a lab."""
+
+    def __init__(self) -> None:
+        self.space = space()
+        self.study: Study = self.space.spec
 
 
-def table():
-    """Dearer is better: a made-up law of cost and error, impossible where a start is late."""
-    return {
-        cell: None if cell[3] == 3 else (cell[0] * cell[5], 100 / cell[0] + 50 * cell[1] + 1e4 / cell[5])
-        for cell in cells(space())
+def test_knobs_of_each_block_and_of_what_comes_behind():
+    found = space()
+    assert len(found.ranges) == 1 + 4 * 2 + 1 and found.ranges["prune_width.heads.1"].high == 2
+    assert {*space(levers=("prune_width",)).parts()} == {
+        f"prune_width.{k}.{i}" for k in ("heads", "hidden") for i in (0, 1)
     }
+    values = {name: knob.high for name, knob in found.parts().items()} | {"merge_layers.map.1": 0}
+    whole = found.layout(values | {"merge_layers.map.0": 0})
+    assert whole.merges == [4, 2] and not whole.mapped and found.layout(values).mapped == {0}
+    assert found.layout(values | {"merge_layers.map.1": 1}).mapped == {1}  # not all
+    recipe = found.recipe({**values, "merge_layers.map.1": 1, "merge_tokens.merges.0": 0, "precision.dtype": 1})
+    assert [step.policy for step in recipe.steps] == ["merge_layers", "precision"]
 
 
-def test_cells_are_the_whole_space():
-    found = cells(space())
-    # blocks left: (start, tokens kept) that they allow, 48 to a block; each with three widths
-    left = {2: 3 + 2, 3: 3 + 3 + 2, 4: 3 + 3 + 3 + 2, 5: 3 + 3 + 3 + 3}
-    assert len(found) == len({*found}) == 3 * sum(left.values())
-    names = list(study().ranges())
-    for cell in found[::17]:
-        values = dict(zip(names, cell, strict=True))
-        assert cell_of(values, names) == cell
-        study().drawn(values)
+@pytest.mark.parametrize("name", get_args(Sampler))
+def test_every_draw_is_a_recipe_that_its_knobs_give_again(name):
+    found = space(name)
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler(found))
+    for values in found.first:
+        study.enqueue_trial(dict(values))
+    assert bool(found.first) == (name == "budgets")
+    for i in range(12):
+        trial = study.ask()
+        values = drawn(trial, found)
+        layout = found.layout(values)
+        again = found.given(found.places(layout))
+        assert (again.keep, again.merges, again.mapped) == (layout.keep, layout.merges, layout.mapped)
+        assert [step.policy for step in found.recipe(values).steps][-1] == "precision"
+        if name == "budgets":
+            assert macs_of(found.measures, layout) <= max(
+                values[BUDGET] / 100 * found.measures.total, found.paths({}).least
+            )
+        study.tell(trial, (1.0, float(i)))
 
 
-def test_a_replay_sees_the_table_and_repeats():
-    for name in ("tpe", "nsga2", "random"):
-        seen = replayed(table(), space(), name, 0, 30)
-        assert seen == replayed(table(), space(), name, 0, 30) != replayed(table(), space(), name, 1, 30)
-        assert len(seen) == 30 and {*seen} <= {*table().values()}
+def rows(count: int) -> list[TableRow]:
+    """Errors as the measures say, and each recording's are a little apart."""
+    found, made = [], space()
+    for i, (kind, places) in enumerate(list(drawn_rows(made))[:count]):
+        layout = made.given(places)
+        mm = 100 + made.measures.moved(layout)
+        each = {f"r{j}": mm + (j - 4.5) + 0.01 * ((i + j) % 3) for j in range(10)}
+        found.append(TableRow(kind, str(i), made.places(layout), macs_of(made.measures, layout), mm, each, 2.0, 2.0))
+    return found
 
 
-def test_curves_grow_towards_the_whole():
-    found = curves(table(), space(), 24, 2)
-    for values in found.values():
-        assert values.shape == (2, 24)
-        assert (np.diff(values, axis=1) >= 0).all() and values.max() <= 1 + 1e-12 and values[:, -1].min() > 0.3
-    possible = [value for value in table().values() if value]
-    assert hypervolume(possible, reference_point(possible)) > 0
-    assert plots.svg(plots.bands(found)).startswith("<svg")
+def test_a_table_has_some_of_each_kind_from_its_beginning(tmp_path):
+    found = rows(120)
+    assert {row.kind for row in found[:40]} == {*KINDS} and sum(KINDS.values()) >= 400
+    assert [asdict(row) for row in rows(20)] == [asdict(row) for row in found[:20]]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in found) + '{"kind": "ran')
+    assert read(file) == found and read(tmp_path / "none") == []
+
+
+def test_searches_of_a_table_repeat_and_only_get_better():
+    bench, found = Bench(), rows(120)
+    replay = Replay(bench, found, (bench.space.measures.total, 100.0), 7.0)  # type: ignore[arg-type]
+    times, curves = np.linspace(0, 160, 41), {}
+    for name in ("random", "tpe", "nsga2", "budgets"):
+        seen = replay.searched(name, 0, 160)
+        again = [one[1:] for one in replay.searched(name, 0, 160)]
+        assert [one[1:] for one in seen][:10] == again[:10] and 10 < len(seen) <= 60
+        assert seen[0][0] >= 4 + 7 * (name == "budgets") and {one[1:] for one in seen} <= {
+            (r.macs, r.mpjpe_mm) for r in found
+        }
+        curves[name] = np.array([replay.rises(seen, times)])
+        assert curves[name].shape == (1, 41, len(SHARES)) and (np.diff(curves[name], axis=1) <= 0).all()
+    told = {row["sampler"]: row for row in summarised(curves, times)}
+    assert (
+        told["random"]["as_random_s"] <= 160 and told["budgets"]["rise_mm"]["mean"] <= told["random"]["rise_mm"]["mean"]
+    )
+    assert correlation(replay)["all"] == pytest.approx(1.0)
+    assert plots.svg(plots.bands({name: rises.mean(2) for name, rises in curves.items()}, times)).startswith("<svg")
+
+
+def test_a_recipe_is_stopped_where_it_is_worse_beyond_chance_than_one_that_takes_no_more():
+    best = {f"r{i:02}": 100.0 + i for i in range(16)}
+    worst = {name: mm + 20 + i % 2 for i, (name, mm) in enumerate(best.items())}
+    noisy = {name: mm + (30 if i % 2 else -29) for i, (name, mm) in enumerate(best.items())}
+    assert looks(16) == [4, 8] and looks(3) == []
+    found = worse(worst, 10, [(10, best), (5, noisy)])
+    assert found and (found.recordings, found.of) == (4, 16) and 15 < found.least_mm < 20 and "4 of 16" in str(found)
+    assert worse(dict(list(worst.items())[:4]), 10, [(10, best)]) == found  # no more of it is needed
+    assert (
+        worse(worst, 10, [(11, best)]) is None
+        and worse(noisy, 10, [(10, best)]) is None
+        and worse(best, 10, []) is None
+    )

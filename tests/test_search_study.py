@@ -38,8 +38,8 @@ def done(place):
 
 
 def counted(measure, seen):
-    def both(self, recipe):
-        record = measure(self, recipe)
+    def both(self, recipe, others):
+        record = measure(self, recipe, others)
         seen.append(recipe.id)
         return record
 
@@ -102,7 +102,7 @@ def test_the_front_and_what_is_made_by_hand_are_measured_on_test_too(done):
 
 
 def test_nothing_is_measured_again(done, run, monkeypatch):
-    def never(self, recipe):
+    def never(self, *given):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(lab.Lab, "measure", never)

@@ -164,10 +164,10 @@ def test_infeasible_pruned_and_failed_are_three_words(place, run, monkeypatch, t
     broken = {"merge_layers alone": MemoryError("too large"), "prune_width alone": BadInput("does not fit")}
     ids = {job.spec.made_by_hand()[name].id: error for name, error in broken.items()}
 
-    def failing(self, recipe):
+    def failing(self, recipe, others):
         if recipe.id in ids:
             raise ids[recipe.id]
-        return measure(self, recipe)
+        return measure(self, recipe, others)
 
     monkeypatch.setattr(lab.Lab, "measure", failing)
     code, out, _ = run("search", "words.yaml", "--trials", 3, "--json")
@@ -220,7 +220,7 @@ def test_a_search_in_vain_ends(place, monkeypatch):
     monkeypatch.setattr(search, "enqueue_baselines", lambda *asked: None)
     job = small("vain")
 
-    def refused(self, recipe):
+    def refused(self, recipe, others):
         raise BadInput(f"no frames for {recipe.name}")
 
     monkeypatch.setattr(lab.Lab, "measure", refused)

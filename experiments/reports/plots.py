@@ -238,17 +238,16 @@ def growth(volumes: Sequence[float]) -> Figure:
     return figure
 
 
-def bands(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Hypervolume (repeats, trials) of each sampler: the median, and a band from the lowest to the highest tenth."""
+def bands(curves: Mapping[str, np.ndarray], times: np.ndarray) -> Figure:
+    """Rise of error (repeats, times) of each sampler: the median, and a band from the lowest to the highest tenth."""
     figure, axes = framed(WIDE, 3.6)
-    styles = ((GREY, ":"), (BLUE, "-"), (ORANGE, "--"))
+    styles = ((GREY, ":"), (BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, "-"))
     for (sampler, values), (colour, dash) in zip(curves.items(), styles, strict=False):
         low, median, high = np.percentile(values, [10, 50, 90], axis=0)
-        x = np.arange(1, values.shape[1] + 1)
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-        axes.plot(x, median, dash, color=colour, label=sampler)
-    axes.set(xlabel="trials", ylabel="share of all recipes' hypervolume")
-    axes.legend(loc="lower right", frameon=False)
+        axes.fill_between(times, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(times, median, dash, color=colour, label=sampler)
+    axes.set(xlabel="seconds of one core", ylabel="rise of error at equal MACs in mm")
+    axes.legend(loc="upper right", frameon=False)
     bare(axes)
     return figure
 

@@ -16,7 +16,11 @@ from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
 from compress.policy import ModelSize, Policy
 from compress.ranking.budget import MACBudget, recipe_for
+from compress.ranking.layout import Encoder
+from compress.ranking.measures import Measures, measures_of
 from compress.recipe import Recipe
+from experiments.search.blocks import BlockSpace
+from experiments.search.early import measured_first, per_recording, worse
 from experiments.search.space import Space
 from experiments.search.study import Study
 from experiments.search.trials import Record, Worst, of_row
@@ -74,7 +78,15 @@ class Lab:
     @cached_property
     def space(self) -> Space:
         """What is drawn; raises BadInput where no recipe of the study fits the model."""
-        return Space(self.study, ModelSize.of(self.model))
+        size = ModelSize.of(self.model)
+        if not self.study.per_block:
+            return Space(self.study, size)
+        encoder = Encoder.of(self.model, self.opened("calib").has_masks)
+        return BlockSpace(self.study, size, encoder, self.measures)
+
+    def measures(self) -> Measures:
+        """What recipes of budgets follow from, taken on calib once."""
+        return measures_of(self.model, self.context, self.opened("calib").has_masks)
 
     def after(self, steps: Sequence[Policy]) -> Space:
         """What is drawn behind steps of which a search for an error decides how many blocks they leave; where they or
@@ -103,11 +115,12 @@ class Lab:
                     )
         refuse_misfit(self.model, recipe.steps, self.opened("calib"), self.opened("val"))
 
-    def measure(self, recipe: Recipe) -> Record:
-        """A recipe planned on calib and measured on val; raises BadInput where it cannot be done."""
+    def measure(self, recipe: Recipe, others: Sequence[Record] = ()) -> Record:
+        """A recipe planned on calib and measured on val, unless it is worse than one of `others`, which `Stopped` says;
+        raises BadInput where it cannot be done."""
         self.refuse(recipe)
         model, context = self.made(recipe.steps)
-        return self.record(recipe, model, context, "val")
+        return self.record(recipe, model, context, "val", others)
 
     def made(self, steps: Sequence[Any]) -> tuple[Any, Context]:
         """The model after steps, of which those that are plans are done again without another look at frames."""
@@ -140,11 +153,18 @@ class Lab:
             for split, record in found.items()
         }
 
-    def record(self, recipe: Recipe, model: Any, context: Context, split: str) -> Record:
-        """Everything that is measured of a model on a split, beside where it comes from."""
+    def record(
+        self, recipe: Recipe, model: Any, context: Context, split: str, others: Sequence[Record] = ()
+    ) -> Record:
+        """Everything that is measured of a model on a split, beside where it comes from. Raises as `measure`."""
         frames = self.frames(split)
         name = f"{'+'.join(step.label for step in recipe.steps) or 'original'} on {split}"
-        now = None if model is self.model else frames.measure(model, name, self.observer)
+        now = None
+        if model is not self.model and others:
+            macs, rivals = model.cost().macs.true, [*map(per_recording, others)]
+            now = measured_first(model, frames, name, self.observer, lambda seen: worse(seen, macs, rivals))
+        elif model is not self.model:
+            now = frames.measure(model, name, self.observer)
         original = self.original(split)  # after it: meanwhile another worker may have measured that
         now = now or original
         timed = {"latency_ms", "peak_memory_bytes"} & {*self.study.objectives}

@@ -1,13 +1,16 @@
-"""`python -m experiments.search.replay STUDY`: which sampler finds a front in the fewest trials?
+"""`python -m experiments.search.replay STUDY`: which sampler has a small error first, in seconds of measuring?
 
-Every recipe of the study's space is measured once, by `fasthmr search` and as safely. Then each sampler searches the
-space with several seeds, and a look into the table takes the place of a model.
+Recipes of a space block by block are measured once into a table (`experiments.search.table`). Then each sampler
+searches with several seeds, and of the table's recipes the nearest that it has not seen stands for what it draws.
+`random` needs no such stand-in: the table's random recipes, in any order, are a random search.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,128 +18,172 @@ import numpy as np
 import optuna
 import typer
 from numpy.typing import NDArray
-from optuna.exceptions import TrialPruned
+from optuna.trial import TrialState
+from scipy.stats import spearmanr
 
-from compress.atomic import atomic_folder
-from compress.context import Observer
+from compress.atomic import atomic_write
 from experiments.cli.main import ended
-from experiments.cli.output import progress_bar, progress_callback, refuse_existing
+from experiments.cli.output import progress_bar, progress_callback
 from experiments.reports import plots
+from experiments.search.blocks import BlockSpace
+from experiments.search.early import PerRecording, worse
 from experiments.search.lab import Lab
-from experiments.search.pareto import Values, grown, hypervolume, reference_point
 from experiments.search.sampling import drawn, sampler
-from experiments.search.space import Space
-from experiments.search.storage import default_storage, quiet
-from experiments.search.study import Sampler, Study, read_study
-from experiments.search.trials import IMPOSSIBLE, Trial
-from experiments.search.workers import FAR_MM, SearchJob, enqueue_baselines, opened, record_purpose, search
+from experiments.search.storage import quiet
+from experiments.search.study import Sampler, read_study
+from experiments.search.table import TableRow, Values, drawn_rows, measured
+from experiments.search.trials import IMPOSSIBLE
 from hmr.home import fasthmr_home
 
-Cell = tuple[float, ...]  # a value of each knob, as optuna has it
-Measured = dict[Cell, Values | None]  # None: pruned or failed
+SHARES = (0.7, 0.5, 0.4, 0.3)  # of the MACs, at which errors are compared
+Seen = tuple[float, float, float]  # seconds since the start, MACs, mm
 
 
-def cells(space: Space) -> list[Cell]:
-    """Every point of a study's space."""
-    found: list[dict[str, float]] = [{}]
-    for name in space.ranges:
-        found = [{**values, name: value} for values in found for value in space.knob(name, values).values]
-    return [tuple(values.values()) for values in found]
+class Replay:
+    """A table, and searches of it."""
+
+    def __init__(self, lab: Lab, rows: Sequence[TableRow], original: tuple[int, float], ranked_s: float) -> None:
+        """original: MACs and mm. ranked_s: what the measures took that the sampler `budgets` begins with."""
+        self.lab, self.rows, self.ranked_s = lab, rows, ranked_s
+        self.macs, self.mm = original
+        self.space = self.spaced("random", 0)
+        knobs = self.space.parts()
+        self.low, self.high = (np.array([getattr(knob, end) for knob in knobs.values()]) for end in ("low", "high"))
+        self.placed = np.array([self.scaled(row.places) for row in rows])
+
+    def spaced(self, name: Sampler, seed: int) -> BlockSpace:
+        spec = self.lab.study.model_copy(update={"sampler": name, "seed": seed})
+        old = self.lab.space
+        assert isinstance(old, BlockSpace)
+        return BlockSpace(spec, old.size, old.encoder, lambda: old.measures)
+
+    def scaled(self, places: Values) -> NDArray[np.float64]:
+        """Knobs from 0 to 1."""
+        return (np.array([places[name] for name in self.space.parts()]) - self.low) / (self.high - self.low)
+
+    def taken(self, places: Values, left: list[int]) -> int:
+        """Of the rows that are left, the nearest one, which is left no more."""
+        return left.pop(int(np.abs(self.placed[left] - self.scaled(places)).sum(1).argmin()))
+
+    def searched(self, name: Sampler, seed: int, seconds: float) -> list[Seen]:
+        """What a sampler sees in so many seconds, its own included."""
+        if name == "random":
+            own = [row for row in self.rows if row.kind == "random"]
+            order = [own[i] for i in np.random.default_rng(seed).permutation(len(own))]
+            spent = np.cumsum([row.seconds for row in order])
+            return [(s, row.macs, row.mpjpe_mm) for s, row in zip(spent, order, strict=True) if s <= seconds]
+        return [*self.drawn_by(name, seed, seconds)]
+
+    def drawn_by(self, name: Sampler, seed: int, seconds: float) -> Iterator[Seen]:
+        quiet()
+        space, left = self.spaced(name, seed), [*range(len(self.rows))]
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler(space))
+        for values in space.first:
+            study.enqueue_trial(dict(values))
+        spent = self.ranked_s if space.first else 0.0
+        seen: list[tuple[int, PerRecording]] = []
+        while left:
+            begun = time.process_time()
+            trial = study.ask()
+            row = self.rows[self.taken(space.places(space.layout(drawn(trial, space))), left)]
+            why = worse(row.per_recording_mm, row.macs, seen) if name == "budgets" else None
+            spent += row.planned_s + row.measured_s * (why.recordings / why.of if why else 1.0)
+            if why:
+                trial.set_constraint(IMPOSSIBLE, why.least_mm)
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                seen.append((row.macs, row.per_recording_mm))
+                study.tell(trial, (row.macs, row.mpjpe_mm))
+            spent += time.process_time() - begun
+            if spent > seconds:
+                return
+            if not why:
+                yield spent, row.macs, row.mpjpe_mm
+
+    def rises(self, seen: Sequence[Seen], times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """At some times, the least rise of error in mm within each of SHARES of the MACs: (times, SHARES). Where
+        nothing was seen, the largest of the table."""
+        most = max(row.mpjpe_mm for row in self.rows)
+        found = np.full((len(times), len(SHARES)), most)
+        for s, macs, mm in seen:
+            for j, share in enumerate(SHARES):
+                if macs <= share * self.macs:
+                    found[times >= s, j] = np.minimum(found[times >= s, j], mm)
+        return found - self.mm
 
 
-def measure(job: SearchJob, lab: Lab, observer: Observer) -> list[Trial]:
-    """Measure every recipe of the space that was not measured yet; returns all trials."""
-    (fasthmr_home() / "searches").mkdir(parents=True, exist_ok=True)
-    names, study = list(job.spec.ranges()), opened(job)
-    record_purpose(study, job, lab)
-    enqueue_baselines(study, job.spec)
-    there = {cell_of(t.params | t.system_attrs.get("fixed_params", {}), names) for t in study.get_trials()}
-    for cell in cells(lab.space):
-        if cell not in there:
-            study.enqueue_trial(dict(zip(names, cell, strict=True)))
-    waiting = len(study.get_trials(states=(optuna.trial.TrialState.WAITING,)))
-    complete = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return search(SearchJob(job.spec, job.storage, complete + waiting, job.workers), observer)
+def correlation(replay: Replay) -> dict[str, float]:
+    """Of what choices are taken to move an output by with the rise of error that was measured, over ranks: of all rows,
+    and of each kind."""
+    measures = replay.space.measures
+    taken = np.array([measures.moved(replay.space.given(row.places)) for row in replay.rows])
+    mm, kinds = np.array([row.mpjpe_mm for row in replay.rows]), np.array([row.kind for row in replay.rows])
+    groups = {"all": kinds == kinds, **{kind: kinds == kind for kind in sorted({*kinds})}}
+    return {kind: float(spearmanr(taken[rows], mm[rows])[0]) for kind, rows in groups.items() if rows.sum() > 2}
 
 
-def cell_of(params: Mapping[str, Any], names: list[str]) -> Cell | None:
-    return tuple(params[name] for name in names) if params.keys() >= {*names} else None
-
-
-def tabled(trials: list[Trial], spec: Study) -> Measured:
-    """What was measured of each point of the space."""
-    ranges, names = spec.ranges(), list(spec.ranges())
-    found: Measured = {}
-    for t in trials:
-        places = {k: ranges[k].choices.index(v) if ranges[k].choices else v for k, v in t.params.items()}
-        cell = cell_of(places, names)
-        if cell is not None:
-            found[cell] = t.record.values(spec.objectives) if t.record else None
-    return found
-
-
-def replayed(measured: Measured, space: Space, name: Sampler, seed: int, trials: int) -> list[Values | None]:
-    """What a sampler draws, trial after trial, where the table answers in the place of a model."""
-    quiet()
-    chosen = Space(space.spec.model_copy(update={"sampler": name, "seed": seed}), space.size)
-    study = optuna.create_study(directions=["minimize"] * len(chosen.spec.objectives), sampler=sampler(chosen))
-    seen: list[Values | None] = []
-
-    def objective(trial: optuna.Trial) -> Values:
-        seen.append(measured.get(tuple(drawn(trial, chosen).values())))
-        value = seen[-1]
-        if value is None:
-            trial.set_constraint(IMPOSSIBLE, FAR_MM)
-            raise TrialPruned
-        return value
-
-    study.optimize(objective, n_trials=trials)
-    return seen
-
-
-def curves(measured: Measured, space: Space, trials: int, seeds: int) -> dict[str, NDArray[np.float64]]:
-    """Hypervolume (seeds, trials) of each sampler, as a share of that of all recipes."""
-    possible = [value for value in measured.values() if value is not None]
-    reference = reference_point(possible)
-    whole = hypervolume(possible, reference)
-    return {
-        name: np.array([grown(replayed(measured, space, name, seed, trials), reference) for seed in range(seeds)])
-        / whole
-        for name in get_args(Sampler)
-    }
+def summarised(found: dict[str, NDArray[np.float64]], times: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """A row of each sampler, from rises (seeds, times, SHARES): its medians over seeds at the end and at a quarter of
+    the time, and when its mean over SHARES is as small as the one that random has at the end."""
+    goal = float(np.median(found["random"].mean(2)[:, -1]))
+    rows = []
+    for name, rises in found.items():
+        mean = rises.mean(2)
+        there = np.where((mean <= goal).any(1), times[(mean <= goal).argmax(1)], np.inf)
+        reached = float(np.median(there))
+        low, middle, high = np.percentile(mean[:, -1], [10, 50, 90])
+        rows.append(
+            {
+                "sampler": name,
+                "seeds": len(rises),
+                "rise_mm": {"mean": middle, "lo": low, "hi": high},
+                "quarter_rise_mm": float(np.median(mean[:, len(times) // 4])),
+                "as_random_s": reached if np.isfinite(reached) else None,
+                **{f"rise_{share:g}_mm": float(np.median(rises[:, -1, j])) for j, share in enumerate(SHARES)},
+            }
+        )
+    return rows
 
 
 def main(
-    study: Annotated[str, typer.Argument(help="The .yaml file of a study whose space can be measured whole.")],
-    out: Annotated[Path, typer.Option(help="The folder to write: replay.json, replay.svg, replay.png.")],
-    storage: str | None = None,
-    workers: int = 1,
-    trials: int = 60,
-    seeds: int = 10,
+    study: Annotated[str, typer.Argument(help="The .yaml file of a study with per_block.")],
+    out: Annotated[Path, typer.Option(help="The .json file to write; a picture lies beside it.")],
+    seconds: Annotated[float, typer.Option(help="Of measuring, that each search has.")] = 600,
+    seeds: Annotated[int, typer.Option(min=1)] = 8,
+    rows: Annotated[int | None, typer.Option(help="Measure at most so many recipes in all.")] = None,
 ) -> None:
-    refuse_existing(out)
+    """Measure what of the table is missing, and let each sampler search it."""
     spec = read_study(study)
     lab = Lab(spec)
+    file = fasthmr_home() / "replays" / f"{spec.name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar() as bar:
-        done = measure(SearchJob(spec, storage or default_storage(spec.name), 0, workers), lab, progress_callback(bar))
-    measured = tabled(done, spec)
-    found = curves(measured, lab.space, trials, seeds)
-    bands = {name: np.percentile(values, [10, 50, 90], axis=0).tolist() for name, values in found.items()}
+        lab.frames("calib"), lab.frames("val")
+        space = lab.space
+        assert isinstance(space, BlockSpace)
+        done = measured(lab, space, file, [*islice(drawn_rows(space), rows)], progress_callback(bar))
+        whole = lab.measure(spec.recipe)
+        replay = Replay(lab, done, (whole.macs.true, whole.mpjpe_mm.mean), space.measures.seconds)
+        times = np.linspace(0, seconds, 241)
+        found = {
+            name: np.array([replay.rises(replay.searched(name, seed, seconds), times) for seed in range(seeds)])
+            for name in get_args(Sampler)
+        }
+    rows_told = summarised(found, times)
     stored = {
-        "recipes": len(measured),
-        "not_measured": sum(value is None for value in measured.values()),
-        "seeds": seeds,
-        "hypervolume": {name: dict(zip(("p10", "median", "p90"), band, strict=True)) for name, band in bands.items()},
-        "provenance": next(t.record.provenance for t in done if t.record),
+        "rows": rows_told,
+        "recipes": {kind: sum(row.kind == kind for row in done) for kind in sorted({row.kind for row in done})},
+        "seconds_of_a_recipe": float(np.median([row.seconds for row in done])),
+        "ranked_s": space.measures.seconds,
+        "search_s": seconds,
+        "correlation": correlation(replay),
+        "provenance": whole.provenance,
     }
-    figure = plots.bands(found)
-    with atomic_folder(out) as folder:
-        (folder / "replay.json").write_text(json.dumps(stored, indent=1))
-        (folder / "replay.svg").write_text(plots.svg(figure), encoding="utf-8")
-        (folder / "replay.png").write_bytes(plots.png(figure))
-    for name, values in found.items():
-        last = np.percentile(values[:, -1], [10, 50, 90])
-        typer.echo(f"{name}: {last[1]:.3f} [{last[0]:.3f}, {last[2]:.3f}] of the hypervolume after {trials} trials")
+    atomic_write(out, (json.dumps(stored, indent=1) + "\n").encode())
+    figure = plots.bands({name: rises.mean(2) for name, rises in found.items()}, times)
+    atomic_write(out.with_suffix(".png"), plots.png(figure))
+    for row in rows_told:
+        typer.echo(f"{row['sampler']}: +{row['rise_mm']['mean']:.1f} mm, as random has after {row['as_random_s']} s")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from compress.policy import Knob, Policy
@@ -29,6 +29,10 @@ def sampler(space: Space, worker: int = 0, trials: int = 0) -> BaseSampler:
     seed = int(np.random.SeedSequence([spec.seed, worker, trials]).generate_state(1)[0])
     if spec.sampler == "tpe":
         return TPESampler(seed=seed)
+    if spec.sampler == "budgets":
+        return TPESampler(seed=seed, n_startup_trials=0)  # the recipes of budgets come first
+    if spec.sampler == "gp":
+        return GPSampler(seed=seed)
     if spec.sampler == "nsga2":
         return Evolution({name: distribution(knob) for name, knob in space.widest.items()}, seed)
     return RandomSampler(seed=seed)
@@ -58,13 +62,15 @@ def suggested(trial: optuna.Trial, space: Space, after: After | None = None) -> 
     """The recipe of a trial: the baseline that it is, or one drawn from the space."""
     if RECIPE in trial.user_attrs:
         return Recipe.model_validate_json(json.dumps(trial.user_attrs[RECIPE]))
-    return space.spec.drawn(drawn(trial, space, after))
+    return space.recipe(drawn(trial, space, after))
 
 
 def drawn(trial: optuna.Trial, space: Space, after: After | None = None) -> dict[str, float]:
     """What a trial's sampler draws for each knob, given what it drew before and what size the steps before it leave."""
     values: dict[str, float] = {}
     spec = space.spec
+    for name in [name for name in space.ranges if name not in spec.knobs()]:
+        values[name] = draw(trial, name, space.ranges[name])
     for i, step in enumerate(spec.steps):
         for name in [f"{step.label}.{field}" for field in step.knobs()]:
             if name in space.ranges:

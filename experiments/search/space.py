@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from compress.errors import BadInput
 from compress.policy import Knob, ModelSize
+from compress.recipe import Recipe
 from experiments.search.study import Study
 
 Values = Mapping[str, float]  # by `policy.field`, as optuna has them
@@ -26,6 +27,15 @@ class Space:
         self._known: dict[tuple[float | None, ...], bool] = {}
         if not self.possible({}):
             raise BadInput(f"space: no recipe in it fits a model of {size.blocks} blocks and {size.patches} patches")
+
+    @property
+    def first(self) -> Sequence[Values]:
+        """What is measured before anything is drawn."""
+        return ()
+
+    def recipe(self, values: Values) -> Recipe:
+        """The recipe of values that were drawn."""
+        return self.spec.drawn(dict(values))
 
     def knob(self, name: str, values: Values) -> Knob:
         """The values of a knob that some recipe has beside those of others; of values with gaps between them, the

@@ -19,7 +19,8 @@ from compress.recipe import Recipe
 from compress.registry import Step, policy_in
 
 Objective = Literal["macs", "latency_ms", "mpjpe_mm", "accel_mm_per_frame2", "peak_memory_bytes"]
-Sampler = Literal["tpe", "nsga2", "random"]
+Sampler = Literal["tpe", "nsga2", "random", "gp", "budgets"]
+Lever = Literal["merge_layers", "prune_width", "merge_tokens"]
 COSTS = ("macs", "latency_ms")
 Span = tuple[float | str, ...]  # [low, high] or [low, high, step]
 
@@ -66,6 +67,9 @@ class Study(FrozenModel):
         description="policy.field: [low, high] or [low, high, step], within the field's knob; what is not named stays "
         "as in steps, and where nothing is named, every knob is searched",
     )
+    per_block: tuple[Lever, ...] = Field(
+        (), description="policies with knobs for each block of the model, before steps: none of them is among these"
+    )
     objectives: tuple[Objective, ...] = ("macs", "mpjpe_mm")
     sampler: Sampler = "tpe"
     seed: int = Field(0, ge=0)
@@ -91,7 +95,11 @@ class Study(FrozenModel):
                 raise misuse("steps", f"trials do not train: leave {step.policy} out, or write it beside steps")
             if step.model_specific:
                 raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
-        if not self.knobs():
+        if self.per_block and (early := [step.policy for step in self.steps if step.stage < 2]):
+            raise misuse("steps", f"{early[0]} goes before what per_block makes of each block: leave it out")
+        if self.sampler == "budgets" and not self.per_block:
+            raise misuse("sampler", "budgets draws recipes block by block: name policies in per_block")
+        if not self.knobs() and not self.per_block:
             raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         self.ranges()
         return self

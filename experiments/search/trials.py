@@ -32,9 +32,11 @@ from hmr.evaluation.intervals import Interval
 # User attributes of a trial.
 RECIPE, RECIPE_ID, BASELINE, RECORD, SAME_AS, REASON = "recipe", "recipe_id", "baseline", "record", "same_as", "reason"
 DRAWN, BROKEN = "drawn", "broken"  # the recipe of a trial that is no baseline; whether its reason is an error of ours
+STOPPED = "stopped"  # whether it was measured on some recordings only: it was worse there
 CONSTRAINT, IMPOSSIBLE = "max_error_mm", "impossible"
 # infeasible: measured, and worse than max_error_mm allows. pruned: the model or the frames make the recipe impossible,
-# so nothing was measured. failed: an error, or a worker that was stopped.
+# so nothing was measured; or it was worse than another one on few recordings (`experiments.search.early`). failed: an
+# error, or a worker that was stopped.
 State = Literal["complete", "infeasible", "pruned", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 Later = Literal["front", "recovered", "rival"]
@@ -127,6 +129,7 @@ def trial_of(trial: FrozenTrial, stored: dict[str, Any], spec: Study) -> Trial:
     attrs = trial.user_attrs
     number, name, knobs = trial.number, attrs.get(BASELINE, ""), spec.knobs()
     params, recipe = words({k: v for k, v in trial.params.items() if k in knobs}, knobs), asked(attrs)
+    params |= {k: v for k, v in trial.params.items() if spec.per_block and k not in knobs}
     if trial.state != TrialState.COMPLETE:
         state: State = "failed" if REASON not in attrs or BROKEN in attrs else "pruned"
         reason = attrs.get(REASON, "its worker was stopped before it was measured")

@@ -17,12 +17,13 @@ import optuna
 import torch
 from filelock import FileLock
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from compress.atomic import alone, writing
 from compress.context import Observer, silent
 from compress.errors import BadInput, Taken
 from compress.recipe import Recipe
+from experiments.search.early import Stopped
 from experiments.search.lab import FAILURES, Lab
 from experiments.search.machine import machine, one_device
 from experiments.search.pareto import contributions, reference_point
@@ -50,6 +51,7 @@ from experiments.search.trials import (
     RECIPE_ID,
     RECORD,
     SAME_AS,
+    STOPPED,
     Later,
     Record,
     Trial,
@@ -105,6 +107,8 @@ def search(job: SearchJob, observer: Observer = silent) -> list[Trial]:
         study = opened(job)
         record_purpose(study, job, lab)
         enqueue_baselines(study, job.spec, lab.budgeted)
+        for values in lab.space.first:
+            study.enqueue_trial(dict(values), skip_if_exists=True)
         if job.workers == 1:
             work(job, lab=lab)
         else:
@@ -206,11 +210,16 @@ def progress_of(job: SearchJob, study: optuna.Study, observer: Observer) -> Call
     """What tells the observer how many trials are complete, and returns it."""
 
     def report_complete() -> int:
-        complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        complete = sum(map(looked_at, study.get_trials(deepcopy=False)))
         observer(f"trials of {job.spec.name}", "", min(complete, job.trials), job.trials)
         return complete
 
     return report_complete
+
+
+def looked_at(trial: FrozenTrial) -> bool:
+    """Whether a trial was measured, on all recordings or on as many as it took."""
+    return trial.state == TrialState.COMPLETE or STOPPED in trial.user_attrs
 
 
 def turn_of(study: optuna.Study, wanted: int) -> bool | None:
@@ -220,10 +229,10 @@ def turn_of(study: optuna.Study, wanted: int) -> bool | None:
     """
     revive(study)
     trials = study.get_trials(deepcopy=False)
-    complete, running = (sum(t.state == state for t in trials) for state in (TrialState.COMPLETE, TrialState.RUNNING))
+    complete, running = sum(map(looked_at, trials)), sum(t.state == TrialState.RUNNING for t in trials)
     if complete >= wanted:
         return False if running else None
-    last = max((t.number for t in trials if t.state == TrialState.COMPLETE), default=-1)
+    last = max((t.number for t in trials if looked_at(t)), default=-1)
     reasons = [t.user_attrs[REASON] for t in trials[last + 1 :] if REASON in t.user_attrs]
     if len(reasons) >= IN_VAIN:
         raise BadInput(f"of the last {len(reasons)} recipes none could be measured: narrow the space ({reasons[-1]})")
@@ -243,7 +252,12 @@ def measured(study: optuna.Study, trial: optuna.Trial, lab: Lab) -> tuple[float,
         trial.set_user_attr(DRAWN, recipe.model_dump(mode="json"))
         trial.set_user_attr(RECIPE_ID, recipe.id)
         earlier = known(study, trial.number, recipe.id)
-        record = earlier[1] if earlier else lab.measure(recipe)
+        record = earlier[1] if earlier else lab.measure(recipe, incumbents(study, spec))
+    except Stopped as stopped:
+        trial.set_user_attr(STOPPED, True)
+        trial.set_user_attr(REASON, str(stopped))
+        trial.set_constraint(IMPOSSIBLE, stopped.why.least_mm)
+        raise TrialPruned from stopped
     except FAILURES as error:
         if not isinstance(error, BadInput):
             trial.set_user_attr(BROKEN, True)
@@ -257,6 +271,15 @@ def measured(study: optuna.Study, trial: optuna.Trial, lab: Lab) -> tuple[float,
         # optuna 5 has this in the place of samplers' constraints_func; no other way stops a trial of many objectives
         trial.set_constraint(CONSTRAINT, record.mpjpe_mm.mean - spec.max_error_mm)
     return record.values(spec.objectives)
+
+
+def incumbents(study: optuna.Study, spec: Study) -> list[Record]:
+    """What recipes are compared with while they are measured: under the sampler `budgets`, all that were measured, if
+    MACs and error alone decide."""
+    if spec.sampler != "budgets" or {*spec.objectives} != {"macs", "mpjpe_mm"}:
+        return []
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [record for t in complete if (record := read(t.user_attrs.get(RECORD)))]
 
 
 def known(study: optuna.Study, number: int, recipe_id: str) -> tuple[int, Record] | None:
