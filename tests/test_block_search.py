@@ -10,7 +10,7 @@ import torch
 from compress.artefact import canonical
 from experiments.search import lab, storage
 from experiments.search import workers as search
-from experiments.search.early import Stopped, Worse, measured_first
+from experiments.search.early import NoFurther, Worse, measured_first
 from experiments.search.study import parsed
 from experiments.search.trials import STOPPED
 from tests import search_study
@@ -43,7 +43,7 @@ def test_measured_by_parts_is_what_is_measured_at_once(bench):
     for one in fields(whole.errors):
         torch.testing.assert_close(getattr(found.errors, one.name), getattr(whole.errors, one.name))
     assert [len(errors) for errors in seen] == [4] and found.row()["per_clip"][:4] == whole.row()["per_clip"][:4]
-    with pytest.raises(Stopped, match="on 4 of 8"):
+    with pytest.raises(NoFurther, match="on 4 of 8"):
         measured_first(model, frames, "parts", lambda *_: None, lambda _: Worse(4, 8, 3.0))
 
 

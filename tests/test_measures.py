@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.ranking.budget import BlockSize, counted
-from compress.ranking.layout import Encoder, Layout
+from compress.ranking.layout import EncoderSizes, Layout
 from compress.ranking.measures import Measures, levels, measures_of, movements
 from compress.ranking.scores import BlockScores
 from tests import test_ranking
@@ -38,7 +38,7 @@ def made_up(seed: int) -> Measures:
         return torch.rand(count, generator=random).cumsum(0)
 
     scores = [BlockScores(some(3), some(3), 3 * some(1).item(), some(4)) for _ in range(2)]
-    encoder = Encoder((BlockSize(4, 2, 2, 4, 2), BlockSize(4, 2, 2, 4, 3)), 8, 1, protect=True, drops=True)
+    encoder = EncoderSizes((BlockSize(4, 2, 2, 4, 2), BlockSize(4, 2, 2, 4, 3)), 8, 1, protect=True, drops=True)
     dropped = {t: 0.5 * (8 - t) ** 2 for t in encoder.tokens}
     whole = sum(size.macs(9, 9, size.heads, size.hidden) for size in encoder.sizes)
     return Measures(encoder, scores, dropped, (10, 3), whole + 10 + 3 * 8)

@@ -15,10 +15,10 @@ from compress.ranking.layout import LEVERS
 from experiments.reports import plots
 from experiments.search.blocks import BUDGET, BlockSpace
 from experiments.search.early import looks, worse
-from experiments.search.replay import SHARES, Replay, correlation, summarised
+from experiments.search.replay.searches import SHARES, Replay, correlation, summarised
+from experiments.search.replay.table import KINDS, MeasuredRecipe, drawn_rows, read
 from experiments.search.sampling import drawn, sampler
 from experiments.search.study import Sampler, Study, parsed
-from experiments.search.table import KINDS, TableRow, drawn_rows, read
 from tests.test_measures import macs_of, made_up
 
 STUDY = """schema_version: 1
@@ -81,14 +81,16 @@ def test_every_draw_is_a_recipe_that_its_knobs_give_again(name):
         study.tell(trial, (1.0, float(i)))
 
 
-def rows(count: int) -> list[TableRow]:
+def rows(count: int) -> list[MeasuredRecipe]:
     """Errors as the measures say, and each recording's are a little apart."""
     found, made = [], space()
     for i, (kind, places) in enumerate(list(drawn_rows(made))[:count]):
         layout = made.given(places)
         mm = 100 + made.measures.moved(layout)
         each = {f"r{j}": mm + (j - 4.5) + 0.01 * ((i + j) % 3) for j in range(10)}
-        found.append(TableRow(kind, str(i), made.places(layout), macs_of(made.measures, layout), mm, each, 2.0, 2.0))
+        found.append(
+            MeasuredRecipe(kind, str(i), made.places(layout), macs_of(made.measures, layout), mm, each, 2.0, 2.0)
+        )
     return found
 
 

@@ -18,7 +18,7 @@ LEVERS = ("merge_layers", "prune_width", "merge_tokens")  # what leaves them out
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSizes:
     """What of an image encoder recipes are made for."""
 
     sizes: Sequence[BlockSize]  # of the blocks that are no maps
@@ -28,7 +28,7 @@ class Encoder:
     drops: bool  # whether background can go before the first block
 
     @classmethod
-    def of(cls, model: Any, protect: bool) -> Encoder:
+    def of(cls, model: Any, protect: bool) -> EncoderSizes:
         drops = protect and model.head_needs != "grid"
         return cls(block_sizes(model), model.grid[0] * model.grid[1], prefix_of(model), protect, drops)
 
@@ -48,7 +48,7 @@ class Layout:
     merges: list[int]  # tokens that merge in each block
     mapped: set[int] = field(default_factory=set)
 
-    def steps(self, encoder: Encoder) -> Steps:
+    def steps(self, encoder: EncoderSizes) -> Steps:
         """It as steps of a recipe. Tokens go before units, whose readers are fitted to the tokens that are left."""
         left = [i for i in range(len(encoder.sizes)) if i not in self.mapped]
         found: list[Policy] = []

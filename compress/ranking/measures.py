@@ -22,7 +22,7 @@ from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import count
 from compress.ranking.budget import BlockSize, Steps, counted, outputs
-from compress.ranking.layout import LEVERS, PIECES, Encoder, Layout
+from compress.ranking.layout import LEVERS, PIECES, EncoderSizes, Layout
 from compress.ranking.paths import Edge, Paths
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 
@@ -35,7 +35,7 @@ UNWEIGHED: Mapping[str, float] = {}
 class Measures:
     """All that recipes of every budget follow from: an encoder, and what it moves an output by to leave parts out."""
 
-    encoder: Encoder
+    encoder: EncoderSizes
     scores: Sequence[BlockScores]
     dropped: Mapping[int, float]  # mm^2 by the number of patches that are kept
     rest: tuple[int, int]  # MACs of what is no block, with no patch left, and for each one
@@ -54,7 +54,7 @@ class Measures:
         starts = {In(keep, False, False): weights.get("drop", 1.0) * moved for keep, moved in first.items()}
         stages: list[list[Edge]] = []
         for i in range(len(self.scores)):
-            stages += Block(self.encoder, i, self.scores[i], weights, levers).stages()
+            stages += BlockStages(self.encoder, i, self.scores[i], weights, levers).stages()
         rest, each = self.rest
         ends = [
             Edge(In(t, True, was), "end", rest + each * t, 0.0) for t in self.encoder.tokens for was in (False, True)
@@ -73,7 +73,7 @@ class Measures:
         encoder = {**told["encoder"], "sizes": [BlockSize(*size) for size in told["encoder"]["sizes"]]}
         tensor = torch.tensor
         scores = [BlockScores(tensor(h), tensor(u), mapped, tensor(m)) for h, u, mapped, m in told["scores"]]
-        found = {"encoder": Encoder(**encoder), "scores": scores, "dropped": dict(told["dropped"])}
+        found = {"encoder": EncoderSizes(**encoder), "scores": scores, "dropped": dict(told["dropped"])}
         return cls(**{**told, **found, "rest": tuple(told["rest"])})
 
     def chosen(self, path: Sequence[Edge]) -> Layout:
@@ -106,10 +106,10 @@ class In(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockStages:
     """The three stages of layouts in a block: heads, tokens that merge, hidden units; or a map in the place of all."""
 
-    encoder: Encoder
+    encoder: EncoderSizes
     place: int
     score: BlockScores
     weights: Mapping[str, float]
@@ -174,7 +174,7 @@ def measures_of(model: Any, context: Context, protect: bool) -> Measures:
 
     def take() -> Measures:
         begun = time.process_time()
-        encoder, scores = Encoder.of(model, protect), context.remembered("scores", ranked)
+        encoder, scores = EncoderSizes.of(model, protect), context.remembered("scores", ranked)
         dropped = dropping(encoder, model, context) if encoder.drops else {encoder.patches: 0.0}
         total = int(model.cost().macs.true)
         return Measures(encoder, scores, dropped, rest_of(model, encoder), total, time.process_time() - begun)
@@ -189,7 +189,7 @@ def measures_of(model: Any, context: Context, protect: bool) -> Measures:
     return context.remembered(("measures", protect), kept)
 
 
-def rest_of(model: Any, encoder: Encoder) -> tuple[int, int]:
+def rest_of(model: Any, encoder: EncoderSizes) -> tuple[int, int]:
     """MACs of what is no block, as a head that reads tokens: with no patch left, and for each one. Counted twice, with
     all patches and with half of them."""
     half, found = encoder.patches // 2, []
@@ -205,7 +205,7 @@ def rest_of(model: Any, encoder: Encoder) -> tuple[int, int]:
     return found[0] - each * encoder.patches, each
 
 
-def dropping(encoder: Encoder, model: Any, context: Context) -> dict[int, float]:
+def dropping(encoder: EncoderSizes, model: Any, context: Context) -> dict[int, float]:
     """What it moves the outputs by, in mm^2, to keep some of the patches before the first block and a ring around the
     person after all that lies further out: looked at, since gradients say nothing of tokens that are not there.
 

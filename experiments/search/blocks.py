@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.policies.prune_width import count
 from compress.policy import Knob, ModelSize
-from compress.ranking.layout import PARTS, PIECES, Encoder, Layout
+from compress.ranking.layout import PARTS, PIECES, EncoderSizes, Layout
 from compress.ranking.measures import Measures
 from compress.ranking.paths import Paths
 from compress.ranking.scores import SHARES
@@ -30,7 +30,7 @@ class BlockSpace(Space):
     recipe is the best one for those (`compress.ranking.measures`), as SPDY searches (arXiv:2201.13096, Sec. 3.3).
     """
 
-    def __init__(self, spec: Study, size: ModelSize, encoder: Encoder, measures: Callable[[], Measures]) -> None:
+    def __init__(self, spec: Study, size: ModelSize, encoder: EncoderSizes, measures: Callable[[], Measures]) -> None:
         super().__init__(spec, size)
         self.encoder, self._measures = encoder, measures
         self.ranges = {**(self.weights() if spec.sampler == "budgets" else self.parts()), **self.ranges}

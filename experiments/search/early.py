@@ -37,7 +37,7 @@ class Worse(NamedTuple):
         )
 
 
-class Stopped(Exception):
+class NoFurther(Exception):
     """A recipe is measured no further."""
 
     def __init__(self, why: Worse) -> None:
@@ -73,7 +73,7 @@ def worse(mine: PerRecording, macs: float, others: Iterable[tuple[float, PerReco
 def measured_first(
     model: object, frames: Frames, name: str, observer: Observer, see: Callable[[PerRecording], Worse | None]
 ) -> Measurement:
-    """What `frames.measure` gives, recordings by parts. Raises Stopped where `see` finds a model worse after one."""
+    """What `frames.measure` gives, recordings by parts. Raises NoFurther where `see` finds a model worse after one."""
     names = sorted({*frames.recordings})
     ends = [0, *looks(len(names)), len(names)]
     parts: list[tuple[list[int], Measurement]] = []
@@ -85,7 +85,7 @@ def measured_first(
         parts.append((places, part.measure(model, name, observer)))
         seen |= {one["clip"]: one["mpjpe_mm"] for one in parts[-1][1].row()["per_clip"]}
         if end < len(names) and (why := see(seen)):
-            raise Stopped(why)
+            raise NoFurther(why)
     return joined(frames, parts)
 
 

@@ -16,7 +16,7 @@ from compress.errors import BadInput
 from compress.pipeline import refuse_misfit, result_provenance, row, run_all_steps
 from compress.policy import ModelSize, Policy
 from compress.ranking.budget import MACBudget, recipe_for
-from compress.ranking.layout import Encoder
+from compress.ranking.layout import EncoderSizes
 from compress.ranking.measures import Measures, measures_of
 from compress.recipe import Recipe
 from experiments.search.blocks import BlockSpace
@@ -81,7 +81,7 @@ class Lab:
         size = ModelSize.of(self.model)
         if not self.study.per_block:
             return Space(self.study, size)
-        encoder = Encoder.of(self.model, self.opened("calib").has_masks)
+        encoder = EncoderSizes.of(self.model, self.opened("calib").has_masks)
         return BlockSpace(self.study, size, encoder, self.measures)
 
     def measures(self) -> Measures:
@@ -116,8 +116,8 @@ class Lab:
         refuse_misfit(self.model, recipe.steps, self.opened("calib"), self.opened("val"))
 
     def measure(self, recipe: Recipe, others: Sequence[Record] = ()) -> Record:
-        """A recipe planned on calib and measured on val, unless it is worse than one of `others`, which `Stopped` says;
-        raises BadInput where it cannot be done."""
+        """A recipe planned on calib and measured on val. Raises BadInput where it cannot be done, and NoFurther where it
+        is worse than one of `others`."""
         self.refuse(recipe)
         model, context = self.made(recipe.steps)
         return self.record(recipe, model, context, "val", others)

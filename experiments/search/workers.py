@@ -23,7 +23,7 @@ from compress.atomic import alone, writing
 from compress.context import Observer, silent
 from compress.errors import BadInput, Taken
 from compress.recipe import Recipe
-from experiments.search.early import Stopped
+from experiments.search.early import NoFurther
 from experiments.search.lab import FAILURES, Lab
 from experiments.search.machine import machine, one_device
 from experiments.search.pareto import contributions, reference_point
@@ -253,7 +253,7 @@ def measured(study: optuna.Study, trial: optuna.Trial, lab: Lab) -> tuple[float,
         trial.set_user_attr(RECIPE_ID, recipe.id)
         earlier = known(study, trial.number, recipe.id)
         record = earlier[1] if earlier else lab.measure(recipe, incumbents(study, spec))
-    except Stopped as stopped:
+    except NoFurther as stopped:
         trial.set_user_attr(STOPPED, True)
         trial.set_user_attr(REASON, str(stopped))
         trial.set_constraint(IMPOSSIBLE, stopped.why.least_mm)

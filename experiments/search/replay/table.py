@@ -28,7 +28,7 @@ Values = dict[str, float]
 
 
 @dataclass(frozen=True)
-class TableRow:
+class MeasuredRecipe:
     """A measured recipe."""
 
     kind: str
@@ -105,7 +105,7 @@ def near(space: BlockSpace, random: np.random.Generator) -> Values:
 
 def measured(
     lab: Lab, space: BlockSpace, file: Path, rows: list[tuple[str, Values]], observer: Observer
-) -> list[TableRow]:
+) -> list[MeasuredRecipe]:
     """The rows of a file, after those that are not in it were measured."""
     found = read(file)
     known = {row.recipe_id for row in found}
@@ -122,7 +122,7 @@ def measured(
             errors = lab.frames("val").measure(model).row()
         except BadInput:
             continue
-        row = TableRow(
+        row = MeasuredRecipe(
             kind,
             recipe.id,
             space.places(layout),
@@ -139,7 +139,7 @@ def measured(
     return found
 
 
-def read(file: Path) -> list[TableRow]:
+def read(file: Path) -> list[MeasuredRecipe]:
     """The rows of a file; half a line at its end, of a run that was killed, is none."""
     if not file.exists():
         return []
@@ -149,4 +149,4 @@ def read(file: Path) -> list[TableRow]:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return [TableRow(**line) for line in lines]
+    return [MeasuredRecipe(**line) for line in lines]

@@ -1,6 +1,6 @@
-"""`python -m experiments.search.replay STUDY`: which sampler has a small error first, in seconds of measuring?
+"""`python -m experiments.search.replay [STUDY]`: which sampler has a small error first, in seconds of measuring?
 
-Recipes of a space block by block are measured once into a table (`experiments.search.table`). Then each sampler
+Recipes of a space block by block are measured once into a table (`experiments.search.replay.table`). Then each sampler
 searches with several seeds, and of the table's recipes the nearest that it has not seen stands for what it draws.
 `random` needs no such stand-in: the table's random recipes, in any order, are a random search.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -22,19 +23,19 @@ from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
 from compress.atomic import atomic_write
-from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
 from experiments.reports import plots
 from experiments.search.blocks import BlockSpace
 from experiments.search.early import PerRecording, worse
 from experiments.search.lab import Lab
+from experiments.search.replay.table import MeasuredRecipe, Values, drawn_rows, measured
 from experiments.search.sampling import drawn, sampler
 from experiments.search.storage import quiet
 from experiments.search.study import Sampler, read_study
-from experiments.search.table import TableRow, Values, drawn_rows, measured
 from experiments.search.trials import IMPOSSIBLE
 from hmr.home import fasthmr_home
 
+SHIPPED = str(files("experiments").joinpath("studies", "replay.yaml"))
 SHARES = (0.7, 0.5, 0.4, 0.3)  # of the MACs, at which errors are compared
 Seen = tuple[float, float, float]  # seconds since the start, MACs, mm
 
@@ -42,7 +43,7 @@ Seen = tuple[float, float, float]  # seconds since the start, MACs, mm
 class Replay:
     """A table, and searches of it."""
 
-    def __init__(self, lab: Lab, rows: Sequence[TableRow], original: tuple[int, float], ranked_s: float) -> None:
+    def __init__(self, lab: Lab, rows: Sequence[MeasuredRecipe], original: tuple[int, float], ranked_s: float) -> None:
         """original: MACs and mm. ranked_s: what the measures took that the sampler `budgets` begins with."""
         self.lab, self.rows, self.ranked_s = lab, rows, ranked_s
         self.macs, self.mm = original
@@ -146,8 +147,8 @@ def summarised(found: dict[str, NDArray[np.float64]], times: NDArray[np.float64]
 
 
 def main(
-    study: Annotated[str, typer.Argument(help="The .yaml file of a study with per_block.")],
     out: Annotated[Path, typer.Option(help="The .json file to write; a picture lies beside it.")],
+    study: Annotated[str, typer.Argument(help="The .yaml file of a study with per_block.")] = SHIPPED,
     seconds: Annotated[float, typer.Option(help="Of measuring, that each search has.")] = 600,
     seeds: Annotated[int, typer.Option(min=1)] = 8,
     rows: Annotated[int | None, typer.Option(help="Measure at most so many recipes in all.")] = None,
@@ -184,7 +185,3 @@ def main(
     atomic_write(out.with_suffix(".png"), plots.png(figure))
     for row in rows_told:
         typer.echo(f"{row['sampler']}: +{row['rise_mm']['mean']:.1f} mm, as random has after {row['as_random_s']} s")
-
-
-if __name__ == "__main__":
-    ended(lambda: typer.run(main))

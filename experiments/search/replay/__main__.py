@@ -1,0 +1,6 @@
+import typer
+
+from experiments.cli.main import ended
+from experiments.search.replay.searches import main
+
+ended(lambda: typer.run(main))
