@@ -116,8 +116,8 @@ class Lab:
         refuse_misfit(self.model, recipe.steps, self.opened("calib"), self.opened("val"))
 
     def measure(self, recipe: Recipe, others: Sequence[Record] = ()) -> Record:
-        """A recipe planned on calib and measured on val. Raises BadInput where it cannot be done, and NoFurther where it
-        is worse than one of `others`."""
+        """A recipe planned on calib and measured on val. Raises BadInput where it cannot be done, and NoFurther where
+        it is worse than one of `others`."""
         self.refuse(recipe)
         model, context = self.made(recipe.steps)
         return self.record(recipe, model, context, "val", others)
