@@ -40,6 +40,7 @@ class MergeLayers(Policy):
     aim: Aim = Field(
         "run",
         description="linear, fold: fitted to what the run makes of the tokens that reach it, or made of the original's",
+        exclude_if=lambda aim: aim == "run",  # so that recipes without it keep their ids
     )
     threshold_mm: float = Field(
         0.1, ge=0, description="the error on calib rises by less; paper: 0.1", json_schema_extra=knob(0.0, 5.0, 0.25)

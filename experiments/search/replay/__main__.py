@@ -1,6 +1,6 @@
 import typer
 
 from experiments.cli.main import ended
-from experiments.search.replay.searches import main
+from experiments.search.replay import main
 
 ended(lambda: typer.run(main))
