@@ -40,6 +40,20 @@ TOKENS = {
     "name": "tokens-110",
     "steps": [{"policy": "merge_tokens", "keep": 110, "per_layer": 40, "dilate": 1}],
 }
+WRONG = {  # fewer-3.5, which `BUDGET` finds, with another recovery
+    "schema_version": 1,
+    "name": "wrong-masks",
+    "steps": [
+        {
+            "policy": "prune_width",
+            "heads": [5] + 11 * [6],
+            "hidden": 6 * [1536] + [768] + 3 * [1152] + [768, 384],
+            "refit": True,
+        },
+        {"policy": "merge_tokens", "mode": "drop", "keep": 64, "dilate": 1},
+        {"policy": "recover", "steps": 387, "wrong_masks": 0.5},
+    ],
+}
 SMALL = (
     "fasthmr compress fasthmr-reference --model reference --data synth:test --frames 110 --calib-frames 128 --out small"
 )
@@ -150,6 +164,19 @@ RECORDS = {
         f"python -m experiments.paper.deployment.speed {' '.join(FRONTIER)} --frames 330 --rounds 5 --out speed.json",
         FEWER,
         "speed.json",
+    ),
+    "wrong-masks": Made(
+        "python -m experiments.paper.equal_macs.frontier wrong-masks --data synth:test --frames 220 "
+        "--out wrong-masks.json",
+        (
+            ("wrong-masks.yaml", f"echo {shlex.quote(json.dumps(WRONG))} > wrong-masks.yaml"),
+            (
+                "wrong-masks",
+                "fasthmr compress wrong-masks.yaml --model reference --data synth:val --frames 110 --calib-frames 64 "
+                "--out wrong-masks",
+            ),
+        ),
+        "wrong-masks.json",
     ),
     "frontier": Made(
         f"python -m experiments.paper.equal_macs.frontier {' '.join(FRONTIER)} --out frontier.json",
