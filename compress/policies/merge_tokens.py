@@ -141,7 +141,7 @@ class MergeTokens(Policy):
                 "lower start"
             )
         at = dict(zip(places[self.start :], merges, strict=False))
-        by_block = tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
+        by_block = by_place(at)
         return Schedule(by_block, 0, self.partition, self.proportional_attention, self.dilate)
 
     def given(self, tokens: int, places: list[int]) -> tuple[int, ...]:
@@ -157,7 +157,12 @@ class MergeTokens(Policy):
         if self.mode == "merge" and left[-1] != self.keep:
             raise BadInput(f"merge_tokens: merges: they leave {left[-1]} tokens, so that keep has to be {left[-1]}")
         at = {place: merged for place, merged in zip(places, merges, strict=True) if merged}
-        return tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
+        return by_place(at)
+
+
+def by_place(at: dict[int, int]) -> tuple[int, ...]:
+    """How many tokens merge in each block, from those of some blocks; up to the last one that merges any."""
+    return tuple(at.get(place, 0) for place in range(max(at, default=-1) + 1))
 
 
 class TokenPlan(Plan):

@@ -13,7 +13,6 @@ from compress.policy import Policy
 from compress.ranking.budget import BlockSize, Steps, block_sizes, prefix_of, windows_of
 
 PARTS = 24  # tokens go in so many parts of the patches; a quarter of them stays
-PIECES = 16  # hidden units of a block go in so many parts
 LEVERS = ("merge_layers", "prune_width", "merge_tokens")  # what leaves them out
 
 

@@ -21,8 +21,8 @@ from compress.context import Context
 from compress.pipeline import run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import count
-from compress.ranking.budget import BlockSize, Steps, counted, outputs
-from compress.ranking.layout import LEVERS, PIECES, EncoderSizes, Layout
+from compress.ranking.budget import PIECES, BlockSize, Steps, counted, outputs
+from compress.ranking.layout import LEVERS, EncoderSizes, Layout
 from compress.ranking.paths import Edge, Paths
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 

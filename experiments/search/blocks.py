@@ -8,7 +8,8 @@ from typing import Any
 
 from compress.policies.prune_width import count
 from compress.policy import Knob, ModelSize
-from compress.ranking.layout import PARTS, PIECES, EncoderSizes, Layout
+from compress.ranking.budget import PIECES
+from compress.ranking.layout import PARTS, EncoderSizes, Layout
 from compress.ranking.measures import Measures
 from compress.ranking.paths import Paths
 from compress.ranking.scores import SHARES

@@ -15,7 +15,8 @@ import numpy as np
 from compress.context import Observer
 from compress.errors import BadInput
 from compress.policy import Knob
-from compress.ranking.layout import PARTS, PIECES
+from compress.ranking.budget import PIECES
+from compress.ranking.layout import PARTS
 from experiments.search.blocks import BUDGET, BlockSpace
 from experiments.search.lab import Lab
 
