@@ -15,17 +15,16 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from compress.context import Context
 from compress.errors import BadInput
 from compress.layers.units import units_of
-from compress.pipeline import run_all_steps
 from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth, count
 from compress.policies.recover import Recover
 from compress.policy import Policy
+from compress.ranking.movement import movement
 from compress.ranking.scores import LEVELS, SHARES, BlockScores, rank
 from compress.recipe import Recipe
 from compress.stack import PLAIN, transformer_blocks
@@ -143,20 +142,6 @@ def least_moved(model: Any, first: Steps | None, others: Iterable[Steps], contex
             break
         last = moved
     return best
-
-
-@torch.no_grad()
-def movement(model: Any, steps: Steps, context: Context) -> float:
-    """How far the outputs of a model move by some steps, in mm: the mean over frames of the root of the mean square."""
-    made = run_all_steps(model, steps, context.fresh())
-    before, after = context.remembered("outputs", lambda: outputs(model, context.judge)), outputs(made, context.judge)
-    return float((after - before).square().mean(1).sqrt().mean())
-
-
-def outputs(model: Any, judge: Any) -> torch.Tensor:
-    """What a judge says of a model, on all frames: (N, K) mm."""
-    every = enumerate(zip(judge.crops, judge.masks, strict=True))
-    return torch.cat([judge.outputs(i, model.encode(crop, mask), model) for i, (crop, mask) in every])
 
 
 def chosen_for(
