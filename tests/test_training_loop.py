@@ -62,6 +62,27 @@ def test_the_first_weights_with_the_least_loss_held_out_are_kept_through_a_kill(
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("killed_at", [0, 3, 4])
+def test_a_training_ends_where_the_loss_held_out_falls_no_further(killed_at, tmp_path):
+    class Patient(Chosen):
+        patience, losses = 2, (3.0, 1.0, 2.0, 1.0, 0.5)
+
+    def kill(progress):
+        if progress.step == killed_at:
+            raise KeyboardInterrupt
+
+    settings = regression(tmp_path, checkpoint_minutes=0.0, steps=5)
+    if killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(Patient(), settings, kill)
+    task = Patient()
+    run = train(task, settings)
+    assert (run.progress.step, run.progress.chosen) == (4, 2)
+    whole = Patient()
+    train(whole, settings.model_copy(update={"out": tmp_path / "whole"}))
+    assert all(torch.equal(value, whole.looked[2][name]) for name, value in run.weights.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "hashes.json"])
 def test_a_damaged_checkpoint_is_told_and_never_gone_on_with(name, tmp_path):
     config = regression(tmp_path / "run", checkpoint_minutes=0.0)

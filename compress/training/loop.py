@@ -57,7 +57,7 @@ def train(
     observe: Callable[[Progress], None] = lambda progress: None,
     device_placement: bool = True,
 ) -> Training:
-    """Train until the budget is spent, going on from the last checkpoint in `config.out`; `observe` follows each step.
+    """Train until the budget is spent or nothing more is gained, going on from the last checkpoint in `config.out`; `observe` follows each step.
 
     Writes training.json, curve.jsonl and checkpoint-STEP/. `device_placement=False` trains the module on the device
     where it is. Raises BadInput where `out` holds anything else, where another process trains there, and where the loss
@@ -109,6 +109,12 @@ class Training:
             return self.progress.step / self.config.steps
         return self.progress.seconds / (60 * cast(float, self.config.minutes))
 
+    @property
+    def ended(self) -> bool:
+        """Whether the budget is spent, or the loss held out has fallen no further for as long as the task waits."""
+        waited, patience = self.progress.step - self.progress.chosen, self.task.patience
+        return self.fraction >= 1 or (patience is not None and waited >= patience)
+
     def next_step(self) -> OptimizerStep:
         """The step that this process takes next."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -137,12 +143,12 @@ class Training:
         duties += [(config.val_minutes, self.validate)] if every is None else []
         duties += [(config.checkpoint_minutes, self.save)]
         last = [progress.seconds] * len(duties)
-        while self.fraction < 1:
+        while not self.ended:
             self.advance()
             if every is not None and (progress.step % every == 0 or self.fraction >= 1):
                 self.choose()
             for i, (minutes, duty) in enumerate(duties):
-                if self.fraction >= 1 or progress.seconds - last[i] >= 60 * minutes:
+                if self.ended or progress.seconds - last[i] >= 60 * minutes:
                     duty()
                     last[i] = progress.seconds
             observe(progress)

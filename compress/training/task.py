@@ -78,6 +78,7 @@ class TrainingTask(ABC):
     module: nn.Module
     choose_every: int | None = None  # steps; a training gives the weights, of those looked at, whose loss in `validate`
     # is least. By steps and not by the clock, so that a run that was killed chooses the same. None: the last weights.
+    patience: int | None = None  # steps without less of that loss, after which a training ends before its budget does
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

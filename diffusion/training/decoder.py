@@ -39,6 +39,7 @@ HIDDEN = 0.5  # share of clips of which stretches are hidden
 GAPS_S = (0.3, 1.5)  # s, a tracker's gaps
 LOOK = 25  # steps after which each the loss on what is held out is looked at; the weights with the least are kept
 LOOKS = 4  # clips of each of those videos that it is measured on
+PATIENCE = 400  # steps without less of it that end a training
 STARTS = 1000  # videos that the start of a decoder is fitted to
 
 
@@ -101,7 +102,7 @@ class DecoderTask(TrainingTask):
         scale.deviation.copy_(deviation.clamp_min(1e-3))
         self.shrink = self.begin(generator("decoder", seed, "start"))
         self.module.train()
-        self.choose_every = LOOK if validation else None
+        self.choose_every, self.patience = (LOOK, PATIENCE) if validation else (None, None)
 
     @torch.no_grad()
     def begin(self, rng: np.random.Generator) -> float:
@@ -135,7 +136,7 @@ class DecoderTask(TrainingTask):
         hidden = [HIDDEN, *GAPS_S]
         facts["acceleration"] = self.acceleration
         start = [REACH, SMOOTH, str(self.shrink), SURE]
-        look = [LOOK, LOOKS] if self.validation else None
+        look = [LOOK, LOOKS, PATIENCE] if self.validation else None
         return {**facts, "features": digest.hexdigest(), "start": start, "hidden": hidden, "look": look}
 
     @torch.no_grad()
