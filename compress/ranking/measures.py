@@ -133,13 +133,14 @@ class BlockStages:
             for at in before
             for left, moved in heads
         ]
+        gone = {t: merged_by(self.score, 1 - t / self.encoder.patches) for t in tokens}
         merged = [
             self.edge(
                 ("attended", t),
                 ("merged", after),
                 size.macs(prefix + t, prefix + after, 0, 0),  # of the matching
                 "merge",
-                merged_to(self.score, self.encoder.patches, t, after),
+                gone[after] - gone[t],
                 t - after,
             )
             for t in tokens
@@ -235,11 +236,12 @@ def going(moved: Sequence[float], units: int, some: int) -> float:
 
 
 def merged_to(scores: BlockScores, patches: int, before: int, after: int) -> float:
-    """What it moves by, in mm^2, to merge tokens in a block, between the LEVELS that were looked at and in squares
-    beyond: those most alike are gone where fewer tokens than patches come in."""
+    """What it moves by, in mm^2, to merge tokens in a block."""
+    return merged_by(scores, 1 - after / patches) - merged_by(scores, 1 - before / patches)
 
-    def whole(share: float) -> float:
-        found = float(np.interp(share, (0.0, *LEVELS), (0.0, *np.maximum.accumulate(scores.merged.tolist()))))
-        return found * max(1.0, share / LEVELS[-1]) ** 2
 
-    return whole(1 - after / patches) - whole(1 - before / patches)
+def merged_by(scores: BlockScores, share: float) -> float:
+    """What it moves by, in mm^2, that a share of the patches is gone by a block's merging: between the LEVELS that were
+    looked at, and in squares beyond: those most alike are gone where fewer tokens than patches come in."""
+    found = float(np.interp(share, (0.0, *LEVELS), (0.0, *np.maximum.accumulate(scores.merged.tolist()))))
+    return found * max(1.0, share / LEVELS[-1]) ** 2
