@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import get_args
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from compress.policy import ModelSize
 from compress.ranking.layout import LEVERS
 from experiments.reports import plots
 from experiments.search.blocks import BUDGET, BlockSpace
 from experiments.search.early import looks, worse
-from experiments.search.replay.searches import SHARES, Replay, correlation, summarised
+from experiments.search.replay import live
+from experiments.search.replay.recovered import RecoveredRecipe, ranks, spread
+from experiments.search.replay.searches import SHARES, Replay, correlation, rises, summarised
 from experiments.search.replay.table import KINDS, MeasuredRecipe, drawn_rows, read
 from experiments.search.sampling import drawn, sampler
 from experiments.search.study import Sampler, Study, parsed
+from experiments.search.trials import BASELINE, RECORD
 from tests.test_measures import macs_of, made_up
 
 STUDY = """schema_version: 1
@@ -114,7 +120,7 @@ def test_searches_of_a_table_repeat_and_only_get_better():
         assert seen[0][0] >= 4 + 7 * (name == "budgets") and {one[1:] for one in seen} <= {
             (r.macs, r.mpjpe_mm) for r in found
         }
-        curves[name] = np.array([replay.rises(seen, times)])
+        curves[name] = replay.rises(name, 0, times)[None]
         assert curves[name].shape == (1, 41, len(SHARES)) and (np.diff(curves[name], axis=1) <= 0).all()
     told = {row["sampler"]: row for row in summarised(curves, times)}
     assert (
@@ -122,6 +128,43 @@ def test_searches_of_a_table_repeat_and_only_get_better():
     )
     assert correlation(replay)["all"] == pytest.approx(1.0)
     assert plots.svg(plots.bands({name: rises.mean(2) for name, rises in curves.items()}, times)).startswith("<svg")
+
+
+def test_a_rise_is_of_the_least_error_so_far_within_a_share_of_the_macs():
+    seen = [(1.0, 60.0, 130.0), (2.0, 30.0, 150.0), (3.0, 20.0, 140.0), (9.0, 20.0, 100.0)]
+    found = rises(seen, np.array([0.5, 1.0, 2.0, 3.0]), (100, 120.0), 500.0)
+    assert SHARES == (0.7, 0.5, 0.4, 0.3)
+    assert found.tolist() == [[380.0] * 4, [10.0] + [380.0] * 3, [10.0] + [30.0] * 3, [10.0] + [20.0] * 3]
+
+
+def test_trials_are_seen_when_they_are_over_and_baselines_never(monkeypatch):
+    record = SimpleNamespace(macs=SimpleNamespace(true=7), mpjpe_mm=SimpleNamespace(mean=90.0))
+    monkeypatch.setattr(live, "record_of", lambda stored: record if stored else None)
+    start = datetime(2026, 1, 1)
+
+    def trial(number: int, seconds: int, **more: Any) -> optuna.trial.FrozenTrial:
+        facts = {"state": TrialState.COMPLETE, "value": 1.0, "user_attrs": {RECORD: "x"}, **more}
+        return optuna.trial.FrozenTrial(
+            number, facts["state"], facts["value"], start, start + timedelta(seconds=seconds), {}, {},
+            facts["user_attrs"], {}, {}, number,
+        )  # fmt: skip
+
+    trials = [
+        trial(0, 50, user_attrs={RECORD: "x", BASELINE: "original"}),
+        trial(1, 2),
+        trial(2, 3, state=TrialState.PRUNED, value=None),
+        trial(3, 5),
+    ]
+    assert live.seen_of(trials, 10.0) == [(12.0, 7.0, 90.0), (20.0, 7.0, 90.0)]
+
+
+def test_recipes_to_recover_lie_evenly_and_their_ranks_are_spearmans():
+    table = rows(60)
+    some = spread(table, 5)
+    errors = sorted(row.mpjpe_mm for row in table)
+    assert [row.mpjpe_mm for row in some] == [errors[i] for i in (0, 15, 30, 44, 59)] and len(spread(table[:2], 5)) == 2
+    found = [RecoveredRecipe(str(i), "near", 0.4, float(i), float(i**2), after) for i, after in enumerate((3, 2, 1, 0))]
+    assert ranks(found) == pytest.approx({"moved_before": 1.0, "moved_after": -1.0, "before_after": -1.0})
 
 
 def test_a_recipe_is_stopped_where_it_is_worse_beyond_chance_than_one_that_takes_no_more():

@@ -45,8 +45,8 @@ class Replay:
 
     def __init__(self, lab: Lab, rows: Sequence[MeasuredRecipe], original: tuple[int, float], ranked_s: float) -> None:
         """original: MACs and mm. ranked_s: what the measures took that the sampler `budgets` begins with."""
-        self.lab, self.rows, self.ranked_s = lab, rows, ranked_s
-        self.macs, self.mm = original
+        self.lab, self.rows, self.original, self.ranked_s = lab, rows, original, ranked_s
+        self.most = max(row.mpjpe_mm for row in rows)
         self.space = self.spaced("random", 0)
         knobs = self.space.parts()
         self.low, self.high = (np.array([getattr(knob, end) for knob in knobs.values()]) for end in ("low", "high"))
@@ -101,16 +101,23 @@ class Replay:
             if not why:
                 yield spent, row.macs, row.mpjpe_mm
 
-    def rises(self, seen: Sequence[Seen], times: NDArray[np.float64]) -> NDArray[np.float64]:
-        """At some times, the least rise of error in mm within each of SHARES of the MACs: (times, SHARES). Where
-        nothing was seen, the largest of the table."""
-        most = max(row.mpjpe_mm for row in self.rows)
-        found = np.full((len(times), len(SHARES)), most)
-        for s, macs, mm in seen:
-            for j, share in enumerate(SHARES):
-                if macs <= share * self.macs:
-                    found[times >= s, j] = np.minimum(found[times >= s, j], mm)
-        return found - self.mm
+    def rises(self, name: Sampler, seed: int, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What `rises` says of a search, as long as the last of the times."""
+        return rises(self.searched(name, seed, times[-1]), times, self.original, self.most)
+
+
+def rises(
+    seen: Sequence[Seen], times: NDArray[np.float64], original: tuple[int, float], most: float
+) -> NDArray[np.float64]:
+    """At some times, the least rise of error in mm over the original (MACs, mm) within each of SHARES of its MACs:
+    (times, SHARES). Where nothing was seen, an error of `most` mm."""
+    macs_of_all, mm_of_all = original
+    found = np.full((len(times), len(SHARES)), most)
+    for s, macs, mm in seen:
+        for j, share in enumerate(SHARES):
+            if macs <= share * macs_of_all:
+                found[times >= s, j] = np.minimum(found[times >= s, j], mm)
+    return found - mm_of_all
 
 
 def correlation(replay: Replay) -> dict[str, float]:
@@ -167,8 +174,7 @@ def main(
         replay = Replay(lab, done, (whole.macs.true, whole.mpjpe_mm.mean), space.measures.seconds)
         times = np.linspace(0, seconds, 241)
         found = {
-            name: np.array([replay.rises(replay.searched(name, seed, seconds), times) for seed in range(seeds)])
-            for name in get_args(Sampler)
+            name: np.array([replay.rises(name, seed, times) for seed in range(seeds)]) for name in get_args(Sampler)
         }
     rows_told = summarised(found, times)
     stored = {

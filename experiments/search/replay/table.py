@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.atomic import append_line
 from compress.context import Observer
 from compress.errors import BadInput
 from compress.policy import Knob
@@ -135,19 +137,19 @@ def measured(
         )
         found.append(row)
         known.add(recipe.id)
-        with file.open("a") as stream:
-            stream.write(json.dumps(asdict(row)) + "\n")
+        append_line(file, json.dumps(asdict(row)))
     return found
 
 
 def read(file: Path) -> list[MeasuredRecipe]:
-    """The rows of a file; half a line at its end, of a run that was killed, is none."""
-    if not file.exists():
-        return []
-    lines: list[Any] = []
-    for line in file.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [MeasuredRecipe(**line) for line in lines]
+    """The rows of a file."""
+    return [MeasuredRecipe(**line) for line in lines_of(file)]
+
+
+def lines_of(file: Path) -> list[Any]:
+    """The JSON lines of a file; half a line, of a run that was killed, is none."""
+    found: list[Any] = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
