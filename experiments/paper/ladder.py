@@ -55,11 +55,9 @@ class Ladder:
     observer: Observer
 
     def videos(self, model: Any, split: str) -> list[VideoFeatures]:
-        """Features of synth-video; those that are learned from are computed in bfloat16."""
-        learned = split == "train"
-        count = self.train_frames if learned else None
-        precision = {"precision": "bfloat16"} if learned else {}
-        return features(model, "synth-video", split, count, None, self.observer, **precision)  # type: ignore[arg-type]
+        """Features of synth-video."""
+        count = self.train_frames if split == "train" else None
+        return features(model, "synth-video", split, count, None, self.observer)
 
     @cached_property
     def train(self) -> list[VideoFeatures]:
@@ -92,7 +90,7 @@ class Ladder:
     def trained(self, steps: int, init: ClipDecoder | None) -> Head:
         """A decoder that was trained on this encoder's features, from the original's or from nothing."""
         out = self.out / f"{'from-nothing' if init is None else 'adapted'}-{steps}"
-        config = TrainConfig(out=out, steps=steps, precision="bfloat16")
+        config = TrainConfig(out=out, steps=steps)
         kind, identity = self.decoder.kind, encoder_id(self.encoder)
         vae = load_vae(shipped_vae())
         made = train_decoder(vae, self.train, self.validation, identity, config, kind, self.decoder.target, init=init)
