@@ -63,3 +63,21 @@ def test_budgets_are_measured_first_and_what_is_worse_no_further(bench, monkeypa
     stopped = [t for t in study.trials if STOPPED in t.user_attrs]
     assert stopped and all("5.0 mm" in trials[t.number].reason for t in stopped)
     assert {trials[t.number].state for t in stopped} == {"pruned"} and canonical(trials[stopped[0].number].params)
+
+
+def test_every_trial_recovers_and_leaves_nothing_behind(bench, place):
+    text = STUDY.replace("name: blocks", "name: healed").replace("sampler: budgets", "sampler: random")
+    text = text.replace("steps: []", "steps: [{policy: recover, steps: 25}]\nspace: {recover.steps: [25, 50, 25]}")
+    spec = parsed(text, "healed.yaml")
+    trials = search.search(search.SearchJob(spec, storage.default_storage("healed"), 4))
+    drawn = [t for t in trials if t.record and not t.name]
+    assert drawn and {t.params["recover.steps"] for t in drawn} <= {25, 50}
+    assert not any(t.name == "recover alone" for t in trials) and not [*place.glob("home/recover/*")]
+    record = drawn[0].record
+    assert record and record.recipe.steps[-1].model_dump()["steps"] == record.plans[-1].measured["steps"]
+    here = lab.Lab(spec)
+    bare, _ = here.made(record.recipe.steps[:-1])
+    again, context = here.made(record.plans)
+    context.forget("recover")
+    mm = here.frames("val").measure(again).row()["mpjpe_mm"]["mean"]
+    assert mm == record.mpjpe_mm.mean != here.frames("val").measure(bare).row()["mpjpe_mm"]["mean"]

@@ -13,6 +13,7 @@ from compress.policies.merge_layers import MergeLayers
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.precision import Precision
 from compress.policies.prune_width import PruneWidth
+from compress.policies.recover import Recover
 from compress.policies.reduce_rank import ReduceRank
 from compress.policy import Knob
 from compress.registry import working
@@ -56,6 +57,8 @@ def mistakes_in(text: str) -> tuple[Mistake, ...]:
         (PruneWidth(), {"mlp_ratio", "head_ratio"}),
         (ReduceRank(mlp_rank=0.25), {"mlp_rank"}),
         (Precision(dtype="int8"), {"dtype"}),
+        (Recover(steps=50), {"steps"}),
+        (Recover(minutes=1), set()),
     ],
 )
 def test_knobs_are_the_fields_that_mean_something(policy, knobs):
@@ -74,6 +77,8 @@ def test_both_ends_of_a_knob_are_values_of_its_field(policy):
                 "strategy": "greedy",
             }
             needed["dilate"] = int(name == "dilate")
+            if name == "steps":
+                needed["steps"] = 50
             whole = policy(**{key: value for key, value in needed.items() if key in policy.model_fields})
             knob = whole.knobs()[name]
             for end in (knob.low, knob.high):
@@ -142,7 +147,14 @@ def test_a_baseline_that_trains_is_refused(name, policy):
         (("[64, 192, 16]", "[64]"), 11, "space.merge_tokens.keep", "at least 2"),
         (("bfloat16]", "float16]"), 9, "space", "float32, bfloat16, int8"),
         (("layers: 3", "layers: 0"), 6, "steps[0].layers", "greater than or equal to 1"),
-        (("policy: precision, dtype: float32", "policy: recover, steps: 2"), 5, "steps", "leave recover out, or write"),
+        (("policy: precision, dtype: float32", "policy: recover, minutes: 2"), 5, "steps", "write steps, not minutes"),
+        (
+            ("policy: precision, dtype: float32}\n", "policy: recover, steps: 25}\nrecover: {steps: 9}\n"),
+            9,
+            "recover",
+            "already",
+        ),
+        (("space:", "  - {policy: motion_decoder, kind: linear, train: {}}\nspace:"), 5, "steps", "do not train"),
         (("data: synth", "data: synth:val"), 4, "data", "names a split"),
         (("space:", "objectives: [macs]\nspace:"), 9, "objectives", "two or more"),
         (("space:", "objectives: [macs, latency_ms]\nspace:"), 9, "objectives", "an error"),

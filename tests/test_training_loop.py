@@ -65,7 +65,8 @@ def test_the_first_weights_with_the_least_loss_held_out_are_kept_through_a_kill(
 @pytest.mark.parametrize("killed_at", [0, 3, 4])
 def test_a_training_ends_where_the_loss_held_out_falls_no_further(killed_at, tmp_path):
     class Patient(Chosen):
-        patience, losses = 2, (3.0, 1.0, 2.0, 1.0, 0.5)
+        patience = 2
+        losses = (3.0, 1.0, 2.0, 1.0, 0.5)
 
     def kill(progress):
         if progress.step == killed_at:

@@ -73,7 +73,7 @@ class Chosen(Regression):
     """The same, whose losses held out are given, and which notes the weights that were looked at."""
 
     choose_every = 1
-    losses = (3.0, 1.0, 2.0, 1.0)
+    losses: tuple[float, ...] = (3.0, 1.0, 2.0, 1.0)
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from compress.context import Context
 from compress.cost.bfloat16 import warn_if_slow
 from compress.distillation.changes import identical
 from compress.distillation.training import distil, identity
-from compress.policy import Compressible, MadeFor, Plan, Policy
+from compress.policy import Compressible, MadeFor, Plan, Policy, knob
 from compress.training.loop import Progress
 from compress.training.task import Budget
 
@@ -42,6 +42,12 @@ class Recover(Learning, Policy):
 
     stage: ClassVar[int] = 3
     policy: Literal["recover"] = "recover"
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="optimizer steps, not minutes: repeats to the bit on a CPU",
+        json_schema_extra=knob(25, 1000, 25),
+    )
 
     @property
     def trains(self) -> bool:

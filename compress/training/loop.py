@@ -57,7 +57,8 @@ def train(
     observe: Callable[[Progress], None] = lambda progress: None,
     device_placement: bool = True,
 ) -> Training:
-    """Train until the budget is spent or nothing more is gained, going on from the last checkpoint in `config.out`; `observe` follows each step.
+    """Train until the budget is spent or nothing more is gained, going on from the last checkpoint in `config.out`;
+    `observe` follows each step.
 
     Writes training.json, curve.jsonl and checkpoint-STEP/. `device_placement=False` trains the module on the device
     where it is. Raises BadInput where `out` holds anything else, where another process trains there, and where the loss

@@ -119,8 +119,10 @@ class Lab:
         """A recipe planned on calib and measured on val. Raises BadInput where it cannot be done, and NoFurther where
         it is worse than one of `others`."""
         self.refuse(recipe)
-        model, context = self.made(recipe.steps)
-        return self.record(recipe, model, context, "val", others)
+        try:
+            return self.record(recipe, *self.made(recipe.steps), "val", others)
+        finally:
+            self.context.forget("recover")  # of a worker that is killed it stays, and its trial goes on from there
 
     def made(self, steps: Sequence[Any]) -> tuple[Any, Context]:
         """The model after steps, of which those that are plans are done again without another look at frames."""
@@ -129,7 +131,9 @@ class Lab:
 
     def again(self, record: Record) -> dict[str, Record]:
         """The same model on test."""
-        return {"test": self.record(record.recipe, *self.made(record.plans), "test")}
+        found = {"test": self.record(record.recipe, *self.made(record.plans), "test")}
+        self.context.forget("recover")
+        return found
 
     def recovered(self, record: Record) -> dict[str, Record]:
         """The model of a record after the study's recovery, on val and on test. What is rounded is rounded after it."""
@@ -139,7 +143,9 @@ class Lab:
         pairs.sort(key=lambda pair: pair[0].stage)
         recipe = record.recipe.model_copy(update={"steps": tuple(spec for spec, _ in pairs)})
         model, context = self.made([planned for _, planned in pairs])
-        return {split: self.record(recipe, model, context, split) for split in ("val", "test")}
+        found = {split: self.record(recipe, model, context, split) for split in ("val", "test")}
+        self.context.forget("recover")
+        return found
 
     def rival(self, name: str) -> dict[str, Record]:
         """Another model as it is, on val and on test."""
@@ -153,9 +159,7 @@ class Lab:
             for split, record in found.items()
         }
 
-    def record(
-        self, recipe: Recipe, model: Any, context: Context, split: str, others: Sequence[Record] = ()
-    ) -> Record:
+    def record(self, recipe: Recipe, model: Any, context: Context, split: str, others: Sequence[Record] = ()) -> Record:
         """Everything that is measured of a model on a split, beside where it comes from. Raises as `measure`."""
         frames = self.frames(split)
         name = f"{'+'.join(step.label for step in recipe.steps) or 'original'} on {split}"

@@ -35,7 +35,7 @@ class Split(FrozenModel):
 
 
 class Best(FrozenModel):
-    """What happens to the best points of the front: recovery, which no trial of the search has time for."""
+    """What happens to the best points of the front: recovery for longer than each trial of a search has time for."""
 
     points: int = Field(2, ge=1, description="those that the front would lose most without (hypervolume)")
     minutes: float | None = Field(None, gt=0)
@@ -91,8 +91,10 @@ class Study(FrozenModel):
         if ":" in self.data.partition("@")[0]:
             raise misuse("data", f"'{self.data}' names a split: leave it out, a study uses calib, val and test")
         for step in self.steps:
-            if step.trains:
-                raise misuse("steps", f"trials do not train: leave {step.policy} out, or write it beside steps")
+            if isinstance(step, Recover):
+                self._recovering(step)
+            elif step.trains:
+                raise misuse("steps", f"trials do not train: leave {step.policy} out")
             if step.model_specific:
                 raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
         if self.per_block and (early := [step.policy for step in self.steps if step.stage < 2]):
@@ -103,6 +105,13 @@ class Study(FrozenModel):
             raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         self.ranges()
         return self
+
+    def _recovering(self, step: Recover) -> None:
+        """Raise a misuse for a recovery in every trial that does not repeat, or that is not the only one."""
+        if step.steps is None:
+            raise misuse("steps", "trials recover for a number of steps, which repeats: write steps, not minutes")
+        if self.recover:
+            raise misuse("recover", "steps have a recovery of every trial already: leave one of both out")
 
     def _recipe(self) -> Recipe:
         """The steps as a recipe. Raises a misuse, of a field of theirs, where they are none."""
@@ -151,7 +160,7 @@ class Study(FrozenModel):
 
     def made_by_hand(self) -> dict[str, Recipe]:
         """The baselines, that are measured before anything is drawn: by what they are."""
-        alone = {f"{step.label} alone": (step,) for step in self.steps}
+        alone = {f"{step.label} alone": (step,) for step in self.steps if not step.trains}
         named = {name: Recipe.load(name).steps for name in self.baselines}
         for name, steps in named.items():
             if trained := [step.policy for step in steps if step.trains or step.model_specific]:

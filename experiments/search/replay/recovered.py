@@ -79,6 +79,7 @@ def recovered(
         share = row.macs / space.measures.total
         known[row.recipe_id] = RecoveredRecipe(row.recipe_id, row.kind, share, moved, row.mpjpe_mm, after)
         append_line(file, json.dumps(asdict(known[row.recipe_id])))
+        lab.context.forget("recover")
     return [known[row.recipe_id] for row in rows]
 
 
