@@ -20,6 +20,7 @@ from compress.policy import Plan
 
 Observer = Callable[[str, str, int, int], None]  # (what is being done, a detail, how much of it is done, of how much)
 Made = TypeVar("Made")
+RECENT = 16  # of what was computed for plans
 
 
 def silent(stage: str, detail: str, done: int, total: int) -> None:
@@ -71,11 +72,15 @@ class Context:
         return replace(self, plans=[], measured={})
 
     def remembered(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` gives, computed once for all recipes whose plans so far are the same."""
+        """What `make` gives, computed once for all recipes whose plans so far are the same; of what belongs to plans,
+        the latest RECENT are kept, so that a search of hundreds of recipes does not fill the memory."""
         whole = (key, tuple(repr(plan.decided()) for plan in self.plans))
-        if whole not in self.memory:
-            self.memory[whole] = make()
-        return self.memory[whole]
+        found = self.memory.pop(whole) if whole in self.memory else make()
+        self.memory[whole] = found  # at the end, where the latest are
+        planned = [known for known in self.memory if isinstance(known, tuple) and known[1]]
+        for old in planned[:-RECENT]:
+            del self.memory[old]
+        return found
 
     @contextmanager
     def place(self, kind: str, *key: object) -> Iterator[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 
 from compress import registry
 from compress.artefact import read_plans
+from compress.context import RECENT, Context
 from compress.errors import BadInput
 from compress.policies.merge_layers import LayerPlan, MergeLayers
 from compress.policies.merge_tokens import MergeTokens, TokenPlan
@@ -100,3 +103,26 @@ def test_plans_describe_themselves():
 def test_what_is_no_list_of_plans_is_told(content):
     with pytest.raises(BadInput, match=r"plan\.json: not a list of plans"):
         read_plans(Path(), content)
+
+
+def test_what_is_remembered_for_plans_is_bounded_and_what_is_for_all_stays():
+    every, made = Context(None), []
+
+    def ask(key: str, plan: int | None) -> int:
+        mine: Any = every.fresh()
+        mine.plans[:] = [] if plan is None else [SimpleNamespace(decided=lambda: plan)]
+
+        def make() -> int:
+            made.append((key, plan))
+            return len(made)
+
+        return mine.remembered(key, make)
+
+    first = ask("scores", None)
+    for plan in range(3 * RECENT):
+        assert ask("units", plan) == ask("units", plan)
+        ask("units", 0)  # what is asked for again and again stays
+    assert made == [("scores", None), *(("units", plan) for plan in range(3 * RECENT))]
+    assert ask("scores", None) == first and len(every.memory) == RECENT + 1
+    ask("units", 1)
+    assert made[-1] == ("units", 1)  # forgotten, so made again
