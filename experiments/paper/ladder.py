@@ -154,7 +154,7 @@ def main(
         rungs = sorted(steps or (200, 1000, 5000))
         ladder = Ladder(*models, first, out, train_frames, rungs, progress_callback(bar))
         tables = [ladder.table(split) for split in ("val", "test")]
-    result = {
+    result: dict[str, Any] = {
         "rows": [row for table in tables for row in table],
         "cheapest": cheapest(tables[0]),
         "decoder": {"kind": first.kind, "target": first.target},
