@@ -109,9 +109,10 @@ def test_a_table_has_some_of_each_kind_from_its_beginning(tmp_path):
     assert read(file) == found and read(tmp_path / "none") == []
 
 
-def test_searches_of_a_table_repeat_and_only_get_better():
+def test_searches_of_a_table_repeat_and_only_get_better(tmp_path, monkeypatch):
     bench, found = Bench(), rows(120)
-    replay = Replay(bench, found, (bench.space.measures.total, 100.0), 7.0)  # type: ignore[arg-type]
+    journal = tmp_path / "searches.jsonl"
+    replay = Replay(bench, found, (bench.space.measures.total, 100.0), 7.0, journal)  # type: ignore[arg-type]
     times, curves = np.linspace(0, 160, 41), {}
     for name in ("random", "tpe", "nsga2", "budgets"):
         seen = replay.searched(name, 0, 160)
@@ -122,6 +123,8 @@ def test_searches_of_a_table_repeat_and_only_get_better():
         }
         curves[name] = replay.rises(name, 0, times)[None]
         assert curves[name].shape == (1, 41, len(SHARES)) and (np.diff(curves[name], axis=1) <= 0).all()
+    monkeypatch.setattr(replay, "searched", None)  # what is in the journal is not searched again
+    assert (replay.rises("budgets", 0, times) == curves["budgets"][0]).all()
     told = {row["sampler"]: row for row in summarised(curves, times)}
     assert (
         told["random"]["as_random_s"] <= 160 and told["budgets"]["rise_mm"]["mean"] <= told["random"]["rise_mm"]["mean"]

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
-from compress.atomic import atomic_write
+from compress.atomic import append_line, atomic_write
 from experiments.cli.output import progress_bar, progress_callback
 from experiments.reports import plots
 from experiments.search.blocks import BlockSpace
 from experiments.search.early import PerRecording, worse
 from experiments.search.lab import Lab
-from experiments.search.replay.table import MeasuredRecipe, Values, drawn_rows, measured
+from experiments.search.replay.table import MeasuredRecipe, Values, drawn_rows, lines_of, measured
 from experiments.search.sampling import drawn, sampler
 from experiments.search.storage import quiet
 from experiments.search.study import Sampler, read_study
@@ -43,8 +43,17 @@ Seen = tuple[float, float, float]  # seconds since the start, MACs, mm
 class Replay:
     """A table, and searches of it."""
 
-    def __init__(self, lab: Lab, rows: Sequence[MeasuredRecipe], original: tuple[int, float], ranked_s: float) -> None:
-        """original: MACs and mm. ranked_s: what the measures took that the sampler `budgets` begins with."""
+    def __init__(
+        self,
+        lab: Lab,
+        rows: Sequence[MeasuredRecipe],
+        original: tuple[int, float],
+        ranked_s: float,
+        journal: Path | None = None,
+    ) -> None:
+        """original: MACs and mm. ranked_s: what the measures took that the sampler `budgets` begins with. journal: a
+        file that keeps what each search saw."""
+        self.journal = journal
         self.lab, self.rows, self.original, self.ranked_s = lab, rows, original, ranked_s
         self.most = max(row.mpjpe_mm for row in rows)
         self.space = self.spaced("random", 0)
@@ -103,7 +112,18 @@ class Replay:
 
     def rises(self, name: Sampler, seed: int, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """What `rises` says of a search, as long as the last of the times."""
-        return rises(self.searched(name, seed, times[-1]), times, self.original, self.most)
+        return rises(self.known(name, seed, times[-1]), times, self.original, self.most)
+
+    def known(self, name: Sampler, seed: int, seconds: float) -> list[Seen]:
+        """What a search saw, from the journal if it is there: a killed run goes on with those that are not."""
+        key = {"sampler": name, "seed": seed, "seconds": seconds, "rows": len(self.rows)}
+        lines = lines_of(self.journal) if self.journal else []
+        if found := [line["seen"] for line in lines if {k: line[k] for k in key} == key]:
+            return [(s, macs, mm) for s, macs, mm in found[0]]
+        seen = self.searched(name, seed, seconds)
+        if self.journal:
+            append_line(self.journal, json.dumps({**key, "seen": seen}))
+        return seen
 
 
 def rises(
@@ -171,10 +191,12 @@ def main(
         assert isinstance(space, BlockSpace)
         done = measured(lab, space, file, [*islice(drawn_rows(space), rows)], progress_callback(bar))
         whole = lab.measure(spec.recipe)
-        replay = Replay(lab, done, (whole.macs.true, whole.mpjpe_mm.mean), space.measures.seconds)
+        journal = file.with_name(f"{spec.name}-searches.jsonl")
+        replay = Replay(lab, done, (whole.macs.true, whole.mpjpe_mm.mean), space.measures.seconds, journal)
         times = np.linspace(0, seconds, 241)
         found = {
-            name: np.array([replay.rises(name, seed, times) for seed in range(seeds)]) for name in get_args(Sampler)
+            name: np.array([replay.rises(name, seed, times) for seed in range(seeds)])
+            for name in sorted(get_args(Sampler), key="gp".__eq__)  # Gaussian processes take longest
         }
     rows_told = summarised(found, times)
     stored = {
