@@ -53,3 +53,9 @@ def test_what_pulls_nowhere_changes_nothing_and_the_last_pull_is_what_comes_out(
 def test_pixels_become_metres_at_the_scale_of_the_joints():
     joints = torch.randn(5, 24, 3)
     assert torch.allclose(scaled(300 * joints[..., :2], joints), joints[..., :2], atol=1e-5)
+    others = torch.randn(5, 24, 3)
+    for guess in (others, -others, joints * torch.tensor([-1.0, 1.0, 1.0])):  # it may face the other way
+        assert torch.allclose(
+            scaled(300 * joints[..., :2], guess).flatten(1).norm(dim=1), guess[..., :2].flatten(1).norm(dim=1)
+        )
+    assert (scaled(torch.zeros(1, 24, 2), joints[:1]) == 0).all()

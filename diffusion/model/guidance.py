@@ -49,8 +49,11 @@ def conditioned(mean: Tensor, covariance: Tensor, aims: Tensor, known: Tensor) -
 
 
 def scaled(pixels: Tensor, joints: Tensor) -> Tensor:
-    """2D keypoints (..., J, 2) from the pelvis, in pixels -> metres: at the scale at which they are nearest to joints
-    (..., J, 3) m from the pelvis."""
-    flat = joints[..., :2]
-    scale = (flat * pixels).sum((-1, -2)) / flat.square().sum((-1, -2)).clamp_min(1e-6)
-    return pixels / scale.clamp_min(1e-3)[..., None, None]
+    """2D keypoints (..., J, 2) from the pelvis, in pixels -> metres: at the scale at which they are as large as joints
+    (..., J, 3) m from the pelvis.
+
+    The scale at which they are nearest to those would be 0 or less where a pose faces the other way, and keypoints
+    kilometres away.
+    """
+    size, aim = (each.square().sum((-1, -2)).sqrt() for each in (pixels, joints[..., :2]))
+    return pixels * (aim / size.clamp_min(1e-6))[..., None, None]

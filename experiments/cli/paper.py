@@ -70,7 +70,7 @@ def decoders(
         str,
         typer.Argument(
             help="decoder, objectives, denoising-steps, representation, protection, latents, streaming, smoothness, "
-            "noise-seeds or tasks."
+            "noise-seeds, tasks or keypoints."
         ),
     ],
     model: Annotated[str, typer.Option(help="The original encoder: a MODEL as elsewhere.")],
@@ -96,20 +96,21 @@ def decoders(
     from compress.atomic import atomic_write
     from compress.choices import one_of
     from compress.training.task import Precision
+    from experiments.paper.decoder_tasks import TABLES as TASKS
     from experiments.paper.decoder_tasks import TaskComparison
     from experiments.paper.decoders import TABLES, DecoderComparison, RowBudget
 
-    name = one_of(table, (*TABLES, "tasks"), "table")
+    name = one_of(table, (*TABLES, *TASKS), "table")
     budget = RowBudget(steps, vae_steps, batch, precision=one_of(precision, get_args(Precision), "precision"))
     if out is not None:
         refuse_existing(out)
     with progress_bar() as bar:
         sources = hmr.load(model), recipe, data, budget, vae, frames, train_frames, mocap
         comparison = DecoderComparison(*sources, progress_callback(bar))
-        result = TaskComparison(comparison).table() if name == "tasks" else comparison.table(name)
+        result = TaskComparison(comparison).table(name) if name in TASKS else comparison.table(name)
     if out is not None:
         atomic_write(out, json.dumps(result, indent=1, allow_nan=False).encode(), new=True)
-    print_result(result, as_json, tasks_table if name == "tasks" else decoders_table)
+    print_result(result, as_json, tasks_table if name in TASKS else decoders_table)
 
 
 def tasks_table(result: dict[str, Any]) -> Table:
@@ -130,7 +131,7 @@ def tasks_table(result: dict[str, Any]) -> Table:
         rows.append((f"{row['task']}: {row['name']}", *(formatted(row[key]) for key in columns), covered))
     data = source["data"]
     return result_table(
-        f"tasks: {source['model']['name']} on {data['name']}:{data['split']}",
+        f"{result['table']}: {source['model']['name']} on {data['name']}:{data['split']}",
         f"on what is hidden; 95 % t intervals over videos, differences paired; {budget['steps']} steps a trained "
         f"row; commit {source['commit'][:12]}",
         ("task", *columns.values(), "within the central 90 %"),

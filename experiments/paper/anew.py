@@ -116,7 +116,9 @@ RECORDS = {
     **{
         name: Made(DECODERS.format(name, more), file=f"{name}.json")
         for name, more in {
-            **dict.fromkeys(("decoder", "tasks", "objectives", "denoising-steps", "smoothness", "protection"), ""),
+            **dict.fromkeys(
+                ("decoder", "tasks", "keypoints", "objectives", "denoising-steps", "smoothness", "protection"), ""
+            ),
             **dict.fromkeys(("representation", "latents"), "--vae-steps 400"),
         }.items()
     },
