@@ -26,10 +26,22 @@ STREAMING = (
     "--out streaming.json"
 )
 TRAINED = "fasthmr train decoder --model {} --kind {} --steps {} --frames 8100 --out {}"
+MADE = {  # the encoder of fasthmr-reference-video, whose decoder is another step
+    "schema_version": 1,
+    "name": "moved",
+    "steps": [
+        {"policy": "merge_layers", "strategy": "explicit", "operator": "linear", "windows": [[7, 7]]},
+        {"policy": "merge_tokens", "keep": 90, "per_layer": 40, "dilate": 1},
+        {"policy": "recover", "steps": 200, "lr": 0.00001},
+    ],
+}
 MOVED = (
-    "moved",
-    "fasthmr compress fasthmr-reference --model reference --data synth-video:test --frames 162 --calib-frames 648 "
-    "--out moved",
+    ("moved.yaml", f"echo {shlex.quote(json.dumps(MADE))} > moved.yaml"),
+    (
+        "moved",
+        "fasthmr compress moved.yaml --model reference --data synth-video:test --frames 162 --calib-frames 648 "
+        "--out moved",
+    ),
 )
 LADDER = "python -m experiments.paper.ladder --encoder moved --decoder {} --train-frames 8100 --out ladder"
 BUDGETS = "fasthmr paper budgets --model reference --data {} --frames {} --calib-frames 128 --recover-minutes 3 --json"
@@ -124,12 +136,12 @@ RECORDS = {
     },
     "curves": Made(
         "python -m experiments.paper.curves regressor diffusion --out curves.json",
-        (MOVED, *((kind, TRAINED.format("moved", kind, 20_000, kind)) for kind in ("regressor", "diffusion"))),
+        (*MOVED, *((kind, TRAINED.format("moved", kind, 20_000, kind)) for kind in ("regressor", "diffusion"))),
         "curves.json",
     ),
     "ladder": Made(
         LADDER.format("original/decoder.safetensors"),
-        (MOVED, ("original", TRAINED.format("reference", "regressor", 300, "original"))),
+        (*MOVED, ("original", TRAINED.format("reference", "regressor", 300, "original"))),
         "ladder/ladder.json",
     ),
     "vae-paper": Made("fasthmr train vae --size paper --steps 20 --out vae-paper --json"),
