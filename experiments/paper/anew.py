@@ -189,6 +189,7 @@ RECORDS = {
             ("closed-form-dinov3", "DINOv3ViT"),
         )
     },
+    "levers": Made("python -m experiments.paper.equal_macs.levers --out levers.json", file="levers.json"),
     "sam-3d-body": Made(
         "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
     ),

@@ -215,8 +215,13 @@ def saved_macs(model: Any, keep: int, at: int = 0, merge: bool = False) -> int:
 def most_within(make: Callable[[int], Any], model: Any, wanted: int, at: int = 0, merge: bool = False) -> int:
     """The largest number of patches left with which `make(number)` takes at most `wanted` MACs: looked for by the
     closed formula of `model`, and counted."""
-    numbers, over = range(LEAST_MERGED if merge else 1, model.grid[0] * model.grid[1]), macs_of(model) - wanted
-    keep = numbers[bisect_right(numbers, -over, key=lambda n: -saved_macs(model, n, at, merge)) - 1]
+    numbers, whole = range(LEAST_MERGED if merge else 1, model.grid[0] * model.grid[1]), macs_of(model)
+
+    def looked_for(more: int) -> int:  # what it takes to rank them
+        return numbers[bisect_right(numbers, wanted - more - whole, key=lambda n: -saved_macs(model, n, at, merge)) - 1]
+
+    guess = looked_for(0)
+    keep = looked_for(macs_of(make(guess)) - whole + saved_macs(model, guess, at, merge))
     while macs_of(make(keep)) > wanted:
         keep -= 1
     return keep

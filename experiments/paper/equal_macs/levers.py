@@ -24,6 +24,7 @@ import hmr
 from compress.atomic import atomic_write
 from compress.card import formatted
 from compress.context import Observer
+from compress.errors import BadInput
 from compress.pipeline import result_provenance, run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.ranking.budget import MACBudget, block_sizes, prefix_of, recipe_for
@@ -51,6 +52,7 @@ GRID = (12, 9)  # of the smaller picture
 FEW = 64  # patches of the second target
 NUMBERS = (FEW, 80, 128)  # patches that one set of weights drops to, beside as many as the smaller picture pays for
 AS_MAPS = (1,)  # linear maps whose saving the halves of blocks have to reach; four of them cost more by far
+PARTS = ("importance", "merging", "halves", "pictures", "numbers")
 HALVES: tuple[Half, ...] = ("attention", "mlp")
 NAMES = {"attention": "attentions", "mlp": "MLPs"}
 SCORES = {
@@ -110,16 +112,17 @@ class Levers:
             rival = rival or found
             yield row
 
-    def rows(self) -> Iterator[Row]:
-        """All of them."""
-        for keep in (self.keep, FEW):
-            yield from self.by_importance(keep)
-        yield from self.merging()
-        yield from self.halves()
-        yield from self.pictures()
-        yield from self.numbers()
+    def rows(self, parts: Sequence[str]) -> Iterator[Row]:
+        """Those of some of PARTS, in that order."""
+        for part in parts:
+            yield from getattr(self, part)()
 
     # ---- importance
+
+    def importance(self) -> Iterator[Row]:
+        """Dropping by each score at both targets."""
+        for keep in (self.keep, FEW):
+            yield from self.by_importance(keep)
 
     def by_importance(self, keep: int) -> Iterator[Row]:
         """Dropping by each score, without a mask and with it, at the MACs of dropping to `keep` patches by the mask."""
@@ -289,12 +292,15 @@ def main(
     frames: Annotated[int, typer.Option(min=2, help="Frames of synth:val that report.")] = 44,
     calib_frames: Annotated[int, typer.Option(min=1, help="Frames of synth:calib to choose on.")] = 24,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each recovery.")] = 48,
+    part: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PARTS)}; all if unset.")] = None,
 ) -> None:
-    """Measure them all."""
+    """Measure them all. Raises BadInput for a part that there is not."""
+    if unknown := {*(part or ())} - {*PARTS}:
+        raise BadInput(f"--part {unknown.pop()}: there is no such part: choose some of {', '.join(PARTS)}")
     rows: list[Row] = []
     with progress_bar() as bar:
         levers = Levers(hmr.load(model), frames, calib_frames, steps, progress_callback(bar))
-        rows.extend(levers.rows())
+        rows.extend(levers.rows(part or PARTS))
     source = result_provenance(levers.context, levers.val.frames) | {"schema": "fasthmr.levers/1"}
     atomic_write(out, json.dumps({"rows": rows, "provenance": source}, indent=1, allow_nan=False).encode())
     levers.context.forget("levers")
