@@ -189,7 +189,15 @@ RECORDS = {
             ("closed-form-dinov3", "DINOv3ViT"),
         )
     },
-    "levers": Made("python -m experiments.paper.equal_macs.levers --out levers.json", file="levers.json"),
+    **{
+        record: Made(f"python -m experiments.paper.equal_macs.levers {parts} --out levers.json", file="levers.json")
+        for record, parts in (
+            ("levers", "--part importance"),
+            ("levers-merging", "--part merging --part halves"),
+            ("levers-pictures", "--part pictures"),
+            ("levers-numbers", "--part numbers"),
+        )
+    },
     "sam-3d-body": Made(
         "python -m experiments.paper.equal_macs.sam_3d_body --out sam-3d-body.json", file="sam-3d-body.json"
     ),

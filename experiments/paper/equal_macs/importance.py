@@ -214,14 +214,16 @@ def saved_macs(model: Any, keep: int, at: int = 0, merge: bool = False) -> int:
 
 def most_within(make: Callable[[int], Any], model: Any, wanted: int, at: int = 0, merge: bool = False) -> int:
     """The largest number of patches left with which `make(number)` takes at most `wanted` MACs: looked for by the
-    closed formula of `model`, and counted."""
+    closed formula of `model`, and counted. Raises ValueError where there is none."""
     numbers, whole = range(LEAST_MERGED if merge else 1, model.grid[0] * model.grid[1]), macs_of(model)
 
-    def looked_for(more: int) -> int:  # what it takes to rank them
-        return numbers[bisect_right(numbers, wanted - more - whole, key=lambda n: -saved_macs(model, n, at, merge)) - 1]
+    def fitting(more: int) -> int:  # how many of `numbers` do, where ranking takes `more`
+        return bisect_right(numbers, wanted - more - whole, key=lambda n: -saved_macs(model, n, at, merge))
 
-    guess = looked_for(0)
-    keep = looked_for(macs_of(make(guess)) - whole + saved_macs(model, guess, at, merge))
-    while macs_of(make(keep)) > wanted:
-        keep -= 1
-    return keep
+    guess = numbers[max(0, fitting(0) - 1)]
+    left = fitting(macs_of(make(guess)) - whole + saved_macs(model, guess, at, merge))
+    while left and macs_of(make(numbers[left - 1])) > wanted:
+        left -= 1
+    if not left:
+        raise ValueError(f"behind {at} blocks no number of patches takes as few as {wanted} MACs")
+    return numbers[left - 1]

@@ -3,7 +3,8 @@
 Patches kept by importance in the place of a mask or beside it, a smaller picture, one set of weights for several
 numbers of patches, and halves of blocks left out: each beside dropping background by the mask, at as many MACs or
 fewer. Choices are made on calib and rows measured on val, which is where levers are chosen. Recoveries follow the
-original's outputs alone; one that was killed goes on from its checkpoint in $FASTHMR_HOME.
+original's outputs alone; one that was killed goes on from its checkpoint in $FASTHMR_HOME/levers, where the parts of
+this command find them: remove that folder when all are done.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from compress.context import Observer
 from compress.errors import BadInput
 from compress.pipeline import result_provenance, run_all_steps
 from compress.policies.merge_tokens import MergeTokens
-from compress.ranking.budget import MACBudget, block_sizes, prefix_of, recipe_for
+from compress.policies.prune_width import PruneWidth
+from compress.ranking.budget import block_sizes, prefix_of
 from compress.training.loop import Progress
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
@@ -52,6 +54,10 @@ GRID = (12, 9)  # of the smaller picture
 FEW = 64  # patches of the second target
 NUMBERS = (FEW, 80, 128)  # patches that one set of weights drops to, beside as many as the smaller picture pays for
 AS_MAPS = (1,)  # linear maps whose saving the halves of blocks have to reach; four of them cost more by far
+RANKED = (  # what `recipe_for` finds within the smaller picture's MACs on 24 frames of calib, in minutes
+    PruneWidth(heads=(4, *[6] * 11), hidden=(1344, *[1536] * 4, *[1152] * 2, *[768] * 5), refit=True),
+    MergeTokens(mode="drop", keep=128, dilate=RING),
+)
 PARTS = ("importance", "merging", "halves", "pictures", "numbers")
 HALVES: tuple[Half, ...] = ("attention", "mlp")
 NAMES = {"attention": "attentions", "mlp": "MLPs"}
@@ -205,11 +211,9 @@ class Levers:
 
     def pictures(self) -> Iterator[Row]:
         """A smaller picture beside as many MACs by the mask, and by the ranking's recipe."""
-        share = self.target / self.total
-        steps = recipe_for(self.model, MACBudget(share), self.context.fresh(), protect=True).steps
-        told = {"steps": [step.model_dump(mode="json") for step in steps]}
-        ranked, smaller = run_all_steps(self.model, steps, self.context.fresh()), f"a picture of {_by(GRID)} patches"
-        ways = [
+        told = {"steps": [step.model_dump(mode="json") for step in RANKED]}
+        ranked, smaller = run_all_steps(self.model, RANKED, self.context.fresh()), f"a picture of {_by(GRID)} patches"
+        ways: list[tuple[str, Any, dict[str, Any]]] = [
             (f"drop to {self.keep}", self.dropped(self.keep), {"keep": self.keep}),
             (smaller, self.smaller, {}),
             ("the ranking's recipe", ranked, told),
@@ -239,7 +243,8 @@ class Levers:
     @torch.no_grad()
     def costs_of(self, half: Half) -> dict[int, tuple[float, int]]:
         """How far joints move on calib without a half of each block, in mm, and the MACs that this saves, by block."""
-        stack, judge, found = self.model.stack, self.context.judge, {}
+        stack, found = self.model.stack, dict[int, tuple[float, int]]()
+        judge: Any = self.context.judge
         aim = self.context.remembered("said", lambda: self.said_on_calib(self.model))
         tokens, blocks = [stack.embed(crop) for crop in judge.crops], list(stack.blocks)
         for i, (block, size) in enumerate(zip(blocks, self.sizes, strict=True)):
@@ -303,7 +308,6 @@ def main(
         rows.extend(levers.rows(part or PARTS))
     source = result_provenance(levers.context, levers.val.frames) | {"schema": "fasthmr.levers/1"}
     atomic_write(out, json.dumps({"rows": rows, "provenance": source}, indent=1, allow_nan=False).encode())
-    levers.context.forget("levers")
     for row in rows:
         over = formatted(row["mpjpe_over_rival_mm"], "+.1f")
         typer.echo(f"{row['group']:36} {row['name']:60} {row['macs_share']:.3f} {over}")
