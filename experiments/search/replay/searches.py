@@ -167,7 +167,10 @@ def summarised(found: dict[str, NDArray[np.float64]], times: NDArray[np.float64]
                 "rise_mm": {"mean": middle, "lo": low, "hi": high},
                 "quarter_rise_mm": float(np.median(mean[:, len(times) // 4])),
                 "as_random_s": reached if np.isfinite(reached) else None,
-                **{f"rise_{share:g}_mm": float(np.median(rises[:, -1, j])) for j, share in enumerate(SHARES)},
+                **{
+                    f"rise_at_{round(100 * share)}_mm": float(np.median(rises[:, -1, j]))
+                    for j, share in enumerate(SHARES)
+                },
             }
         )
     return rows
