@@ -193,7 +193,8 @@ RECORDS = {
         record: Made(f"python -m experiments.paper.equal_macs.levers {parts} --out levers.json", file="levers.json")
         for record, parts in (
             ("levers", "--part importance"),
-            ("levers-merging", "--part merging --part halves"),
+            ("levers-merging", "--part merging"),
+            ("levers-halves", "--part halves"),
             ("levers-pictures", "--part pictures"),
             ("levers-numbers", "--part numbers"),
         )
