@@ -17,7 +17,6 @@ from compress.tokens import Tokens, coverage
 from experiments.paper.equal_macs.following import Answers, dropping, recovered
 from experiments.paper.equal_macs.importance import (
     SPARED,
-    Half,
     RankedModel,
     Ranking,
     SmallerPicture,
@@ -27,9 +26,8 @@ from experiments.paper.equal_macs.importance import (
     places_in,
     query_attention,
     saved_macs,
-    without,
 )
-from experiments.paper.equal_macs.levers import MASKS, cheapest, rankings
+from experiments.paper.equal_macs.levers import MASKS, rankings
 from hmr.models.model import HMRModel, build
 from tests.recovery import DISTANCE, Noise
 from tests.sizes import TINY
@@ -156,24 +154,6 @@ def test_equal_macs_are_equal_to_a_patch(model: HMRModel) -> None:
     merged = RankedModel(model, Ranking("norm", 1), 120, merge=True)
     assert macs_of(model) - saved_macs(model, 120, 1, merge=True) == pytest.approx(macs_of(merged), rel=1e-3)
     assert macs_of(RankedModel(model, Ranking("whole"), 90)) == macs_of(dropped(90))  # its own pass is not counted
-
-
-@torch.no_grad()
-def test_a_half_left_out_adds_nothing(model: HMRModel) -> None:
-    half: Half
-    for half, last in (("attention", "attn.proj"), ("mlp", "mlp.fc2")):
-        silent = without(model, [], half)
-        for i in (1, 3):
-            layer = silent.stack.blocks[i].get_submodule(last)
-            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-        gone = without(model, [1, 3], half)
-        assert torch.equal(gone(CROPS).features, silent(CROPS).features)
-        assert not torch.equal(gone(CROPS).features, model(CROPS).features)
-        size, each = 193, 32 * 32
-        saved = {"attention": 4 * size * each + 2 * size**2 * 32, "mlp": 2 * size * 32 * 48}[half]
-        assert macs_of(model) - macs_of(gone) == 2 * saved
-    costs = {0: (1.0, 10), 1: (2.0, 10), 2: (2.0, 50)}  # (mm, MACs)
-    assert [cheapest(costs, wanted) for wanted in (50, 60, 70)] == [[2], [0, 2], [0, 1, 2]]
 
 
 class Kept(Context):

@@ -194,7 +194,6 @@ RECORDS = {
         for record, parts in (
             ("levers", "--part importance"),
             ("levers-merging", "--part merging"),
-            ("levers-halves", "--part halves"),
             ("levers-pictures", "--part pictures"),
             ("levers-numbers", "--part numbers"),
         )

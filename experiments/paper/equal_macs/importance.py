@@ -1,12 +1,11 @@
 """Models whose encoder saves otherwise than by a step of `compress`: the material of `levers.py`.
 
 Tokens are ranked by their norm or by what attends to them, with a person mask or without one, and the last of the
-ranking are dropped, or the first of it merge last; a picture is made smaller; a half of a block is left out.
+ranking are dropped, or the first of it merge last; or a picture is made smaller.
 """
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from hmr.models.cost import frame
 SPARED = 64  # patches that merge last, the first of a ranking
 PER_LAYER = 40  # merge in a block
 LEAST_MERGED = 36  # patches that are left at least: 192, 152, 112, 72, of which half merge at most
-Half = Literal["attention", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -163,29 +161,6 @@ class SmallerPicture(LeverModel):
         if size != list(crop.shape[2:]):
             crop = F.interpolate(crop, size=size, mode="bilinear", antialias=True, align_corners=False)
         return encode(self.model.stack, crop)
-
-
-class HalfBlock(nn.Module):
-    """A block without its attention or without its MLP, as a DINOv2 stack runs one: nothing is added in its place."""
-
-    def __init__(self, block: Any, left_out: Half) -> None:
-        super().__init__()
-        self.block, self.left_out, self.norm1, self.norm2 = block, left_out, block.norm1, block.norm2
-
-    def attend(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `hmr.models.vit.Block`; keys are of no use (B, 1, N, 0) where there is no attention."""
-        return (torch.zeros_like(x), x[:, None, :, :0]) if self.left_out == "attention" else self.block.attend(x, bias)
-
-    def feed(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x) if self.left_out == "mlp" else self.block.feed(x)
-
-
-def without(model: Any, places: list[int], half: Half) -> Any:
-    """A copy of a model without a half of some blocks."""
-    made = copy.deepcopy(model)
-    for i in places:
-        made.stack.blocks[i] = HalfBlock(made.stack.blocks[i], half)
-    return made
 
 
 def macs_of(model: Any) -> int:

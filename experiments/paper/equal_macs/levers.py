@@ -1,10 +1,10 @@
 """Other levers at equal MACs: `python -m experiments.paper.equal_macs.levers --out levers.json`.
 
-Patches kept by importance in the place of a mask or beside it, a smaller picture, one set of weights for several
-numbers of patches, and halves of blocks left out: each beside dropping background by the mask, at as many MACs or
-fewer. Choices are made on calib and rows measured on val, which is where levers are chosen. Recoveries follow the
-original's outputs alone; one that was killed goes on from its checkpoint in $FASTHMR_HOME/levers, where the parts of
-this command find them: remove that folder when all are done.
+Patches kept by importance in the place of a mask or beside it, a smaller picture, and one set of weights for several
+numbers of patches: each beside dropping background by the mask, at as many MACs or fewer. Choices are made on calib
+and rows measured on val, which is where levers are chosen. Recoveries follow the original's outputs alone; one that was
+killed goes on from its checkpoint in $FASTHMR_HOME/levers, where the parts of this command find them: remove that
+folder when all are done.
 """
 
 from __future__ import annotations
@@ -29,38 +29,30 @@ from compress.errors import BadInput
 from compress.pipeline import result_provenance, run_all_steps
 from compress.policies.merge_tokens import MergeTokens
 from compress.policies.prune_width import PruneWidth
-from compress.ranking.budget import block_sizes, prefix_of
 from compress.training.loop import Progress
 from experiments.cli.main import ended
 from experiments.cli.output import progress_bar, progress_callback
-from experiments.paper.equal_macs.closed_form import LINEAR, errors
+from experiments.paper.equal_macs.closed_form import errors
 from experiments.paper.equal_macs.following import RING, Answers, dropping, recovered
 from experiments.paper.equal_macs.importance import (
     PER_LAYER,
-    Half,
-    HalfBlock,
     RankedModel,
     Ranking,
     SmallerPicture,
     macs_of,
     most_within,
-    without,
 )
-from experiments.paper.equal_macs.operators import OPERATORS, after
 from experiments.paper.equal_macs.shares import SharesComparison
 from hmr.evaluation.intervals import interval, paired_interval
 
 GRID = (12, 9)  # of the smaller picture
 FEW = 64  # patches of the second target
 NUMBERS = (FEW, 80, 128)  # patches that one set of weights drops to, beside as many as the smaller picture pays for
-AS_MAPS = (1,)  # linear maps whose saving the halves of blocks have to reach; four of them cost more by far
 RANKED = (  # what `recipe_for` finds within the smaller picture's MACs on 24 frames of calib, in minutes
     PruneWidth(heads=(4, *[6] * 11), hidden=(1344, *[1536] * 4, *[1152] * 2, *[768] * 5), refit=True),
     MergeTokens(mode="drop", keep=128, dilate=RING),
 )
-PARTS = ("importance", "merging", "halves", "pictures", "numbers")
-HALVES: tuple[Half, ...] = ("attention", "mlp")
-NAMES = {"attention": "attentions", "mlp": "MLPs"}
+PARTS = ("importance", "merging", "pictures", "numbers")
 SCORES = {
     "norm": "its norm",
     "class": "the class token's attention",
@@ -80,7 +72,6 @@ class Levers:
         self.model, self.steps, self.observer = model, steps, observer
         self.val = SharesComparison(model, "synth:val", frames, calib_frames, observer)
         self.context, self.total = self.val.context, macs_of(model)
-        self.sizes, self.count = block_sizes(model), prefix_of(model) + model.grid[0] * model.grid[1]
         self.before = errors(self.val.original, self.val.truth).numpy()
         self.smaller = SmallerPicture(model, GRID)
         self.target = macs_of(self.smaller)
@@ -238,36 +229,6 @@ class Levers:
                 paired = None if own is None else paired_interval(found["mpjpe"], own, self.val.frames.recordings)
                 yield row | {"mpjpe_over_own_mm": paired and asdict(paired)}
 
-    # ---- halves of blocks
-
-    @torch.no_grad()
-    def costs_of(self, half: Half) -> dict[int, tuple[float, int]]:
-        """How far joints move on calib without a half of each block, in mm, and the MACs that this saves, by block."""
-        stack, found = self.model.stack, dict[int, tuple[float, int]]()
-        judge: Any = self.context.judge
-        aim = self.context.remembered("said", lambda: self.said_on_calib(self.model))
-        tokens, blocks = [stack.embed(crop) for crop in judge.crops], list(stack.blocks)
-        for i, (block, size) in enumerate(zip(blocks, self.sizes, strict=True)):
-            self.observer(f"without its {half}", f"block {i}", i, len(blocks))
-            ends = after(stack, [HalfBlock(block, half), *blocks[i + 1 :]], tokens)
-            said = [1000 * judge.joints(n, stack.finish(end)) for n, end in enumerate(ends)]
-            saved = {"attention": size.heads * size.head(self.count), "mlp": size.hidden * size.unit(self.count)}
-            found[i] = (float(errors(said, aim).mean()), saved[half])
-            tokens = after(stack, [block], tokens)
-        return found
-
-    def halves(self) -> Iterator[Row]:
-        """Attentions alone, or MLPs alone, left out until as much is saved as by linear maps in the place of blocks,
-        those first that move joints least for what they save, in squares."""
-        each, costs = OPERATORS[LINEAR].saves(self.sizes[0], self.count), {half: self.costs_of(half) for half in HALVES}
-        for maps in AS_MAPS:
-            gone = {half: cheapest(costs[half], 0.99 * maps * each) for half in HALVES}
-            models = [(f"{NAMES[half]} left out", without(self.model, gone[half], half), half) for half in HALVES]
-            keep = self.affordable(min(macs_of(model) for _, model, _ in models))
-            rival = ("dropping by the mask", self.dropped(keep), {"keep": keep})
-            ways = [(name, model, {"blocks": gone[half]}) for name, model, half in models]
-            yield from self.together(f"as much as {maps} maps", [rival, *ways])
-
 
 def rankings(score: Any, rings: int | None) -> list[Ranking]:
     """Rankings by a score: as early as can be and, without a mask, after each of DEPTHS; by the largest and, of norms,
@@ -275,16 +236,6 @@ def rankings(score: Any, rings: int | None) -> list[Ranking]:
     depths = [0] if score == "whole" else [at for at in DEPTHS if at or score == "norm"]
     plain = [Ranking(score, at, 1, rings) for at in (depths if rings is None else depths[:1])]
     return [*plain, *(replace(one, sign=-1) for one in plain if score == "norm")]
-
-
-def cheapest(costs: dict[int, tuple[float, int]], wanted: float) -> list[int]:
-    """Places in the order of what they move joints by, in squares, for what they save, until `wanted` is saved."""
-    found: list[int] = []
-    for place in sorted(costs, key=lambda place: costs[place][0] ** 2 / costs[place][1]):
-        if sum(costs[one][1] for one in found) >= wanted:
-            break
-        found.append(place)
-    return sorted(found)
 
 
 def _by(grid: tuple[int, int]) -> str:
