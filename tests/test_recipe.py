@@ -18,6 +18,7 @@ from compress.recipe import Recipe, schema
 from compress.registry import names
 
 SHIPPED = {  # each with its id: new fields may not change it
+    "drop-background": "6d3c3c1668dbd7d02fa5474eb2548a1c9772beca3f9de0bb791346981b477299",
     "eclm": "d94e27892a57224b4379ff3c0c7d7b7c3a606b5ffba396db2a0000a92f79fac4",
     "fasthmr-camerahmr": "8eae09b03bfdf7591eac8ef49ec978855b2abfca8504fc7608c3c447a538bdf2",
     "fasthmr-hmr2": "bae7f9367d165390af85e58aaa483b180bef7ac583c868f02cf0a65295a5728b",

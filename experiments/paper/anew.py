@@ -108,6 +108,10 @@ FOOTAGE = ("sports2d", FETCHED.format("sports2d==0.8.34", "sports2d"))
 MAN = ("pose2sim", FETCHED.format("pose2sim==0.10.49", "pose2sim"))
 REAL = ("home/real", "fasthmr data import pose2sim pose2sim-*.whl")
 COMPRESSED = ("small", SMALL)
+DROPPED = (
+    "dropped",
+    "fasthmr compress drop-background --model reference --data synth:test --frames 330 --out dropped",
+)
 MOVING = (
     "moving",
     "fasthmr compress fasthmr-reference-video --model reference --data synth-video:test --frames 162 "
@@ -124,6 +128,8 @@ RECORDS = {
     "budgets-shift": Made(BUDGETS.format("synth-shift:test --calib synth", 220)),
     "budgets-real": Made(BUDGETS.format("real:test --calib synth", 100), (MAN, REAL)),
     "compressed": Made("cat small/result.json", (COMPRESSED,)),
+    "dropped": Made("cat dropped/result.json", (DROPPED,)),
+    "dropped-real": Made("fasthmr evaluate dropped --data real:test --json", (MAN, REAL, DROPPED)),
     "compressed-real": Made("fasthmr evaluate small --data real:test --json", (MAN, REAL, COMPRESSED)),
     **{
         name: Made(DECODERS.format(name, more), file=f"{name}.json")
@@ -144,7 +150,6 @@ RECORDS = {
         (*MOVED, ("original", TRAINED.format("reference", "regressor", 300, "original"))),
         "ladder/ladder.json",
     ),
-    "vae-paper": Made("fasthmr train vae --size paper --steps 20 --out vae-paper --json"),
     "decoded-real": Made("fasthmr evaluate moving --data real:test --json", (MAN, REAL, MOVING)),
     "streaming": Made(STREAMING, file="streaming.json"),
     "video": Made(
