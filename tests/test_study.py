@@ -147,7 +147,7 @@ def test_a_baseline_that_trains_is_refused(name, policy):
         (("[64, 192, 16]", "[64]"), 11, "space.merge_tokens.keep", "at least 2"),
         (("bfloat16]", "float16]"), 9, "space", "float32, bfloat16, int8"),
         (("layers: 3", "layers: 0"), 6, "steps[0].layers", "greater than or equal to 1"),
-        (("policy: precision, dtype: float32", "policy: recover, minutes: 2"), 5, "steps", "write steps, not minutes"),
+        (("policy: precision, dtype: float32", "policy: recover, minutes: 2"), 5, "steps", "steps, not minutes"),
         (
             ("policy: precision, dtype: float32}\n", "policy: recover, steps: 25}\nrecover: {steps: 9}\n"),
             9,

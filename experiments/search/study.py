@@ -91,10 +91,11 @@ class Study(FrozenModel):
         if ":" in self.data.partition("@")[0]:
             raise misuse("data", f"'{self.data}' names a split: leave it out, a study uses calib, val and test")
         for step in self.steps:
-            if isinstance(step, Recover):
-                self._recovering(step)
-            elif step.trains:
-                raise misuse("steps", f"trials do not train: leave {step.policy} out")
+            if step.trains and "steps" not in step.knobs():
+                what = f"leave {step.policy} out, or give recover steps, not minutes"
+                raise misuse("steps", f"trials do not train, but for a recovery of so many steps: {what}")
+            if step.trains and self.recover:
+                raise misuse("recover", "steps have a recovery of every trial already: leave one of both out")
             if step.model_specific:
                 raise misuse("steps", f"{step.policy} fits one model, and each trial makes another: leave it out")
         if self.per_block and (early := [step.policy for step in self.steps if step.stage < 2]):
@@ -105,13 +106,6 @@ class Study(FrozenModel):
             raise misuse("steps", "these steps have no knobs, so there is nothing to search")
         self.ranges()
         return self
-
-    def _recovering(self, step: Recover) -> None:
-        """Raise a misuse for a recovery in every trial that does not repeat, or that is not the only one."""
-        if step.steps is None:
-            raise misuse("steps", "trials recover for a number of steps, which repeats: write steps, not minutes")
-        if self.recover:
-            raise misuse("recover", "steps have a recovery of every trial already: leave one of both out")
 
     def _recipe(self) -> Recipe:
         """The steps as a recipe. Raises a misuse, of a field of theirs, where they are none."""
