@@ -21,9 +21,8 @@ from compress.atomic import atomic_write
 from experiments.paper import fill
 
 DECODERS = "fasthmr decoders {0} --model reference --steps 300 --train-frames 8100 {1} --out {0}.json"
-STREAMING = (
-    "fasthmr decoders streaming --model reference --steps 1000 --train-frames 16200 --precision bfloat16 "
-    "--out streaming.json"
+MORE = (  # these records are older
+    "fasthmr decoders {0} --model reference --steps 1000 --train-frames 16200 --precision bfloat16 --out {0}.json"
 )
 TRAINED = "fasthmr train decoder --model {} --kind {} --steps {} --frames 8100 --out {}"
 MADE = {  # the encoder of fasthmr-reference-video, whose decoder is another step
@@ -134,9 +133,7 @@ RECORDS = {
     **{
         name: Made(DECODERS.format(name, more), file=f"{name}.json")
         for name, more in {
-            **dict.fromkeys(
-                ("decoder", "tasks", "keypoints", "objectives", "denoising-steps", "smoothness", "protection"), ""
-            ),
+            **dict.fromkeys(("tasks", "keypoints", "objectives", "denoising-steps", "smoothness", "protection"), ""),
             **dict.fromkeys(("representation", "latents"), "--vae-steps 400"),
         }.items()
     },
@@ -151,7 +148,7 @@ RECORDS = {
         "ladder/ladder.json",
     ),
     "decoded-real": Made("fasthmr evaluate moving --data real:test --json", (MAN, REAL, MOVING)),
-    "streaming": Made(STREAMING, file="streaming.json"),
+    **{name: Made(MORE.format(name), file=f"{name}.json") for name in ("decoder", "streaming")},
     "video": Made(
         SEEN.format("whole", "merged", "video"),
         (

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from matplotlib.figure import Figure
 
 from compress.atomic import atomic_write
 from compress.errors import BadInput
+from compress.provenance import provenance
 from experiments.cli.main import ended
 from experiments.reports import plots
 
+CPU = torch.device("cpu")
 LOOK = ("step", "loss", "mpjpe_mm", "train_loss")
 
 
@@ -60,7 +63,9 @@ def main(
 ) -> None:
     """Read the curves of trainings."""
     rows = [curve(folder) for folder in folders]
-    atomic_write(out, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+    atomic_write(
+        out, (json.dumps({"rows": rows, "provenance": provenance("curves", None, CPU)}, indent=1) + "\n").encode()
+    )
     atomic_write(out.with_suffix(".png"), plots.png(drawn(rows)))
     for row in rows:
         typer.echo(f"{row['name']}: ended at step {row['steps']}, gave step {row['chosen']}, {row['chosen_mm']:.1f} mm")
