@@ -78,17 +78,24 @@ def backdrop(
     wall = room and rng.random() < 0.75
     return Backdrop(
         shows=np.array([flat, room, wall]),
-        photo=picture,
+        photo=still(picture),
         crop=rng.uniform((0, 0, 0.45), (1, 1, 1)).astype(np.float32),
-        panorama=place.picture,
+        panorama=still(place.picture),
         angle=float(angle),
         wall=np.array([np.sin(slant), np.cos(slant), rng.uniform(0.9, 5)], np.float32),
-        wall_picture=texture(rng, split, 0.5) if wall else place.picture,
-        floor_picture=texture(rng, split, 0.3) if room else place.picture,
+        wall_picture=still(texture(rng, split, 0.5) if wall else place.picture),
+        floor_picture=still(texture(rng, split, 0.3) if room else place.picture),
         scale=np.exp(rng.uniform(np.log(40), np.log(260), 2)).astype(np.float32),
         offset=rng.uniform(0, 4096, 4).astype(np.float32),
         gain=rng.uniform([0.6, 0.35, 0.35], [1.2, 1.1, 1.1]).astype(np.float32),
     )
+
+
+def still(picture: Bytes) -> Bytes:
+    """A picture that is only read: numba compiles `fill` again for every mixture of these and others."""
+    view = picture.view()
+    view.flags.writeable = False
+    return view
 
 
 def texture(rng: np.random.Generator, split: str, plain: float) -> Bytes:
