@@ -1,7 +1,8 @@
-"""A small model that is traced and written once for a file of tests, and pictures for it."""
+"""A small model that is traced and written once for all tests, and pictures for it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from compress.policies.merge_tokens import MergeTokens
 from hmr.data.sample import Sample
-from hmr.deploy import export as exporting
 from hmr.deploy.export import export
-from hmr.deploy.formats import traced, write_openvino
+from hmr.deploy.formats import write_openvino
 from hmr.deploy.onnx_file import read_onnx
 from hmr.models.model import HMRModel, build
 from tests.planning import applied, planned
@@ -41,17 +42,15 @@ def samples(count: int, size: tuple[int, int] = (256, 192)) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Any:
-    """The model, the folder of its ONNX file, what `export` said, and the graph that was traced."""
-    model, folder, kept = small(), tmp_path_factory.mktemp("exported") / "small", list[Any]()
-
-    def keep(*given: Any) -> Any:
-        kept.append(traced(*given))
-        return kept[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "traced", keep)
-        result = export(model, folder, samples(7))
-    return SimpleNamespace(model=model, folder=folder, file=folder / "model.onnx", result=result, program=kept[0])
+    """The model and the folder of its ONNX file. To write it takes longer than all tests that read it, so that of
+    several files of tests, and of several workers, the first one writes it for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    model, folder = small(), root / "exported"
+    with FileLock(root / "exported.lock"):
+        if not folder.exists():
+            export(model, folder, samples(7))
+    return SimpleNamespace(model=model, folder=folder, file=folder / "model.onnx")
 
 
 @pytest.fixture(scope="module")

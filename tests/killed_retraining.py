@@ -26,9 +26,8 @@ from diffusion.model.weights import save
 from hmr.data.dataset import Frames, frames_of
 from hmr.data.sample import Sample
 from hmr.models.model import build
-from hmr.motion.recordings import shipped_clips
 from tests import sizes
-from tests.motion import TINY
+from tests.motion import TINY, clips
 
 STEPS = 6
 
@@ -54,7 +53,7 @@ def recipe(kind: str, steps: int = STEPS, **train: object) -> Recipe:
 
 def sample(index: int) -> Sample:
     """A picture of nothing, with a pose that is known; every second one begins a recording."""
-    rng, clip = np.random.default_rng(index), shipped_clips()[index // 2]
+    rng, clip = np.random.default_rng(index), clips()[index // 2]
     image = rng.integers(0, 255, (224, 168, 3), np.uint8)
     pose = clip.rotations[index].astype(np.float32)
     return Sample(image, f"recording-{index // 2}", rotations=pose, betas=np.zeros(10, np.float32))

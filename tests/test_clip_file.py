@@ -22,7 +22,7 @@ from hmr.models.families.family import Box
 from hmr.motion.clip_file import digest_of, from_amass, from_videos, motion_in, open_clips, read_file
 from hmr.motion.recordings import shipped_clips
 from hmr.world.synthetic import open_world
-from tests.test_train_motion import small_model
+from tests.motion import small_model
 
 
 @pytest.fixture(scope="module")

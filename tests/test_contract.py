@@ -21,7 +21,8 @@ from compress.policies.prune_width import PruneWidth
 from compress.policy import ModelSize, Policy
 from compress.tokens import Tokens
 from hmr.models.own_model import OwnModel
-from tests.networks import DIM, FAMILIES, Network
+from tests.known_network import Network
+from tests.networks import DIM, FAMILIES
 
 NETWORKS = ("vitpose", "timm", "dinov2", "dinov3", "hf5")  # 0, 1, 3, 5 and 1 tokens before the patches
 KEPT = 24  # of 48 patches

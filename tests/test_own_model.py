@@ -19,7 +19,8 @@ from compress.errors import BadInput
 from compress.policies.precision import Int8Linear, Precision
 from compress.stack import encode
 from hmr.models.own_model import OwnModel, stack_from
-from tests.networks import CROP, DIM, FAMILIES, Block, MaskedBias, Timm, ViTPose
+from tests.known_network import CROP
+from tests.networks import DIM, FAMILIES, Block, MaskedBias, Timm, ViTPose
 from tests.planning import applied, planned
 
 images = FAMILIES["vitpose"].images

@@ -26,7 +26,7 @@ from compress.policies.reduce_rank import RankPlan, ReduceRank
 from compress.recipe import Recipe
 from compress.stack import through
 from hmr.models.own_model import OwnModel
-from tests import test_late
+from tests import late
 from tests.networks import FAMILIES
 from tests.planning import context, planned, stepped
 from tests.test_prune_width import CROPS, MASKS, Frames, blocks, model, tokens
@@ -180,16 +180,16 @@ def test_what_it_does_not_know_is_refused_in_a_sentence() -> None:
 def test_a_decoder_loses_what_the_encoder_would(tmp_path) -> None:
     """Its layers are fitted in the model's own code, in order; there, too, activations make them nearer."""
     step = ReduceRank(stack="decoder", mlp_rank=0.25)
-    thin, (plan,) = test_late.made(step)
-    crops = test_late.Apart(test_late.own()).crops
-    wanted = test_late.own()(crops[0])
-    plain = test_late.own()
+    thin, (plan,) = late.made(step)
+    crops = late.Apart(late.own()).crops
+    wanted = late.own()(crops[0])
+    plain = late.own()
     layers: Any = plain.module.layers
     for layer in (one for block in layers for one in (block.ffn.fc1, block.ffn.fc2)):
         u, s, vh = torch.linalg.svd(layer.weight, full_matrices=False)
         layer.weight.copy_(u[:, :8] * s[:8] @ vh[:8])
     assert (thin(crops[0]) - wanted).norm() < (plain(crops[0]) - wanted).norm()
     assert plan.describe() == "The layers of 4 MLPs of decoder became pairs of rank 8."
-    origin = artefact.Origin(base=test_late.own().base, seed=0, commit="", versions={})
+    origin = artefact.Origin(base=late.own().base, seed=0, commit="", versions={})
     artefact.save(tmp_path / "out", thin, [plan], origin, "", "")
-    assert torch.equal(artefact.load(tmp_path / "out", test_late.own())(crops[0]), thin(crops[0]))
+    assert torch.equal(artefact.load(tmp_path / "out", late.own())(crops[0]), thin(crops[0]))

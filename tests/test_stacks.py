@@ -20,7 +20,8 @@ from compress.policy import Policy
 from compress.stack import encode
 from compress.tokens import Tokens
 from hmr.models.own_proof import prove
-from tests.networks import DEPTH, DIM, FAMILIES, Network
+from tests.known_network import Network
+from tests.networks import DEPTH, DIM, FAMILIES
 from tests.planning import applied, planned
 
 LAYERS = MergeLayers(strategy="explicit", operator="drop", windows=((1, 2),))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,7 +16,8 @@ from compress.policies.prune_width import PruneWidth
 from compress.stack import Schedule
 from hmr.models.own_model import OwnModel
 from tests import test_stacks
-from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
+from tests.known_network import PATCH, Network
+from tests.networks import DEPTH, DIM, HEADS
 
 pytestmark = pytest.mark.slow
 globals().update({name: law for name, law in vars(test_stacks).items() if name.startswith("test_")})
@@ -39,9 +39,12 @@ def last_hidden(module: nn.Module, crop: Tensor) -> Tensor:
 
 
 def of(kind: str, blocks: str, prefix: int, **asked: Any) -> Network:
-    """A network of transformers for square pictures."""
-    model, config = (getattr(transformers, f"{kind}{end}") for end in ("Model", "Config"))
-    make: Callable[[], nn.Module] = lambda: loud(model(config(**SQUARE, **asked)))  # noqa: E731
+    """A network of transformers for square pictures, whose code is imported where it is made."""
+
+    def make() -> nn.Module:
+        model, config = (getattr(transformers, f"{kind}{end}") for end in ("Model", "Config"))
+        return loud(model(config(**SQUARE, **asked)))
+
     return Network(make, blocks, prefix, (SIDE, SIDE), PATCH, last_hidden)
 
 

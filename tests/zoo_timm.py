@@ -20,7 +20,8 @@ from hmr.adapters.adapter import named
 from hmr.adapters.check import checked
 from hmr.models.own_model import OwnModel
 from tests import test_stacks
-from tests.networks import DEPTH, DIM, HEADS, PATCH, Network
+from tests.known_network import PATCH, Network
+from tests.networks import DEPTH, DIM, HEADS
 from tests.test_zoo import SIDE, loud
 
 globals().update({name: law for name, law in vars(test_stacks).items() if name.startswith("test_")})
