@@ -6,7 +6,9 @@ import ast
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,16 +29,30 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ruamel": "ruamel.yaml", "rerun": "rerun-sdk"}
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Of a module's syntax, every one."""
+    return (*ast.walk(ast.parse(path.read_text())),)
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Top-level names that a module imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             found.add((node.module or "").split(".")[0])
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Half a million nodes are no more for whatever file comes next."""
+    yield
+    nodes.cache_clear()
 
 
 def package_of(path: Path) -> str:
@@ -64,7 +80,7 @@ def test_rooms_that_a_run_is_made_of_know_nothing_of_it(room):
     modules = {
         node.module
         for path in (ROOT / "hmr" / room).glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.module
     }
     assert modules and not [name for name in modules if name.startswith("hmr.video")]
@@ -96,11 +112,11 @@ def test_every_requirement_is_pinned():
 
 def test_a_class_has_a_name_of_its_own():
     """Who searches for one does not find another: no two public classes are called the same, in whatever room."""
-    nodes = [(path, node) for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
     homes: dict[str, list[str]] = {}
-    for path, node in nodes:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            homes.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    for path in SOURCES:
+        for node in nodes(path):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert homes and {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
@@ -121,7 +137,7 @@ def test_nobody_asks_which_policy_or_plan_it_is():
     asked = {
         str(path.relative_to(ROOT))
         for path in SOURCES
-        for call in ast.walk(ast.parse(path.read_text()))
+        for call in nodes(path)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
         and call.func.id in ("isinstance", "issubclass")
@@ -138,6 +154,6 @@ def test_no_path_of_one_machine():
     """No string in the code starts in a folder that only some machines have, or leaves the repository."""
     somewhere = re.compile(r"(?:^|[\s'\"=])(?:/(?:work|root|home|Users|mnt|opt)/|(?:\.\./)+shared\b)")
     for path in SOURCES + sorted((ROOT / "tests").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path != Path(__file__).resolve():
                 assert not somewhere.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}"
