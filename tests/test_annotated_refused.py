@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ import pytest
 
 from compress.errors import BadInput
 from hmr import load
+from hmr.checkpoints.safe_pickle import read_arrays, read_pickle
 from hmr.data.annotated.readers import read
 from hmr.data.datasets import open_data, parse
 from hmr.evaluation.measure import body_for
 from tests import annotated
+from tests import hostile_bodies as hook
 from tests.annotated import (
     Calls,
     write_3dpw,
     write_emdb,
     write_npz,
 )
+from tests.campaign.apart import apart
 
 bodies, home, weights = annotated.bodies, annotated.home, annotated.weights  # fixtures
 
@@ -113,27 +116,24 @@ def test_other_npz_are_refused(tmp_path):
             read("3dpw", split, file)
 
 
-HOSTILE = """
-import json, sys
-sys.path[:0] = [sys.argv[1]]
-import hostile_bodies as h
-from pathlib import Path
-from compress.errors import BadInput
-from hmr.checkpoints.safe_pickle import read_arrays, read_pickle
-try: read_pickle(Path("/no/such/file"))
-except BadInput: pass
-sys.addaudithook(h.watch)
-out = {}
-for name in json.load(sys.stdin):
-    h.seen.clear()
-    h.watching = True
-    try: said = str((read_arrays if name.endswith("z") else read_pickle)(Path(name)).get("n"))
-    except BadInput as error: said = str(error)
-    except RuntimeError as error: said = "ran"
-    h.watching = False
-    out[name] = [said, list(h.seen)]
-json.dump(out, sys.stdout)
-"""
+def watched(names: list[str]) -> None:
+    """Print what each file says when it is read, and what the hook saw."""
+    with suppress(BadInput):
+        read_pickle(Path("/no/such/file"))  # what is imported on first use
+    sys.addaudithook(hook.watch)
+    out = {}
+    for name in names:
+        hook.seen.clear()
+        hook.watching = True
+        try:
+            said = str((read_arrays if name.endswith("z") else read_pickle)(Path(name)).get("n"))
+        except BadInput as error:
+            said = str(error)
+        except RuntimeError:
+            said = "ran"
+        hook.watching = False
+        out[name] = [said, list(hook.seen)]
+    json.dump(out, sys.stdout)
 
 
 def test_hostile_annotations_run_nothing(tmp_path):
@@ -156,15 +156,9 @@ def test_hostile_annotations_run_nothing(tmp_path):
     for name, (held, _) in files_.items():
         (tmp_path / name).write_bytes(pickle.dumps(held, protocol=2))
     names = [str(tmp_path / name) for name in (*files_, "object.npz")]
-    done = subprocess.run(
-        [sys.executable, "-c", HOSTILE, str(Path(__file__).parent)],
-        input=json.dumps(names),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout)
+    done = apart(lambda: watched(names), tmp_path)
+    assert done.code == 0, done.said
+    outcomes = json.loads(done.out)
     for name in names:
         words = files_.get(Path(name).name, (None, "system"))[1]
         assert words in outcomes[name][0] and outcomes[name][1] == [], (name, outcomes[name])

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +21,7 @@ from compress.policy import Plan
 from hmr import load
 from hmr.models.model import HMRModel, build
 from tests import sizes
+from tests.campaign.apart import apart
 from tests.planning import applied, planned
 
 SIZES = {**sizes.TINY, "dim": 16, "depth": 4, "mlp_dim": 16, "head_dim": 16}
@@ -198,33 +195,17 @@ def test_a_folder_that_fails_midway_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-WRITER = """
-import sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from tests import test_artefact
-model, plans = test_artefact.compressed()
-print("ready", flush=True)
-for i in range(100_000):
-    test_artefact.artefact.save(Path({folder!r}) / f"out-{{i}}", model, plans, test_artefact.origin(), "", "# tiny")
-"""
-
-
-def killed_while_writing(folder: Path, seconds: float) -> list[Path]:
-    """The artefacts that a process left that wrote one after the other until it was killed."""
-    here = str(Path(__file__).parent)
-    code = WRITER.format(path=[here, str(Path(here).parent)], folder=str(folder))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-        time.sleep(seconds)
-        os.kill(process.pid, signal.SIGKILL)
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
-
-
 def test_kill_9_leaves_nothing_or_a_whole_artefact(tmp_path):
-    rng, count = random.Random(0), 0
-    for _ in range(2):
-        for path in killed_while_writing(tmp_path, 0.1 + 0.3 * rng.random()):
+    """A process writes one artefact after the other until it is killed."""
+    (model, plans), rng, count = compressed(), random.Random(0), 0
+
+    def write() -> None:
+        for i in range(100_000):
+            artefact.save(tmp_path / f"out-{i}", model, plans, origin(), "", "# tiny")
+
+    for _ in range(4):
+        assert apart(write, tmp_path, killed=0.1 + 0.3 * rng.random()).code == -signal.SIGKILL
+        for path in [path for path in tmp_path.iterdir() if not path.name.startswith(".")]:
             load(path)
             shutil.rmtree(path)
             count += 1

@@ -199,9 +199,9 @@ def test_training_never_starts_in_a_folder_of_something_else(fasthmr, tmp_path):
 
 def test_a_bug_is_exit_code_1_with_its_traceback():
     code = (
-        "import sys, hmr.data.datasets as d; from experiments.cli import main as cli\n"
-        "d.parse = lambda *_: 1 / 0\n"
-        "sys.argv = ['fasthmr', 'evaluate', 'reference', '--data', 'synth']; cli.main()"
+        "import sys; from experiments.cli import app, main as cli\n"
+        "app.version_of = lambda name: 1 / 0\n"
+        "sys.argv = ['fasthmr', '--version']; cli.main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 1

@@ -96,10 +96,10 @@ def test_a_dead_workers_trial_is_run_again(place, monkeypatch):
 
 def test_workers_that_are_processes_finish_together(place, monkeypatch):
     monkeypatch.chdir(place)
-    job = search.SearchJob(**{**small("both").__dict__, "trials": 7, "workers": 2})
+    job = search.SearchJob(**{**small("both").__dict__, "trials": 4, "workers": 2})
     trials = search.search(job)
     study = storage.loaded(job.spec, job.storage)
-    assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 7
+    assert sum(t.state == TrialState.COMPLETE for t in study.trials) == 4
     assert not any(t.state == TrialState.RUNNING for t in study.trials)
     ids = [t.record.recipe_id for t in trials if t.record and t.same_as is None]
     assert len(ids) == len({*ids})

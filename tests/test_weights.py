@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
+import os
 
 import pytest
 import safetensors.torch
@@ -13,6 +12,7 @@ import torch
 from compress.atomic import atomic_write
 from compress.files.weights import TYPES
 from compress.files.weights import safetensors as pieces
+from hmr.checkpoints.convert import convert
 from hmr.checkpoints.files import save
 from hmr.models.model import build
 
@@ -49,10 +49,12 @@ def test_convert_writes_the_same_bytes_with_the_umasks_mode(mask, tmp_path):
     torch.manual_seed(0)
     sizes = {"dim": 32, "depth": 1, "heads": 2, "mlp_dim": 48, "head_dim": 24, "head_depth": 1, "head_mlp_dim": 40}
     source = save(build("hmr2", sizes).eval(), tmp_path / "model.safetensors")
-    script = "import os, sys; os.umask(int(sys.argv[1])); from pathlib import Path; "
-    script += "from hmr.checkpoints.convert import convert; [convert(Path(sys.argv[2]), Path(p)) for p in sys.argv[3:]]"
-    folders = [tmp_path / "one", tmp_path / "two"]
-    subprocess.run([sys.executable, "-c", script, str(mask), source, *folders], check=True, timeout=120)
+    folders, before = [tmp_path / "one", tmp_path / "two"], os.umask(mask)
+    try:
+        for folder in folders:
+            convert(source, folder)
+    finally:
+        os.umask(before)
     names = sorted(path.name for path in folders[0].iterdir())
     assert names == ["LICENCE.txt", "manifest.json", "model.safetensors"]
     for name in names:
